@@ -1,0 +1,1 @@
+"""The harness: one way from a method and a task to a record."""

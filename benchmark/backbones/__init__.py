@@ -1,0 +1,21 @@
+"""CLIP-like backbones behind the `Backbone` seam, one library a file."""
+
+from __future__ import annotations
+
+from cirbench.benchmark.interfaces import Backbone
+from cirbench.benchmark.registry import find_backbone
+
+
+def load_backbone(name: str, *, device: str = "cpu", precision: str = "fp32") -> Backbone:
+    """The backbone of that name, its towers frozen, in eval mode, on a device.
+
+    Args:
+        precision: "fp32", "bf16" or "fp16", for weights and activations of the towers; what
+            they give is float32 in any case.
+
+    Raises:
+        UsageError: no backbone has that name.
+        MissingData: its weights are not on this machine and can't be fetched.
+    """
+    backbone: Backbone = find_backbone(name)(name, device=device, precision=precision)
+    return backbone

@@ -1,0 +1,103 @@
+"""A torch CLIP as a `Backbone`: all but how its library names the parts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from cirbench.benchmark.backbones.text import (
+    PRECISIONS,
+    check_context,
+    placeholder_positions,
+    substituted,
+)
+from cirbench.benchmark.checkpoints import sha256_of_tensors
+from cirbench.benchmark.errors import UsageError
+from cirbench.benchmark.preprocess import ImageSpec
+
+Tokenizer = Callable[[Sequence[str]], list[list[int]]]
+"""Texts → their token ids with start and end of text, uncut and unpadded."""
+
+
+@dataclass(kw_only=True)
+class TorchBackbone:
+    """A frozen CLIP in torch.
+
+    Attributes:
+        model: the whole model; its weights are frozen and hashed before any cast.
+        image_tower: (B, 3, S, S) → (B, C).
+        text_tower: (B, L) token ids → (B, C).
+        token_embedding: the module that gives (B, L, W).
+        pad_id: fills a row after its end of text; causal attention never looks there.
+    """
+
+    name: str
+    model: nn.Module
+    image_tower: Callable[[Tensor], Tensor]
+    text_tower: Callable[[Tensor], Tensor]
+    token_embedding: nn.Embedding
+    tokenize: Tokenizer
+    pad_id: int
+    context_length: int
+    embedding_width: int
+    image_spec: ImageSpec
+    logit_scale: float
+    device: torch.device
+    precision: str = "fp32"
+    weights_sha256: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        if self.precision not in PRECISIONS:
+            raise UsageError(
+                f"unknown precision {self.precision!r}; known: {', '.join(PRECISIONS)}"
+            )
+        self.model.requires_grad_(False).eval()
+        self.weights_sha256 = sha256_of_tensors(self.model.state_dict())
+        self.model.to(device=self.device, dtype=self.dtype)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the towers compute in."""
+        return PRECISIONS[self.precision]
+
+    @property
+    def token_width(self) -> int:
+        return self.token_embedding.embedding_dim
+
+    def parameters(self) -> Iterable[Tensor]:
+        return self.model.parameters()
+
+    def encode_images(self, pixels: Tensor) -> Tensor:
+        pixels = pixels.to(self.device, self.dtype, non_blocking=True)
+        return self.image_tower(pixels).float()
+
+    def encode_texts(self, texts: Sequence[str], *, truncate: bool = False) -> Tensor:
+        return self.text_tower(self._ids(texts, truncate)).float()
+
+    def encode_prompts(
+        self,
+        prompts: Sequence[str],
+        words: Tensor,
+        *,
+        placeholder: str = "*",
+        truncate: bool = False,
+    ) -> Tensor:
+        ids = self._ids(prompts, truncate)
+        placeholder_id = self.tokenize([placeholder])[0][1]
+        positions = placeholder_positions(ids, placeholder_id, prompts)
+        with substituted(self.token_embedding, positions, words):
+            return self.text_tower(ids).float()
+
+    def _ids(self, texts: Sequence[str], truncate: bool) -> Tensor:
+        """(B, context) int64; a cut text keeps its end-of-text token."""
+        rows = self.tokenize(texts)
+        if not truncate:
+            check_context([len(row) for row in rows], texts, self.context_length)
+        ids = torch.full((len(rows), self.context_length), self.pad_id)
+        for i, row in enumerate(rows):
+            cut = row if len(row) <= self.context_length else [*row[: self.context_length - 1], row[-1]]
+            ids[i, : len(cut)] = torch.tensor(cut)
+        return ids.to(self.device)

@@ -1,0 +1,65 @@
+"""What the text towers of all backbones share: placeholders, context limits, pseudo-words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from cirbench.benchmark.errors import UsageError
+
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def placeholder_positions(ids: Tensor, placeholder_id: int, prompts: Sequence[str]) -> Tensor:
+    """(B, L) token ids → (B,) index of each row's first placeholder.
+
+    Raises:
+        UsageError: a row has none.
+    """
+    found = ids == placeholder_id
+    missing = (~found.any(dim=1)).nonzero().flatten().tolist()
+    if missing:
+        raise UsageError(
+            f"the prompt {prompts[missing[0]]!r} has no placeholder; write it as a word of its "
+            f'own, with spaces around it ("a photo of * , red")'
+        )
+    return found.int().argmax(dim=1)
+
+
+def check_context(lengths: Sequence[int], texts: Sequence[str], context_length: int) -> None:
+    """Refuses texts longer than the context, start and end tokens counted.
+
+    Raises:
+        UsageError: names the first such text and how many tokens would be cut.
+    """
+    for text, length in zip(texts, lengths, strict=True):
+        if length > context_length:
+            raise UsageError(
+                f"a text of {length} tokens exceeds the context of {context_length}, its last "
+                f"{length - context_length} would be cut: {text!r}; shorten it, or use a protocol "
+                f"that truncates"
+            )
+
+
+@contextmanager
+def substituted(embedding: nn.Module, positions: Tensor, words: Tensor) -> Iterator[None]:
+    """While open, row i of what `embedding` gives has words[i] at positions[i].
+
+    The rest of the text tower runs as it does for plain text: position embeddings are added
+    after, and the end of text is found in the original ids (Pic2Word replaces one token by one).
+    """
+
+    def replace(_module: nn.Module, _args: object, embedded: Tensor) -> Tensor:
+        rows = torch.arange(len(positions), device=embedded.device)
+        return embedded.index_put(
+            (rows, positions.to(embedded.device)), words.to(embedded.device, embedded.dtype)
+        )
+
+    handle = embedding.register_forward_hook(replace)
+    try:
+        yield
+    finally:
+        handle.remove()

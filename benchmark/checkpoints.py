@@ -1,0 +1,142 @@
+"""Weights on disk: read without ever running what is in the file, written whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pickle
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from cirbench.benchmark.errors import CorruptData, MissingData
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """A file of weights as it was read.
+
+    Attributes:
+        content: what `torch.load` gives, or the tensors of a safetensors file by name.
+        provenance: the JSON header of our own files; empty for other people's.
+        sha256: of the file.
+    """
+
+    path: Path
+    content: Mapping[str, Any]
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    sha256: str
+
+
+def sha256_of_file(path: Path) -> str:
+    """Hexadecimal sha256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sha256_of_tensors(tensors: Mapping[str, Tensor]) -> str:
+    """Hexadecimal sha256 over names, dtypes, shapes and values, in the order of the names."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Reads a .safetensors file, or what `torch.save` wrote.
+
+    Raises:
+        MissingData: there is no such file.
+        CorruptData: it is cut short, no weights file at all, or holds executable pickle.
+    """
+    if not path.is_file():
+        raise MissingData(f"no checkpoint at {path}; check the path given to --checkpoint")
+    sha256 = sha256_of_file(path)
+    if path.suffix == ".safetensors":
+        tensors, provenance = _read_safetensors(path)
+        return Checkpoint(path=path, content=tensors, provenance=provenance, sha256=sha256)
+    return Checkpoint(path=path, content=_read_torch(path), sha256=sha256)
+
+
+def write_checkpoint(
+    path: Path, tensors: Mapping[str, Tensor], provenance: Mapping[str, Any]
+) -> None:
+    """Writes a safetensors file with a JSON header, through a temporary name."""
+    header = {"cirbench": json.dumps(provenance, sort_keys=True)}
+    with written_whole(path) as temporary:
+        save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()},
+                  temporary, metadata=header)
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """Gives a temporary path in the same folder that becomes `path` if no error is raised."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        temporary.chmod(0o666 & ~_umask())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+            header = (file.metadata() or {}).get("cirbench", "{}")
+        return tensors, json.loads(header)
+    except (SafetensorError, ValueError) as error:
+        raise CorruptData(
+            f"{path} is no whole safetensors file ({error}); copy or train it again"
+        ) from error
+
+
+# After warm-up the released training script leaves numpy numbers in the optimizer's state. Both
+# names under which NumPy has pickled a scalar are harmless and allowed; nothing else is.
+_NUMPY_SCALAR = np._core.multiarray.scalar
+_SAFE_GLOBALS = [
+    _NUMPY_SCALAR,
+    (_NUMPY_SCALAR, "numpy.core.multiarray.scalar"),
+    np.dtype,
+    np.dtypes.Float64DType,
+    np.dtypes.Float32DType,
+    np.dtypes.Int64DType,
+]
+
+
+def _read_torch(path: Path) -> Mapping[str, Any]:
+    try:
+        with torch.serialization.safe_globals(_SAFE_GLOBALS):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise CorruptData(
+            f"{path} holds more than weights, and running it is refused: "
+            f"{str(error).splitlines()[0]}; ask its author for a file of plain tensors"
+        ) from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        raise CorruptData(f"{path} can't be read as weights ({error}); copy it again") from error
+    if not isinstance(content, Mapping):
+        raise CorruptData(f"{path} holds a {type(content).__name__}, not named weights")
+    return content

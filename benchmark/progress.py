@@ -1,0 +1,86 @@
+"""How long work shows that it goes on: a bar on a terminal, a line every 30 s elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TextIO
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
+
+PLAIN_INTERVAL_SECONDS = 30.0
+
+
+@dataclass
+class _PlainLine:
+    """Says where the work stands, at most once an interval."""
+
+    label: str
+    total: int
+    stream: TextIO | None
+    done: int = 0
+    started: float = field(default_factory=time.monotonic)
+    spoken: float = field(default_factory=time.monotonic)
+
+    def advance(self, count: int) -> None:
+        self.done += count
+        now = time.monotonic()
+        if self.stream and now - self.spoken >= PLAIN_INTERVAL_SECONDS:
+            self.spoken = now
+            elapsed = now - self.started
+            left = elapsed / self.done * (self.total - self.done)
+            print(
+                f"{self.label}: {self.done}/{self.total}, {elapsed:.0f} s, about {left:.0f} s left",
+                file=self.stream,
+                flush=True,
+            )
+
+
+@dataclass
+class _Bar:
+    progress: Progress
+    task: TaskID
+
+    def advance(self, count: int) -> None:
+        self.progress.advance(self.task, count)
+
+
+Stage = _PlainLine | _Bar
+"""What a piece of work tells its progress to."""
+
+
+class Reporter:
+    """Where progress and chatter go; never standard output, which is for data."""
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self.quiet = quiet
+        self.console = Console(stderr=True)
+
+    def say(self, message: str) -> None:
+        """A line for the person, unless they asked for quiet."""
+        if not self.quiet:
+            self.console.print(message, highlight=False, markup=False, soft_wrap=True)
+
+    @contextmanager
+    def stage(self, label: str, total: int) -> Iterator[Stage]:
+        """A piece of work of `total` items; call `advance(n)` on what is given."""
+        if self.quiet or not self.console.is_terminal:
+            yield _PlainLine(label, total, None if self.quiet else sys.stderr)
+            return
+        columns = (
+            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
+            TimeRemainingColumn(elapsed_when_finished=True),
+        )  # fmt: skip
+        with Progress(*columns, console=self.console) as progress:
+            yield _Bar(progress, progress.add_task(label, total=total))

@@ -1,0 +1,159 @@
+"""Methods, tasks and backbones by name, each loaded only when it is asked for.
+
+A plug-in package adds its own through the entry-point groups `cirbench.methods`,
+`cirbench.tasks` and `cirbench.backbones`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import entry_points
+from typing import Any
+
+from cirbench.benchmark.errors import UsageError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """A name's target ("module:attribute"), where the name comes from, and a line about it."""
+
+    target: str
+    origin: str = "cirbench"
+    summary: str = ""
+
+    def load(self) -> Any:
+        """Imports the module and gives the attribute.
+
+        Raises:
+            UsageError: a plug-in's module or attribute is not there.
+        """
+        module, _, attribute = self.target.partition(":")
+        try:
+            return getattr(importlib.import_module(module), attribute)
+        except (ImportError, AttributeError) as error:
+            raise UsageError(
+                f"{self.target} (from {self.origin}) can't be loaded: {error}; "
+                f"reinstall {self.origin}"
+            ) from error
+
+
+def _built_in(target: str, summary: str) -> Entry:
+    return Entry(target=target, summary=summary)
+
+
+_METHODS = {
+    "image-only": _built_in(
+        "cirbench.methods.baselines:ImageOnly", "the reference picture's embedding alone"
+    ),
+    "text-only": _built_in(
+        "cirbench.methods.baselines:TextOnly", "the text's embedding alone"
+    ),
+    "image-text": _built_in(
+        "cirbench.methods.baselines:ImageText", "the sum of the two embeddings"
+    ),
+    "pic2word": _built_in(
+        "cirbench.methods.pic2word:Pic2Word",
+        "the picture as one pseudo-word in a prompt (Saito et al., CVPR 2023)",
+    ),
+}
+
+_TASKS = {
+    "emoji": _built_in(
+        "cirbench.datasets.emoji.task:Emoji",
+        "embedded: an emoji redrawn in another style, 600 emoji × 4 styles",
+    ),
+}
+
+_BACKBONES = {
+    "emoji-clip": _built_in(
+        "cirbench.benchmark.backbones.open_clip:load_emoji_clip",
+        "embedded: a tiny CLIP trained on emoji drawings",
+    ),
+    "fake": _built_in(
+        "cirbench.benchmark.backbones.fake:load", "deterministic random projections, for tests"
+    ),
+    "hf:": _built_in(
+        "cirbench.benchmark.backbones.transformers_clip:load",
+        "a transformers CLIP, hf:openai/clip-vit-large-patch14 or hf:/FOLDER",
+    ),
+    "hf-hub:": _built_in(
+        "cirbench.benchmark.backbones.open_clip:load", "an open_clip model of the hub, hf-hub:ORG/NAME"
+    ),
+    "local-dir:": _built_in(
+        "cirbench.benchmark.backbones.open_clip:load", "an open_clip model in a folder, local-dir:PATH"
+    ),
+}
+
+OPEN_CLIP = _built_in(
+    "cirbench.benchmark.backbones.open_clip:load", "open_clip's own names, ARCHITECTURE/TAG"
+)
+
+
+@cache
+def _entries(kind: str) -> Mapping[str, Entry]:
+    """All entries of a kind, built-in ones first.
+
+    Raises:
+        UsageError: two origins claim one name.
+    """
+    built_in = {"methods": _METHODS, "tasks": _TASKS, "backbones": _BACKBONES}[kind]
+    entries = dict(built_in)
+    for point in entry_points(group=f"cirbench.{kind}"):
+        origin = point.dist.name if point.dist else "an unnamed distribution"
+        if point.name in entries:
+            raise UsageError(
+                f"two packages offer {kind[:-1]} {point.name!r}: {entries[point.name].origin} "
+                f"({entries[point.name].target}) and {origin} ({point.value}); uninstall one"
+            )
+        entries[point.name] = Entry(target=point.value, origin=origin)
+    return entries
+
+
+def methods() -> Mapping[str, Entry]:
+    """Every known method."""
+    return _entries("methods")
+
+
+def tasks() -> Mapping[str, Entry]:
+    """Every known task."""
+    return _entries("tasks")
+
+
+def backbones() -> Mapping[str, Entry]:
+    """Every known backbone; a name that ends in a colon is a prefix."""
+    return _entries("backbones")
+
+
+def find_method(name: str) -> Any:
+    """The method class of that name; raises UsageError with suggestions."""
+    return _find(name, "method", methods()).load()
+
+
+def find_task(name: str) -> Any:
+    """The task class of that name; raises UsageError with suggestions."""
+    return _find(name, "task", tasks()).load()
+
+
+def find_backbone(name: str) -> Any:
+    """The loader for a backbone's full name; raises UsageError with suggestions."""
+    known = backbones()
+    prefix = name[: name.index(":") + 1] if ":" in name else None
+    if name in known and not name.endswith(":"):
+        return known[name].load()
+    if prefix in known and name != prefix:
+        return known[prefix].load()
+    if "/" in name and prefix is None:
+        return OPEN_CLIP.load()
+    return _find(name, "backbone", known).load()
+
+
+def _find(name: str, kind: str, entries: Mapping[str, Entry]) -> Entry:
+    if name in entries and not name.endswith(":"):
+        return entries[name]
+    close = difflib.get_close_matches(name, entries, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(entries)}"
+    raise UsageError(f"unknown {kind} {name!r}; {hint} (bench ls {kind}s lists all)")

@@ -1,0 +1,1 @@
+"""Tasks, one a file: a gallery, queries, and what counts as found."""

@@ -1,0 +1,210 @@
+"""Trains the tiny CLIP of the emoji task from nothing: `bench train emoji-clip --output DIR`.
+
+open_clip's own CLIP class (a small ModifiedResNet and a two-layer text transformer) on every emoji
+picture that is not held out. The result is a plain `local-dir:` model of open_clip.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import open_clip
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from safetensors.torch import save_file
+from torch import Tensor
+
+from cirbench.benchmark.checkpoints import written_whole
+from cirbench.benchmark.preprocess import CLIP_MEAN, CLIP_STD
+from cirbench.datasets.emoji.captions import Caption, draw_caption
+from cirbench.datasets.emoji.pictures import Picture, read_bytes, training_pictures
+
+CONTEXT = 77
+TRAINED_CONTEXT = 24
+"""No caption is longer; the positions beyond stay zero, as do the rows of tokens never seen."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How the tiny CLIP is trained."""
+
+    steps: int = 1000
+    concepts_per_batch: int = 64
+    styles_per_concept: int = 4
+    learning_rate: float = 1.5e-3
+    warmup: int = 50
+    weight_decay: float = 0.1
+    image_size: int = 48
+    image_width: int = 16
+    image_layers: tuple[int, ...] = (1, 1, 1, 1)
+    embedding_width: int = 128
+    text_width: int = 128
+    text_layers: int = 2
+    text_heads: int = 4
+    rotation_degrees: float = 10.0
+    scale: tuple[float, float] = (0.85, 1.1)
+    shift: float = 0.08
+    colour: float = 0.15
+    seed: int = 0
+
+
+def model_config(recipe: Recipe, context: int) -> dict[str, object]:
+    """open_clip's description of the model."""
+    return {
+        "embed_dim": recipe.embedding_width,
+        "vision_cfg": {
+            "layers": list(recipe.image_layers),
+            "width": recipe.image_width,
+            "image_size": recipe.image_size,
+        },
+        "text_cfg": {
+            "context_length": context,
+            "vocab_size": 49408,
+            "width": recipe.text_width,
+            "heads": recipe.text_heads,
+            "layers": recipe.text_layers,
+        },
+    }
+
+
+def new_model(recipe: Recipe) -> open_clip.CLIP:
+    """A model with random weights, its unseen parts still random."""
+    config = model_config(recipe, TRAINED_CONTEXT)
+    return open_clip.CLIP(
+        embed_dim=recipe.embedding_width,
+        vision_cfg=open_clip.CLIPVisionCfg(
+            **{**config["vision_cfg"], "layers": recipe.image_layers}  # type: ignore[dict-item]  # plain JSON above
+        ),
+        text_cfg=open_clip.CLIPTextCfg(**config["text_cfg"]),  # type: ignore[arg-type]  # plain JSON above
+    )
+
+
+def decode(pictures: Sequence[Picture], size: int) -> Tensor:
+    """(N, 3, size, size) uint8."""
+    images = (Image.open(io.BytesIO(read_bytes(p.index))).convert("RGB") for p in pictures)
+    resized = [np.asarray(i.resize((size, size), Image.Resampling.BICUBIC)) for i in images]
+    return torch.from_numpy(np.stack(resized)).permute(0, 3, 1, 2).contiguous()
+
+
+def batches(pictures: Sequence[Picture], recipe: Recipe, rng: np.random.Generator) -> Iterator[list[int]]:
+    """Endless batches: some concepts, each in some styles, so that both have hard negatives."""
+    by_concept: dict[str, list[int]] = {}
+    for row, picture in enumerate(pictures):
+        by_concept.setdefault(picture.code, []).append(row)
+    codes = sorted(by_concept)
+    while True:
+        order = rng.permutation(len(codes))
+        for start in range(0, len(order) - recipe.concepts_per_batch + 1, recipe.concepts_per_batch):
+            chosen = order[start : start + recipe.concepts_per_batch]
+            yield [
+                int(row)
+                for concept in chosen
+                for row in rng.permutation(by_concept[codes[concept]])[: recipe.styles_per_concept]
+            ]
+
+
+def augment(pixels: Tensor, recipe: Recipe, generator: torch.Generator) -> Tensor:
+    """(B, 3, S, S) uint8 → float32 0..1: rotated, scaled, shifted on white, colours changed."""
+    n = len(pixels)
+    uniform = torch.rand(n, 4, generator=generator)
+    angle = (2 * uniform[:, 0] - 1) * recipe.rotation_degrees * torch.pi / 180
+    low, high = recipe.scale
+    zoom = 1 / (low + (high - low) * uniform[:, 1])
+    shift = (2 * uniform[:, 2:] - 1) * 2 * recipe.shift
+    cos, sin = angle.cos() * zoom, angle.sin() * zoom
+    theta = torch.stack([cos, -sin, shift[:, 0], sin, cos, shift[:, 1]], 1).view(n, 2, 3)
+    grid = F.affine_grid(theta, list(pixels.shape), align_corners=False)
+    ink = F.grid_sample(1 - pixels.float() / 255, grid, align_corners=False)
+    jitter = 1 + recipe.colour * (2 * torch.rand(n, 3, 1, 1, generator=generator) - 1)
+    return (1 - ink * jitter).clamp(0, 1)
+
+
+def normalise(pixels: Tensor) -> Tensor:
+    """0..1 → CLIP's normalisation."""
+    mean, std = torch.tensor(CLIP_MEAN).view(3, 1, 1), torch.tensor(CLIP_STD).view(3, 1, 1)
+    return (pixels - mean) / std
+
+
+def also_true(captions: Sequence[Caption], pictures: Sequence[Picture]) -> Tensor:
+    """(B, B) bool: caption i is true of picture j as well, which so is no negative; not on the diagonal."""
+    names = np.array([p.name for p in pictures])
+    styles = np.array([p.style for p in pictures])
+    rows = [
+        ((c.name is None) | (names == c.name)) & ((c.style is None) | (styles == c.style))
+        for c in captions
+    ]
+    matrix = torch.from_numpy(np.stack(rows))
+    return matrix.fill_diagonal_(False)
+
+
+def contrastive_loss(images: Tensor, texts: Tensor, scale: Tensor, ignored: Tensor) -> Tensor:
+    """Symmetric cross-entropy over a batch of B pairs, leaving out the pairs (B, B) `ignored`."""
+    logits = scale * F.normalize(texts, dim=-1) @ F.normalize(images, dim=-1).T
+    logits = logits.masked_fill(ignored, -torch.inf)
+    target = torch.arange(len(logits))
+    return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+
+
+def learning_rate(step: int, recipe: Recipe) -> float:
+    """Linear warm-up, then a cosine to zero."""
+    if step < recipe.warmup:
+        return recipe.learning_rate * (step + 1) / recipe.warmup
+    done = (step - recipe.warmup) / (recipe.steps - recipe.warmup)
+    return recipe.learning_rate * 0.5 * (1 + float(np.cos(np.pi * done)))
+
+
+def train(
+    output: Path, recipe: Recipe, report: Callable[[int, float], None] = lambda step, loss: None
+) -> None:
+    """Trains and writes the model folder; `report` hears each step and its loss."""
+    torch.manual_seed(recipe.seed)
+    rng = np.random.default_rng(recipe.seed)
+    generator = torch.Generator().manual_seed(recipe.seed)
+    pictures = training_pictures()
+    pixels = decode(pictures, recipe.image_size)
+    model, tokenizer = new_model(recipe), open_clip.get_tokenizer("ViT-B-32")
+    optimizer = torch.optim.AdamW(
+        model.parameters(), weight_decay=recipe.weight_decay, betas=(0.9, 0.98), eps=1e-6
+    )
+    seen = torch.zeros(49408, dtype=torch.bool)
+    for step, rows in zip(range(recipe.steps), batches(pictures, recipe, rng), strict=False):
+        optimizer.param_groups[0]["lr"] = learning_rate(step, recipe)
+        chosen = [pictures[row] for row in rows]
+        captions = [draw_caption(p.name, p.style, rng) for p in chosen]
+        ids = tokenizer([c.text for c in captions], context_length=TRAINED_CONTEXT)
+        seen[ids] = True
+        images = model.encode_image(normalise(augment(pixels[rows], recipe, generator)))
+        loss = contrastive_loss(
+            images, model.encode_text(ids), model.logit_scale.exp(), also_true(captions, chosen)
+        )
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]  # untyped in torch
+        optimizer.step()
+        with torch.no_grad():
+            model.logit_scale.clamp_(max=float(np.log(100)))
+        report(step, loss.item())
+    export(model, seen, recipe, output)
+
+
+def export(model: open_clip.CLIP, seen: Tensor, recipe: Recipe, output: Path) -> None:
+    """Writes open_clip_config.json and open_clip_model.safetensors (fp16)."""
+    weights = {name: t.detach().clone() for name, t in model.state_dict().items()}
+    weights["token_embedding.weight"][~seen] = 0
+    positions = weights["positional_embedding"]
+    weights["positional_embedding"] = F.pad(positions, (0, 0, 0, CONTEXT - TRAINED_CONTEXT))
+    halves = {n: t.half() if t.is_floating_point() else t for n, t in weights.items()}
+    config = {
+        "model_cfg": model_config(recipe, CONTEXT),
+        "preprocess_cfg": {"mean": CLIP_MEAN, "std": CLIP_STD, "interpolation": "bicubic"},
+        "recipe": asdict(recipe),
+    }
+    with written_whole(output / "open_clip_model.safetensors") as path:
+        save_file(halves, path)
+    with written_whole(output / "open_clip_config.json") as path:
+        path.write_text(json.dumps(config, indent=2) + "\n")

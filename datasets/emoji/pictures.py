@@ -1,0 +1,72 @@
+"""The packed emoji pictures: which there are, which may be trained on, and their bytes."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache, partial
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from cirbench.benchmark.interfaces import ImageRef
+
+SOURCE_STYLE = "3d"
+TARGET_STYLES = ("mono", "noto", "twemoji", "flat")
+CORE_STYLES = (SOURCE_STYLE, *TARGET_STYLES)
+"""Held out, all five, for every val and test concept."""
+HINT_STYLES = ("noto1", "eo", "eo_mono")
+"""From these CLIP may know the name of a held-out concept, as it knows "dog" from other dogs."""
+
+FOLDER = Path(str(files("cirbench.datasets.emoji")))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Picture:
+    """A row of pictures.csv."""
+
+    index: int
+    style: str
+    code: str
+    name: str
+    split: str
+    sha256: str
+
+    @property
+    def held_out(self) -> bool:
+        """Whether no training may ever see it: the one rule all trainings go by."""
+        return self.split != "train" and self.style in CORE_STYLES
+
+    @property
+    def ref(self) -> ImageRef:
+        """The picture for the harness."""
+        return ImageRef(id=f"{self.style}/{self.code}", read=partial(read_bytes, self.index))
+
+
+@cache
+def pictures() -> tuple[Picture, ...]:
+    """Every picture, in the order in which they are packed."""
+    with (FOLDER / "pictures.csv").open(newline="") as file:
+        return tuple(Picture(index=i, **row) for i, row in enumerate(csv.DictReader(file)))
+
+
+def training_pictures(styles: Iterable[str] = CORE_STYLES + HINT_STYLES) -> tuple[Picture, ...]:
+    """Every picture of these styles that is not held out."""
+    wanted = frozenset(styles)
+    return tuple(p for p in pictures() if p.style in wanted and not p.held_out)
+
+
+@cache
+def _pack() -> tuple[Any, Any]:
+    from safetensors.numpy import load_file
+
+    tensors = load_file(FOLDER / "pictures.safetensors")
+    return tensors["bytes"], tensors["offsets"]
+
+
+def read_bytes(index: int) -> bytes:
+    """The webp file of a picture."""
+    data, offsets = _pack()
+    content: bytes = data[offsets[index] : offsets[index + 1]].tobytes()
+    return content

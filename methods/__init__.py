@@ -1,0 +1,1 @@
+"""Composed-image-retrieval methods, one paper a file."""
