@@ -4,20 +4,21 @@ the tower works."""
 from __future__ import annotations
 
 import hashlib
-import io
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
 
 import torch
-from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from cirbench.benchmark.errors import CorruptData, MissingData
+from cirbench.benchmark.errors import CorruptData
+from cirbench.benchmark.images import chunks, load_picture, prefetched
 from cirbench.benchmark.interfaces import Backbone, ImageRef
 from cirbench.benchmark.preprocess import Transform
 from cirbench.benchmark.progress import Stage
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,14 +54,9 @@ class BatchSize:
     """A batch size that is halved when memory runs out, and stays halved."""
 
     value: int
-    halvings: int = field(default=0)
-
-    def halve(self) -> None:
-        self.value = max(1, self.value // 2)
-        self.halvings += 1
 
 
-def in_batches[T](
+def in_batches(
     items: Sequence[T], size: BatchSize, work: Callable[[Sequence[T]], Tensor]
 ) -> Iterator[Tensor]:
     """`work` on successive slices; where memory runs out, the slice is halved and tried again.
@@ -76,50 +72,10 @@ def in_batches[T](
         except (torch.OutOfMemoryError, MemoryError):
             if size.value == 1:
                 raise
-            size.halve()
+            size.value //= 2
             continue
         yield result
         start += len(chunk)
-
-
-def load_picture(ref: ImageRef, transform: Transform) -> tuple[Tensor, str]:
-    """The preprocessed picture (3, S, S) float32, and the sha256 of its file.
-
-    Raises:
-        MissingData: its file is gone.
-        CorruptData: its file is no picture, or cut short.
-    """
-    try:
-        content = ref.read()
-    except FileNotFoundError as error:
-        raise MissingData(f"picture {ref.id}: no file at {error.filename}") from error
-    try:
-        with Image.open(io.BytesIO(content)) as image:
-            image.load()
-            pixels = transform(image)
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError,
-            Image.DecompressionBombError) as error:  # fmt: skip
-        raise CorruptData(
-            f"picture {ref.id} can't be decoded ({error}, {len(content)} bytes); fetch it again"
-        ) from error
-    return pixels, hashlib.sha256(content).hexdigest()
-
-
-def _prefetched(
-    refs: Sequence[ImageRef], transform: Transform, *, workers: int, ahead: int
-) -> Iterator[tuple[Tensor, str]]:
-    """Loads pictures in threads, in order, never more than `ahead` before they are needed."""
-    with ThreadPoolExecutor(max_workers=workers) as pool:
-        waiting: deque[Future[tuple[Tensor, str]]] = deque()
-        try:
-            for ref in refs:
-                waiting.append(pool.submit(load_picture, ref, transform))
-                if len(waiting) > ahead:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            pool.shutdown(cancel_futures=True)
 
 
 def embed_images(
@@ -144,28 +100,17 @@ def embed_images(
     def encode(chunk: Sequence[Tensor]) -> Tensor:
         return backbone.encode_images(torch.stack(list(chunk))).cpu()
 
-    loaded = _prefetched(distinct, transform, workers=workers, ahead=2 * batch_size)
-    for chunk in _chunks(loaded, batch_size):
+    jobs = (partial(load_picture, ref, transform, row) for row, ref in enumerate(distinct))
+    for chunk in chunks(prefetched(jobs, workers=workers, ahead=2 * batch_size), batch_size):
         pixels = [picture for picture, _ in chunk]
         hashes += [sha256 for _, sha256 in chunk]
         with torch.inference_mode():
-            values += [result.clone() for result in in_batches(pixels, size, encode)]
+            values += in_batches(pixels, size, encode)
         stage.advance(len(chunk))
     features = torch.cat(values)
     _check_finite(features, distinct)
     rows = {ref.id: row for row, ref in enumerate(distinct)}
     return ImageFeatures(values=features, rows=rows, sha256=hashes, batch_size=size.value)
-
-
-def _chunks[T](items: Iterator[T], size: int) -> Iterator[list[T]]:
-    chunk: list[T] = []
-    for item in items:
-        chunk.append(item)
-        if len(chunk) == size:
-            yield chunk
-            chunk = []
-    if chunk:
-        yield chunk
 
 
 def _check_finite(features: Tensor, refs: Sequence[ImageRef]) -> None:

@@ -1,0 +1,96 @@
+"""Hands queries to methods in batches; each distinct text is encoded once for all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from cirbench.benchmark.embed import BatchSize, ImageFeatures, in_batches
+from cirbench.benchmark.errors import CorruptData
+from cirbench.benchmark.interfaces import Backbone, Method, Query
+from cirbench.benchmark.progress import Stage
+from cirbench.benchmark.protocol import EvaluationProtocol
+
+
+@dataclass(kw_only=True)
+class TextFeatures:
+    """Embeddings of texts, kept by text for all methods of a run."""
+
+    backbone: Backbone
+    truncate: bool
+    _kept: dict[str, Tensor] = field(default_factory=dict)
+
+    def of(self, texts: Sequence[str]) -> Tensor:
+        """(len(texts), C) float32, not normalised."""
+        new = [text for text in dict.fromkeys(texts) if text not in self._kept]
+        if new:
+            encoded = self.backbone.encode_texts(new, truncate=self.truncate)
+            self._kept.update(zip(new, encoded, strict=True))
+        return torch.stack([self._kept[text] for text in texts])
+
+
+@dataclass(frozen=True, kw_only=True)
+class QueryBatch:
+    """The `Queries` seam over one slice of a task's queries."""
+
+    protocol: EvaluationProtocol
+    queries: Sequence[Query]
+    reference_features: Tensor
+    texts: TextFeatures
+
+    def text_features(self, family: str = "text") -> Tensor:
+        return self.texts.of(self._texts(family))
+
+    def prompt_features(self, words: Tensor, family: str = "pseudo-word") -> Tensor:
+        return self.texts.backbone.encode_prompts(
+            self._texts(family), words, truncate=self.texts.truncate
+        )
+
+    def _texts(self, family: str) -> list[str]:
+        return [self.protocol.text(family, query.group, query.fields) for query in self.queries]
+
+
+def compose(
+    method: Method,
+    queries: Sequence[Query],
+    protocol: EvaluationProtocol,
+    images: ImageFeatures,
+    texts: TextFeatures,
+    *,
+    size: BatchSize,
+    stage: Stage,
+) -> Tensor:
+    """Q queries → (Q, C) float32 unit vectors on the CPU.
+
+    Raises:
+        CorruptData: the method gave a vector that is not finite or not of unit length.
+    """
+
+    def work(chunk: Sequence[Query]) -> Tensor:
+        features = images.of([query.reference for query in chunk]).to(texts.backbone.device)
+        batch = QueryBatch(
+            protocol=protocol, queries=chunk, reference_features=features, texts=texts
+        )
+        return method.compose(batch).float().cpu()
+
+    with torch.inference_mode():
+        vectors = []
+        for part in in_batches(queries, size, work):
+            vectors.append(part)
+            stage.advance(len(part))
+    composed = torch.cat(vectors)
+    _check_unit(composed, method.name, queries)
+    return composed
+
+
+def _check_unit(vectors: Tensor, name: str, queries: Sequence[Query]) -> None:
+    off = ~((vectors.norm(dim=1) - 1).abs() < 1e-3)
+    if off.any():
+        first = int(off.nonzero()[0])
+        raise CorruptData(
+            f"{name} composed {int(off.sum())} of {len(vectors)} queries into vectors that are not "
+            f"of unit length, the first for query {queries[first].id}; check its checkpoint"
+        )

@@ -1,0 +1,115 @@
+"""Finding, reading and decoding pictures."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from cirbench.benchmark.errors import CorruptData, MissingData
+from cirbench.benchmark.interfaces import ImageRef
+from cirbench.benchmark.preprocess import Transform
+
+T = TypeVar("T")
+
+EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
+
+
+def file_ref(path: Path, name: str) -> ImageRef:
+    """A picture in a file."""
+    return ImageRef(id=name, read=partial(Path.read_bytes, path))
+
+
+def images_in_folder(folder: Path) -> tuple[ImageRef, ...]:
+    """Every picture below a folder, in the order of their paths.
+
+    Raises:
+        MissingData: there is no such folder, or no picture in it.
+    """
+    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in EXTENSIONS)
+    if not paths:
+        raise MissingData(f"no pictures below {folder} (endings: {', '.join(sorted(EXTENSIONS))})")
+    return tuple(file_ref(path, path.relative_to(folder).as_posix()) for path in paths)
+
+
+def images_in_table(table: Path) -> tuple[ImageRef, ...]:
+    """The pictures of a table with a header and a column `filepath`, relative to the table's folder.
+
+    Tab-separated, or comma-separated where the file ends in .csv.
+
+    Raises:
+        MissingData: there is no such file.
+        CorruptData: it has no column `filepath`, or no row.
+    """
+    if not table.is_file():
+        raise MissingData(f"no file at {table}")
+    with table.open(newline="", encoding="utf-8") as file:
+        rows = csv.DictReader(file, delimiter="," if table.suffix == ".csv" else "\t")
+        if "filepath" not in (rows.fieldnames or ()):
+            raise CorruptData(
+                f"{table} has no column `filepath`; its header is {rows.fieldnames or 'empty'}"
+            )
+        names = [row["filepath"] for row in rows]
+    if not names:
+        raise CorruptData(f"{table} lists no pictures")
+    return tuple(file_ref(table.parent / name, name) for name in names)
+
+
+def load_picture(ref: ImageRef, transform: Transform, row: int) -> tuple[Tensor, str]:
+    """The transformed picture (3, S, S) float32, and the sha256 of its file; `row` is for errors.
+
+    Raises:
+        MissingData: its file is gone.
+        CorruptData: its file is no picture, or cut short.
+    """
+    try:
+        content = ref.read()
+    except FileNotFoundError as error:
+        raise MissingData(f"picture {ref.id} (row {row}): no file at {error.filename}") from error
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            image.load()
+            pixels = transform(image)
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError,
+            Image.DecompressionBombError) as error:  # fmt: skip
+        raise CorruptData(
+            f"picture {ref.id} (row {row}, {len(content)} bytes) can't be decoded: {error}; "
+            f"fetch it again"
+        ) from error
+    return pixels, hashlib.sha256(content).hexdigest()
+
+
+def prefetched(jobs: Iterable[Callable[[], T]], *, workers: int, ahead: int) -> Iterator[T]:
+    """Runs jobs in threads and gives their results in order, at most `ahead` before they are taken."""
+    with ThreadPoolExecutor(max_workers=workers) as pool:
+        waiting: deque[Future[T]] = deque()
+        try:
+            for job in jobs:
+                waiting.append(pool.submit(job))
+                if len(waiting) > ahead:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    """Successive lists of `size` items, the last one shorter."""
+    chunk: list[T] = []
+    for item in items:
+        chunk.append(item)
+        if len(chunk) == size:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk

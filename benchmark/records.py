@@ -1,0 +1,168 @@
+"""Records: one JSON file a cell, with its per-query data beside it, written whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import zipfile
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cirbench.benchmark.checkpoints import written_whole
+from cirbench.benchmark.errors import CorruptData, UsageError
+
+SCHEMA = 1
+_REQUIRED = (
+    "schema", "cell", "metrics", "protocol", "counts", "fingerprints", "run", "environment",
+    "per_query",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """What a record is the record of; two cells that differ anywhere have different files."""
+
+    method: str
+    trained_on: str | None
+    task: str
+    split: str
+    protocol: str
+    """name@hash"""
+    backbone: str
+    checkpoint: str | None
+    """sha256 of the method's own weights."""
+    seed: int
+
+    @property
+    def path(self) -> Path:
+        """Relative to the results folder: a readable slug and a hash of every field."""
+        canonical = json.dumps(asdict(self), sort_keys=True).encode()
+        digest = hashlib.sha256(canonical).hexdigest()[:8]
+        names = (self.method, self.backbone, self.protocol.split("@")[0], digest)
+        return Path(_slug(self.task)) / ("--".join(map(_slug, names)) + ".json")
+
+
+def _slug(name: str) -> str:
+    """A safe file name that still reads like the name."""
+    return re.sub(r"[^A-Za-z0-9._]+", "-", name).strip("-.")[:80]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PerQuery:
+    """What each of Q queries came to; plain arrays, stored without pickle.
+
+    Attributes:
+        query, reference, group: (Q,) names.
+        gallery: (N,) names.
+        top, similarity: (Q, K) gallery rows and scores, best first.
+        hits: (Q, K) bool.
+        positives: (Q,) how many there are.
+        first_rank: (Q,) rank of the best-ranked positive, 0 where there is none.
+        tied: (Q,) bool.
+        metrics: (M,) names; values: (Q, M) percent.
+    """
+
+    query: NDArray[np.str_]
+    reference: NDArray[np.str_]
+    group: NDArray[np.str_]
+    gallery: NDArray[np.str_]
+    top: NDArray[np.int32]
+    similarity: NDArray[np.float32]
+    hits: NDArray[np.bool_]
+    positives: NDArray[np.int64]
+    first_rank: NDArray[np.int64]
+    tied: NDArray[np.bool_]
+    metrics: NDArray[np.str_]
+    values: NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """A record and where it was read from."""
+
+    path: Path
+    data: Mapping[str, Any]
+
+    @property
+    def method_label(self) -> str:
+        """The method as a table names it, with what it was trained on."""
+        cell = self.data["cell"]
+        return cell["method"] + (f" ({cell['trained_on']})" if cell["trained_on"] else "")
+
+    def per_query(self) -> PerQuery:
+        """The per-query data beside the record.
+
+        Raises:
+            CorruptData: it is missing, altered or unreadable.
+        """
+        path = self.path.parent / self.data["per_query"]["file"]
+        try:
+            if sha256_of(path) != self.data["per_query"]["sha256"]:
+                raise CorruptData(f"{path} is not the file that {self.path} was written with")
+            with np.load(path, allow_pickle=False) as arrays:
+                return PerQuery(**dict(arrays))
+        except (OSError, ValueError, TypeError, zipfile.BadZipFile) as error:
+            raise CorruptData(f"{path} can't be read ({error}); run the cell again") from error
+
+
+def sha256_of(path: Path) -> str:
+    """Hexadecimal sha256 of a small file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def write_record(root: Path, cell: Cell, data: Mapping[str, Any], per_query: PerQuery) -> Record:
+    """Writes the per-query data, then the record that names it."""
+    path = root / cell.path
+    arrays = path.with_suffix(".npz")
+    with written_whole(arrays) as temporary:
+        np.savez_compressed(temporary, **asdict(per_query))
+    named = {"file": arrays.name, "sha256": sha256_of(arrays)}
+    whole = {"schema": SCHEMA, "cell": asdict(cell), **data, "per_query": named}
+    with written_whole(path) as temporary:
+        temporary.write_text(json.dumps(whole, indent=2, sort_keys=True, allow_nan=False) + "\n")
+    return Record(path=path, data=whole)
+
+
+def read_record(path: Path) -> Record:
+    """Reads one record.
+
+    Raises:
+        CorruptData: it is no JSON, of another schema, or misses a field.
+    """
+    try:
+        data = json.loads(path.read_text())
+    except ValueError as error:
+        raise CorruptData(f"{path} is no JSON ({error}); run the cell again") from error
+    if not isinstance(data, dict) or data.get("schema") != SCHEMA:
+        raise CorruptData(f"{path} is no record of schema {SCHEMA}; run the cell again")
+    if missing := [name for name in _REQUIRED if name not in data]:
+        raise CorruptData(f"{path} lacks {', '.join(missing)}; run the cell again")
+    return Record(path=path, data=data)
+
+
+def read_records(root: Path) -> Iterator[Record]:
+    """Every whole record below `root/TASK/`, in the order of their paths; partial ones are left out."""
+    for path in sorted(root.glob("*/*.json")):
+        record = read_record(path)
+        if not record.data["run"]["partial"]:
+            yield record
+
+
+def check_writable(root: Path) -> None:
+    """Finds out before the work whether records can be written.
+
+    Raises:
+        UsageError: they can't.
+    """
+    try:
+        with written_whole(root / ".writable") as temporary:
+            temporary.write_text("")
+        (root / ".writable").unlink()
+    except OSError as error:
+        raise UsageError(f"can't write into {root}: {error.strerror}; choose another --output") from error

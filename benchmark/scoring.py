@@ -1,0 +1,84 @@
+"""From a ranking to a record's metrics: per query, then per group, then their averages."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cirbench.benchmark.bootstrap import (
+    Design,
+    Interval,
+    group_means,
+    intervals,
+    resampled_means,
+)
+from cirbench.benchmark.interfaces import TaskData
+from cirbench.benchmark.metrics import hits_at, parse_metric
+from cirbench.benchmark.protocol import EvaluationProtocol
+from cirbench.benchmark.ranking import Ranking
+from cirbench.benchmark.records import PerQuery
+
+
+def depth(protocol: EvaluationProtocol) -> int:
+    """How many of the best a protocol's metrics look at."""
+    return max(parse_metric(name).k for name in protocol.metrics)
+
+
+def score(data: TaskData, ranking: Ranking, protocol: EvaluationProtocol) -> PerQuery:
+    """Per-query data of a ranking."""
+    positives = [query.positives for query in data.queries]
+    counts = np.array([len(items) for items in positives], dtype=np.int64)
+    hits = hits_at(ranking.top, positives)
+    metrics = [parse_metric(name) for name in protocol.metrics]
+    values = [metric.per_query(hits, counts, protocol.recall_epsilon) for metric in metrics]
+    return PerQuery(
+        query=np.array([query.id for query in data.queries]),
+        reference=np.array([query.reference.id for query in data.queries]),
+        group=np.array([query.group for query in data.queries]),
+        gallery=np.array([ref.id for ref in data.gallery]),
+        top=ranking.top,
+        similarity=ranking.similarity,
+        hits=hits,
+        positives=counts,
+        first_rank=ranking.first_rank,
+        tied=ranking.tied,
+        metrics=np.array(protocol.metrics),
+        values=np.stack(values, axis=1),
+    )
+
+
+Averages = Mapping[str, Sequence[str]]
+
+
+def averages_of(groups: Sequence[str], protocol: EvaluationProtocol) -> Averages:
+    """Average name → its groups; "average" is over all, unless the protocol says otherwise."""
+    return {"average": groups, **protocol.averages}
+
+
+def with_averages(
+    means: NDArray[np.float64], groups: Sequence[str], averages: Averages
+) -> NDArray[np.float64]:
+    """(..., G, M) group means → (..., A + G, M), the plain means over groups first."""
+    rows = [
+        means[..., [groups.index(group) for group in members], :].mean(axis=-2, keepdims=True)
+        for members in averages.values()
+    ]
+    return np.concatenate([*rows, means], axis=-2)
+
+
+def summarise(
+    per_query: PerQuery, groups: Sequence[str], averages: Averages
+) -> dict[str, dict[str, Interval]]:
+    """Group or average → metric → its mean over queries with a 95 % interval."""
+    design = Design.of(per_query.reference, per_query.group, groups)
+    means = with_averages(group_means(per_query.values, design), groups, averages)
+    draws = with_averages(resampled_means(per_query.values, design), groups, averages)
+    group_sizes = dict(zip(groups, design.sizes, strict=True))
+    sizes = {name: sum(group_sizes[g] for g in members) for name, members in averages.items()}
+    metrics = [str(name) for name in per_query.metrics]
+    return {
+        name: dict(zip(metrics, intervals(means[i], draws[:, i], [n] * len(metrics)), strict=True))
+        for i, (name, n) in enumerate({**sizes, **group_sizes}.items())
+    }

@@ -1,0 +1,136 @@
+"""Pic2Word: Mapping Pictures to Words for Zero-shot Composed Image Retrieval.
+
+Saito, Sohn, Zhang, Li, Lee, Saenko, Pfister. CVPR 2023, arXiv 2302.03084. Follows the released
+code (google-research/composed_image_retrieval, May 2023).
+
+A mapping network f turns the raw, un-normalised embedding v of a picture into one pseudo-word, which
+replaces the placeholder in a prompt:
+
+    q = n(T("a cartoon of *" with * := f(v)))        n(x) = x / |x|
+
+and is trained on pictures alone, with T and the image tower V frozen: in a batch of pictures, the
+sentence "a photo of *" with * := f(V(x)) shall be nearest to its own picture x, and the reverse,
+
+    L = (CE(s · n(V) n(T)^t) + CE(s · n(T) n(V)^t)) / 2        s: CLIP's own temperature, frozen
+
+Known deviations: none in the mapping network and the loss. The released evaluation takes the
+placeholder's position from the first row of a batch; here each row has its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar, Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, normalize
+
+from cirbench.benchmark.checkpoints import Checkpoint
+from cirbench.benchmark.errors import CorruptData
+from cirbench.benchmark.interfaces import Backbone, Method, Queries
+
+DROPOUT = 0.1
+"""Always 0.1 in the released code, whose --droprate is never passed on."""
+
+
+class MappingNetwork(nn.Module):
+    """`layers` blocks of Linear, Dropout, ReLU, and a linear output: (B, C) → (B, W).
+
+    Names and order of the parameters are those of the released `IM2TEXT`.
+    """
+
+    def __init__(
+        self, embedding_width: int, token_width: int, middle: int = 512, layers: int = 2,
+        dropout: float = DROPOUT,
+    ) -> None:
+        super().__init__()
+        self.fc_out = nn.Linear(middle, token_width)
+        widths = [embedding_width, *[middle] * layers]
+        self.layers = nn.Sequential(
+            *(
+                nn.Sequential(nn.Linear(before, after), nn.Dropout(dropout), nn.ReLU())
+                for before, after in zip(widths, widths[1:], strict=False)
+            )
+        )
+
+    def forward(self, embeddings: Tensor) -> Tensor:
+        """(B, C) raw image embeddings → (B, W) pseudo-words."""
+        return self.fc_out(self.layers(embeddings))  # type: ignore[no-any-return]  # nn.Module is untyped
+
+    @classmethod
+    def from_weights(cls, weights: Mapping[str, Tensor]) -> MappingNetwork:
+        """Infers widths and depth from the shapes.
+
+        Raises:
+            CorruptData: names or shapes are not those of a mapping network.
+        """
+        try:
+            layers = sum(name.startswith("layers.") and name.endswith("weight") for name in weights)
+            middle, embedding_width = weights["layers.0.0.weight"].shape
+            token_width = weights["fc_out.weight"].shape[0]
+            with torch.random.fork_rng(devices=[]):
+                network = cls(embedding_width, token_width, middle, layers)
+            network.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
+        except (KeyError, ValueError, IndexError, AttributeError, RuntimeError) as error:
+            raise CorruptData(f"no Pic2Word mapping network: {error}") from error
+        return network
+
+
+def mapper_weights(checkpoint: Checkpoint) -> Mapping[str, Tensor]:
+    """The mapping network's weights in a file of ours or in the released layout.
+
+    The released file is {"state_dict_img2text": ..., "state_dict": CLIP, ...}, with "module."
+    before each name where several GPUs trained it.
+
+    Raises:
+        CorruptData: it holds something else.
+    """
+    content = checkpoint.content.get("state_dict_img2text", checkpoint.content)
+    if not isinstance(content, Mapping) or not all(isinstance(t, Tensor) for t in content.values()):
+        raise CorruptData(
+            f"{checkpoint.path} is no Pic2Word checkpoint; its keys are "
+            f"{', '.join(map(str, list(checkpoint.content)[:6]))}"
+        )
+    return {str(name).removeprefix("module."): tensor for name, tensor in content.items()}
+
+
+class Pic2Word(Method):
+    """A prompt whose placeholder is the reference picture's pseudo-word."""
+
+    name: ClassVar[str] = "pic2word"
+    needs_checkpoint: ClassVar[bool] = True
+    shipped_checkpoints: ClassVar[Mapping[str, str]] = {
+        "emoji-clip": "pic2word--emoji-clip.safetensors"
+    }
+
+    def __init__(self, mapper: MappingNetwork, trained_on: str) -> None:
+        self.mapper = mapper.eval()
+        self.trained_on = trained_on
+
+    @classmethod
+    def build(cls, *, backbone: Backbone, checkpoint: Checkpoint | None) -> Self:
+        if checkpoint is None:
+            raise CorruptData("pic2word needs a checkpoint")
+        mapper = MappingNetwork.from_weights(mapper_weights(checkpoint))
+        found = (mapper.layers[0][0].in_features, mapper.fc_out.out_features)  # type: ignore[index]  # nn.Sequential
+        wanted = (backbone.embedding_width, backbone.token_width)
+        if found != wanted:
+            raise CorruptData(
+                f"{checkpoint.path} maps embeddings of width {found[0]} to words of width "
+                f"{found[1]}; {backbone.name} has {wanted[0]} and {wanted[1]}: it was trained for "
+                f"another backbone"
+            )
+        trained_on = checkpoint.provenance.get("trained_on", "unstated images")
+        return cls(mapper.to(backbone.device), trained_on)
+
+    def compose(self, queries: Queries) -> Tensor:
+        words = self.mapper(queries.reference_features)
+        return normalize(queries.prompt_features(words), dim=-1)
+
+
+def contrastive_loss(images: Tensor, texts: Tensor, logit_scale: float) -> Tensor:
+    """The symmetric loss over (B, C) image and text embeddings, pair i with pair i."""
+    logits = logit_scale * normalize(images, dim=-1) @ normalize(texts, dim=-1).T
+    target = torch.arange(len(logits), device=logits.device)
+    return (cross_entropy(logits, target) + cross_entropy(logits.T, target)) / 2

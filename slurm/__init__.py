@@ -1,0 +1,1 @@
+"""Sweeps over methods, tasks and backbones on a cluster."""
