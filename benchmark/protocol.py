@@ -29,7 +29,8 @@ class EvaluationProtocol:
         group_fields: template fields that all queries of one group share.
         image_text_sum: how image+text adds: features normalised first, or raw.
         overlong_text: "error" refuses a text that exceeds the context; "truncate" cuts it.
-        metrics: names that `cirbench.benchmark.metrics.parse_metric` knows, first ones first.
+        metrics: names that `cirbench.benchmark.metrics.parse_metric` knows.
+        headline: the metric that ranks a leaderboard's rows, on the average.
         recall_epsilon: added to the number of positives in the denominator of recall.
         averages: name → the groups whose plain mean it is.
     """
@@ -44,6 +45,7 @@ class EvaluationProtocol:
     image_text_sum: Literal["normalised", "raw"] = "normalised"
     overlong_text: Literal["error", "truncate"] = "error"
     metrics: tuple[str, ...]
+    headline: str
     recall_epsilon: float = 0.0
     averages: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 

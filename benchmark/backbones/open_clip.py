@@ -98,7 +98,7 @@ def from_model(
             mean=tuple(visual.image_mean),
             std=tuple(visual.image_std),
         ),
-        logit_scale=float(scale.exp()),
+        logit_scale=float(scale.detach().exp()),
         device=torch.device(device),
         precision=precision,
     )

@@ -58,7 +58,7 @@ def from_model(
         context_length=model.config.text_config.max_position_embeddings,
         embedding_width=model.config.projection_dim,
         image_spec=ImageSpec(size=model.config.vision_config.image_size),
-        logit_scale=float(model.logit_scale.exp()),
+        logit_scale=float(model.logit_scale.detach().exp()),
         device=torch.device(device),
         precision=precision,
     )

@@ -43,6 +43,7 @@ PROTOCOL = EvaluationProtocol(
         "flat": {"style": "flat icon"},
     },
     metrics=("R@1", "R@5", "R@10", "R@50"),
+    headline="R@10",
     averages={"average without flat": ("mono", "noto", "twemoji")},
 )
 """Wordings were chosen on the val concepts, for the benefit of image-text. Flat shares the geometry

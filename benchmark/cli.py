@@ -1,0 +1,297 @@
+"""The command `bench`. Nothing heavy is imported before a command needs it."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cirbench.benchmark.errors import CheckFailed, CirbenchError, UsageError
+
+if TYPE_CHECKING:
+    from cirbench.benchmark.run import Plan
+
+KNOWN_VARIABLES = ("CIRBENCH_DATA", "CIRBENCH_RESULTS")
+
+HELP = {"context_settings": {"help_option_names": ["-h", "--help"]}, "no_args_is_help": True}
+app = typer.Typer(
+    help="Composed image retrieval: methods × tasks through one harness.",
+    epilog="Exit codes: 0 ok · 1 a check failed · 2 usage · 3 data missing · 4 data corrupt · "
+    "130 interrupted",
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    **HELP,  # type: ignore[arg-type]  # one dict for both apps
+)
+trainer = typer.Typer(help="Train a method, or the embedded backbone.", **HELP)  # type: ignore[arg-type]  # the same
+app.add_typer(trainer, name="train")
+
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")]
+AsJson = Annotated[bool, typer.Option("--json", help="JSON on stdout, and nothing else there.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+DataRoot = Annotated[
+    Path | None, typer.Option(help="Folder of the data sets.", envvar="CIRBENCH_DATA")
+]
+Results = Annotated[
+    Path, typer.Option("--output", "-o", help="Results folder.", envvar="CIRBENCH_RESULTS")
+]
+Backbone = Annotated[
+    str | None,
+    typer.Option("--backbone", "-b", help="bench ls backbones; default: the task's own."),
+]
+Workers = Annotated[int, typer.Option(min=1, help="Threads that decode images.")]
+Seed = Annotated[int, typer.Option(help="Of everything random; part of the record's identity.")]
+
+
+def main() -> None:
+    """Runs `bench`; every error a person can act on ends in its documented exit code."""
+    _warn_of_unknown_variables()
+    try:
+        app()
+    except CirbenchError as error:
+        print(f"bench: error: {error}", file=sys.stderr)  # noqa: T201 - the command's own voice
+        sys.exit(error.exit_code)
+
+
+def _warn_of_unknown_variables() -> None:
+    for name in sorted(os.environ):
+        if name.startswith("CIRBENCH_") and name not in KNOWN_VARIABLES:
+            known = ", ".join(KNOWN_VARIABLES)
+            print(f"bench: warning: {name} is not known (known: {known})", file=sys.stderr)  # noqa: T201 - the same
+
+
+def _print_json(data: object) -> None:
+    print(json.dumps(data, indent=2, sort_keys=True))  # noqa: T201 - data goes to stdout
+
+
+@app.command(
+    epilog="Examples: bench run -m pic2word -t emoji · "
+    "bench run -m all -t emoji --limit 20 --json"
+)
+def run(
+    method: Annotated[
+        list[str], typer.Option("--method", "-m", help="Repeatable, or all; bench ls methods.")
+    ],
+    task: Annotated[str, typer.Option("--task", "-t", help="bench ls tasks.")],
+    split: Annotated[str | None, typer.Option(help="Default: the task's first.")] = None,
+    protocol: Annotated[str | None, typer.Option(help="bench info TASK lists them.")] = None,
+    backbone: Backbone = None,
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="The method's weights; default: the shipped ones.")
+    ] = None,
+    data_root: DataRoot = None,
+    device: Device = "auto",
+    precision: Annotated[
+        str, typer.Option(help="fp32, bf16 or fp16, of the towers; ranking stays fp32.")
+    ] = "fp32",
+    batch_size: Annotated[int, typer.Option(min=1, help="Halved where memory runs out.")] = 64,
+    workers: Workers = 2,
+    seed: Seed = 0,
+    limit: Annotated[
+        int | None,
+        typer.Option(min=1, help="First N queries a group; a partial record, kept apart."),
+    ] = None,
+    output: Results = Path("results"),
+    as_json: AsJson = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan only.")] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Evaluate methods on a task, and store a record of each."""
+    from rich.console import Console
+
+    from cirbench.benchmark import run as harness
+    from cirbench.benchmark.progress import Reporter
+    from cirbench.benchmark.registry import methods
+    from cirbench.benchmark.tables import print_record
+
+    chosen = tuple(dict.fromkeys(methods() if "all" in method else method))
+    plan = harness.plan(
+        harness.Request(
+            methods=chosen, task=task, split=split, protocol=protocol, backbone=backbone,
+            checkpoint=checkpoint, data_root=data_root, device=device, precision=precision,
+            batch_size=batch_size, workers=workers, seed=seed, limit=limit, output=output,
+        )
+    )  # fmt: skip
+    if dry_run:
+        _print_json(_plan_summary(plan))
+        return
+    records = []
+    for record in harness.run(plan, Reporter(quiet=quiet)):
+        records.append(record.data)
+        if not as_json:
+            print_record(record, Console())
+            print(f"record: {record.path}\n")  # noqa: T201 - data goes to stdout
+    if as_json:
+        _print_json(records[0] if len(records) == 1 else records)
+
+
+def _plan_summary(plan: Plan) -> dict[str, Any]:
+    return {
+        "methods": list(plan.request.methods),
+        "task": plan.task.name,
+        "split": plan.split,
+        "protocol": {**plan.protocol.as_dict(), "hash": plan.protocol.hash},
+        "backbone": plan.backbone,
+        "device": plan.device,
+        "queries": len(plan.data.queries),
+        "gallery": len(plan.data.gallery),
+        "image_passes": plan.image_passes,
+        "output": str(plan.output),
+        "partial": plan.request.limit is not None,
+    }
+
+
+@app.command(epilog="Examples: bench leaderboard · bench leaderboard --check")
+def leaderboard(
+    output: Results = Path("results"),
+    check: Annotated[
+        bool, typer.Option("--check", help="Write nothing; exit 1 if a file is stale.")
+    ] = False,
+) -> None:
+    """Write leaderboard.md and the plots from the records in the results folder."""
+    from cirbench.benchmark.publish import publish, stale
+
+    if check:
+        if old := stale(output):
+            raise CheckFailed(f"stale: {', '.join(map(str, old))}; bench leaderboard writes them")
+        return
+    for path in publish(output):
+        print(path)  # noqa: T201 - data goes to stdout
+
+
+@app.command(epilog="Examples: bench ls · bench ls methods --json")
+def ls(
+    kind: Annotated[str, typer.Argument(help="methods, tasks, backbones or all.")] = "all",
+    as_json: AsJson = False,
+) -> None:
+    """List methods, tasks and backbones."""
+    from cirbench.benchmark import registry
+
+    kinds = {
+        "methods": registry.methods, "tasks": registry.tasks, "backbones": registry.backbones
+    }  # fmt: skip
+    if kind != "all" and kind not in kinds:
+        raise UsageError(f"unknown kind {kind!r}; known: all, {', '.join(kinds)}")
+    wanted = kinds if kind == "all" else {kind: kinds[kind]}
+    listed = {
+        name: {k: e.summary or f"from {e.origin}" for k, e in entries().items()}
+        for name, entries in wanted.items()
+    }
+    if as_json:
+        _print_json(listed)
+        return
+    for name, summaries in listed.items():
+        print(f"{name}")  # noqa: T201 - data goes to stdout
+        for key, summary in summaries.items():
+            print(f"  {key:<12} {summary}")  # noqa: T201 - the same
+
+
+@app.command(epilog="Examples: bench info emoji · bench info pic2word --json")
+def info(
+    name: Annotated[str, typer.Argument(help="A task, a method or a backbone.")],
+    as_json: AsJson = False,
+) -> None:
+    """Describe a task with its protocols, a method, or a backbone."""
+    from cirbench.benchmark.describe import describe
+
+    description = describe(name)
+    if as_json:
+        _print_json(description)
+    else:
+        for key, value in description.items():
+            text = value if isinstance(value, str) else json.dumps(value, indent=2)
+            print(f"{key}: {text}")  # noqa: T201 - data goes to stdout
+
+
+@app.command(epilog="Examples: bench env · bench env --json > env.json")
+def env(as_json: AsJson = False) -> None:
+    """Print the code's commit, versions and hardware, as records keep them."""
+    from cirbench.benchmark.provenance import environment
+
+    found = environment()
+    if as_json:
+        _print_json(found)
+        return
+    for key, value in found.items():
+        print(f"{key}: {value}")  # noqa: T201 - data goes to stdout
+
+
+@trainer.command(
+    "pic2word",
+    epilog="Examples: bench train pic2word --images cc3m.tsv -b ViT-L-14/openai -o mapper.safetensors"
+    " · bench train pic2word --images emoji -b emoji-clip --epochs 50 -o mapper.safetensors",
+)
+def train_pic2word(
+    images: Annotated[
+        str,
+        typer.Option(help="A folder, a table with a column filepath, or a task (emoji)."),
+    ],
+    backbone: Annotated[str, typer.Option("--backbone", "-b", help="bench ls backbones.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="FILE.safetensors to write.")],
+    epochs: Annotated[int, typer.Option(min=1)] = 30,
+    batch_size: Annotated[int, typer.Option(min=2)] = 128,
+    lr: Annotated[float, typer.Option(help="Peak learning rate.")] = 1e-4,
+    wd: Annotated[float, typer.Option(help="Weight decay, biases excepted.")] = 0.1,
+    warmup: Annotated[int, typer.Option(help="Steps of linear warm-up.")] = 10_000,
+    seed: Seed = 0,
+    device: Device = "auto",
+    precision: Annotated[str, typer.Option(help="fp32, bf16 or fp16, of the towers.")] = "fp32",
+    workers: Workers = 2,
+    checkpoint_every: Annotated[int, typer.Option(min=1, help="Steps between saved states.")] = 500,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the saved state.")] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train Pic2Word's mapping network on unlabelled images.
+
+    The defaults are the recipe of the paper's released code. Writes OUTPUT, and a loss log beside it.
+    """
+    from cirbench.benchmark.backbones import load_backbone
+    from cirbench.benchmark.progress import Reporter
+    from cirbench.benchmark.records import check_writable
+    from cirbench.benchmark.run import choose_device
+    from cirbench.benchmark.training_images import find_training_images
+    from cirbench.methods.pic2word_training import Job, Recipe, train
+
+    if output.suffix != ".safetensors":
+        raise UsageError(f"--output {output} must end in .safetensors")
+    check_writable(output.parent)
+    refs, label = find_training_images(images)
+    job = Job(
+        recipe=Recipe(
+            epochs=epochs, batch_size=batch_size, learning_rate=lr, weight_decay=wd,
+            warmup_steps=warmup, seed=seed,
+        ),
+        backbone=load_backbone(backbone, device=choose_device(device), precision=precision),
+        images=refs, trained_on=label, output=output, workers=workers,
+        checkpoint_every=checkpoint_every,
+    )  # fmt: skip
+    loss = train(job, Reporter(quiet=quiet), resume=resume)
+    print(f"{output}: {job.steps} steps on {len(refs)} images, last loss {loss:.4f}")  # noqa: T201 - data goes to stdout
+
+
+@trainer.command(
+    "emoji-clip",
+    epilog="Examples: bench train emoji-clip -o my-clip · bench run -m image-only -t emoji"
+    " -b local-dir:my-clip",
+)
+def train_emoji_clip(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write.")],
+    seed: Seed = 0,
+    steps: Annotated[int | None, typer.Option(min=1, help="Default: the shipped model's.")] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Train the embedded tiny CLIP from nothing, about ten minutes on one core."""
+    from dataclasses import replace
+
+    from cirbench.benchmark.progress import Reporter
+    from cirbench.benchmark.records import check_writable
+    from cirbench.datasets.emoji.clip_training import Recipe, train
+
+    check_writable(output)
+    recipe = Recipe(seed=seed) if steps is None else replace(Recipe(seed=seed), steps=steps)
+    with Reporter(quiet=quiet).stage("training", recipe.steps) as stage:
+        train(output, recipe, lambda _step, _loss: stage.advance(1))
+    print(output)  # noqa: T201 - data goes to stdout

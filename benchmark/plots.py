@@ -1,0 +1,125 @@
+"""The leaderboard's pictures: bars per group as in the papers' figures, and recall over k."""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from cirbench.benchmark.bootstrap import Design, group_means, intervals, resampled_means
+from cirbench.benchmark.leaderboard import Board
+from cirbench.benchmark.metrics import recall
+from cirbench.benchmark.scoring import with_averages
+
+if TYPE_CHECKING:
+    from cirbench.benchmark.records import PerQuery, Record
+
+COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#7f7f7f", "#f0e442")
+"""Okabe and Ito's, told apart by most colour-blind people."""
+HATCHES = ("", "//", "..", "xx")
+STYLE = {
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "cirbench",
+}
+
+
+def bars(board: Board) -> Figure:
+    """The headline metric per group and on average, one bar a record, with its interval."""
+    names = [*board.groups, "average"] if len(board.groups) > 1 else ["average"]
+    figure, axes = _figure(max(6.0, 1.2 + 0.28 * len(names) * len(board.records)))
+    width = 0.84 / len(board.records)
+    places = np.arange(len(names))
+    for i, record in enumerate(board.records):
+        cells = [board.value(record, name, board.headline) for name in names]
+        values = np.array([cell.value for cell in cells])
+        error = np.array([[c.value - c.low for c in cells], [c.high - c.value for c in cells]])
+        axes.bar(
+            places + (i - (len(board.records) - 1) / 2) * width, values, width * 0.92,
+            yerr=error, label=_label(board, record), color=_colour(i),
+            hatch=HATCHES[i // len(COLOURS) % len(HATCHES)], error_kw={"elinewidth": 0.8},
+        )  # fmt: skip
+    axes.set_xticks(places, names)
+    axes.set_ylabel(f"{board.headline} (%)")
+    return _finished(figure, axes, board)
+
+
+def curves(board: Board) -> Figure:
+    """Recall at every k that was kept, averaged over groups, with its band."""
+    figure, axes = _figure(6.0)
+    epsilon = board.first["protocol"]["recall_epsilon"]
+    for i, (record, arrays) in enumerate(zip(board.records, board.per_query, strict=True)):
+        k, value, low, high = _curve(board, arrays, epsilon)
+        axes.plot(k, value, color=_colour(i), label=_label(board, record), linewidth=1.4)
+        axes.fill_between(k, low, high, color=_colour(i), alpha=0.15, linewidth=0)
+    axes.set_xscale("log")
+    ticks = [k for k in (1, 5, 10, 50, 100, 200) if k <= board.per_query[0].hits.shape[1]]
+    axes.set_xticks(ticks, [str(k) for k in ticks], minor=False)
+    axes.minorticks_off()
+    axes.set_xlabel("k")
+    axes.set_ylabel("recall@k (%), average over groups")
+    return _finished(figure, axes, board)
+
+
+def _curve(board: Board, arrays: PerQuery, epsilon: float) -> tuple[np.ndarray, ...]:
+    k = np.arange(1, arrays.hits.shape[1] + 1)
+    found = np.stack([recall(arrays.hits, arrays.positives, int(n), epsilon) for n in k], axis=1)
+    design = Design.of(arrays.reference, arrays.group, board.groups)
+    members = {"average": board.groups}
+    mean = with_averages(group_means(found, design), board.groups, members)[0]
+    draws = with_averages(resampled_means(found, design), board.groups, members)[:, 0]
+    bands = intervals(mean, draws, [len(found)] * len(k))
+    return k, mean, np.array([b.low for b in bands]), np.array([b.high for b in bands])
+
+
+def _figure(width: float) -> tuple[Figure, Axes]:
+    mpl.rcParams.update(STYLE)
+    figure = Figure(figsize=(min(width, 14.0), 3.6), layout="constrained")
+    return figure, figure.add_subplot()
+
+
+def _finished(figure: Figure, axes: Axes, board: Board) -> Figure:
+    axes.set_ylim(bottom=0)
+    axes.grid(axis="y", linewidth=0.4, alpha=0.5)
+    axes.set_axisbelow(True)
+    axes.set_title(board.title, loc="left", fontsize=9)
+    figure.legend(loc="outside right upper", frameon=False, fontsize=8)
+    return figure
+
+
+def _label(board: Board, record: Record) -> str:
+    backbones = {r.data["cell"]["backbone"] for r in board.records}
+    backbone = f", {record.data['cell']['backbone']}" if len(backbones) > 1 else ""
+    return record.method_label + backbone
+
+
+def _colour(index: int) -> str:
+    return COLOURS[index % len(COLOURS)]
+
+
+def draw(board: Board) -> dict[str, Figure]:
+    """Kind → figure."""
+    return {"bars": bars(board), "curves": curves(board)}
+
+
+def svg_bytes(figure: Figure, digest: str) -> bytes:
+    """Without a date; `digest` says what data it shows."""
+    return _saved(figure, "svg", {"Date": None, "Description": f"data {digest}"})
+
+
+def png_bytes(figure: Figure) -> bytes:
+    """At 150 dots an inch, without a date."""
+    return _saved(figure, "png", {"Software": None})
+
+
+def _saved(figure: Figure, format: str, metadata: dict[str, str | None]) -> bytes:
+    buffer = io.BytesIO()
+    with mpl.rc_context(STYLE):
+        figure.savefig(buffer, format=format, metadata=metadata, dpi=150)
+    return buffer.getvalue()

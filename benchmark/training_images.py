@@ -1,0 +1,28 @@
+"""What `--images` may name: a folder, a table, or a task that has training images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from cirbench.benchmark.errors import MissingData
+from cirbench.benchmark.images import images_in_folder, images_in_table
+from cirbench.benchmark.interfaces import ImageRef, Task
+from cirbench.benchmark.registry import find_task, tasks
+
+
+def find_training_images(source: str) -> tuple[Sequence[ImageRef], str]:
+    """The pictures, and a label for what was trained on.
+
+    Raises:
+        MissingData: it is neither a folder, nor a file, nor a task.
+    """
+    path = Path(source)
+    if path.is_dir():
+        return images_in_folder(path), path.resolve().name
+    if path.is_file():
+        return images_in_table(path), path.stem
+    if source in tasks():
+        task: Task = find_task(source)()
+        return task.training_images(data_root=None), source
+    raise MissingData(f"--images {source}: no such folder or file, and no task of that name")

@@ -1,0 +1,228 @@
+"""The libraries agree with each other, and a pseudo-word is a word."""
+
+from __future__ import annotations
+
+import open_clip
+import pytest
+import torch
+from cirbench.benchmark.backbones import load_backbone
+from cirbench.benchmark.backbones import open_clip as open_clip_backbones
+from cirbench.benchmark.backbones import transformers_clip
+from cirbench.benchmark.errors import MissingData, UsageError
+from transformers import CLIPConfig, CLIPModel
+
+WIDTH, LAYERS, HEADS, EMBEDDING, SIZE, PATCH = 64, 2, 1, 32, 32, 16
+TEXTS = ["a photo of a dog", "a cartoon of two cats , sleeping"]
+
+
+class WordTokenizer:
+    """open_clip's byte-pair tokenizer under the names that transformers uses."""
+
+    pad_token_id = 49407
+
+    def __init__(self) -> None:
+        self.inner = open_clip.get_tokenizer("ViT-B-32")
+
+    def __call__(self, texts):
+        start, end = self.inner.sot_token_id, self.inner.eot_token_id
+        return {"input_ids": [[start, *self.inner.encode(text), end] for text in texts]}
+
+
+@pytest.fixture(scope="module")
+def ours():
+    torch.manual_seed(0)
+    model = open_clip.CLIP(
+        embed_dim=EMBEDDING,
+        vision_cfg=open_clip.CLIPVisionCfg(
+            layers=LAYERS, width=WIDTH, head_width=WIDTH, patch_size=PATCH, image_size=SIZE
+        ),
+        text_cfg=open_clip.CLIPTextCfg(width=WIDTH, heads=HEADS, layers=LAYERS),
+        quick_gelu=True,
+    )
+    open_clip.set_model_preprocess_cfg(
+        model, {"mean": open_clip.OPENAI_DATASET_MEAN, "std": open_clip.OPENAI_DATASET_STD}
+    )
+    return open_clip_backbones.from_model("small", model, open_clip.get_tokenizer("ViT-B-32"))
+
+
+@pytest.fixture(scope="module")
+def theirs(ours):
+    config = CLIPConfig(
+        text_config={
+            "hidden_size": WIDTH, "intermediate_size": 4 * WIDTH, "num_hidden_layers": LAYERS,
+            "num_attention_heads": HEADS, "vocab_size": 49408, "bos_token_id": 49406,
+            "eos_token_id": 49407, "pad_token_id": 49407, "hidden_act": "quick_gelu",
+        },
+        vision_config={
+            "hidden_size": WIDTH, "intermediate_size": 4 * WIDTH, "num_hidden_layers": LAYERS,
+            "num_attention_heads": 1, "image_size": SIZE, "patch_size": PATCH,
+            "hidden_act": "quick_gelu",
+        },
+        projection_dim=EMBEDDING,
+    )  # fmt: skip
+    model = CLIPModel(config)
+    missing, unexpected = model.load_state_dict(as_transformers(ours.model.state_dict()), strict=False)
+    assert not unexpected
+    assert all("position_ids" in name for name in missing)
+    return transformers_clip.from_model("small", model, WordTokenizer())
+
+
+def as_transformers(weights):
+    """open_clip's names and shapes → transformers'."""
+    converted = {
+        "logit_scale": weights["logit_scale"],
+        "text_projection.weight": weights["text_projection"].T,
+        "visual_projection.weight": weights["visual.proj"].T,
+        "text_model.embeddings.token_embedding.weight": weights["token_embedding.weight"],
+        "text_model.embeddings.position_embedding.weight": weights["positional_embedding"],
+        "vision_model.embeddings.class_embedding": weights["visual.class_embedding"],
+        "vision_model.embeddings.patch_embedding.weight": weights["visual.conv1.weight"],
+        "vision_model.embeddings.position_embedding.weight": weights["visual.positional_embedding"],
+    }
+    for end in ("weight", "bias"):
+        converted |= {
+            f"text_model.final_layer_norm.{end}": weights[f"ln_final.{end}"],
+            f"vision_model.pre_layrnorm.{end}": weights[f"visual.ln_pre.{end}"],
+            f"vision_model.post_layernorm.{end}": weights[f"visual.ln_post.{end}"],
+        }
+        for theirs, block in (("text_model", "transformer"), ("vision_model", "visual.transformer")):
+            for i in range(LAYERS):
+                source, target = f"{block}.resblocks.{i}", f"{theirs}.encoder.layers.{i}"
+                joint = weights[f"{source}.attn.in_proj_{end}"].chunk(3)
+                for part, tensor in zip("qkv", joint, strict=True):
+                    converted[f"{target}.self_attn.{part}_proj.{end}"] = tensor
+                for a, b in (
+                    ("attn.out_proj", "self_attn.out_proj"), ("ln_1", "layer_norm1"),
+                    ("ln_2", "layer_norm2"), ("mlp.c_fc", "mlp.fc1"), ("mlp.c_proj", "mlp.fc2"),
+                ):  # fmt: skip
+                    converted[f"{target}.{b}.{end}"] = weights[f"{source}.{a}.{end}"]
+    return converted
+
+
+@torch.no_grad()
+def test_open_clip_and_transformers_agree_on_the_same_weights(ours, theirs):
+    pixels = torch.randn(3, 3, SIZE, SIZE)
+    words = torch.randn(2, WIDTH)
+    prompts = ["a photo of *", "a cartoon of * , asleep"]
+    for a, b in (
+        (ours.encode_images(pixels), theirs.encode_images(pixels)),
+        (ours.encode_texts(TEXTS), theirs.encode_texts(TEXTS)),
+        (ours.encode_prompts(prompts, words), theirs.encode_prompts(prompts, words)),
+    ):
+        assert a.norm(dim=1).min() > 0.1
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
+    assert (ours.embedding_width, ours.token_width) == (theirs.embedding_width, theirs.token_width)
+
+
+@pytest.fixture(params=["open_clip", "transformers", "fake", "emoji-clip"])
+def backbone(request):
+    if request.param in ("fake", "emoji-clip"):
+        return load_backbone(request.param)
+    return request.getfixturevalue({"open_clip": "ours", "transformers": "theirs"}[request.param])
+
+
+@torch.no_grad()
+def test_a_pseudo_word_that_is_a_words_embedding_gives_that_words_sentence(backbone):
+    dog = backbone.tokenize(["dog"])[0][1]
+    word = backbone.token_embedding.weight[dog].float().unsqueeze(0)
+    for prompt in ("a photo of *", "* , asleep", "a * is not a *"):
+        sentence = prompt.replace("*", "dog", 1)
+        assert torch.equal(backbone.encode_prompts([prompt], word), backbone.encode_texts([sentence]))
+    assert not torch.equal(
+        backbone.encode_prompts(["a *"], word + 1), backbone.encode_texts(["a dog"])
+    )
+
+
+@torch.no_grad()
+def test_each_row_has_its_own_placeholder_position(backbone):
+    words = torch.randn(2, backbone.token_width)
+    prompts = ["a photo of *", "* in the snow"]
+    together = backbone.encode_prompts(prompts, words)
+    apart = [backbone.encode_prompts([p], w[None]) for p, w in zip(prompts, words, strict=True)]
+    torch.testing.assert_close(together, torch.cat(apart), atol=1e-5, rtol=1e-5)
+
+
+def test_gradients_reach_the_pseudo_word_and_no_weight(backbone):
+    words = torch.randn(2, backbone.token_width, requires_grad=True)
+    backbone.encode_prompts(["a photo of *"] * 2, words).square().sum().backward()
+    assert words.grad.abs().sum() > 0
+    assert all(p.grad is None and not p.requires_grad for p in backbone.parameters())
+
+
+@pytest.mark.parametrize("prompt", ["a photo of it", "a photo of *, red"])
+def test_a_prompt_without_its_placeholder_is_refused(backbone, prompt):
+    with pytest.raises(UsageError, match="placeholder"):
+        backbone.encode_prompts([prompt], torch.zeros(1, backbone.token_width))
+
+
+@torch.no_grad()
+def test_a_text_beyond_the_context_is_refused_or_cut_as_asked(backbone):
+    long = "word " * 100
+    with pytest.raises(UsageError, match="25 would be cut"):
+        backbone.encode_texts([long])
+    cut = backbone.encode_texts([long], truncate=True)
+    assert torch.equal(cut, backbone.encode_texts(["word " * 75]))
+
+
+def test_openai_weights_get_quick_gelu():
+    assert open_clip_backbones.needs_quick_gelu("ViT-L-14", "openai")
+    assert open_clip_backbones.needs_quick_gelu("RN50x4", "openai")
+    assert not open_clip_backbones.needs_quick_gelu("ViT-B-32", "laion2b_s34b_b79k")
+
+
+def test_the_fingerprint_is_of_the_weights(ours):
+    before = ours.weights_sha256
+    model = ours.model
+    with torch.no_grad():
+        model.ln_final.bias[0] += 1
+    try:
+        again = open_clip_backbones.from_model("small", model, open_clip.get_tokenizer("ViT-B-32"))
+    finally:
+        with torch.no_grad():
+            model.ln_final.bias[0] -= 1
+    assert again.weights_sha256 != before
+
+
+@torch.no_grad()
+def test_half_precision_towers_give_float32():
+    full, half = load_backbone("emoji-clip"), load_backbone("emoji-clip", precision="bf16")
+    a, b = full.encode_texts(TEXTS), half.encode_texts(TEXTS)
+    assert b.dtype == torch.float32
+    assert not torch.equal(a, b)
+    assert torch.cosine_similarity(a, b).min() > 0.99
+    assert half.weights_sha256 == full.weights_sha256
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "words"),
+    [
+        ("ViT-L-41/openai", UsageError, "no architecture"),
+        ("ViT-L-14/openia", UsageError, "openai"),
+        ("emoji-clap", UsageError, "emoji-clip"),
+        ("local-dir:/nowhere", MissingData, "/nowhere"),
+        ("hf:/nowhere", MissingData, "/nowhere"),
+    ],
+)
+def test_a_backbone_that_is_not_there_is_one_clear_error(name, error, words):
+    with pytest.raises(error, match=words):
+        load_backbone(name)
+
+
+def test_a_transformers_clip_loads_from_a_folder(theirs, tmp_path):
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    vocabulary = {"<unk>": 0, "dog": 1, "*": 2, "a": 3, "<|startoftext|>": 49406, "<|endoftext|>": 49407}
+    inner = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    inner.pre_tokenizer = pre_tokenizers.Whitespace()
+    inner.post_processor = processors.TemplateProcessing(
+        single="<|startoftext|> $A <|endoftext|>",
+        special_tokens=[("<|startoftext|>", 49406), ("<|endoftext|>", 49407)],
+    )
+    PreTrainedTokenizerFast(tokenizer_object=inner, pad_token="<|endoftext|>").save_pretrained(tmp_path)
+    theirs.model.save_pretrained(tmp_path)
+    loaded = load_backbone(f"hf:{tmp_path}")
+    assert loaded.weights_sha256 == theirs.weights_sha256
+    word = loaded.token_embedding.weight[1].unsqueeze(0)
+    with torch.no_grad():
+        assert torch.equal(loaded.encode_prompts(["a *"], word), loaded.encode_texts(["a dog"]))
