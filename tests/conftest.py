@@ -1,0 +1,41 @@
+"""Small things that several tests need."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+from cirbench.benchmark.interfaces import ImageRef
+from PIL import Image
+
+
+def picture(seed: int, side: int = 24) -> bytes:
+    """A PNG of random blobs, different for each seed."""
+    rng = np.random.default_rng(seed)
+    coarse = Image.fromarray(rng.integers(0, 255, (4, 4, 3), dtype=np.uint8))
+    buffer = io.BytesIO()
+    coarse.resize((side, side), Image.Resampling.BICUBIC).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def picture_refs():
+    """Makes n pictures, each with a count of how often it was read."""
+
+    def make(n: int) -> list[ImageRef]:
+        return [
+            ImageRef(id=f"picture-{i}", read=lambda content=picture(i): content) for i in range(n)
+        ]
+
+    return make
+
+
+@pytest.fixture
+def picture_folder(tmp_path):
+    """A folder of 24 pictures."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for i in range(24):
+        (folder / f"{i:02}.png").write_bytes(picture(i))
+    return folder
