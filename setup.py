@@ -10,6 +10,7 @@ from setuptools.command.build_py import build_py
 
 
 def git(*arguments: str) -> bytes:
+    """What git prints, asked at the root."""
     root = Path(__file__).parent
     return subprocess.run(["git", "-C", root, *arguments], check=True, capture_output=True).stdout
 

@@ -19,6 +19,7 @@ LEVEL = 0.95
 _CHUNK = 128
 
 Array = NDArray[np.float64]
+Names = Sequence[str] | NDArray[np.str_]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +45,7 @@ class Design:
     group: NDArray[np.int64]
 
     @classmethod
-    def of(cls, references: Sequence[str], groups: Sequence[str], order: Sequence[str]) -> Design:
+    def of(cls, references: Names, groups: Names, order: Sequence[str]) -> Design:
         """From names; `order` lists the groups."""
         _, reference = np.unique(np.asarray(references), return_inverse=True)
         number = {name: index for index, name in enumerate(order)}
@@ -72,7 +73,8 @@ class Design:
 
 def group_means(values: Array, design: Design) -> Array:
     """(Q, M) → (G, M)."""
-    return design.sums(values).sum(axis=0) / design.sizes[:, None]
+    means: Array = design.sums(values).sum(axis=0) / design.sizes[:, None]
+    return means
 
 
 def resampled_means(values: Array, design: Design, resamples: int = RESAMPLES) -> Array:
@@ -87,7 +89,8 @@ def resampled_means(values: Array, design: Design, resamples: int = RESAMPLES) -
     drawn = np.concatenate([weights @ flat for weights in _weights(clusters, resamples)])
     total = drawn[:, : groups * metrics].reshape(-1, groups, metrics)
     with np.errstate(invalid="ignore"):
-        return total / drawn[:, groups * metrics :, None]
+        means: Array = total / drawn[:, groups * metrics :, None]
+    return means
 
 
 def _weights(clusters: int, resamples: int) -> Iterator[Array]:

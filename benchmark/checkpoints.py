@@ -15,11 +15,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from cirbench.benchmark.errors import CorruptData, MissingData
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
-
-from cirbench.benchmark.errors import CorruptData, MissingData
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +49,7 @@ def sha256_of_tensors(tensors: Mapping[str, Tensor]) -> str:
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()
         digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
@@ -76,8 +75,11 @@ def write_checkpoint(
     """Writes a safetensors file with a JSON header, through a temporary name."""
     header = {"cirbench": json.dumps(provenance, sort_keys=True)}
     with written_whole(path) as temporary:
-        save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()},
-                  temporary, metadata=header)
+        save_file(
+            {name: t.detach().cpu().contiguous() for name, t in tensors.items()},
+            temporary,
+            metadata=header,
+        )
 
 
 @contextmanager
@@ -115,7 +117,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 # After warm-up the released training script leaves numpy numbers in the optimizer's state. Both
 # names under which NumPy has pickled a scalar are harmless and allowed; nothing else is.
-_NUMPY_SCALAR = np._core.multiarray.scalar
+_NUMPY_SCALAR = np._core.multiarray.scalar  # type: ignore[attr-defined]  # as pickles name it
 _SAFE_GLOBALS = [
     _NUMPY_SCALAR,
     (_NUMPY_SCALAR, "numpy.core.multiarray.scalar"),

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-
 from cirbench.benchmark.errors import CheckFailed, CirbenchError, UsageError
 
 if TYPE_CHECKING:
@@ -68,8 +67,7 @@ def _print_json(data: object) -> None:
 
 
 @app.command(
-    epilog="Examples: bench run -m pic2word -t emoji · "
-    "bench run -m all -t emoji --limit 20 --json"
+    epilog="Examples: bench run -m pic2word -t emoji · bench run -m all -t emoji --limit 20 --json"
 )
 def run(
     method: Annotated[
@@ -100,12 +98,11 @@ def run(
     quiet: Quiet = False,
 ) -> None:
     """Evaluate methods on a task, and store a record of each."""
-    from rich.console import Console
-
     from cirbench.benchmark import run as harness
     from cirbench.benchmark.progress import Reporter
     from cirbench.benchmark.registry import methods
     from cirbench.benchmark.tables import print_record
+    from rich.console import Console
 
     chosen = tuple(dict.fromkeys(methods() if "all" in method else method))
     plan = harness.plan(
@@ -221,8 +218,9 @@ def env(as_json: AsJson = False) -> None:
 
 @trainer.command(
     "pic2word",
-    epilog="Examples: bench train pic2word --images cc3m.tsv -b ViT-L-14/openai -o mapper.safetensors"
-    " · bench train pic2word --images emoji -b emoji-clip --epochs 50 -o mapper.safetensors",
+    epilog="Examples: bench train pic2word --images cc3m.tsv -b ViT-L-14/openai -o m.safetensors"
+    " · bench train pic2word --images emoji -b emoji-clip --epochs 7 --lr 1e-3 --warmup 20"
+    " -o m.safetensors",
 )
 def train_pic2word(
     images: Annotated[
@@ -246,7 +244,7 @@ def train_pic2word(
 ) -> None:
     """Train Pic2Word's mapping network on unlabelled images.
 
-    The defaults are the recipe of the paper's released code. Writes OUTPUT, and a loss log beside it.
+    The defaults are the recipe of the paper's released code. A loss log is written beside OUTPUT.
     """
     from cirbench.benchmark.backbones import load_backbone
     from cirbench.benchmark.progress import Reporter

@@ -12,12 +12,11 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from PIL import Image, UnidentifiedImageError
-from torch import Tensor
-
 from cirbench.benchmark.errors import CorruptData, MissingData
 from cirbench.benchmark.interfaces import ImageRef
 from cirbench.benchmark.preprocess import Transform
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
 
 T = TypeVar("T")
 
@@ -42,7 +41,7 @@ def images_in_folder(folder: Path) -> tuple[ImageRef, ...]:
 
 
 def images_in_table(table: Path) -> tuple[ImageRef, ...]:
-    """The pictures of a table with a header and a column `filepath`, relative to the table's folder.
+    """The pictures of a table with a column `filepath`, relative to the table's folder.
 
     Tab-separated, or comma-separated where the file ends in .csv.
 
@@ -89,7 +88,7 @@ def load_picture(ref: ImageRef, transform: Transform, row: int) -> tuple[Tensor,
 
 
 def prefetched(jobs: Iterable[Callable[[], T]], *, workers: int, ahead: int) -> Iterator[T]:
-    """Runs jobs in threads and gives their results in order, at most `ahead` before they are taken."""
+    """Runs jobs in threads and gives their results in order, at most `ahead` of the taker."""
     with ThreadPoolExecutor(max_workers=workers) as pool:
         waiting: deque[Future[T]] = deque()
         try:

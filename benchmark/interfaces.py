@@ -14,11 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from cirbench.benchmark.checkpoints import Checkpoint
     from cirbench.benchmark.preprocess import ImageSpec
     from cirbench.benchmark.protocol import EvaluationProtocol
+    from torch import Tensor
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -77,9 +76,7 @@ class Task(Protocol):
     protocols: ClassVar[Mapping[str, EvaluationProtocol]]
     """The first is the default."""
 
-    def load(
-        self, *, protocol: EvaluationProtocol, split: str, data_root: Path | None
-    ) -> TaskData:
+    def load(self, *, protocol: EvaluationProtocol, split: str, data_root: Path | None) -> TaskData:
         """Reads the annotations; opens no picture.
 
         Raises:
@@ -119,7 +116,11 @@ class Backbone(Protocol):
         ...
 
     def encode_prompts(
-        self, prompts: Sequence[str], words: Tensor, *, placeholder: str = "*",
+        self,
+        prompts: Sequence[str],
+        words: Tensor,
+        *,
+        placeholder: str = "*",
         truncate: bool = False,
     ) -> Tensor:
         """B prompts, each with the first placeholder token's embedding replaced → (B, C) float32.
@@ -141,9 +142,13 @@ class Backbone(Protocol):
 class Queries(Protocol):
     """A batch of B queries as a method sees it."""
 
-    protocol: EvaluationProtocol
-    reference_features: Tensor
-    """(B, C) float32, not normalised."""
+    @property
+    def protocol(self) -> EvaluationProtocol: ...
+
+    @property
+    def reference_features(self) -> Tensor:
+        """(B, C) float32, not normalised."""
+        ...
 
     def text_features(self, family: str = "text") -> Tensor:
         """(B, C) float32, not normalised; each distinct text is encoded once for all methods."""

@@ -10,9 +10,6 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-from tabulate import tabulate
-
 from cirbench.benchmark.bootstrap import (
     Design,
     Interval,
@@ -21,7 +18,9 @@ from cirbench.benchmark.bootstrap import (
     resampled_means,
 )
 from cirbench.benchmark.records import PerQuery, Record
-from cirbench.benchmark.scoring import averages_of, with_averages
+from cirbench.benchmark.scoring import with_averages
+from numpy.typing import NDArray
+from tabulate import tabulate
 
 Draws = NDArray[np.float64]
 
@@ -44,7 +43,9 @@ class Board:
     @property
     def title(self) -> str:
         cell, protocol = self.first["cell"], self.first["protocol"]
-        return f"{cell['task']} · {cell['split']} · protocol {protocol['name']} v{protocol['version']}"
+        return (
+            f"{cell['task']} · {cell['split']} · protocol {protocol['name']} v{protocol['version']}"
+        )
 
     @property
     def stem(self) -> str:
@@ -98,7 +99,7 @@ class Board:
 def _average_draws(
     arrays: PerQuery, board: Board, average: str, column: int
 ) -> tuple[float, Draws]:
-    """The headline's average and its bootstrap draws; the same references are drawn for all records."""
+    """The headline's average and its draws; the same references are drawn for all records."""
     members = {average: _members(board, average)}
     design = Design.of(arrays.reference, arrays.group, board.groups)
     values = arrays.values[:, [column]]
@@ -108,7 +109,7 @@ def _average_draws(
 
 
 def _members(board: Board, average: str) -> Sequence[str]:
-    own = board.first["protocol"]["averages"]
+    own: Mapping[str, Sequence[str]] = board.first["protocol"]["averages"]
     return own.get(average, board.groups)
 
 
@@ -117,8 +118,9 @@ def boards(records: Sequence[Record]) -> list[Board]:
     together: dict[tuple[str, ...], list[Record]] = {}
     for record in records:
         cell, prints = record.data["cell"], record.data["fingerprints"]
-        key = (cell["task"], cell["split"], record.data["protocol"]["name"],
-               record.data["protocol"]["hash"], prints["gallery"], prints["annotations"])  # fmt: skip
+        protocol = record.data["protocol"]
+        shared = (protocol["name"], protocol["hash"], prints["gallery"], prints["annotations"])
+        key = (cell["task"], cell["split"], *shared)
         together.setdefault(key, []).append(record)
     return [Board(records=_ranked(together[key])) for key in sorted(together)]
 
@@ -126,7 +128,9 @@ def boards(records: Sequence[Record]) -> list[Board]:
 def _ranked(records: Sequence[Record]) -> tuple[Record, ...]:
     headline = str(records[0].data["protocol"]["headline"])
     return tuple(
-        sorted(records, key=lambda r: (-r.data["metrics"]["average"][headline]["value"], str(r.path)))
+        sorted(
+            records, key=lambda r: (-r.data["metrics"]["average"][headline]["value"], str(r.path))
+        )
     )
 
 
@@ -136,7 +140,7 @@ def interval_text(interval: Interval) -> str:
 
 
 def markdown(board: Board, root_of_links: str = "") -> str:
-    """A board as a section: the averages, the headline per group, and what they were measured with."""
+    """A board as a section: averages, the headline per group, what they were measured with."""
     parts = [f"## {board.title}", ""]
     for average in board.averages:
         members = ", ".join(_members(board, average))
@@ -147,7 +151,7 @@ def markdown(board: Board, root_of_links: str = "") -> str:
     return "\n".join(parts)
 
 
-def _row_names(board: Board, record: Record) -> list[str]:
+def _row_names(record: Record) -> list[str]:
     cell = record.data["cell"]
     method = cell["method"] + (f" (seed {cell['seed']})" if cell["seed"] else "")
     return [_escaped(method), _escaped(cell["trained_on"] or "–"), _escaped(cell["backbone"])]
@@ -159,7 +163,7 @@ _NAME_COLUMNS = ["method", "trained on", "backbone"]
 def _average_table(board: Board, average: str) -> str:
     cells = [[(board.value(r, average, m)) for m in board.metrics] for r in board.records]
     rows = [
-        [*_row_names(board, record), *_with_best_bold(row, cells), _difference_text(difference)]
+        [*_row_names(record), *_with_best_bold(row, cells), _difference_text(difference)]
         for record, row, difference in zip(
             board.records, cells, board.differences(average), strict=True
         )
@@ -171,7 +175,7 @@ def _average_table(board: Board, average: str) -> str:
 def _group_table(board: Board) -> str:
     cells = [[board.value(r, g, board.headline) for g in board.groups] for r in board.records]
     rows = [
-        [*_row_names(board, record), *_with_best_bold(row, cells)]
+        [*_row_names(record), *_with_best_bold(row, cells)]
         for record, row in zip(board.records, cells, strict=True)
     ]
     return _table(rows, [*_NAME_COLUMNS, *board.groups])
@@ -196,9 +200,8 @@ def _difference_text(difference: Interval) -> str:
 def _table(rows: Sequence[Sequence[str]], headers: Sequence[str]) -> str:
     text = ["left"] * len(_NAME_COLUMNS)
     numbers = ["right"] * (len(headers) - len(text))
-    return tabulate(
-        rows, headers, tablefmt="pipe", disable_numparse=True, colalign=[*text, *numbers]
-    )
+    alignment = [*text, *numbers]
+    return str(tabulate(rows, headers, tablefmt="pipe", disable_numparse=True, colalign=alignment))
 
 
 def _escaped(name: str) -> str:

@@ -10,9 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
-
 from cirbench.benchmark.errors import UsageError
+from numpy.typing import NDArray
 
 Hits = NDArray[np.bool_]
 """(Q, K): whether the item at each rank is a positive."""
@@ -29,12 +28,13 @@ def recall(hits: Hits, positives: Counts, k: int, epsilon: float = 0.0) -> Value
     more than k. Pic2Word's released evaluation divides by (positives + 1e-5): `epsilon`.
     """
     found = hits[:, :k].sum(axis=1)
-    return 100.0 * found / np.where(positives > 0, positives + epsilon, 1.0)
+    share: Values = found / np.where(positives > 0, positives + epsilon, 1.0)
+    return 100.0 * share
 
 
 def hit_rate(hits: Hits, positives: Counts, k: int, epsilon: float = 0.0) -> Values:
     """100 where a positive is among the first k, else 0."""
-    return 100.0 * hits[:, :k].any(axis=1)
+    return np.where(hits[:, :k].any(axis=1), 100.0, 0.0)
 
 
 def average_precision(hits: Hits, positives: Counts, k: int, epsilon: float = 0.0) -> Values:
@@ -42,7 +42,8 @@ def average_precision(hits: Hits, positives: Counts, k: int, epsilon: float = 0.
     first = hits[:, :k]
     precision = first.cumsum(axis=1) / np.arange(1, first.shape[1] + 1)
     best_possible = np.clip(np.minimum(positives, k), 1, None)
-    return 100.0 * (precision * first).sum(axis=1) / best_possible
+    average: Values = (precision * first).sum(axis=1) / best_possible
+    return 100.0 * average
 
 
 _KINDS: dict[str, Callable[[Hits, Counts, int, float], Values]] = {

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import io
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-
 from cirbench.benchmark.bootstrap import Design, group_means, intervals, resampled_means
 from cirbench.benchmark.leaderboard import Board
 from cirbench.benchmark.metrics import recall
 from cirbench.benchmark.scoring import with_averages
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 if TYPE_CHECKING:
     from cirbench.benchmark.records import PerQuery, Record
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#7f7f7f", "#f0e442")
 """Okabe and Ito's, told apart by most colour-blind people."""
 HATCHES = ("", "//", "..", "xx")
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.size": 9,
     "axes.spines.top": False,
     "axes.spines.right": False,

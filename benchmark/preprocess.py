@@ -13,12 +13,11 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from cirbench.benchmark.errors import UsageError
 from PIL import Image
 from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as tv
-
-from cirbench.benchmark.errors import UsageError
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -40,7 +39,8 @@ class ImageSpec:
 
 def to_tensor(image: Image.Image, spec: ImageSpec) -> Tensor:
     """A picture of the right size → (3, S, S) float32, normalised."""
-    return tv.normalize(tv.to_tensor(image.convert("RGB")), list(spec.mean), list(spec.std))
+    pixels: Tensor = tv.normalize(tv.to_tensor(image.convert("RGB")), spec.mean, spec.std)
+    return pixels
 
 
 def _clip(spec: ImageSpec) -> Transform:

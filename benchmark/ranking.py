@@ -92,9 +92,7 @@ def _rank_block(
     missing = depth - items.shape[1]
     return Ranking(
         top=np.pad(items.int().cpu().numpy(), ((0, 0), (0, missing)), constant_values=-1),
-        similarity=np.pad(
-            values.cpu().numpy(), ((0, 0), (0, missing)), constant_values=-np.inf
-        ),
+        similarity=np.pad(values.cpu().numpy(), ((0, 0), (0, missing)), constant_values=-np.inf),
         first_rank=first_rank.cpu().numpy(),
         tied=tied.cpu().numpy(),
     )

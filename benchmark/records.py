@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-
 from cirbench.benchmark.checkpoints import written_whole
 from cirbench.benchmark.errors import CorruptData, UsageError
+from numpy.typing import NDArray
 
 SCHEMA = 1
 _REQUIRED = (
@@ -93,7 +92,8 @@ class Record:
     def method_label(self) -> str:
         """The method as a table names it, with what it was trained on."""
         cell = self.data["cell"]
-        return cell["method"] + (f" ({cell['trained_on']})" if cell["trained_on"] else "")
+        trained_on = f" ({cell['trained_on']})" if cell["trained_on"] else ""
+        return f"{cell['method']}{trained_on}"
 
     def per_query(self) -> PerQuery:
         """The per-query data beside the record.
@@ -147,7 +147,7 @@ def read_record(path: Path) -> Record:
 
 
 def read_records(root: Path) -> Iterator[Record]:
-    """Every whole record below `root/TASK/`, in the order of their paths; partial ones are left out."""
+    """Every whole record below `root/TASK/`, by path; partial ones are left out."""
     for path in sorted(root.glob("*/*.json")):
         record = read_record(path)
         if not record.data["run"]["partial"]:
@@ -165,4 +165,6 @@ def check_writable(root: Path) -> None:
             temporary.write_text("")
         (root / ".writable").unlink()
     except OSError as error:
-        raise UsageError(f"can't write into {root}: {error.strerror}; choose another --output") from error
+        raise UsageError(
+            f"can't write into {root}: {error.strerror}; choose another --output"
+        ) from error

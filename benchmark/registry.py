@@ -49,9 +49,7 @@ _METHODS = {
     "image-only": _built_in(
         "cirbench.methods.baselines:ImageOnly", "the reference picture's embedding alone"
     ),
-    "text-only": _built_in(
-        "cirbench.methods.baselines:TextOnly", "the text's embedding alone"
-    ),
+    "text-only": _built_in("cirbench.methods.baselines:TextOnly", "the text's embedding alone"),
     "image-text": _built_in(
         "cirbench.methods.baselines:ImageText", "the sum of the two embeddings"
     ),
@@ -81,10 +79,12 @@ _BACKBONES = {
         "a transformers CLIP, hf:openai/clip-vit-large-patch14 or hf:/FOLDER",
     ),
     "hf-hub:": _built_in(
-        "cirbench.benchmark.backbones.open_clip:load", "an open_clip model of the hub, hf-hub:ORG/NAME"
+        "cirbench.benchmark.backbones.open_clip:load",
+        "an open_clip model of the hub, hf-hub:ORG/NAME",
     ),
     "local-dir:": _built_in(
-        "cirbench.benchmark.backbones.open_clip:load", "an open_clip model in a folder, local-dir:PATH"
+        "cirbench.benchmark.backbones.open_clip:load",
+        "an open_clip model in a folder, local-dir:PATH",
     ),
 }
 
@@ -141,12 +141,12 @@ def find_task(name: str) -> Any:
 def find_backbone(name: str) -> Any:
     """The loader for a backbone's full name; raises UsageError with suggestions."""
     known = backbones()
-    prefix = name[: name.index(":") + 1] if ":" in name else None
+    prefix = name[: name.find(":") + 1]
     if name in known and not name.endswith(":"):
         return known[name].load()
     if prefix in known and name != prefix:
         return known[prefix].load()
-    if "/" in name and prefix is None:
+    if "/" in name and not prefix:
         return OPEN_CLIP.load()
     return _find(name, "backbone", known).load()
 

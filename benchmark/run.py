@@ -11,8 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
-
 from cirbench.benchmark import bootstrap
 from cirbench.benchmark.backbones import load_backbone
 from cirbench.benchmark.checkpoints import Checkpoint, read_checkpoint
@@ -28,6 +26,7 @@ from cirbench.benchmark.ranking import Ranking, dot_product, rank
 from cirbench.benchmark.records import Cell, PerQuery, Record, check_writable, write_record
 from cirbench.benchmark.registry import find_method, find_task
 from cirbench.benchmark.scoring import averages_of, depth, score, summarise
+from torch import Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,9 +149,7 @@ def limited(data: TaskData, limit: int) -> TaskData:
             queries.append(query)
     references = {query.reference.id for query in queries}
     positives = {row for query in queries for row in query.positives}
-    kept = [
-        row for row, ref in enumerate(data.gallery) if row in positives or ref.id in references
-    ]
+    kept = [row for row, ref in enumerate(data.gallery) if row in positives or ref.id in references]
     new_row = {row: i for i, row in enumerate(kept)}
     return replace(
         data,
@@ -184,9 +181,7 @@ def run(plan: Plan, reporter: Reporter) -> Iterator[Record]:
         methods = [load_method(find_method(name), backbone, plan) for name in request.methods]
     with clock.stage("embed"):
         images = _embed(plan, backbone, reporter)
-    texts = TextFeatures(
-        backbone=backbone, truncate=plan.protocol.overlong_text == "truncate"
-    )
+    texts = TextFeatures(backbone=backbone, truncate=plan.protocol.overlong_text == "truncate")
     gallery = _unit_gallery(images.of(plan.data.gallery)).to(plan.device)
     for method, checkpoint in methods:
         cell_clock = Clock(dict(clock.seconds))
@@ -198,9 +193,7 @@ def run(plan: Plan, reporter: Reporter) -> Iterator[Record]:
         yield write_record(plan.output, cell, body, per_query)
 
 
-def _checkpoint_path(
-    method: type[Method], backbone: str, wanted: Path | None
-) -> Path | None:
+def _checkpoint_path(method: type[Method], backbone: str, wanted: Path | None) -> Path | None:
     if not method.needs_checkpoint:
         return None
     if wanted is not None:

@@ -3,8 +3,8 @@
 Saito, Sohn, Zhang, Li, Lee, Saenko, Pfister. CVPR 2023, arXiv 2302.03084. Follows the released
 code (google-research/composed_image_retrieval, May 2023).
 
-A mapping network f turns the raw, un-normalised embedding v of a picture into one pseudo-word, which
-replaces the placeholder in a prompt:
+A mapping network f turns the raw, un-normalised embedding v of a picture into one pseudo-word,
+which replaces the placeholder in a prompt:
 
     q = n(T("a cartoon of *" with * := f(v)))        n(x) = x / |x|
 
@@ -20,15 +20,15 @@ placeholder's position from the first row of a batch; here each row has its own.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import ClassVar, Self
 
 import torch
-from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, normalize
-
 from cirbench.benchmark.checkpoints import Checkpoint
 from cirbench.benchmark.errors import CorruptData
 from cirbench.benchmark.interfaces import Backbone, Method, Queries
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, normalize
 
 DROPOUT = 0.1
 """Always 0.1 in the released code, whose --droprate is never passed on."""
@@ -41,7 +41,11 @@ class MappingNetwork(nn.Module):
     """
 
     def __init__(
-        self, embedding_width: int, token_width: int, middle: int = 512, layers: int = 2,
+        self,
+        embedding_width: int,
+        token_width: int,
+        middle: int = 512,
+        layers: int = 2,
         dropout: float = DROPOUT,
     ) -> None:
         super().__init__()
@@ -50,7 +54,7 @@ class MappingNetwork(nn.Module):
         self.layers = nn.Sequential(
             *(
                 nn.Sequential(nn.Linear(before, after), nn.Dropout(dropout), nn.ReLU())
-                for before, after in zip(widths, widths[1:], strict=False)
+                for before, after in pairwise(widths)
             )
         )
 

@@ -21,11 +21,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
-from torch import Tensor
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms import functional as tv
-
 from cirbench.benchmark.checkpoints import read_checkpoint, write_checkpoint
 from cirbench.benchmark.errors import CheckFailed, CorruptData, UsageError
 from cirbench.benchmark.images import chunks, load_picture, prefetched
@@ -34,6 +29,10 @@ from cirbench.benchmark.preprocess import ImageSpec, to_tensor
 from cirbench.benchmark.progress import Reporter
 from cirbench.benchmark.provenance import code_state, package_versions
 from cirbench.methods.pic2word import DROPOUT, MappingNetwork, contrastive_loss
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms import functional as tv
 
 PROMPT = "a photo of *"
 
@@ -88,12 +87,14 @@ class Job:
     def identity(self) -> dict[str, Any]:
         """What must be the same for a training to be resumed, and what its weights' header says."""
         digest = hashlib.sha256("\n".join(ref.id for ref in self.images).encode())
-        return json.loads(json.dumps({
+        identity = {
             "recipe": asdict(self.recipe),
             "trained_on": self.trained_on,
             "images": {"count": len(self.images), "ids_sha256": digest.hexdigest()},
             "backbone": {"name": self.backbone.name, "weights": self.backbone.weights_sha256},
-        }))  # type: ignore[no-any-return]  # json is untyped  # fmt: skip
+        }
+        as_stored: dict[str, Any] = json.loads(json.dumps(identity))
+        return as_stored
 
 
 def adamw(mapper: MappingNetwork, recipe: Recipe, backbone_name: str) -> torch.optim.AdamW:
@@ -197,7 +198,9 @@ def train(job: Job, reporter: Reporter, *, resume: bool = False) -> float:
                     save_state(job, mapper, optimizer, losses)
     except KeyboardInterrupt:
         save_state(job, mapper, optimizer, losses)
-        reporter.say(f"interrupted after step {len(losses)}; the same command with --resume goes on")
+        reporter.say(
+            f"interrupted after step {len(losses)}; the same command with --resume goes on"
+        )
         raise
     _write_log(job, losses)
     header = {**job.identity(), "kind": "pic2word", "final_loss": losses[-1],

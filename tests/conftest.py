@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from functools import partial
 
 import numpy as np
 import pytest
@@ -24,9 +25,7 @@ def picture_refs():
     """Makes n pictures, each with a count of how often it was read."""
 
     def make(n: int) -> list[ImageRef]:
-        return [
-            ImageRef(id=f"picture-{i}", read=lambda content=picture(i): content) for i in range(n)
-        ]
+        return [ImageRef(id=f"picture-{i}", read=partial(picture, i)) for i in range(n)]
 
     return make
 

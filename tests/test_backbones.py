@@ -5,9 +5,8 @@ from __future__ import annotations
 import open_clip
 import pytest
 import torch
-from cirbench.benchmark.backbones import load_backbone
+from cirbench.benchmark.backbones import load_backbone, transformers_clip
 from cirbench.benchmark.backbones import open_clip as open_clip_backbones
-from cirbench.benchmark.backbones import transformers_clip
 from cirbench.benchmark.errors import MissingData, UsageError
 from transformers import CLIPConfig, CLIPModel
 
@@ -61,7 +60,9 @@ def theirs(ours):
         projection_dim=EMBEDDING,
     )  # fmt: skip
     model = CLIPModel(config)
-    missing, unexpected = model.load_state_dict(as_transformers(ours.model.state_dict()), strict=False)
+    missing, unexpected = model.load_state_dict(
+        as_transformers(ours.model.state_dict()), strict=False
+    )
     assert not unexpected
     assert all("position_ids" in name for name in missing)
     return transformers_clip.from_model("small", model, WordTokenizer())
@@ -85,7 +86,10 @@ def as_transformers(weights):
             f"vision_model.pre_layrnorm.{end}": weights[f"visual.ln_pre.{end}"],
             f"vision_model.post_layernorm.{end}": weights[f"visual.ln_post.{end}"],
         }
-        for theirs, block in (("text_model", "transformer"), ("vision_model", "visual.transformer")):
+        for theirs, block in (
+            ("text_model", "transformer"),
+            ("vision_model", "visual.transformer"),
+        ):
             for i in range(LAYERS):
                 source, target = f"{block}.resblocks.{i}", f"{theirs}.encoder.layers.{i}"
                 joint = weights[f"{source}.attn.in_proj_{end}"].chunk(3)
@@ -127,7 +131,9 @@ def test_a_pseudo_word_that_is_a_words_embedding_gives_that_words_sentence(backb
     word = backbone.token_embedding.weight[dog].float().unsqueeze(0)
     for prompt in ("a photo of *", "* , asleep", "a * is not a *"):
         sentence = prompt.replace("*", "dog", 1)
-        assert torch.equal(backbone.encode_prompts([prompt], word), backbone.encode_texts([sentence]))
+        assert torch.equal(
+            backbone.encode_prompts([prompt], word), backbone.encode_texts([sentence])
+        )
     assert not torch.equal(
         backbone.encode_prompts(["a *"], word + 1), backbone.encode_texts(["a dog"])
     )
@@ -212,14 +218,23 @@ def test_a_transformers_clip_loads_from_a_folder(theirs, tmp_path):
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
-    vocabulary = {"<unk>": 0, "dog": 1, "*": 2, "a": 3, "<|startoftext|>": 49406, "<|endoftext|>": 49407}
+    vocabulary = {
+        "<unk>": 0,
+        "dog": 1,
+        "*": 2,
+        "a": 3,
+        "<|startoftext|>": 49406,
+        "<|endoftext|>": 49407,
+    }
     inner = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     inner.pre_tokenizer = pre_tokenizers.Whitespace()
     inner.post_processor = processors.TemplateProcessing(
         single="<|startoftext|> $A <|endoftext|>",
         special_tokens=[("<|startoftext|>", 49406), ("<|endoftext|>", 49407)],
     )
-    PreTrainedTokenizerFast(tokenizer_object=inner, pad_token="<|endoftext|>").save_pretrained(tmp_path)
+    PreTrainedTokenizerFast(tokenizer_object=inner, pad_token="<|endoftext|>").save_pretrained(
+        tmp_path
+    )
     theirs.model.save_pretrained(tmp_path)
     loaded = load_backbone(f"hf:{tmp_path}")
     assert loaded.weights_sha256 == theirs.weights_sha256

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-
 from cirbench.benchmark.bootstrap import Design, group_means, intervals, resampled_means
 from cirbench.benchmark.interfaces import ImageRef, Query, TaskData
 from cirbench.benchmark.protocol import EvaluationProtocol
@@ -132,7 +131,7 @@ def test_averages_are_plain_means_over_groups():
 
 PROTOCOL = EvaluationProtocol(
     name="p", version=1, gallery="all", reference_removed=False, preprocess="clip",
-    templates={}, metrics=("R@1", "HR@2"), averages={"without c": ("a", "b")},
+    templates={}, metrics=("R@1", "HR@2"), headline="R@1", averages={"without c": ("a", "b")},
 )  # fmt: skip
 
 

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from cirbench.benchmark import registry
 from cirbench.benchmark.cli import main
-from cirbench.benchmark.interfaces import Query, Task, TaskData
 from cirbench.benchmark.images import images_in_folder
+from cirbench.benchmark.interfaces import Query, Task, TaskData
 from cirbench.benchmark.protocol import EvaluationProtocol
 
 FAKE = ["--backbone", "fake", "--limit", "3", "--quiet"]
@@ -26,11 +26,12 @@ def bench(monkeypatch, capsys, tmp_path):
 
     def call(*arguments):
         monkeypatch.setattr(sys, "argv", ["bench", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
+        code = 0
+        try:
             main()
-            raise SystemExit(0)
-        out, err = capsys.readouterr()
-        return ended.value.code or 0, out, err
+        except SystemExit as ended:
+            code = ended.code or 0
+        return code, *capsys.readouterr()
 
     return call
 
@@ -238,7 +239,8 @@ def test_light_commands_import_nothing_heavy(arguments):
         "from cirbench.benchmark.cli import main\n"
         "try: main()\n"
         "except SystemExit: pass\n"
-        "heavy = {'torch', 'transformers', 'open_clip', 'pandas', 'matplotlib'} & set(sys.modules)\n"
+        "names = {'torch', 'transformers', 'open_clip', 'pandas', 'matplotlib'}\n"
+        "heavy = names & set(sys.modules)\n"
         "sys.exit(f'imported {heavy}' if heavy else 0)"
     )
     done = subprocess.run([sys.executable, "-P", "-c", code, *arguments], capture_output=True)

@@ -34,13 +34,13 @@ def load(split):
 
 def pixels(picture):
     image = Image.open(io.BytesIO(read_bytes(picture.index))).convert("RGB")
-    return np.asarray(image.resize((16, 16), Image.Resampling.BOX), dtype=np.float32).reshape(-1) / 255
+    return (
+        np.asarray(image.resize((16, 16), Image.Resampling.BOX), dtype=np.float32).reshape(-1) / 255
+    )
 
 
 def test_each_row_is_its_picture():
-    assert all(
-        hashlib.sha256(read_bytes(p.index)).hexdigest() == p.sha256 for p in pictures()
-    )
+    assert all(hashlib.sha256(read_bytes(p.index)).hexdigest() == p.sha256 for p in pictures())
 
 
 @pytest.mark.parametrize(("split", "concepts"), [("test", 600), ("val", 150)])
@@ -67,7 +67,9 @@ def test_a_query_asks_for_its_own_concept_in_the_groups_style():
 
 
 def test_no_training_sees_an_evaluation_picture_or_its_geometry_twins():
-    evaluation = {p.code for p in pictures() if p.split in ("test", "val") and p.style in CORE_STYLES}
+    evaluation = {
+        p.code for p in pictures() if p.split in ("test", "val") and p.style in CORE_STYLES
+    }
     galleries = {ref.id for split in ("test", "val") for ref in load(split).gallery}
     held_out = [p for p in pictures() if p.ref.id in galleries]
     trained = training_pictures()
@@ -138,7 +140,5 @@ def test_the_shipped_mapper_was_trained_for_the_shipped_clip():
     checkpoint = read_checkpoint(weights / Pic2Word.shipped_checkpoints["emoji-clip"])
     backbone = load_backbone("emoji-clip")
     assert checkpoint.provenance["backbone"]["weights"] == backbone.weights_sha256
-    assert checkpoint.provenance["images"]["count"] == len(
-        Emoji().training_images(data_root=None)
-    )
+    assert checkpoint.provenance["images"]["count"] == len(Emoji().training_images(data_root=None))
     Pic2Word.build(backbone=backbone, checkpoint=checkpoint)

@@ -26,7 +26,7 @@ PROTOCOL = EvaluationProtocol(
 
 
 def store(root, method, skill, protocol=PROTOCOL, gallery="g", **cell):
-    """A record of 40 references × 2 groups, where `skill` of the queries find their target first."""
+    """40 references × 2 groups, where `skill` of the queries find their target first."""
     rng = np.random.default_rng(0)
     groups = np.repeat(GROUPS, 40)
     found = rng.random(80) < skill

@@ -60,9 +60,7 @@ def test_the_loss_is_the_mean_of_both_directions():
     unit = [x / np.linalg.norm(x, axis=1, keepdims=True) for x in (v, t)]
     logits = 7.0 * unit[0] @ unit[1].T
     p = np.exp(logits)
-    expected = -np.mean(
-        [np.log(np.diag(p) / p.sum(1)), np.log(np.diag(p) / p.sum(0))]
-    )
+    expected = -np.mean([np.log(np.diag(p) / p.sum(1)), np.log(np.diag(p) / p.sum(0))])
     assert contrastive_loss(torch.tensor(v), torch.tensor(t), 7.0).item() == pytest.approx(expected)
 
 
@@ -190,9 +188,7 @@ def test_interrupt_and_resume_give_the_same_bits(picture_folder, tmp_path, monke
     assert not broken.exists()
     training.train(job(picture_folder, broken), QUIET, resume=True)
     assert_same_weights(weights(whole), weights(broken))
-    assert (
-        whole.with_suffix(".log.csv").read_text() == broken.with_suffix(".log.csv").read_text()
-    )
+    assert whole.with_suffix(".log.csv").read_text() == broken.with_suffix(".log.csv").read_text()
 
 
 def test_kill_and_resume_give_the_same_bits(picture_folder, tmp_path):
@@ -205,7 +201,8 @@ def test_kill_and_resume_give_the_same_bits(picture_folder, tmp_path):
         "from cirbench.methods.pic2word_training import Job, Recipe, train; "
         "train(Job(recipe=Recipe(epochs=4000, batch_size=8, warmup_steps=2, middle_width=16), "
         "backbone=load_backbone('fake'), images=images_in_folder(Path(sys.argv[1])), "
-        "trained_on='pictures', output=Path(sys.argv[2]), checkpoint_every=3), Reporter(quiet=True))"
+        "trained_on='pictures', output=Path(sys.argv[2]), checkpoint_every=3), "
+        "Reporter(quiet=True))"
     )
     process = subprocess.Popen([sys.executable, "-P", "-c", code, picture_folder, broken])
     state = broken.with_suffix(".state.safetensors")
@@ -241,9 +238,7 @@ def test_kill_and_resume_give_the_same_bits(picture_folder, tmp_path):
         patch.setattr(training, "step_loss", stop_at(3 * epochs))
         with pytest.raises(Enough):
             training.train(finite(whole), QUIET)
-    assert_same_weights(
-        weights(whole.with_suffix(".state.safetensors")), weights(state)
-    )
+    assert_same_weights(weights(whole.with_suffix(".state.safetensors")), weights(state))
 
 
 def test_a_resume_with_another_recipe_names_the_difference(picture_folder, tmp_path, monkeypatch):

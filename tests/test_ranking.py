@@ -3,11 +3,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
 from cirbench.benchmark import ranking
 from cirbench.benchmark.ranking import dot_product, rank, top_k
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 
 def scores_of(matrix):

@@ -6,8 +6,6 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor, nn
-
 from cirbench.benchmark.backbones.text import (
     PRECISIONS,
     check_context,
@@ -17,6 +15,7 @@ from cirbench.benchmark.backbones.text import (
 from cirbench.benchmark.checkpoints import sha256_of_tensors
 from cirbench.benchmark.errors import UsageError
 from cirbench.benchmark.preprocess import ImageSpec
+from torch import Tensor, nn
 
 Tokenizer = Callable[[Sequence[str]], list[list[int]]]
 """Texts → their token ids with start and end of text, uncut and unpadded."""
@@ -98,6 +97,10 @@ class TorchBackbone:
             check_context([len(row) for row in rows], texts, self.context_length)
         ids = torch.full((len(rows), self.context_length), self.pad_id)
         for i, row in enumerate(rows):
-            cut = row if len(row) <= self.context_length else [*row[: self.context_length - 1], row[-1]]
+            cut = (
+                row
+                if len(row) <= self.context_length
+                else [*row[: self.context_length - 1], row[-1]]
+            )
             ids[i, : len(cut)] = torch.tensor(cut)
         return ids.to(self.device)

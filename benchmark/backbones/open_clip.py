@@ -1,4 +1,4 @@
-"""Backbones of the open_clip library: its own names, the hub's, a folder's, and the embedded one."""
+"""Backbones of the open_clip library: its own names, the hub's, a folder's, the embedded one."""
 
 from __future__ import annotations
 
@@ -9,12 +9,11 @@ from typing import Any
 
 import open_clip
 import torch
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-from torch import nn
-
 from cirbench.benchmark.backbones.base import TorchBackbone
 from cirbench.benchmark.errors import CorruptData, MissingData, UsageError
 from cirbench.benchmark.preprocess import ImageSpec
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+from torch import nn
 
 
 def load_emoji_clip(name: str, *, device: str, precision: str) -> TorchBackbone:
@@ -41,7 +40,8 @@ def _check_names(architecture: str, tag: str) -> None:
     tags = open_clip.list_pretrained_tags_by_model(architecture)
     if tag not in tags:
         raise UsageError(
-            f"open_clip has no weights {tag!r} for {architecture}; it has: {', '.join(tags) or 'none'}"
+            f"open_clip has no weights {tag!r} for {architecture}; "
+            f"it has: {', '.join(tags) or 'none'}"
         )
 
 
@@ -106,7 +106,9 @@ def from_model(
 
 def _embedding_width(text: Any) -> int:
     projection = text.text_projection
-    return int(projection.out_features if isinstance(projection, nn.Linear) else projection.shape[1])
+    return int(
+        projection.out_features if isinstance(projection, nn.Linear) else projection.shape[1]
+    )
 
 
 def _token_lists(tokenizer: Any) -> Any:

@@ -20,12 +20,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
-from safetensors.numpy import save_file
-
 from cirbench.benchmark.checkpoints import sha256_of_file, written_whole
 from cirbench.benchmark.errors import CorruptData, MissingData
 from cirbench.datasets.emoji.pictures import CORE_STYLES, HINT_STYLES
+from PIL import Image, ImageOps
+from safetensors.numpy import save_file
 
 TEST_CONCEPTS, VAL_CONCEPTS = 600, 150
 SPLIT_SEED = 0
@@ -133,8 +132,10 @@ def on_white(image: Image.Image, side: int) -> Image.Image:
     """The picture on white at `side` pixels."""
     rgba = image.convert("RGBA")
     white = Image.new("RGBA", rgba.size, "white")
-    return Image.alpha_composite(white, rgba).convert("RGB").resize(
-        (side, side), Image.Resampling.LANCZOS
+    return (
+        Image.alpha_composite(white, rgba)
+        .convert("RGB")
+        .resize((side, side), Image.Resampling.LANCZOS)
     )
 
 
@@ -143,7 +144,9 @@ class ShippedPictures:
 
     def __init__(self, files: Files) -> None:
         self._files = {
-            bare(Path(name).stem): content for name, content in files.items() if name.endswith("webp")
+            bare(Path(name).stem): content
+            for name, content in files.items()
+            if name.endswith("webp")
         }
 
     def draw(self, concept: Concept, slug: str, side: int) -> Image.Image | None:

@@ -16,14 +16,13 @@ import numpy as np
 import open_clip
 import torch
 import torch.nn.functional as F
-from PIL import Image
-from safetensors.torch import save_file
-from torch import Tensor
-
 from cirbench.benchmark.checkpoints import written_whole
 from cirbench.benchmark.preprocess import CLIP_MEAN, CLIP_STD
 from cirbench.datasets.emoji.captions import Caption, draw_caption
 from cirbench.datasets.emoji.pictures import Picture, read_bytes, training_pictures
+from PIL import Image
+from safetensors.torch import save_file
+from torch import Tensor
 
 CONTEXT = 77
 TRAINED_CONTEXT = 24
@@ -92,7 +91,9 @@ def decode(pictures: Sequence[Picture], size: int) -> Tensor:
     return torch.from_numpy(np.stack(resized)).permute(0, 3, 1, 2).contiguous()
 
 
-def batches(pictures: Sequence[Picture], recipe: Recipe, rng: np.random.Generator) -> Iterator[list[int]]:
+def batches(
+    pictures: Sequence[Picture], recipe: Recipe, rng: np.random.Generator
+) -> Iterator[list[int]]:
     """Endless batches: some concepts, each in some styles, so that both have hard negatives."""
     by_concept: dict[str, list[int]] = {}
     for row, picture in enumerate(pictures):
@@ -100,7 +101,9 @@ def batches(pictures: Sequence[Picture], recipe: Recipe, rng: np.random.Generato
     codes = sorted(by_concept)
     while True:
         order = rng.permutation(len(codes))
-        for start in range(0, len(order) - recipe.concepts_per_batch + 1, recipe.concepts_per_batch):
+        for start in range(
+            0, len(order) - recipe.concepts_per_batch + 1, recipe.concepts_per_batch
+        ):
             chosen = order[start : start + recipe.concepts_per_batch]
             yield [
                 int(row)
@@ -132,7 +135,7 @@ def normalise(pixels: Tensor) -> Tensor:
 
 
 def also_true(captions: Sequence[Caption], pictures: Sequence[Picture]) -> Tensor:
-    """(B, B) bool: caption i is true of picture j as well, which so is no negative; not on the diagonal."""
+    """(B, B) bool: caption i is true of picture j too, which so is no negative; False at i = j."""
     names = np.array([p.name for p in pictures])
     styles = np.array([p.style for p in pictures])
     rows = [
@@ -160,7 +163,7 @@ def learning_rate(step: int, recipe: Recipe) -> float:
 
 
 def train(
-    output: Path, recipe: Recipe, report: Callable[[int, float], None] = lambda step, loss: None
+    output: Path, recipe: Recipe, report: Callable[[int, float], None] = lambda *_: None
 ) -> None:
     """Trains and writes the model folder; `report` hears each step and its loss."""
     torch.manual_seed(recipe.seed)

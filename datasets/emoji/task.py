@@ -19,6 +19,7 @@ from cirbench.benchmark.checkpoints import sha256_of_file
 from cirbench.benchmark.interfaces import ImageRef, Query, Task, TaskData
 from cirbench.benchmark.protocol import EvaluationProtocol
 from cirbench.datasets.emoji.pictures import (
+    CORE_STYLES,
     FOLDER,
     SOURCE_STYLE,
     TARGET_STYLES,
@@ -26,8 +27,8 @@ from cirbench.datasets.emoji.pictures import (
     training_pictures,
 )
 
-MAPPER_STYLES = (SOURCE_STYLE,)
-"""Unlabelled pictures for Pic2Word: photos, as CC3M's mostly are."""
+MAPPER_STYLES = CORE_STYLES
+"""Unlabelled pictures for Pic2Word, of the training concepts alone."""
 
 PROTOCOL = EvaluationProtocol(
     name="emoji",
@@ -35,19 +36,20 @@ PROTOCOL = EvaluationProtocol(
     gallery="target styles of the split's concepts, then all its source pictures as distractors",
     reference_removed=False,
     preprocess="clip",
-    templates={"text": "a {style}", "pseudo-word": "a {style} of *"},
+    templates={"text": "{style}", "pseudo-word": "a {style} of *"},
     group_fields={
         "mono": {"style": "black and white icon"},
-        "noto": {"style": "noto emoji"},
-        "twemoji": {"style": "twemoji"},
+        "noto": {"style": "cartoon"},
+        "twemoji": {"style": "twitter emoji"},
         "flat": {"style": "flat icon"},
     },
     metrics=("R@1", "R@5", "R@10", "R@50"),
     headline="R@10",
     averages={"average without flat": ("mono", "noto", "twemoji")},
 )
-"""Wordings were chosen on the val concepts, for the benefit of image-text. Flat shares the geometry
-of the source pictures, so the average without it is the one to look at."""
+"""Each wording is the one that was best for image-text on the val concepts, of two or three phrases
+a style in four patterns. Flat shares the geometry of the source pictures, so the average without it
+is the one to look at."""
 
 
 class Emoji(Task):
@@ -58,9 +60,7 @@ class Emoji(Task):
     default_backbone: ClassVar[str] = "emoji-clip"
     protocols: ClassVar[Mapping[str, EvaluationProtocol]] = {PROTOCOL.name: PROTOCOL}
 
-    def load(
-        self, *, protocol: EvaluationProtocol, split: str, data_root: Path | None
-    ) -> TaskData:
+    def load(self, *, protocol: EvaluationProtocol, split: str, data_root: Path | None) -> TaskData:
         chosen = [p for p in pictures() if p.split == split]
         sources = [p for p in chosen if p.style == SOURCE_STYLE]
         targets = [p for style in TARGET_STYLES for p in chosen if p.style == style]

@@ -1,0 +1,20 @@
+# The targets work in the active virtual environment.
+.PHONY: install format check perf data
+
+install: ## the project, editable, with what the tests need
+	pip install -e '.[test]'
+
+format: ## what ruff can mend
+	ruff check --fix .
+	ruff format .
+
+check: ## ruff, mypy, pytest and the leaderboard's freshness: what CI runs
+	bash .ci/run checks
+
+# -P keeps the root off sys.path, where datasets/ would pass for Hugging Face's package.
+perf: ## time and memory of the harness
+	python -P benchmark/perf.py
+
+DIR ?= datasets/emoji
+data: ## the emoji pictures anew, from their pinned sources; wants npm, and pip install '.[build]'
+	python -P -m cirbench.datasets.emoji.build $(DIR)
