@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import pickle
+import struct
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -128,6 +129,11 @@ _SAFE_GLOBALS = [
 ]
 
 
+_DAMAGED = (RuntimeError, EOFError, OSError, ValueError, LookupError, TypeError, AttributeError,
+            struct.error)  # fmt: skip
+"""What torch's readers raise, by where a file was cut."""
+
+
 def _read_torch(path: Path) -> Mapping[str, Any]:
     try:
         with torch.serialization.safe_globals(_SAFE_GLOBALS):
@@ -137,7 +143,7 @@ def _read_torch(path: Path) -> Mapping[str, Any]:
             f"{path} holds more than weights, and running it is refused: "
             f"{str(error).splitlines()[0]}; ask its author for a file of plain tensors"
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    except _DAMAGED as error:
         raise CorruptData(f"{path} can't be read as weights ({error}); copy it again") from error
     if not isinstance(content, Mapping):
         raise CorruptData(f"{path} holds a {type(content).__name__}, not named weights")

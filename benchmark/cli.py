@@ -239,7 +239,9 @@ def train_pic2word(
     precision: Annotated[str, typer.Option(help="fp32, bf16 or fp16, of the towers.")] = "fp32",
     workers: Workers = 2,
     checkpoint_every: Annotated[int, typer.Option(min=1, help="Steps between saved states.")] = 500,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the saved state.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the saved state, if there is one.")
+    ] = False,
     quiet: Quiet = False,
 ) -> None:
     """Train Pic2Word's mapping network on unlabelled images.

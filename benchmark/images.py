@@ -34,7 +34,7 @@ def images_in_folder(folder: Path) -> tuple[ImageRef, ...]:
     Raises:
         MissingData: there is no such folder, or no picture in it.
     """
-    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in EXTENSIONS)
+    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in EXTENSIONS and p.is_file())
     if not paths:
         raise MissingData(f"no pictures below {folder} (endings: {', '.join(sorted(EXTENSIONS))})")
     return tuple(file_ref(path, path.relative_to(folder).as_posix()) for path in paths)
@@ -47,17 +47,22 @@ def images_in_table(table: Path) -> tuple[ImageRef, ...]:
 
     Raises:
         MissingData: there is no such file.
-        CorruptData: it has no column `filepath`, or no row.
+        CorruptData: it has no column `filepath`, no row, or a row without a value.
     """
     if not table.is_file():
         raise MissingData(f"no file at {table}")
-    with table.open(newline="", encoding="utf-8") as file:
-        rows = csv.DictReader(file, delimiter="," if table.suffix == ".csv" else "\t")
-        if "filepath" not in (rows.fieldnames or ()):
-            raise CorruptData(
-                f"{table} has no column `filepath`; its header is {rows.fieldnames or 'empty'}"
-            )
-        names = [row["filepath"] for row in rows]
+    try:
+        with table.open(newline="", encoding="utf-8") as file:
+            rows = csv.DictReader(file, delimiter="," if table.suffix == ".csv" else "\t")
+            if "filepath" not in (rows.fieldnames or ()):
+                raise CorruptData(
+                    f"{table} has no column `filepath`; its header is {rows.fieldnames or 'empty'}"
+                )
+            names = [row["filepath"] for row in rows]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise CorruptData(f"{table} is no table in UTF-8 ({error})") from error
+    if None in names:
+        raise CorruptData(f"{table}, row {names.index(None) + 1}: no value for `filepath`")
     if not names:
         raise CorruptData(f"{table} lists no pictures")
     return tuple(file_ref(table.parent / name, name) for name in names)
@@ -67,13 +72,15 @@ def load_picture(ref: ImageRef, transform: Transform, row: int) -> tuple[Tensor,
     """The transformed picture (3, S, S) float32, and the sha256 of its file; `row` is for errors.
 
     Raises:
-        MissingData: its file is gone.
+        MissingData: its file is gone, or can't be opened.
         CorruptData: its file is no picture, or cut short.
     """
     try:
         content = ref.read()
-    except FileNotFoundError as error:
-        raise MissingData(f"picture {ref.id} (row {row}): no file at {error.filename}") from error
+    except OSError as error:
+        raise MissingData(
+            f"picture {ref.id} (row {row}): {error.filename} can't be read ({error.strerror})"
+        ) from error
     try:
         with Image.open(io.BytesIO(content)) as image:
             image.load()

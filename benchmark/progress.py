@@ -70,7 +70,7 @@ class Reporter:
     def say(self, message: str) -> None:
         """A line for the person, unless they asked for quiet."""
         if not self.quiet:
-            self.console.print(message, highlight=False, markup=False, soft_wrap=True)
+            self.console.print(message, highlight=False, markup=False, emoji=False, soft_wrap=True)
 
     @contextmanager
     def stage(self, label: str, total: int) -> Iterator[Stage]:
@@ -82,5 +82,7 @@ class Reporter:
             TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
             TimeRemainingColumn(elapsed_when_finished=True),
         )  # fmt: skip
-        with Progress(*columns, console=self.console) as progress:
+        with Progress(
+            *columns, console=self.console, redirect_stdout=False, redirect_stderr=False
+        ) as progress:
             yield _Bar(progress, progress.add_task(label, total=total))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -17,6 +18,7 @@ from cirbench.benchmark.errors import CorruptData, UsageError
 from numpy.typing import NDArray
 
 SCHEMA = 1
+_SLUG_BYTES = 48
 _REQUIRED = (
     "schema", "cell", "metrics", "protocol", "counts", "fingerprints", "run", "environment",
     "per_query",
@@ -49,7 +51,8 @@ class Cell:
 
 def _slug(name: str) -> str:
     """A safe file name that still reads like the name."""
-    return re.sub(r"[^A-Za-z0-9._]+", "-", name).strip("-.")[:80]
+    safe = re.sub(r"[^\w.]+", "-", name).strip("-.") or "unnamed"
+    return safe.encode()[:_SLUG_BYTES].decode(errors="ignore")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,15 +120,15 @@ def sha256_of(path: Path) -> str:
 
 
 def write_record(root: Path, cell: Cell, data: Mapping[str, Any], per_query: PerQuery) -> Record:
-    """Writes the per-query data, then the record that names it."""
+    """Writes the per-query data and the record that names it: both, or neither."""
     path = root / cell.path
     arrays = path.with_suffix(".npz")
-    with written_whole(arrays) as temporary:
-        np.savez_compressed(temporary, **asdict(per_query))
-    named = {"file": arrays.name, "sha256": sha256_of(arrays)}
-    whole = {"schema": SCHEMA, "cell": asdict(cell), **data, "per_query": named}
-    with written_whole(path) as temporary:
-        temporary.write_text(json.dumps(whole, indent=2, sort_keys=True, allow_nan=False) + "\n")
+    with written_whole(path) as json_file, written_whole(arrays) as arrays_file:
+        np.savez_compressed(arrays_file, **asdict(per_query))
+        named = {"file": arrays.name, "sha256": sha256_of(arrays_file)}
+        whole = {"schema": SCHEMA, "cell": asdict(cell), **data, "per_query": named}
+        text = json.dumps(whole, indent=2, sort_keys=True, allow_nan=False)
+        json_file.write_text(f"{text}\n")
     return Record(path=path, data=whole)
 
 
@@ -148,7 +151,7 @@ def read_record(path: Path) -> Record:
 
 def read_records(root: Path) -> Iterator[Record]:
     """Every whole record below `root/TASK/`, by path; partial ones are left out."""
-    for path in sorted(root.glob("*/*.json")):
+    for path in sorted(root.glob("*/[!.]*.json")):
         record = read_record(path)
         if not record.data["run"]["partial"]:
             yield record
@@ -161,9 +164,9 @@ def check_writable(root: Path) -> None:
         UsageError: they can't.
     """
     try:
-        with written_whole(root / ".writable") as temporary:
-            temporary.write_text("")
-        (root / ".writable").unlink()
+        root.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=root):
+            pass
     except OSError as error:
         raise UsageError(
             f"can't write into {root}: {error.strerror}; choose another --output"

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from cirbench.benchmark.checkpoints import read_checkpoint, write_checkpoint
+from cirbench.benchmark.checkpoints import read_checkpoint, write_checkpoint, written_whole
 from cirbench.benchmark.errors import CheckFailed, CorruptData, UsageError
 from cirbench.benchmark.images import chunks, load_picture, prefetched
 from cirbench.benchmark.interfaces import Backbone, ImageRef
@@ -185,7 +185,8 @@ def train(job: Job, reporter: Reporter, *, resume: bool = False) -> float:
         )
     mapper = _new_mapper(job)
     optimizer = adamw(mapper, job.recipe, job.backbone.name)
-    first = load_state(job, mapper, optimizer) if resume else 0
+    first = load_state(job, mapper, optimizer) if resume and job.state_path.exists() else 0
+    reporter.say(f"{job.steps} steps, from step {first + 1}, on {len(job.images)} pictures")
     losses = _read_log(job, first)
     mapper.train()
     try:
@@ -243,19 +244,18 @@ def save_state(
     for name, parameter in mapper.named_parameters():
         for key, value in optimizer.state[parameter].items():
             tensors[f"optimizer.{name}.{key}"] = value
-    write_checkpoint(job.state_path, tensors, {**job.identity(), "step": len(losses)})
     _write_log(job, losses)
+    write_checkpoint(job.state_path, tensors, {**job.identity(), "step": len(losses)})
 
 
 def load_state(job: Job, mapper: MappingNetwork, optimizer: torch.optim.AdamW) -> int:
     """Puts a saved state back, and gives how many steps it has done.
 
     Raises:
-        MissingData: nothing was saved.
         UsageError: it is of another training; the fields that differ are named.
     """
     saved = read_checkpoint(job.state_path)
-    now = {**job.identity()}
+    now = job.identity()
     differing = [
         f"{part}.{key}: {saved.provenance.get(part, {}).get(key)} then, {value} now"
         for part in ("recipe", "images", "backbone")
@@ -280,8 +280,7 @@ def load_state(job: Job, mapper: MappingNetwork, optimizer: torch.optim.AdamW) -
 
 
 def _write_log(job: Job, losses: Sequence[float]) -> None:
-    job.log_path.parent.mkdir(parents=True, exist_ok=True)
-    with job.log_path.open("w", newline="") as file:
+    with written_whole(job.log_path) as path, path.open("w", newline="") as file:
         rows = csv.writer(file, lineterminator="\n")
         rows.writerow(("step", "loss"))
         rows.writerows(enumerate(map(repr, losses), start=1))
@@ -291,8 +290,11 @@ def _read_log(job: Job, steps: int) -> list[float]:
     """The losses of the steps already done."""
     if steps == 0:
         return []
-    with job.log_path.open(newline="") as file:
-        losses = [float(row["loss"]) for row in csv.DictReader(file)]
+    try:
+        with job.log_path.open(newline="") as file:
+            losses = [float(row["loss"]) for row in csv.DictReader(file)]
+    except (OSError, KeyError, ValueError) as error:
+        raise CorruptData(f"{job.log_path} can't be read ({error}); start anew") from error
     if len(losses) < steps:
         raise CorruptData(f"{job.log_path} has {len(losses)} of {steps} steps; start anew")
     return losses[:steps]
