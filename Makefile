@@ -1,8 +1,9 @@
 # The targets work in the active virtual environment.
 .PHONY: install format check perf data
 
-install: ## the project, editable, with what the tests need
+install: ## the project, editable, and what the tests need: tools, and a plug-in
 	pip install -e '.[test]'
+	pip install --no-deps ./tests/plugin
 
 format: ## what ruff can mend
 	ruff check --fix .

@@ -1,4 +1,4 @@
-"""Packs the emoji pictures from pinned sources: `python -m cirbench.datasets.emoji.build DIR`.
+"""Packs the emoji pictures from pinned sources: `python -P -m cirbench.datasets.emoji.build DIR`.
 
 Needs npm and the build extra (resvg-py). The result is a function of the sources: the same
 pictures.safetensors and pictures.csv, byte for byte, with the same versions of resvg and Pillow.
