@@ -9,6 +9,8 @@ clip  OpenAI's and torchvision's: bicubic resize of the shorter side, centre cro
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -34,7 +36,13 @@ class ImageSpec:
     std: tuple[float, float, float] = CLIP_STD
 
     def as_dict(self) -> dict[str, Any]:
+        """Plain data, for a record."""
         return asdict(self)
+
+    def fingerprint(self, preprocess: str) -> str:
+        """sha256 over the named preprocessing and this tower's numbers."""
+        canonical = json.dumps({"preprocess": preprocess, **self.as_dict()}, sort_keys=True)
+        return hashlib.sha256(canonical.encode()).hexdigest()
 
 
 def to_tensor(image: Image.Image, spec: ImageSpec) -> Tensor:

@@ -300,6 +300,7 @@ def _record_body(
         },
         "fingerprints": {
             "weights": backbone.weights_sha256,
+            "preprocess": backbone.image_spec.fingerprint(plan.protocol.preprocess),
             "checkpoint": checkpoint.sha256 if checkpoint else None,
             "annotations": data.annotations_sha256,
             "gallery": images.fingerprint(data.gallery),

@@ -48,7 +48,11 @@ class Picture:
 def pictures() -> tuple[Picture, ...]:
     """Every picture, in the order in which they are packed."""
     with (FOLDER / "pictures.csv").open(newline="") as file:
-        return tuple(Picture(index=i, **row) for i, row in enumerate(csv.DictReader(file)))
+        rows = csv.reader(file)
+        columns = next(rows)
+        return tuple(
+            Picture(index=i, **dict(zip(columns, row, strict=True))) for i, row in enumerate(rows)
+        )
 
 
 def training_pictures(styles: Iterable[str] = CORE_STYLES + HINT_STYLES) -> tuple[Picture, ...]:

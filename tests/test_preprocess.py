@@ -1,0 +1,66 @@
+"""CLIP's preprocessing, by hand and against the library that the released code calls."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from cirbench.benchmark.errors import UsageError
+from cirbench.benchmark.preprocess import CLIP_MEAN, CLIP_STD, ImageSpec, preprocess
+from PIL import Image
+from torchvision import transforms
+
+SPEC = ImageSpec(size=224)
+
+
+def noise(width, height, mode="RGB"):
+    rng = np.random.default_rng(width * height)
+    image = Image.fromarray(rng.integers(0, 255, (height, width, 3), dtype=np.uint8))
+    return image.convert(mode)
+
+
+@pytest.mark.parametrize("size", [(300, 224), (227, 224), (231, 224), (224, 235), (640, 480)])
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "P", "L"])
+def test_clip_is_resize_crop_then_rgb(size, mode):
+    theirs = transforms.Compose(
+        [
+            transforms.Resize(224, interpolation=transforms.InterpolationMode.BICUBIC),
+            transforms.CenterCrop(224),
+            lambda image: image.convert("RGB"),
+            transforms.ToTensor(),
+            transforms.Normalize(CLIP_MEAN, CLIP_STD),
+        ]
+    )
+    image = noise(*size, mode)
+    assert torch.equal(preprocess("clip", SPEC)(image), theirs(image))
+
+
+def test_a_palette_picture_is_resized_before_it_is_converted():
+    image = noise(300, 260).quantize(16)
+    transform = preprocess("clip", SPEC)
+    assert not torch.equal(transform(image), transform(image.convert("RGB")))
+
+
+@pytest.mark.parametrize(("width", "left"), [(225, 0), (226, 1), (227, 2), (231, 4)])
+def test_the_crops_offset_is_rounded_half_to_even(width, left):
+    image = noise(width, 224)
+    cropped = image.crop((left, 0, left + 224, 224))
+    transform = preprocess("clip", SPEC)
+    assert torch.equal(transform(image), transform(cropped))
+
+
+def test_the_fingerprint_is_of_name_and_numbers():
+    prints = {
+        SPEC.fingerprint("clip"),
+        SPEC.fingerprint("targetpad"),
+        ImageSpec(size=288).fingerprint("clip"),
+        ImageSpec(size=224, mean=(0.5, 0.5, 0.5)).fingerprint("clip"),
+        ImageSpec(size=224, std=(0.5, 0.5, 0.5)).fingerprint("clip"),
+    }
+    assert len(prints) == 5
+    assert SPEC.fingerprint("clip") == ImageSpec(size=224).fingerprint("clip")
+
+
+def test_an_unknown_preprocess_is_refused():
+    with pytest.raises(UsageError, match="known: clip"):
+        preprocess("clop", SPEC)

@@ -1,0 +1,69 @@
+"""The main job comes out as published here, and what is committed is of the code as it stands."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from cirbench.benchmark.checkpoints import sha256_of_file
+from cirbench.benchmark.progress import Reporter
+from cirbench.benchmark.records import read_records
+from cirbench.benchmark.run import Request, plan, run
+from cirbench.datasets.emoji.pictures import FOLDER
+from cirbench.datasets.emoji.task import PROTOCOL
+
+RESULTS = Path(__file__).parents[1] / "results"
+METHODS = ("image-only", "text-only", "image-text", "pic2word")
+
+
+@pytest.fixture(scope="module")
+def val(tmp_path_factory):
+    request = Request(
+        methods=METHODS, task="emoji", split="val", output=tmp_path_factory.mktemp("results")
+    )
+    records = run(plan(request), Reporter(quiet=True))
+    return {record.data["cell"]["method"]: record for record in records}
+
+
+@pytest.mark.parametrize("average", ["average", "average without flat"])
+@pytest.mark.parametrize("other", METHODS[:3])
+def test_pic2word_stands_above_each_baseline_on_unseen_concepts(val, average, other):
+    best = val["pic2word"].data["metrics"][average]["R@10"]
+    assert best["low"] > val[other].data["metrics"][average]["R@10"]["high"]
+
+
+def test_a_record_says_all_that_is_needed_to_make_it_again(val):
+    data = val["pic2word"].data
+    assert data["cell"]["trained_on"] == "emoji"
+    assert set(data["fingerprints"]) == {
+        "weights", "preprocess", "checkpoint", "annotations", "gallery", "references"
+    }  # fmt: skip
+    assert all(len(value) == 64 for value in data["fingerprints"].values())
+    assert set(data["run"]["seconds"]) == {"load", "embed", "compose", "rank", "score"}
+    assert data["counts"]["image_passes"] == data["counts"]["gallery"] == 750
+    assert data["protocol"]["hash"] == PROTOCOL.hash
+
+
+def test_the_query_itself_is_the_first_that_image_only_finds(val):
+    arrays = val["image-only"].per_query()
+    first = arrays.gallery[arrays.top[:, 0]]
+    assert (first == arrays.reference).all()
+
+
+def test_the_committed_results_are_of_this_code_and_data():
+    records = list(read_records(RESULTS))
+    assert {record.data["cell"]["method"] for record in records} == set(METHODS)
+    shipped = Path(__file__).parents[1] / "methods" / "weights" / "pic2word--emoji-clip.safetensors"
+    for record in records:
+        assert record.data["protocol"]["hash"] == PROTOCOL.hash
+        assert record.data["fingerprints"]["annotations"] == sha256_of_file(FOLDER / "pictures.csv")
+        assert record.data["environment"]["code"]["dirty"] is None
+        assert record.data["cell"]["checkpoint"] in (None, sha256_of_file(shipped))
+        record.per_query()
+
+
+def test_the_readmes_table_is_the_leaderboards():
+    readme = (RESULTS.parent / "README.md").read_text()
+    for record in read_records(RESULTS):
+        value = record.data["metrics"]["average"]["R@10"]
+        assert f"{value['value']:.1f} [{value['low']:.1f}, {value['high']:.1f}]" in readme
