@@ -16,10 +16,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from cirbench.benchmark.errors import CorruptData, MissingData
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+
+from cirbench.benchmark.errors import CorruptData, MissingData
 
 
 @dataclass(frozen=True, kw_only=True)

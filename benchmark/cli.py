@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
 from cirbench.benchmark.errors import CheckFailed, CirbenchError, UsageError
 
 if TYPE_CHECKING:
-    from cirbench.benchmark.run import Plan
+    from cirbench.benchmark.plan import Plan
 
 KNOWN_VARIABLES = ("CIRBENCH_DATA", "CIRBENCH_RESULTS")
 
@@ -27,6 +28,8 @@ app = typer.Typer(
 )
 trainer = typer.Typer(help="Train a method, or the embedded backbone.", **HELP)  # type: ignore[arg-type]  # the same
 app.add_typer(trainer, name="train")
+data = typer.Typer(help="Find the data sets.", **HELP)  # type: ignore[arg-type]  # the same
+app.add_typer(data, name="data")
 
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")]
 AsJson = Annotated[bool, typer.Option("--json", help="JSON on stdout, and nothing else there.")]
@@ -98,15 +101,17 @@ def run(
     quiet: Quiet = False,
 ) -> None:
     """Evaluate methods on a task, and store a record of each."""
+    from rich.console import Console
+
+    from cirbench.benchmark import plan as planning
     from cirbench.benchmark import run as harness
     from cirbench.benchmark.progress import Reporter
     from cirbench.benchmark.registry import methods
     from cirbench.benchmark.tables import print_record
-    from rich.console import Console
 
     chosen = tuple(dict.fromkeys(methods() if "all" in method else method))
-    plan = harness.plan(
-        harness.Request(
+    plan = planning.plan(
+        planning.Request(
             methods=chosen, task=task, split=split, protocol=protocol, backbone=backbone,
             checkpoint=checkpoint, data_root=data_root, device=device, precision=precision,
             batch_size=batch_size, workers=workers, seed=seed, limit=limit, output=output,
@@ -203,6 +208,34 @@ def info(
             print(f"{key}: {text}")  # noqa: T201 - data goes to stdout
 
 
+@data.command(epilog="Examples: bench data where imagenet-r --data-root ~/data")
+def where(
+    task: Annotated[str, typer.Argument(help="bench ls tasks.")],
+    data_root: DataRoot = None,
+    as_json: AsJson = False,
+) -> None:
+    """Print what a task looks for below the data root, and what is there."""
+    from cirbench.benchmark.registry import find_task
+
+    looked = [
+        {
+            "name": place.name,
+            "looked for": list(place.candidates),
+            "found": str(place.find(data_root) or "") if data_root else "",
+            "optional": place.optional,
+        }
+        for place in find_task(task).places
+    ]
+    if as_json:
+        _print_json(looked)
+        return
+    print(f"{task}: {'embedded, reads nothing' if not looked else data_root or 'no data root'}")  # noqa: T201 - data goes to stdout
+    for place in looked:
+        wanted = " or ".join(place["looked for"])
+        missing = "not there, optional" if place["optional"] else "MISSING"
+        print(f"  {place['name']}: {place['found'] or missing} (looked for {wanted})")  # noqa: T201 - the same
+
+
 @app.command(epilog="Examples: bench env · bench env --json > env.json")
 def env(as_json: AsJson = False) -> None:
     """Print the code's commit, versions and hardware, as records keep them."""
@@ -249,9 +282,9 @@ def train_pic2word(
     The defaults are the recipe of the paper's released code. A loss log is written beside OUTPUT.
     """
     from cirbench.benchmark.backbones import load_backbone
+    from cirbench.benchmark.plan import choose_device
     from cirbench.benchmark.progress import Reporter
     from cirbench.benchmark.records import check_writable
-    from cirbench.benchmark.run import choose_device
     from cirbench.benchmark.training_images import find_training_images
     from cirbench.methods.pic2word_training import Job, Recipe, train
 

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
+from torch import Tensor
+
 from cirbench.benchmark.embed import BatchSize, ImageFeatures, in_batches
 from cirbench.benchmark.errors import CorruptData
 from cirbench.benchmark.interfaces import Backbone, Method, Query
 from cirbench.benchmark.progress import Stage
 from cirbench.benchmark.protocol import EvaluationProtocol
-from torch import Tensor
 
 
 @dataclass(kw_only=True)

@@ -10,12 +10,13 @@ from functools import partial
 from typing import TypeVar
 
 import torch
+from torch import Tensor
+
 from cirbench.benchmark.errors import CorruptData
 from cirbench.benchmark.images import chunks, load_picture, prefetched
 from cirbench.benchmark.interfaces import Backbone, ImageRef
 from cirbench.benchmark.preprocess import Transform
 from cirbench.benchmark.progress import Stage
-from torch import Tensor
 
 T = TypeVar("T")
 

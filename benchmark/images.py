@@ -12,11 +12,12 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
 from cirbench.benchmark.errors import CorruptData, MissingData
 from cirbench.benchmark.interfaces import ImageRef
 from cirbench.benchmark.preprocess import Transform
-from PIL import Image, UnidentifiedImageError
-from torch import Tensor
 
 T = TypeVar("T")
 

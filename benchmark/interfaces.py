@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from cirbench.benchmark.checkpoints import Checkpoint
+    from cirbench.benchmark.layout import Place
     from cirbench.benchmark.preprocess import ImageSpec
     from cirbench.benchmark.protocol import EvaluationProtocol
-    from torch import Tensor
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,11 +56,18 @@ class Query:
 
 @dataclass(frozen=True, kw_only=True)
 class TaskData:
-    """A loaded task: the gallery in its fixed order (ties are broken by it), and the queries."""
+    """A loaded task.
+
+    Attributes:
+        gallery: in its fixed order, which breaks ties. One picture may stand in it more than once.
+        spans: group → the rows of the gallery that its queries are ranked against; a group that
+            is not named is ranked against all (Fashion-IQ has a gallery a category).
+    """
 
     gallery: tuple[ImageRef, ...]
     queries: tuple[Query, ...]
     annotations_sha256: str
+    spans: Mapping[str, range] = field(default_factory=dict)
 
     @property
     def groups(self) -> tuple[str, ...]:
@@ -75,6 +84,8 @@ class Task(Protocol):
     default_backbone: ClassVar[str]
     protocols: ClassVar[Mapping[str, EvaluationProtocol]]
     """The first is the default."""
+    places: ClassVar[Sequence[Place]] = ()
+    """What it reads below the data root."""
 
     def load(self, *, protocol: EvaluationProtocol, split: str, data_root: Path | None) -> TaskData:
         """Reads the annotations; opens no picture.

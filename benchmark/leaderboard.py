@@ -10,6 +10,9 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+from tabulate import tabulate
+
 from cirbench.benchmark.bootstrap import (
     Design,
     Interval,
@@ -19,8 +22,6 @@ from cirbench.benchmark.bootstrap import (
 )
 from cirbench.benchmark.records import PerQuery, Record
 from cirbench.benchmark.scoring import with_averages
-from numpy.typing import NDArray
-from tabulate import tabulate
 
 Draws = NDArray[np.float64]
 

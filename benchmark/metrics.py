@@ -10,8 +10,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from cirbench.benchmark.errors import UsageError
 from numpy.typing import NDArray
+
+from cirbench.benchmark.errors import UsageError
 
 Hits = NDArray[np.bool_]
 """(Q, K): whether the item at each rank is a positive."""

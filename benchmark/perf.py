@@ -12,9 +12,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from tabulate import tabulate
+
 from cirbench.benchmark.bootstrap import Design, resampled_means
 from cirbench.benchmark.ranking import dot_product, rank
-from tabulate import tabulate
 
 Row = tuple[str, str, str, str]
 

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
 from cirbench.benchmark.bootstrap import Design, group_means, intervals, resampled_means
 from cirbench.benchmark.leaderboard import Board
 from cirbench.benchmark.metrics import recall
 from cirbench.benchmark.scoring import with_averages
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 if TYPE_CHECKING:
     from cirbench.benchmark.records import PerQuery, Record

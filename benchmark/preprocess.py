@@ -5,6 +5,9 @@
 clip  OpenAI's and torchvision's: bicubic resize of the shorter side, centre crop with the offset
       rounded half to even, and only then conversion to RGB. A palette picture is thus resized in
       its own mode (by nearest neighbour), as the released code of Pic2Word and CLIP4Cir does.
+
+targetpad  CLIP4Cir's (ABaldrati/CLIP4Cir): a picture whose sides differ by a factor of 1.25 or
+      more is first padded with zeros along its shorter side to that factor, then as clip.
 """
 
 from __future__ import annotations
@@ -15,11 +18,12 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from cirbench.benchmark.errors import UsageError
 from PIL import Image
 from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as tv
+
+from cirbench.benchmark.errors import UsageError
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -59,7 +63,27 @@ def _clip(spec: ImageSpec) -> Transform:
     return transform
 
 
-PREPROCESSES: dict[str, Callable[[ImageSpec], Transform]] = {"clip": _clip}
+def target_padding(width: int, height: int, ratio: float = 1.25) -> tuple[int, int]:
+    """Pixels to add left and right, and above and below: no side then exceeds ratio × the other."""
+    if max(width, height) / min(width, height) < ratio:
+        return 0, 0
+    target = max(width, height) / ratio
+    return max(int((target - width) / 2), 0), max(int((target - height) / 2), 0)
+
+
+def _targetpad(spec: ImageSpec) -> Transform:
+    clip = _clip(spec)
+
+    def transform(image: Image.Image) -> Tensor:
+        return clip(tv.pad(image, list(target_padding(*image.size)), fill=0))
+
+    return transform
+
+
+PREPROCESSES: dict[str, Callable[[ImageSpec], Transform]] = {
+    "clip": _clip,
+    "targetpad": _targetpad,
+}
 
 
 def preprocess(name: str, spec: ImageSpec) -> Transform:

@@ -69,11 +69,17 @@ def rank(
               for start in range(0, len(positives), size)]  # fmt: skip
     parts = [_rank_block(scores(rows), positives[rows], removed and removed[rows], depth)
              for rows in blocks]  # fmt: skip
+    return joined(parts, np.arange(len(positives)))
+
+
+def joined(parts: Sequence[Ranking], order: NDArray[np.int64]) -> Ranking:
+    """Rankings of parts of the queries as one; `order` lists their queries, part after part."""
+    back = np.argsort(order, kind="stable")
     return Ranking(
-        top=np.concatenate([part.top for part in parts]),
-        similarity=np.concatenate([part.similarity for part in parts]),
-        first_rank=np.concatenate([part.first_rank for part in parts]),
-        tied=np.concatenate([part.tied for part in parts]),
+        top=np.concatenate([part.top for part in parts])[back],
+        similarity=np.concatenate([part.similarity for part in parts])[back],
+        first_rank=np.concatenate([part.first_rank for part in parts])[back],
+        tied=np.concatenate([part.tied for part in parts])[back],
     )
 
 

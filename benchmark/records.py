@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+
 from cirbench.benchmark.checkpoints import written_whole
 from cirbench.benchmark.errors import CorruptData, UsageError
-from numpy.typing import NDArray
 
 SCHEMA = 1
 _SLUG_BYTES = 48

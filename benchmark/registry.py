@@ -64,6 +64,14 @@ _TASKS = {
         "cirbench.datasets.emoji.task:Emoji",
         "embedded: an emoji redrawn in another style, 600 emoji × 4 styles",
     ),
+    "fashion-iq": _built_in(
+        "cirbench.datasets.fashion_iq:FashionIQ",
+        "a garment and how it differs, 6,016 queries in three categories",
+    ),
+    "imagenet-r": _built_in(
+        "cirbench.datasets.imagenet_r:ImageNetR",
+        "domain conversion, 10,000 photos × 4 domains against 16,983 images",
+    ),
 }
 
 _BACKBONES = {

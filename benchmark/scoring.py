@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
+
 from cirbench.benchmark.bootstrap import (
     Design,
     Interval,
@@ -17,7 +19,6 @@ from cirbench.benchmark.metrics import hits_at, parse_metric
 from cirbench.benchmark.protocol import EvaluationProtocol
 from cirbench.benchmark.ranking import Ranking
 from cirbench.benchmark.records import PerQuery
-from numpy.typing import NDArray
 
 
 def depth(protocol: EvaluationProtocol) -> int:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from cirbench.benchmark.bootstrap import Interval
-from cirbench.benchmark.records import Record
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
+
+from cirbench.benchmark.bootstrap import Interval
+from cirbench.benchmark.records import Record
 
 
 def print_record(record: Record, console: Console) -> None:

@@ -14,9 +14,10 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from cirbench.benchmark.interfaces import Method, Queries
 from torch import Tensor
 from torch.nn.functional import normalize
+
+from cirbench.benchmark.interfaces import Method, Queries
 
 
 class ImageOnly(Method):

@@ -24,11 +24,12 @@ from itertools import pairwise
 from typing import ClassVar, Self
 
 import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, normalize
+
 from cirbench.benchmark.checkpoints import Checkpoint
 from cirbench.benchmark.errors import CorruptData
 from cirbench.benchmark.interfaces import Backbone, Method, Queries
-from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, normalize
 
 DROPOUT = 0.1
 """Always 0.1 in the released code, whose --droprate is never passed on."""

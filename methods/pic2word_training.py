@@ -21,6 +21,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms import functional as tv
+
 from cirbench.benchmark.checkpoints import read_checkpoint, write_checkpoint, written_whole
 from cirbench.benchmark.errors import CheckFailed, CorruptData, UsageError
 from cirbench.benchmark.images import chunks, load_picture, prefetched
@@ -29,10 +34,6 @@ from cirbench.benchmark.preprocess import ImageSpec, to_tensor
 from cirbench.benchmark.progress import Reporter
 from cirbench.benchmark.provenance import code_state, package_versions
 from cirbench.methods.pic2word import DROPOUT, MappingNetwork, contrastive_loss
-from PIL import Image
-from torch import Tensor
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms import functional as tv
 
 PROMPT = "a photo of *"
 

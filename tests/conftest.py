@@ -7,11 +7,12 @@ from functools import partial
 
 import numpy as np
 import pytest
-from cirbench.benchmark.interfaces import ImageRef
 from PIL import Image
 
+from cirbench.benchmark.interfaces import ImageRef
 
-def picture(seed: int, side: int = 24) -> bytes:
+
+def png(seed: int, side: int = 24) -> bytes:
     """A PNG of random blobs, different for each seed."""
     rng = np.random.default_rng(seed)
     coarse = Image.fromarray(rng.integers(0, 255, (4, 4, 3), dtype=np.uint8))
@@ -21,11 +22,17 @@ def picture(seed: int, side: int = 24) -> bytes:
 
 
 @pytest.fixture
+def picture():
+    """The maker of pictures."""
+    return png
+
+
+@pytest.fixture
 def picture_refs():
     """Makes n pictures, each with a count of how often it was read."""
 
     def make(n: int) -> list[ImageRef]:
-        return [ImageRef(id=f"picture-{i}", read=partial(picture, i)) for i in range(n)]
+        return [ImageRef(id=f"picture-{i}", read=partial(png, i)) for i in range(n)]
 
     return make
 
@@ -36,5 +43,5 @@ def picture_folder(tmp_path):
     folder = tmp_path / "pictures"
     folder.mkdir()
     for i in range(24):
-        (folder / f"{i:02}.png").write_bytes(picture(i))
+        (folder / f"{i:02}.png").write_bytes(png(i))
     return folder

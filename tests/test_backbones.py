@@ -5,10 +5,11 @@ from __future__ import annotations
 import open_clip
 import pytest
 import torch
+from transformers import CLIPConfig, CLIPModel
+
 from cirbench.benchmark.backbones import load_backbone, transformers_clip
 from cirbench.benchmark.backbones import open_clip as open_clip_backbones
 from cirbench.benchmark.errors import MissingData, UsageError
-from transformers import CLIPConfig, CLIPModel
 
 WIDTH, LAYERS, HEADS, EMBEDDING, SIZE, PATCH = 64, 2, 1, 32, 32, 16
 TEXTS = ["a photo of a dog", "a cartoon of two cats , sleeping"]

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from cirbench.benchmark.bootstrap import Design, group_means, intervals, resampled_means
 from cirbench.benchmark.interfaces import ImageRef, Query, TaskData
 from cirbench.benchmark.protocol import EvaluationProtocol

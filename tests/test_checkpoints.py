@@ -8,6 +8,8 @@ import zipfile
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
+
 from cirbench.benchmark.checkpoints import (
     read_checkpoint,
     sha256_of_file,
@@ -16,7 +18,6 @@ from cirbench.benchmark.checkpoints import (
     written_whole,
 )
 from cirbench.benchmark.errors import CorruptData, MissingData
-from safetensors.torch import save_file
 
 
 def weights():

@@ -10,6 +10,7 @@ from typing import ClassVar
 
 import numpy as np
 import pytest
+
 from cirbench.benchmark import registry
 from cirbench.benchmark.cli import main
 from cirbench.benchmark.images import images_in_folder
@@ -181,6 +182,7 @@ def test_an_empty_gallery_is_refused(bench, folder_task):
 
 def test_a_prompt_without_placeholder_is_refused(bench, folder_task, tmp_path):
     import torch
+
     from cirbench.methods.pic2word import MappingNetwork
 
     torch.save(MappingNetwork(32, 24).state_dict(), tmp_path / "m.pt")

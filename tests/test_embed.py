@@ -6,13 +6,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+
 from cirbench.benchmark.backbones import load_backbone
 from cirbench.benchmark.embed import BatchSize, embed_images, in_batches
 from cirbench.benchmark.errors import CorruptData, MissingData
 from cirbench.benchmark.images import load_picture
 from cirbench.benchmark.interfaces import ImageRef
 from cirbench.benchmark.preprocess import preprocess
-from PIL import Image
 
 
 @pytest.fixture(scope="module")

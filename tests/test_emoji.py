@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+
 from cirbench.benchmark.checkpoints import read_checkpoint
 from cirbench.datasets.emoji import captions, clip_training
 from cirbench.datasets.emoji.pictures import (
@@ -23,7 +25,6 @@ from cirbench.datasets.emoji.pictures import (
     training_pictures,
 )
 from cirbench.datasets.emoji.task import MAPPER_STYLES, PROTOCOL, Emoji
-from PIL import Image
 
 ROOT = Path(str(files("cirbench.datasets.emoji")))
 

@@ -8,6 +8,8 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+
 from cirbench.benchmark.errors import CorruptData, MissingData
 from cirbench.benchmark.images import (
     EXTENSIONS,
@@ -20,7 +22,6 @@ from cirbench.benchmark.images import (
 )
 from cirbench.benchmark.interfaces import ImageRef
 from cirbench.benchmark.preprocess import ImageSpec, preprocess
-from PIL import Image
 
 TRANSFORM = preprocess("clip", ImageSpec(size=16))
 

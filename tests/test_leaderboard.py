@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from cirbench.benchmark.errors import CorruptData, MissingData
 from cirbench.benchmark.leaderboard import boards, page
 from cirbench.benchmark.metrics import hits_at, parse_metric

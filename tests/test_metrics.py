@@ -3,11 +3,12 @@ from __future__ import annotations
 import ir_measures
 import numpy as np
 import pytest
-from cirbench.benchmark.errors import UsageError
-from cirbench.benchmark.metrics import hits_at, parse_metric
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from ir_measures import AP, R, Success
+
+from cirbench.benchmark.errors import UsageError
+from cirbench.benchmark.metrics import hits_at, parse_metric
 
 
 def per_query(name, hits, positives, epsilon=0.0):

@@ -12,6 +12,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+
 from cirbench.benchmark.backbones import load_backbone
 from cirbench.benchmark.checkpoints import read_checkpoint
 from cirbench.benchmark.errors import CheckFailed, CorruptData, UsageError

@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from cirbench.benchmark.errors import UsageError
-from cirbench.benchmark.preprocess import CLIP_MEAN, CLIP_STD, ImageSpec, preprocess
 from PIL import Image
 from torchvision import transforms
+
+from cirbench.benchmark.errors import UsageError
+from cirbench.benchmark.preprocess import CLIP_MEAN, CLIP_STD, ImageSpec, preprocess, target_padding
 
 SPEC = ImageSpec(size=224)
 
@@ -59,6 +60,21 @@ def test_the_fingerprint_is_of_name_and_numbers():
     }
     assert len(prints) == 5
     assert SPEC.fingerprint("clip") == ImageSpec(size=224).fingerprint("clip")
+
+
+@pytest.mark.parametrize(
+    ("size", "padding"),
+    [
+        ((300, 800), (170, 0)), ((800, 300), (0, 170)), ((500, 400), (0, 0)),
+        ((640, 480), (0, 16)), ((301, 445), (27, 0)), ((1024, 683), (0, 68)), ((240, 200), (0, 0)),
+    ],
+)  # fmt: skip
+def test_targetpad_pads_the_shorter_side_with_zeros(size, padding):
+    assert target_padding(*size) == padding
+    image = noise(*size)
+    padded = Image.new("RGB", (size[0] + 2 * padding[0], size[1] + 2 * padding[1]))
+    padded.paste(image, padding)
+    assert torch.equal(preprocess("targetpad", SPEC)(image), preprocess("clip", SPEC)(padded))
 
 
 def test_an_unknown_preprocess_is_refused():

@@ -4,9 +4,10 @@ import io
 from types import SimpleNamespace
 
 import pytest
+from rich.console import Console
+
 from cirbench.benchmark import progress
 from cirbench.benchmark.progress import Reporter
-from rich.console import Console
 
 
 @pytest.fixture(autouse=True)

@@ -3,6 +3,7 @@ from __future__ import annotations
 from dataclasses import fields, replace
 
 import pytest
+
 from cirbench.benchmark.errors import UsageError
 from cirbench.benchmark.protocol import EvaluationProtocol
 

@@ -3,10 +3,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from cirbench.benchmark import ranking
-from cirbench.benchmark.ranking import dot_product, rank, top_k
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from cirbench.benchmark import ranking
+from cirbench.benchmark.ranking import dot_product, rank, top_k
 
 
 def scores_of(matrix):

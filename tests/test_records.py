@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from cirbench.benchmark import records
 from cirbench.benchmark.errors import CorruptData, UsageError
 from cirbench.benchmark.records import (

@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import pytest
+
 from cirbench.benchmark import registry
 from cirbench.benchmark.errors import UsageError
 from cirbench.benchmark.registry import find_backbone, find_method, find_task

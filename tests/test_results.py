@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from cirbench.benchmark.checkpoints import sha256_of_file
+from cirbench.benchmark.plan import Request, plan
 from cirbench.benchmark.progress import Reporter
 from cirbench.benchmark.records import read_records
-from cirbench.benchmark.run import Request, plan, run
+from cirbench.benchmark.run import run
 from cirbench.datasets.emoji.pictures import FOLDER
 from cirbench.datasets.emoji.task import PROTOCOL
 

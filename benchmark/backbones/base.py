@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import torch
+from torch import Tensor, nn
+
 from cirbench.benchmark.backbones.text import (
     PRECISIONS,
     check_context,
@@ -15,7 +17,6 @@ from cirbench.benchmark.backbones.text import (
 from cirbench.benchmark.checkpoints import sha256_of_tensors
 from cirbench.benchmark.errors import UsageError
 from cirbench.benchmark.preprocess import ImageSpec
-from torch import Tensor, nn
 
 Tokenizer = Callable[[Sequence[str]], list[list[int]]]
 """Texts → their token ids with start and end of text, uncut and unpadded."""

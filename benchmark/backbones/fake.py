@@ -10,9 +10,10 @@ import zlib
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor, nn
+
 from cirbench.benchmark.backbones.base import TorchBackbone
 from cirbench.benchmark.preprocess import ImageSpec
-from torch import Tensor, nn
 
 _SIZE, _WIDTH, _TOKEN_WIDTH, _CONTEXT, _VOCABULARY = 16, 32, 24, 77, 4096
 _PAD, _START, _PLACEHOLDER, _FIRST_WORD, _END = 0, 1, 2, 3, _VOCABULARY - 1

@@ -9,11 +9,12 @@ from typing import Any
 
 import open_clip
 import torch
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+from torch import nn
+
 from cirbench.benchmark.backbones.base import TorchBackbone
 from cirbench.benchmark.errors import CorruptData, MissingData, UsageError
 from cirbench.benchmark.preprocess import ImageSpec
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-from torch import nn
 
 
 def load_emoji_clip(name: str, *, device: str, precision: str) -> TorchBackbone:

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
+
 from cirbench.benchmark.backbones.base import TorchBackbone
 from cirbench.benchmark.errors import MissingData
 from cirbench.benchmark.preprocess import ImageSpec
-from torch import Tensor
 
 
 def load(name: str, *, device: str, precision: str) -> TorchBackbone:

@@ -20,11 +20,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image, ImageOps
+from safetensors.numpy import save_file
+
 from cirbench.benchmark.checkpoints import sha256_of_file, written_whole
 from cirbench.benchmark.errors import CorruptData, MissingData
 from cirbench.datasets.emoji.pictures import CORE_STYLES, HINT_STYLES
-from PIL import Image, ImageOps
-from safetensors.numpy import save_file
 
 TEST_CONCEPTS, VAL_CONCEPTS = 600, 150
 SPLIT_SEED = 0

@@ -2,9 +2,10 @@
 
 from typing import ClassVar
 
-from cirbench.benchmark.interfaces import Method, Queries
 from torch import Tensor
 from torch.nn.functional import normalize
+
+from cirbench.benchmark.interfaces import Method, Queries
 
 
 class NegatedImage(Method):

@@ -1,0 +1,163 @@
+"""From what a person asked for to a plan: defaults filled in, mistakes found before any work."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from importlib.resources import files
+from pathlib import Path
+
+import torch
+
+from cirbench.benchmark.errors import MissingData, UsageError
+from cirbench.benchmark.interfaces import Method, Task, TaskData
+from cirbench.benchmark.protocol import EvaluationProtocol
+from cirbench.benchmark.registry import find_method, find_task
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What a person asked for; None means the task's or the machine's own default."""
+
+    methods: tuple[str, ...]
+    task: str
+    split: str | None = None
+    protocol: str | None = None
+    backbone: str | None = None
+    checkpoint: Path | None = None
+    data_root: Path | None = None
+    device: str = "auto"
+    precision: str = "fp32"
+    batch_size: int = 64
+    workers: int = 2
+    seed: int = 0
+    limit: int | None = None
+    output: Path = Path("results")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A request with every default filled in and the annotations read; no picture opened."""
+
+    request: Request
+    task: Task
+    split: str
+    protocol: EvaluationProtocol
+    backbone: str
+    device: str
+    data: TaskData
+
+    @property
+    def image_passes(self) -> int:
+        """How many distinct pictures the image tower sees."""
+        refs = [*self.data.gallery, *(query.reference for query in self.data.queries)]
+        return len({ref.id for ref in refs})
+
+    @property
+    def output(self) -> Path:
+        """Where records go; partial ones never among the others."""
+        folder = self.request.output
+        return folder if self.request.limit is None else folder.with_name(f"{folder.name}-partial")
+
+
+def choose_device(name: str) -> str:
+    """`auto` is the first GPU where there is one.
+
+    Raises:
+        UsageError: CUDA is asked for and can't be used.
+    """
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(
+            f"device {name!r} can't be used ({str(error).splitlines()[0]}); try --device auto"
+        ) from error
+    return name
+
+
+def plan(request: Request) -> Plan:
+    """Fills in the defaults, reads the annotations, and finds every mistake that can be found yet.
+
+    Raises:
+        UsageError, MissingData, CorruptData: as their classes say.
+    """
+    task: Task = find_task(request.task)()
+    classes: list[type[Method]] = [find_method(name) for name in request.methods]
+    backbone = request.backbone or task.default_backbone
+    for method in classes:
+        checkpoint_path(method, backbone, request.checkpoint)
+    split = _choice("split", request.split, task.splits)
+    protocol = task.protocols[_choice("protocol", request.protocol, tuple(task.protocols))]
+    data = task.load(protocol=protocol, split=split, data_root=request.data_root)
+    if not data.gallery or not data.queries:
+        raise MissingData(
+            f"task {task.name}, split {split}: {len(data.gallery)} gallery images and "
+            f"{len(data.queries)} queries; check --data-root"
+        )
+    if request.limit is not None:
+        data = limited(data, request.limit)
+    return Plan(
+        request=request, task=task, split=split, protocol=protocol, backbone=backbone,
+        device=choose_device(request.device), data=data,
+    )  # fmt: skip
+
+
+def _choice(kind: str, wanted: str | None, known: Sequence[str]) -> str:
+    if wanted is None:
+        return known[0]
+    if wanted not in known:
+        raise UsageError(f"unknown {kind} {wanted!r}; known: {', '.join(known)}")
+    return wanted
+
+
+def limited(data: TaskData, limit: int) -> TaskData:
+    """The first `limit` queries of each group, over the pictures that these need."""
+    taken: dict[str, int] = {}
+    queries = []
+    for query in data.queries:
+        taken[query.group] = taken.get(query.group, 0) + 1
+        if taken[query.group] <= limit:
+            queries.append(query)
+    references = {query.reference.id for query in queries}
+    positives = {row for query in queries for row in query.positives}
+    kept = [row for row, ref in enumerate(data.gallery) if row in positives or ref.id in references]
+    new_row = {row: i for i, row in enumerate(kept)}
+    return replace(
+        data,
+        gallery=tuple(data.gallery[row] for row in kept),
+        spans={
+            group: range(
+                sum(row < span.start for row in kept), sum(row < span.stop for row in kept)
+            )
+            for group, span in data.spans.items()
+        },
+        queries=tuple(
+            replace(
+                query,
+                positives=tuple(new_row[row] for row in query.positives),
+                removed=None if query.removed is None else new_row.get(query.removed),
+            )
+            for query in queries
+        ),
+    )
+
+
+def checkpoint_path(method: type[Method], backbone: str, wanted: Path | None) -> Path | None:
+    """The method's weights: those asked for, else the shipped ones; None where it has none.
+
+    Raises:
+        MissingData: it needs weights, and none are shipped for the backbone.
+    """
+    if not method.needs_checkpoint:
+        return None
+    if wanted is not None:
+        return wanted
+    if backbone not in method.shipped_checkpoints:
+        shipped = ", ".join(method.shipped_checkpoints) or "no backbone"
+        raise MissingData(
+            f"{method.name} needs --checkpoint for the backbone {backbone} "
+            f"(one is shipped for {shipped}); bench train {method.name} --help makes one"
+        )
+    return Path(str(files("cirbench.methods") / "weights" / method.shipped_checkpoints[backbone]))

@@ -1,0 +1,171 @@
+"""Task `fashion-iq`: a garment, and two sentences that say how the one looked for differs.
+
+Wu et al., CVPR 2021; splits and captions of XiaoxiaoGuo/fashion-iq. The val split is reported, as
+everybody does (its test labels are not used), and the same split usually selects the checkpoint.
+Three categories, each with a gallery of its own; the plain mean over them is the average. A query's
+own reference stays in the gallery.
+
+Protocols:
+
+pic2word  the paper's released evaluation (google-research/composed_image_retrieval, --eval-mode
+          fashion): the whole split as gallery, the SECOND caption first, nothing stripped, and the
+          literal star in the text-only row.
+clip4cir  ABaldrati/CLIP4Cir: targetpad, "C1 and c2" of stripped captions, image+text as the
+          normalised sum of the raw features.
+val       as pic2word, with the smaller gallery of VAL and CoSMo: images that occur in triplets.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+from cirbench.benchmark.annotations import image_files, numbered, read_json, read_rows, row_of
+from cirbench.benchmark.checkpoints import sha256_of_file
+from cirbench.benchmark.errors import CorruptData, MissingData
+from cirbench.benchmark.images import file_ref
+from cirbench.benchmark.interfaces import ImageRef, Query, Task, TaskData
+from cirbench.benchmark.layout import Place, locate
+from cirbench.benchmark.protocol import EvaluationProtocol
+
+CATEGORIES = ("dress", "shirt", "toptee")
+WHOLE_SPLIT = "the whole split of the category"
+TRIPLETS = "references and targets of the category's triplets"
+STRIPPED = ".?, "
+"""What CLIP4Cir takes off both ends of a caption."""
+
+PIC2WORD = EvaluationProtocol(
+    name="pic2word",
+    version=1,
+    gallery=WHOLE_SPLIT,
+    reference_removed=False,
+    preprocess="clip",
+    templates={
+        "text": "a photo of * , {second} and {first}",
+        "pseudo-word": "a photo of * , {second} and {first}",
+    },
+    metrics=("R@1", "R@5", "R@10", "R@50", "R@100"),
+    headline="R@10",
+)
+CLIP4CIR = replace(
+    PIC2WORD,
+    name="clip4cir",
+    preprocess="targetpad",
+    templates={
+        "text": "{first_capitalised} and {second_stripped}",
+        "pseudo-word": "a photo of * , {second} and {first}",
+    },
+    image_text_sum="raw",
+)
+VAL = replace(PIC2WORD, name="val", gallery=TRIPLETS)
+
+ROOTS = ("fashion-iq", "fashionIQ_dataset", "FashionIQ", "fashioniq", "fashion_iq")
+
+
+def _below(*folders: str) -> tuple[str, ...]:
+    return tuple(f"{root}/{folder}" for root in ROOTS for folder in folders)
+
+
+PLACES = (
+    Place(name="captions", candidates=_below("captions", "json")),
+    Place(name="splits", candidates=_below("image_splits")),
+    Place(name="images", candidates=_below("images", "resized_images")),
+)
+
+
+def category_gallery(
+    split: Path, triplets: Sequence[tuple[int, Mapping[str, Any]]], protocol: EvaluationProtocol
+) -> list[str]:
+    """The names of a category's gallery, in the order of its split file."""
+    names = read_json(split)
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise CorruptData(f"{split} is no list of image names")
+    numbered(names, split)
+    if protocol.gallery == WHOLE_SPLIT:
+        return names
+    used = {row[role] for _, row in triplets for role in ("candidate", "target")}
+    return [name for name in names if name in used]
+
+
+def caption_fields(captions: Sequence[str]) -> dict[str, str]:
+    """What the templates speak of."""
+    first, second = captions
+    return {
+        "first": first,
+        "second": second,
+        "first_capitalised": first.strip(STRIPPED).capitalize(),
+        "second_stripped": second.strip(STRIPPED),
+    }
+
+
+class FashionIQ(Task):
+    """6,016 val queries of three categories, against 3,817, 6,346 and 5,373 images."""
+
+    name: ClassVar[str] = "fashion-iq"
+    splits: ClassVar[tuple[str, ...]] = ("val",)
+    default_backbone: ClassVar[str] = "ViT-L-14/openai"
+    protocols: ClassVar[Mapping[str, EvaluationProtocol]] = {
+        protocol.name: protocol for protocol in (PIC2WORD, CLIP4CIR, VAL)
+    }
+    places: ClassVar[Sequence[Place]] = PLACES
+
+    def load(self, *, protocol: EvaluationProtocol, split: str, data_root: Path | None) -> TaskData:
+        places = locate(data_root, self.name, PLACES)
+        captions, splits, images = (places[p.name] or Path() for p in PLACES)
+        gallery: list[str] = []
+        queries: list[tuple[str, dict[str, Any]]] = []
+        spans: dict[str, range] = {}
+        digest = hashlib.sha256()
+        for category in CATEGORIES:
+            caption_file = captions / f"cap.{category}.{split}.json"
+            split_file = splits / f"split.{category}.{split}.json"
+            names, found = read_category(caption_file, split_file, protocol, category, len(gallery))
+            spans[category] = range(len(gallery), len(gallery) + len(names))
+            gallery += names
+            queries += found
+            digest.update((sha256_of_file(caption_file) + sha256_of_file(split_file)).encode())
+        files = image_files(images, list(dict.fromkeys(gallery)))
+        refs = {name: file_ref(path, name) for name, path in files.items()}
+        return TaskData(
+            gallery=tuple(refs[name] for name in gallery),
+            queries=tuple(Query(reference=refs[name], **fields) for name, fields in queries),
+            annotations_sha256=digest.hexdigest(),
+            spans=spans,
+        )
+
+    def training_images(self, *, data_root: Path | None) -> Sequence[ImageRef]:
+        raise MissingData("fashion-iq has no unlabelled training images here")
+
+
+def read_category(
+    caption_file: Path, split_file: Path, protocol: EvaluationProtocol, category: str, start: int
+) -> tuple[list[str], list[tuple[str, dict[str, Any]]]]:
+    """A category's gallery, and per query its reference's name and the fields of a `Query`.
+
+    Args:
+        start: the row of the whole task's gallery at which the category's begins.
+
+    Raises:
+        CorruptData: a row lacks a field, or names an image that is not in the gallery.
+    """
+    triplets = list(read_rows(caption_file, {"candidate": str, "target": str, "captions": list}))
+    gallery = category_gallery(split_file, triplets, protocol)
+    rows = numbered(gallery, split_file)
+    queries = []
+    for number, row in triplets:
+        captions = row["captions"]
+        if len(captions) != 2 or not all(isinstance(caption, str) for caption in captions):
+            raise CorruptData(f"{caption_file}, row {number}: not two captions")
+        row_of(rows, row["candidate"], caption_file, number)
+        target = row_of(rows, row["target"], caption_file, number)
+        fields = {
+            "id": f"{category}/{number}",
+            "positives": (start + target,),
+            "group": category,
+            "fields": caption_fields(captions),
+        }
+        queries.append((row["candidate"], fields))
+    return gallery, queries

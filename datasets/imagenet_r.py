@@ -1,0 +1,218 @@
+"""Task `imagenet-r`: domain conversion from ImageNet photos to ImageNet-R's renditions.
+
+Saito et al., CVPR 2023, section 4.1 and table 1; google-research/composed_image_retrieval,
+--eval-mode imgnet. 10,000 validation photos of the 200 classes of ImageNet-R are asked for once per
+domain (cartoon, origami, toy, sculpture), against the 6,983 renditions of these domains and the
+same 10,000 photos as distractors, the query's own among them. Positives are all renditions of its
+class in the domain; a query that has none counts as 0. The average is the plain mean of the four
+domains.
+
+Which pictures take part is what the folders hold; where the released lists lie in the data root
+too, both must agree. The order of the gallery, which decides ties alone, is that of the sorted
+paths in both cases, so that both give one and the same task.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from cirbench.benchmark.errors import CorruptData, MissingData
+from cirbench.benchmark.images import file_ref
+from cirbench.benchmark.interfaces import ImageRef, Query, Task, TaskData
+from cirbench.benchmark.layout import Place, locate
+from cirbench.benchmark.protocol import EvaluationProtocol
+
+DOMAINS = ("cartoon", "origami", "toy", "sculpture")
+"""In the order of the released lists, whose labels are class + 1000 × domain."""
+_PHOTO_BLOCK = 6
+
+PROTOCOL = EvaluationProtocol(
+    name="pic2word",
+    version=1,
+    gallery="renditions of all four domains, then all query photos as distractors",
+    reference_removed=False,
+    preprocess="clip",
+    templates={"text": "a {domain} of ", "pseudo-word": "a {domain} of *"},
+    group_fields={domain: {"domain": domain} for domain in DOMAINS},
+    metrics=("R@1", "R@5", "R@10", "R@50", "R@100", "R@200"),
+    headline="R@10",
+    recall_epsilon=1e-5,
+)
+
+PLACES = (
+    Place(name="renditions", candidates=("imgnet/imagenet-r", "imagenet-r")),
+    Place(
+        name="photos",
+        candidates=("imgnet/real", "imagenet/val", "imagenet/real", "ILSVRC2012/val"),
+    ),
+    Place(
+        name="query list",
+        candidates=("imgnet/imgnet_real_query.txt", "imagenet-r/imgnet_real_query.txt"),
+        optional=True,
+    ),
+    Place(
+        name="target list",
+        candidates=("imgnet/imgnet_targets.txt", "imagenet-r/imgnet_targets.txt"),
+        optional=True,
+    ),
+)
+
+
+@dataclass(frozen=True, order=True, slots=True)
+class Item:
+    """A picture of a class (wnid), in a domain, or a photo (domain None)."""
+
+    wnid: str
+    name: str
+    domain: str | None = None
+
+
+def listed(queries: Path, targets: Path) -> tuple[list[Item], list[Item]]:
+    """Photos and renditions of the two released lists.
+
+    Raises:
+        CorruptData: a line is no path with a label, a label contradicts its line or another
+            line, or the photos of the two lists differ.
+    """
+    photos = [item for item, _ in _lines(queries, photos_only=True)]
+    classes: dict[str, int] = {}
+    renditions: list[Item] = []
+    distractors: list[Item] = []
+    for item, label in _lines(targets):
+        if classes.setdefault(item.wnid, label % 1000) != label % 1000:
+            raise CorruptData(f"{targets}: {item.wnid} has two class numbers")
+        (distractors if item.domain is None else renditions).append(item)
+    if set(photos) != set(distractors):
+        raise CorruptData(f"{targets} does not hold the very photos of {queries} as distractors")
+    return photos, renditions
+
+
+def _lines(path: Path, *, photos_only: bool = False) -> Iterator[tuple[Item, int]]:
+    seen = set()
+    for row, line in enumerate(path.read_text().splitlines(), start=1):
+        match = re.fullmatch(r"\S*?([^/\s]+)/([^/\s]+) (\d+) ?", line)
+        if not match or match[1] in (".", ".."):
+            raise CorruptData(f"{path}, row {row}: no path with a label: {line!r}")
+        label = int(match[3])
+        block = 0 if photos_only else label // 1000
+        domain = None if photos_only or block == _PHOTO_BLOCK else _domain(match[2])
+        if domain is not None and (block >= len(DOMAINS) or DOMAINS[block] != domain):
+            raise CorruptData(f"{path}, row {row}: label {label} is not of the domain {domain}")
+        item = Item(match[1], match[2], domain)
+        if item in seen:
+            raise CorruptData(f"{path}, row {row}: {match[1]}/{match[2]} is listed twice")
+        seen.add(item)
+        yield item, label
+
+
+def _domain(name: str) -> str:
+    return name.partition("_")[0]
+
+
+def in_folders(photos: Path, renditions: Path) -> tuple[list[Item], list[Item]]:
+    """Photos of the classes of ImageNet-R, and its renditions in the four domains, by folder."""
+    found = [
+        Item(folder.name, file.name, _domain(file.name))
+        for folder in sorted(renditions.iterdir())
+        if folder.is_dir()
+        for file in sorted(folder.iterdir())
+        if _domain(file.name) in DOMAINS
+    ]
+    classes = sorted(folder.name for folder in renditions.iterdir() if folder.is_dir())
+    real = [
+        Item(wnid, file.name)
+        for wnid in classes
+        if (photos / wnid).is_dir()
+        for file in sorted((photos / wnid).iterdir())
+        if file.suffix.lower() in (".jpeg", ".jpg")
+    ]
+    return real, found
+
+
+def check_agreement(kind: str, wanted: Sequence[Item], found: Sequence[Item], folder: Path) -> None:
+    """Lists and folders must name the same pictures.
+
+    Raises:
+        MissingData: listed pictures are not in the folders.
+        CorruptData: the folders hold pictures that are not listed.
+    """
+    missing, extra = set(wanted) - set(found), set(found) - set(wanted)
+    if missing:
+        first = min(missing)
+        raise MissingData(
+            f"{len(missing):,} of {len(wanted):,} {kind} are not below {folder}, the first is "
+            f"{first.wnid}/{first.name}; a gallery that is not whole gives other numbers"
+        )
+    if extra:
+        first = min(extra)
+        raise CorruptData(
+            f"{folder} has {len(extra):,} {kind} that are not in the list, the first is "
+            f"{first.wnid}/{first.name}; remove them, or the list"
+        )
+
+
+class ImageNetR(Task):
+    """10,000 photos × 4 domains against 16,983 images."""
+
+    name: ClassVar[str] = "imagenet-r"
+    splits: ClassVar[tuple[str, ...]] = ("test",)
+    default_backbone: ClassVar[str] = "ViT-L-14/openai"
+    protocols: ClassVar[Mapping[str, EvaluationProtocol]] = {PROTOCOL.name: PROTOCOL}
+    places: ClassVar[Sequence[Place]] = PLACES
+
+    def load(self, *, protocol: EvaluationProtocol, split: str, data_root: Path | None) -> TaskData:
+        places = locate(data_root, self.name, PLACES)
+        photo_folder, rendition_folder = places["photos"], places["renditions"]
+        assert photo_folder is not None  # needed places are never None
+        assert rendition_folder is not None  # the same
+        photos, renditions = in_folders(photo_folder, rendition_folder)
+        queries, targets = places["query list"], places["target list"]
+        if queries is not None and targets is not None:
+            listed_photos, listed_renditions = listed(queries, targets)
+            check_agreement("photos", listed_photos, photos, photo_folder)
+            check_agreement("renditions", listed_renditions, renditions, rendition_folder)
+        return task_data(sorted(photos), sorted(renditions), photo_folder, rendition_folder)
+
+    def training_images(self, *, data_root: Path | None) -> Sequence[ImageRef]:
+        raise MissingData("imagenet-r has no training images; Pic2Word is trained on CC3M")
+
+
+def task_data(
+    photos: Sequence[Item], renditions: Sequence[Item], photo_folder: Path, rendition_folder: Path
+) -> TaskData:
+    """Every photo is a query once per domain."""
+    photo_refs = [_ref(photo_folder, item, "real") for item in photos]
+    rendition_refs = [_ref(rendition_folder, item, "imagenet-r") for item in renditions]
+    positives: dict[tuple[str, str | None], list[int]] = {}
+    for row, item in enumerate(renditions):
+        positives.setdefault((item.wnid, item.domain), []).append(row)
+    rows = {key: tuple(value) for key, value in positives.items()}
+    queries = tuple(
+        Query(
+            id=f"{domain}/{item.wnid}/{item.name}",
+            reference=ref,
+            positives=rows.get((item.wnid, domain), ()),
+            group=domain,
+        )
+        for domain in DOMAINS
+        for item, ref in zip(photos, photo_refs, strict=True)
+    )
+    return TaskData(
+        gallery=(*rendition_refs, *photo_refs),
+        queries=queries,
+        annotations_sha256=_fingerprint([*photos, *renditions]),
+    )
+
+
+def _ref(folder: Path, item: Item, kind: str) -> ImageRef:
+    return file_ref(folder / item.wnid / item.name, f"{kind}/{item.wnid}/{item.name}")
+
+
+def _fingerprint(items: Sequence[Item]) -> str:
+    text = "\n".join(f"{item.wnid}/{item.name} {item.domain}" for item in items)
+    return hashlib.sha256(text.encode()).hexdigest()
