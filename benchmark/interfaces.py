@@ -44,6 +44,8 @@ class Query:
         group: the part of the task it is averaged in (a domain, a category).
         fields: what the protocol's templates speak of, such as a caption.
         removed: the gallery row that is left out of this query's ranking, if any.
+        members: gallery rows among which alone the positives are ranked a second time, for
+            subset metrics (CIRR's image sets, without the reference).
     """
 
     id: str
@@ -52,6 +54,7 @@ class Query:
     group: str = "all"
     fields: Mapping[str, str] = field(default_factory=dict)
     removed: int | None = None
+    members: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

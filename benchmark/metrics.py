@@ -1,6 +1,7 @@
 """Retrieval metrics, per query first; a mean over queries is the second step.
 
-A metric is written as the tables write it: `R@10`, `HR@10`, `mAP@10`. All are in percent.
+A metric is written as the tables write it: `R@10`, `HR@10`, `mAP@10`, `Rs@1` (recall in CIRR's
+subsets), `mean(R@5,Rs@1)`. All are in percent.
 """
 
 from __future__ import annotations
@@ -47,8 +48,12 @@ def average_precision(hits: Hits, positives: Counts, k: int, epsilon: float = 0.
     return 100.0 * average
 
 
+SUBSET = "Rs"
+"""Kind of a recall among a query's members alone."""
+
 _KINDS: dict[str, Callable[[Hits, Counts, int, float], Values]] = {
     "R": recall,
+    SUBSET: recall,
     "HR": hit_rate,
     "mAP": average_precision,
 }
@@ -77,6 +82,17 @@ def parse_metric(name: str) -> Metric:
     if not match or match[1] not in _KINDS:
         raise UsageError(f"unknown metric {name!r}; known: {', '.join(f'{k}@K' for k in _KINDS)}")
     return Metric(name=name, kind=match[1], k=int(match[2]))
+
+
+def parse_metrics(name: str) -> list[Metric]:
+    """The metrics that a name is the mean of; for all but `mean(...)`, the one of that name.
+
+    Raises:
+        UsageError: one of them is no metric.
+    """
+    if name.startswith("mean(") and name.endswith(")"):
+        return [parse_metric(part) for part in name[5:-1].split(",")]
+    return [parse_metric(name)]
 
 
 def hits_at(top: NDArray[np.int32], positives: Sequence[Sequence[int]]) -> Hits:

@@ -121,8 +121,8 @@ def limited(data: TaskData, limit: int) -> TaskData:
         if taken[query.group] <= limit:
             queries.append(query)
     references = {query.reference.id for query in queries}
-    positives = {row for query in queries for row in query.positives}
-    kept = [row for row, ref in enumerate(data.gallery) if row in positives or ref.id in references]
+    needed = {row for query in queries for row in (*query.positives, *query.members)}
+    kept = [row for row, ref in enumerate(data.gallery) if row in needed or ref.id in references]
     new_row = {row: i for i, row in enumerate(kept)}
     return replace(
         data,
@@ -138,6 +138,7 @@ def limited(data: TaskData, limit: int) -> TaskData:
                 query,
                 positives=tuple(new_row[row] for row in query.positives),
                 removed=None if query.removed is None else new_row.get(query.removed),
+                members=tuple(new_row[row] for row in query.members),
             )
             for query in queries
         ),

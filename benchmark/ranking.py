@@ -7,7 +7,7 @@ dot product needs no other ranking.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -31,12 +31,14 @@ class Ranking:
         first_rank: (Q,) int64, 1-based rank of the best-ranked positive; 0 where there is none.
         tied: (Q,) bool, whether another item scores exactly what the best-ranked positive does,
             so that gallery order decided.
+        members: (Q, M) int32, the query's members alone, best first; -1 beyond their number.
     """
 
     top: NDArray[np.int32]
     similarity: NDArray[np.float32]
     first_rank: NDArray[np.int64]
     tied: NDArray[np.bool_]
+    members: NDArray[np.int32] = field(default_factory=lambda: np.zeros((0, 0), dtype=np.int32))
 
 
 def dot_product(queries: Tensor, gallery: Tensor) -> Scores:
@@ -56,6 +58,7 @@ def rank(
     *,
     depth: int,
     removed: Sequence[int | None] | None = None,
+    members: Sequence[Sequence[int]] | None = None,
 ) -> Ranking:
     """Ranks the gallery for each query.
 
@@ -63,11 +66,15 @@ def rank(
         positives: per query, the gallery rows that count as found.
         depth: K, how many of the best to keep.
         removed: per query, the gallery row left out of its ranking, or None.
+        members: per query, the gallery rows that are also ranked among themselves.
     """
+    members = members or [()] * len(positives)
+    width = max((len(rows) for rows in members), default=0)
     size = max(1, BLOCK_BYTES // (4 * max(1, gallery_size)))
     blocks = [slice(start, min(start + size, len(positives)))
               for start in range(0, len(positives), size)]  # fmt: skip
-    parts = [_rank_block(scores(rows), positives[rows], removed and removed[rows], depth)
+    parts = [_rank_block(scores(rows), positives[rows], removed and removed[rows], depth,
+                         members[rows], width)
              for rows in blocks]  # fmt: skip
     return joined(parts, np.arange(len(positives)))
 
@@ -80,7 +87,17 @@ def joined(parts: Sequence[Ranking], order: NDArray[np.int64]) -> Ranking:
         similarity=np.concatenate([part.similarity for part in parts])[back],
         first_rank=np.concatenate([part.first_rank for part in parts])[back],
         tied=np.concatenate([part.tied for part in parts])[back],
+        members=_stacked([part.members for part in parts])[back],
     )
+
+
+def _stacked(parts: Sequence[NDArray[np.int32]]) -> NDArray[np.int32]:
+    """Arrays one above the other, the narrower ones filled up with -1."""
+    width = max(part.shape[1] for part in parts)
+    filled = [
+        np.pad(part, ((0, 0), (0, width - part.shape[1])), constant_values=-1) for part in parts
+    ]
+    return np.concatenate(filled)
 
 
 def _rank_block(
@@ -88,6 +105,8 @@ def _rank_block(
     positives: Sequence[Sequence[int]],
     removed: Sequence[int | None] | None,
     depth: int,
+    members: Sequence[Sequence[int]],
+    members_width: int,
 ) -> Ranking:
     if removed is not None:
         rows = [row for row, item in enumerate(removed) if item is not None]
@@ -101,7 +120,21 @@ def _rank_block(
         similarity=np.pad(values.cpu().numpy(), ((0, 0), (0, missing)), constant_values=-np.inf),
         first_rank=first_rank.cpu().numpy(),
         tied=tied.cpu().numpy(),
+        members=_ranked_members(scores, members, members_width),
     )
+
+
+def _ranked_members(
+    scores: Tensor, members: Sequence[Sequence[int]], width: int
+) -> NDArray[np.int32]:
+    """(B, width) gallery rows of each query's members, best first, equal ones in gallery order."""
+    rows = torch.full((len(members), width), -1)
+    for i, own in enumerate(members):
+        rows[i, : len(own)] = torch.tensor(sorted(own))
+    rows = rows.to(scores.device)
+    own_scores = scores.gather(1, rows.clamp(min=0)).masked_fill(rows < 0, -torch.inf)
+    order = own_scores.sort(dim=1, descending=True, stable=True).indices
+    return rows.gather(1, order).int().cpu().numpy()
 
 
 def top_k(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:

@@ -8,7 +8,7 @@ import re
 import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +68,7 @@ class PerQuery:
         positives: (Q,) how many there are.
         first_rank: (Q,) rank of the best-ranked positive, 0 where there is none.
         tied: (Q,) bool.
+        members: (Q, S) gallery rows of the members alone, best first; member_hits: (Q, S) bool.
         metrics: (M,) names; values: (Q, M) percent.
     """
 
@@ -83,6 +84,8 @@ class PerQuery:
     tied: NDArray[np.bool_]
     metrics: NDArray[np.str_]
     values: NDArray[np.float64]
+    members: NDArray[np.int32] = field(default_factory=lambda: np.zeros((0, 0), dtype=np.int32))
+    member_hits: NDArray[np.bool_] = field(default_factory=lambda: np.zeros((0, 0), dtype=bool))
 
 
 @dataclass(frozen=True, kw_only=True)

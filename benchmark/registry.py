@@ -64,6 +64,10 @@ _TASKS = {
         "cirbench.datasets.emoji.task:Emoji",
         "embedded: an emoji redrawn in another style, 600 emoji × 4 styles",
     ),
+    "cirr": _built_in(
+        "cirbench.datasets.cirr:CIRR",
+        "a photo and how the one looked for differs, 4,181 queries, 2,297 images",
+    ),
     "fashion-iq": _built_in(
         "cirbench.datasets.fashion_iq:FashionIQ",
         "a garment and how it differs, 6,016 queries in three categories",

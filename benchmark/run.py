@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from cirbench.benchmark import bootstrap
@@ -133,8 +134,16 @@ def _rank_span(
         len(span),
         depth=depth,
         removed=[None if q.removed is None else q.removed - span.start for q in queries],
+        members=[[row - span.start for row in query.members] for query in queries],
     )
-    return replace(found, top=np.where(found.top < 0, -1, found.top + np.int32(span.start)))
+    return replace(
+        found, top=_shifted(found.top, span.start), members=_shifted(found.members, span.start)
+    )
+
+
+def _shifted(rows: NDArray[np.int32], start: int) -> NDArray[np.int32]:
+    """Rows of a span as rows of the whole gallery."""
+    return np.where(rows < 0, -1, rows + np.int32(start))
 
 
 def _cell(plan: Plan, method: Method, checkpoint: Checkpoint | None) -> Cell:

@@ -15,7 +15,7 @@ from cirbench.benchmark.bootstrap import (
     resampled_means,
 )
 from cirbench.benchmark.interfaces import TaskData
-from cirbench.benchmark.metrics import hits_at, parse_metric
+from cirbench.benchmark.metrics import SUBSET, Metric, Values, hits_at, parse_metrics
 from cirbench.benchmark.protocol import EvaluationProtocol
 from cirbench.benchmark.ranking import Ranking
 from cirbench.benchmark.records import PerQuery
@@ -23,7 +23,8 @@ from cirbench.benchmark.records import PerQuery
 
 def depth(protocol: EvaluationProtocol) -> int:
     """How many of the best a protocol's metrics look at."""
-    return max(parse_metric(name).k for name in protocol.metrics)
+    metrics = [metric for name in protocol.metrics for metric in parse_metrics(name)]
+    return max(metric.k for metric in metrics if metric.kind != SUBSET)
 
 
 def score(data: TaskData, ranking: Ranking, protocol: EvaluationProtocol) -> PerQuery:
@@ -31,8 +32,16 @@ def score(data: TaskData, ranking: Ranking, protocol: EvaluationProtocol) -> Per
     positives = [query.positives for query in data.queries]
     counts = np.array([len(items) for items in positives], dtype=np.int64)
     hits = hits_at(ranking.top, positives)
-    metrics = [parse_metric(name) for name in protocol.metrics]
-    values = [metric.per_query(hits, counts, protocol.recall_epsilon) for metric in metrics]
+    member_hits = hits_at(ranking.members, positives)
+
+    def values_of(metric: Metric) -> Values:
+        found = member_hits if metric.kind == SUBSET else hits
+        return metric.per_query(found, counts, protocol.recall_epsilon)
+
+    values = [
+        np.mean([values_of(metric) for metric in parse_metrics(name)], axis=0)
+        for name in protocol.metrics
+    ]
     return PerQuery(
         query=np.array([query.id for query in data.queries]),
         reference=np.array([query.reference.id for query in data.queries]),
@@ -46,6 +55,8 @@ def score(data: TaskData, ranking: Ranking, protocol: EvaluationProtocol) -> Per
         tied=ranking.tied,
         metrics=np.array(protocol.metrics),
         values=np.stack(values, axis=1),
+        members=ranking.members,
+        member_hits=member_hits,
     )
 
 

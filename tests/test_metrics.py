@@ -72,7 +72,7 @@ def test_names_are_parsed():
     "name", ["", "R", "R10", "R@", "@10", "R@0", "R@01", "R@-1", "R@1.5", "r@10", "P@10", " R@1"]
 )
 def test_what_is_no_metric_is_refused(name):
-    with pytest.raises(UsageError, match=r"known: R@K, HR@K, mAP@K") as error:
+    with pytest.raises(UsageError, match=r"known: R@K, Rs@K, HR@K, mAP@K") as error:
         parse_metric(name)
     assert repr(name) in str(error.value)
     assert error.value.exit_code == 2

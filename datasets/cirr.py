@@ -1,0 +1,147 @@
+"""Task `cirr`: real-life photos, and a sentence about the difference to the one looked for.
+
+Liu et al., ICCV 2021; annotations rc2 of Cuberick-Orion/CIRR. The gallery is every image of the
+split, also those that are never a reference; a query's own reference is removed from its ranking.
+Besides recall over the gallery, Rs@k is recall among the five other members of the query's image
+set. The usual headline average is mean(R@5, Rs@1).
+
+The split `val` has its images in a folder `dev`. The split test1 has no public labels.
+
+Protocols: `pic2word` follows google-research/composed_image_retrieval, --eval-mode cirr, with the
+reference really removed (its released code compares full paths with bare names, removes nothing and
+stops); `clip4cir` is ABaldrati/CLIP4Cir with targetpad and the raw sum.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+from typing import Any, ClassVar
+
+from cirbench.benchmark.annotations import numbered, read_json, read_rows, row_of
+from cirbench.benchmark.checkpoints import sha256_of_file
+from cirbench.benchmark.errors import CorruptData, MissingData
+from cirbench.benchmark.images import file_ref
+from cirbench.benchmark.interfaces import ImageRef, Query, Task, TaskData
+from cirbench.benchmark.layout import Place, locate
+from cirbench.benchmark.protocol import EvaluationProtocol
+
+PIC2WORD = EvaluationProtocol(
+    name="pic2word",
+    version=1,
+    gallery="every image of the split",
+    reference_removed=True,
+    preprocess="clip",
+    templates={"text": "{caption}", "pseudo-word": "a photo of * , {caption}"},
+    metrics=("R@1", "R@5", "R@10", "R@50", "R@100", "Rs@1", "Rs@2", "Rs@3", "mean(R@5,Rs@1)"),
+    headline="R@1",
+)
+CLIP4CIR = replace(PIC2WORD, name="clip4cir", preprocess="targetpad", image_text_sum="raw")
+
+ROOTS = ("cirr", "CIRR", "cirr_dataset")
+PLACES = (
+    Place(name="captions", candidates=tuple(f"{root}/captions" for root in ROOTS)),
+    Place(name="splits", candidates=tuple(f"{root}/image_splits" for root in ROOTS)),
+    Place(
+        name="images",
+        candidates=tuple(
+            f"{folder}dev"
+            for folder in (*(f"{r}/img_raw/" for r in ROOTS), *(f"{r}/" for r in ROOTS), "")
+        ),
+    ),
+)
+
+
+def split_images(path: Path, folder: Path) -> dict[str, Path]:
+    """Image name → file, by the split's map of relative paths.
+
+    Raises:
+        CorruptData: the map is no map, or a path climbs out of the folder.
+        MissingData: files are not there; says how many, and the first.
+    """
+    paths = read_json(path)
+    if not isinstance(paths, dict) or not all(isinstance(value, str) for value in paths.values()):
+        raise CorruptData(f"{path} is no map from image names to paths")
+    for name, relative in paths.items():
+        if ".." in PurePosixPath(relative).parts or relative.startswith("/"):
+            raise CorruptData(f"{path}: the path of {name} leaves the data root: {relative}")
+    files = {name: folder / relative for name, relative in paths.items()}
+    missing = [name for name, file in files.items() if not file.is_file()]
+    if missing:
+        raise MissingData(
+            f"{len(missing):,} of {len(files):,} images of {path.name} are not below {folder}, the "
+            f"first is {paths[missing[0]]}; a gallery that is not whole gives other numbers"
+        )
+    return files
+
+
+class CIRR(Task):
+    """4,181 val queries against 2,297 images."""
+
+    name: ClassVar[str] = "cirr"
+    splits: ClassVar[tuple[str, ...]] = ("val",)
+    default_backbone: ClassVar[str] = "ViT-L-14/openai"
+    protocols: ClassVar[Mapping[str, EvaluationProtocol]] = {
+        protocol.name: protocol for protocol in (PIC2WORD, CLIP4CIR)
+    }
+    places: ClassVar[Sequence[Place]] = PLACES
+
+    def load(self, *, protocol: EvaluationProtocol, split: str, data_root: Path | None) -> TaskData:
+        places = locate(data_root, self.name, PLACES)
+        captions, splits, images = (places[p.name] or Path() for p in PLACES)
+        caption_file = captions / f"cap.rc2.{split}.json"
+        split_file = splits / f"split.rc2.{split}.json"
+        files = split_images(split_file, images.parent)
+        refs = {name: file_ref(path, name) for name, path in files.items()}
+        digest = hashlib.sha256()
+        digest.update((sha256_of_file(caption_file) + sha256_of_file(split_file)).encode())
+        return TaskData(
+            gallery=tuple(refs.values()),
+            queries=tuple(read_queries(caption_file, refs, protocol)),
+            annotations_sha256=digest.hexdigest(),
+        )
+
+    def training_images(self, *, data_root: Path | None) -> Sequence[ImageRef]:
+        raise MissingData("cirr has no unlabelled training images here")
+
+
+_FIELDS = {"pairid": int, "reference": str, "target_hard": str, "caption": str, "img_set": dict}
+
+
+def read_queries(
+    path: Path, refs: Mapping[str, ImageRef], protocol: EvaluationProtocol
+) -> list[Query]:
+    """The queries of a caption file.
+
+    Raises:
+        CorruptData: a row lacks a field, repeats a pair id, or names an image not in the gallery.
+    """
+    rows = numbered(list(refs), path)
+    queries = []
+    seen: set[int] = set()
+    for number, row in read_rows(path, _FIELDS):
+        if row["pairid"] in seen:
+            raise CorruptData(f"{path}, row {number}: pair id {row['pairid']} occurs twice")
+        seen.add(row["pairid"])
+        reference = row_of(rows, row["reference"], path, number)
+        members = [row_of(rows, name, path, number) for name in _members(row, path, number)]
+        queries.append(
+            Query(
+                id=str(row["pairid"]),
+                reference=refs[row["reference"]],
+                positives=(row_of(rows, row["target_hard"], path, number),),
+                fields={"caption": row["caption"]},
+                removed=reference if protocol.reference_removed else None,
+                members=tuple(member for member in members if member != reference),
+            )
+        )
+    return queries
+
+
+def _members(row: Mapping[str, Any], path: Path, number: int) -> Sequence[str]:
+    members = row["img_set"].get("members")
+    if not isinstance(members, list) or row["target_hard"] not in members:
+        raise CorruptData(f"{path}, row {number}: the image set does not hold the target")
+    return members

@@ -1,0 +1,150 @@
+"""cirr: every rule of its protocols, on made pictures in the real layouts."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+
+from cirbench.benchmark.errors import CorruptData, MissingData
+from cirbench.benchmark.plan import Request, plan
+from cirbench.benchmark.progress import Reporter
+from cirbench.benchmark.ranking import dot_product, rank
+from cirbench.benchmark.run import run
+from cirbench.datasets.cirr import CIRR, CLIP4CIR, PIC2WORD
+
+NAMES = [f"dev-{i}-0-img0" for i in range(12)]
+
+
+def query(pairid, reference, target, members):
+    return {
+        "pairid": pairid, "reference": NAMES[reference], "target_hard": NAMES[target],
+        "target_soft": {}, "caption": f"more  of {target}",
+        "img_set": {"id": 1, "members": [NAMES[i] for i in members]},
+    }  # fmt: skip
+
+
+ROWS = [
+    query(7, 0, 1, range(6)),
+    query(8, 3, 2, range(6)),
+    query(9, 6, 11, range(6, 12)),
+]
+
+
+def write(picture, root, annotations="cirr", images="cirr/img_raw"):
+    for folder in (f"{annotations}/captions", f"{annotations}/image_splits", f"{images}/dev"):
+        (root / folder).mkdir(parents=True)
+    base = root / annotations
+    (base / "captions" / "cap.rc2.val.json").write_text(json.dumps(ROWS))
+    paths = {name: f"./dev/{name}.png" for name in NAMES}
+    (base / "image_splits" / "split.rc2.val.json").write_text(json.dumps(paths))
+    for i, name in enumerate(NAMES):
+        (root / images / "dev" / f"{name}.png").write_bytes(picture(i))
+    return root
+
+
+@pytest.fixture
+def make(picture):
+    return partial(write, picture)
+
+
+def load(root, protocol=PIC2WORD):
+    return CIRR().load(protocol=protocol, split="val", data_root=root)
+
+
+def test_the_gallery_is_the_split_and_the_reference_is_removed(make, tmp_path):
+    data = load(make(tmp_path))
+    assert [ref.id for ref in data.gallery] == NAMES
+    assert [(q.id, q.positives, q.removed) for q in data.queries] == [
+        ("7", (1,), 0), ("8", (2,), 3), ("9", (11,), 6)
+    ]  # fmt: skip
+    assert data.queries[1].members == (0, 1, 2, 4, 5)
+
+
+def test_the_caption_is_as_it_is():
+    fields = {"caption": "more  of it"}
+    assert PIC2WORD.text("pseudo-word", "all", fields) == "a photo of * , more  of it"
+    assert (
+        PIC2WORD.text("text", "all", fields)
+        == CLIP4CIR.text("text", "all", fields)
+        == "more  of it"
+    )
+
+
+@pytest.mark.parametrize(
+    ("annotations", "images"),
+    [("cirr", "cirr/img_raw"), ("CIRR", "CIRR"), ("cirr", ""), ("CIRR", "CIRR/img_raw")],
+)
+def test_layouts(make, tmp_path, annotations, images):
+    data = load(make(tmp_path, annotations, images or "."))
+    assert all(ref.read() for ref in data.gallery)
+
+
+def test_recall_and_subset_recall_by_hand(make, tmp_path):
+    request = Request(
+        methods=("image-only",), task="cirr", backbone="fake", data_root=make(tmp_path),
+        output=tmp_path / "results",
+    )  # fmt: skip
+    [record] = run(plan(request), Reporter(quiet=True))
+    arrays = record.per_query()
+    column = {name: i for i, name in enumerate(arrays.metrics.tolist())}
+    for i, one in enumerate(load(tmp_path).queries):
+        [target] = one.positives
+        order = [row for row in arrays.top[i].tolist() if row >= 0]
+        assert len(order) == len(NAMES) - 1
+        assert one.removed not in order
+        inside = [row for row in order if row in one.members]
+        assert arrays.members[i].tolist() == inside
+        expected = {f"R@{k}": 100.0 * (target in order[:k]) for k in (1, 5, 10)}
+        expected |= {f"Rs@{k}": 100.0 * (target in inside[:k]) for k in (1, 2, 3)}
+        expected["mean(R@5,Rs@1)"] = (expected["R@5"] + expected["Rs@1"]) / 2
+        for name, value in expected.items():
+            assert arrays.values[i, column[name]] == value
+    mean = record.data["metrics"]["all"]["mean(R@5,Rs@1)"]["value"]
+    assert mean == pytest.approx(np.mean(arrays.values[:, column["mean(R@5,Rs@1)"]]))
+
+
+def test_members_that_tie_are_in_gallery_order():
+    gallery = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0], [1.0, 0.0]])
+    found = rank(
+        dot_product(torch.tensor([[0.0, 1.0], [1.0, 0.0]]), gallery),
+        [(3,), (2,)], 4, depth=2, removed=[None, 0], members=[(3, 2, 1), (0, 3)],
+    )  # fmt: skip
+    assert found.members.tolist() == [[1, 2, 3], [3, 0, -1]]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"pairid": 8}, r"cap\.rc2\.val\.json, row 2: pair id 8 occurs twice"),
+        ({"reference": "dev-99"}, "row 1: dev-99 is not in the gallery"),
+        ({"target_hard": "dev-99"}, "row 1: the image set does not hold the target"),
+        ({"img_set": {}}, "row 1: the image set"),
+        ({"caption": None}, "row 1: no str 'caption'"),
+    ],
+)
+def test_a_wrong_row_is_named(make, tmp_path, change, words):
+    path = make(tmp_path) / "cirr" / "captions" / "cap.rc2.val.json"
+    rows = json.loads(path.read_text())
+    rows[0].update(change)
+    path.write_text(json.dumps(rows))
+    with pytest.raises(CorruptData, match=words):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("path", ["../dev/x.png", "/etc/x.png", "./dev/../../x.png"])
+def test_a_path_that_climbs_out_is_refused(make, tmp_path, path):
+    split = make(tmp_path) / "cirr" / "image_splits" / "split.rc2.val.json"
+    split.write_text(json.dumps({**json.loads(split.read_text()), NAMES[0]: path}))
+    with pytest.raises(CorruptData, match="leaves the data root"):
+        load(tmp_path)
+
+
+def test_a_missing_image_is_counted_and_named(make, tmp_path):
+    make(tmp_path)
+    (tmp_path / "cirr/img_raw/dev" / f"{NAMES[4]}.png").unlink()
+    with pytest.raises(MissingData, match=f"1 of 12 images .*{NAMES[4]}"):
+        load(tmp_path)
