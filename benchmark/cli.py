@@ -164,6 +164,38 @@ def leaderboard(
         print(path)  # noqa: T201 - data goes to stdout
 
 
+@app.command(epilog="Examples: bench verify · bench verify -m pic2word -t imagenet-r --require")
+def verify(
+    method: Annotated[list[str] | None, typer.Option("--method", "-m", help="Only these.")] = None,
+    task: Annotated[list[str] | None, typer.Option("--task", "-t", help="Only these.")] = None,
+    require: Annotated[
+        bool, typer.Option("--require", help="Exit 1 where a confirmed number is not run.")
+    ] = False,
+    output: Results = Path("results"),
+    as_json: AsJson = False,
+) -> None:
+    """Hold the records against published numbers; exit 1 if a confirmed one differs."""
+    from cirbench.benchmark import published
+    from cirbench.benchmark.records import read_records
+    from cirbench.benchmark.tables import print_verdicts
+
+    rows = [
+        row
+        for row in published.read_published()
+        if (not method or row.method in method) and (not task or row.task in task)
+    ]
+    if not rows:
+        raise UsageError("no number is published for that; bench verify --json lists them all")
+    verdicts = published.verify(rows, list(read_records(output)))
+    if as_json:
+        _print_json([verdict.as_dict() for verdict in verdicts])
+    else:
+        print_verdicts(verdicts)
+    failing = {published.DIFFERS, published.NOT_RUN} if require else {published.DIFFERS}
+    if failed := [v for v in verdicts if v.published.gates and v.state in failing]:
+        raise CheckFailed(f"{len(failed)} confirmed numbers: {' or '.join(sorted(failing))}")
+
+
 @app.command(epilog="Examples: bench ls · bench ls methods --json")
 def ls(
     kind: Annotated[str, typer.Argument(help="methods, tasks, backbones or all.")] = "all",

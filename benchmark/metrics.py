@@ -1,7 +1,7 @@
 """Retrieval metrics, per query first; a mean over queries is the second step.
 
 A metric is written as the tables write it: `R@10`, `HR@10`, `mAP@10`, `Rs@1` (recall in CIRR's
-subsets), `mean(R@5,Rs@1)`. All are in percent.
+subsets), `(R@5+Rs@1)/2`. All are in percent.
 """
 
 from __future__ import annotations
@@ -85,14 +85,13 @@ def parse_metric(name: str) -> Metric:
 
 
 def parse_metrics(name: str) -> list[Metric]:
-    """The metrics that a name is the mean of; for all but `mean(...)`, the one of that name.
+    """The metrics that a name is the mean of: two of `(R@5+Rs@1)/2`, else the one of that name.
 
     Raises:
         UsageError: one of them is no metric.
     """
-    if name.startswith("mean(") and name.endswith(")"):
-        return [parse_metric(part) for part in name[5:-1].split(",")]
-    return [parse_metric(name)]
+    mean = re.fullmatch(r"\((.+)\+(.+)\)/2", name)
+    return [parse_metric(part) for part in (mean.groups() if mean else (name,))]
 
 
 def hits_at(top: NDArray[np.int32], positives: Sequence[Sequence[int]]) -> Hits:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
+
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
+from tabulate import tabulate
 
 from cirbench.benchmark.bootstrap import Interval
+from cirbench.benchmark.published import STATES, Verdict
 from cirbench.benchmark.records import Record
 
 
@@ -30,6 +35,25 @@ def print_record(record: Record, console: Console) -> None:
         f"{note}Percent [95 % interval]; protocol {protocol['name']} v{protocol['version']}, "
         f"hash {protocol['hash']}"
     )
+
+
+def print_verdicts(verdicts: Sequence[Verdict]) -> None:
+    """A line a verdict, then how many there are of each."""
+    rows = [
+        [
+            v.published.task, v.published.split, v.published.backbone,
+            " ".join(filter(None, (v.published.method, v.published.variant))), v.published.group,
+            v.published.metric, v.published.value, f"({v.published.confirmed})",
+            "–" if v.measured is None else f"{v.measured:.2f}",
+            "–" if v.difference is None else f"{v.difference:+.2f}", v.state, v.reason,
+        ]
+        for v in verdicts
+    ]  # fmt: skip
+    headers = ["task", "split", "backbone", "method", "group", "metric", "published", "confirmed",
+               "ours", "difference", "verdict", ""]  # fmt: skip
+    print(tabulate(rows, headers, tablefmt="simple", disable_numparse=True))
+    counts = Counter(v.state for v in verdicts)
+    print("\n" + " · ".join(f"{counts[state]} {state}" for state in STATES))
 
 
 def _rows(record: Record) -> list[str]:

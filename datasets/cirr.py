@@ -35,7 +35,7 @@ PIC2WORD = EvaluationProtocol(
     reference_removed=True,
     preprocess="clip",
     templates={"text": "{caption}", "pseudo-word": "a photo of * , {caption}"},
-    metrics=("R@1", "R@5", "R@10", "R@50", "R@100", "Rs@1", "Rs@2", "Rs@3", "mean(R@5,Rs@1)"),
+    metrics=("R@1", "R@5", "R@10", "R@50", "R@100", "Rs@1", "Rs@2", "Rs@3", "(R@5+Rs@1)/2"),
     headline="R@1",
 )
 CLIP4CIR = replace(PIC2WORD, name="clip4cir", preprocess="targetpad", image_text_sum="raw")

@@ -47,7 +47,7 @@ PIC2WORD = EvaluationProtocol(
         "text": "a photo of * , {second} and {first}",
         "pseudo-word": "a photo of * , {second} and {first}",
     },
-    metrics=("R@1", "R@5", "R@10", "R@50", "R@100"),
+    metrics=("R@1", "R@5", "R@10", "R@50", "R@100", "(R@10+R@50)/2"),
     headline="R@10",
 )
 CLIP4CIR = replace(

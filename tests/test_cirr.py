@@ -100,11 +100,11 @@ def test_recall_and_subset_recall_by_hand(make, tmp_path):
         assert arrays.members[i].tolist() == inside
         expected = {f"R@{k}": 100.0 * (target in order[:k]) for k in (1, 5, 10)}
         expected |= {f"Rs@{k}": 100.0 * (target in inside[:k]) for k in (1, 2, 3)}
-        expected["mean(R@5,Rs@1)"] = (expected["R@5"] + expected["Rs@1"]) / 2
+        expected["(R@5+Rs@1)/2"] = (expected["R@5"] + expected["Rs@1"]) / 2
         for name, value in expected.items():
             assert arrays.values[i, column[name]] == value
-    mean = record.data["metrics"]["all"]["mean(R@5,Rs@1)"]["value"]
-    assert mean == pytest.approx(np.mean(arrays.values[:, column["mean(R@5,Rs@1)"]]))
+    mean = record.data["metrics"]["all"]["(R@5+Rs@1)/2"]["value"]
+    assert mean == pytest.approx(np.mean(arrays.values[:, column["(R@5+Rs@1)/2"]]))
 
 
 def test_members_that_tie_are_in_gallery_order():
