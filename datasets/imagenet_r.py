@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -114,8 +114,15 @@ def _domain(name: str) -> str:
     return name.partition("_")[0]
 
 
-def in_folders(photos: Path, renditions: Path) -> tuple[list[Item], list[Item]]:
-    """Photos of the classes of ImageNet-R, and its renditions in the four domains, by folder."""
+def classes_in(folder: Path) -> set[str]:
+    """The names of the folders in a folder."""
+    return {path.name for path in folder.iterdir() if path.is_dir()}
+
+
+def in_folders(
+    photos: Path, renditions: Path, classes: Collection[str]
+) -> tuple[list[Item], list[Item]]:
+    """Photos of the classes, and renditions in the four domains, by folder."""
     found = [
         Item(folder.name, file.name, _domain(file.name))
         for folder in sorted(renditions.iterdir())
@@ -123,10 +130,9 @@ def in_folders(photos: Path, renditions: Path) -> tuple[list[Item], list[Item]]:
         for file in sorted(folder.iterdir())
         if _domain(file.name) in DOMAINS
     ]
-    classes = sorted(folder.name for folder in renditions.iterdir() if folder.is_dir())
     real = [
         Item(wnid, file.name)
-        for wnid in classes
+        for wnid in sorted(classes)
         if (photos / wnid).is_dir()
         for file in sorted((photos / wnid).iterdir())
         if file.suffix.lower() in (".jpeg", ".jpg")
@@ -170,12 +176,16 @@ class ImageNetR(Task):
         photo_folder, rendition_folder = places["photos"], places["renditions"]
         assert photo_folder is not None  # needed places are never None
         assert rendition_folder is not None  # the same
-        photos, renditions = in_folders(photo_folder, rendition_folder)
         queries, targets = places["query list"], places["target list"]
-        if queries is not None and targets is not None:
-            listed_photos, listed_renditions = listed(queries, targets)
-            check_agreement("photos", listed_photos, photos, photo_folder)
-            check_agreement("renditions", listed_renditions, renditions, rendition_folder)
+        if queries is None or targets is None:
+            classes = classes_in(rendition_folder)
+            photos, renditions = in_folders(photo_folder, rendition_folder, classes)
+        else:
+            photos, renditions = listed(queries, targets)
+            classes = {item.wnid for item in photos}
+            found = in_folders(photo_folder, rendition_folder, classes)
+            check_agreement("photos", photos, found[0], photo_folder)
+            check_agreement("renditions", renditions, found[1], rendition_folder)
         return task_data(sorted(photos), sorted(renditions), photo_folder, rendition_folder)
 
     def training_images(self, *, data_root: Path | None) -> Sequence[ImageRef]:

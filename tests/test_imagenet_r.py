@@ -108,6 +108,17 @@ def test_all_layouts_with_and_without_lists_are_one_task(make, tmp_path, photos,
     assert first.annotations_sha256 == other.annotations_sha256
 
 
+def test_with_lists_a_class_without_renditions_needs_no_folder(make, tmp_path):
+    whole = load(make(tmp_path))
+    shutil.rmtree(tmp_path / "imgnet/imagenet-r/n03")
+    targets = tmp_path / "imgnet" / "imgnet_targets.txt"
+    kept = [line for line in targets.read_text().splitlines() if "imagenet-r/n03" not in line]
+    targets.write_text("\n".join(kept))
+    data = load(tmp_path)
+    assert len(data.queries) == len(whole.queries)
+    assert len(data.gallery) == len(whole.gallery) - 1
+
+
 def test_recall_is_over_all_queries_with_the_released_epsilon(make, tmp_path):
     request = Request(
         methods=("image-only",), task="imagenet-r", backbone="fake", data_root=make(tmp_path),
