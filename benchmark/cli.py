@@ -54,7 +54,7 @@ def main() -> None:
     try:
         app()
     except CirbenchError as error:
-        print(f"bench: error: {error}", file=sys.stderr)  # noqa: T201 - the command's own voice
+        print(f"bench: error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
 
 
@@ -62,11 +62,11 @@ def _warn_of_unknown_variables() -> None:
     for name in sorted(os.environ):
         if name.startswith("CIRBENCH_") and name not in KNOWN_VARIABLES:
             known = ", ".join(KNOWN_VARIABLES)
-            print(f"bench: warning: {name} is not known (known: {known})", file=sys.stderr)  # noqa: T201 - the same
+            print(f"bench: warning: {name} is not known (known: {known})", file=sys.stderr)
 
 
 def _print_json(data: object) -> None:
-    print(json.dumps(data, indent=2, sort_keys=True))  # noqa: T201 - data goes to stdout
+    print(json.dumps(data, indent=2, sort_keys=True))
 
 
 @app.command(
@@ -120,12 +120,16 @@ def run(
     if dry_run:
         _print_json(_plan_summary(plan))
         return
-    records = []
-    for record in harness.run(plan, Reporter(quiet=quiet)):
-        records.append(record.data)
-        if not as_json:
-            print_record(record, Console())
-            print(f"record: {record.path}\n")  # noqa: T201 - data goes to stdout
+    records, reporter = [], Reporter(quiet=quiet)
+    try:
+        for record in harness.run(plan, reporter):
+            records.append(record.data)
+            if not as_json:
+                print_record(record, Console())
+                print(f"record: {record.path}\n")
+    except KeyboardInterrupt:
+        reporter.say(f"interrupted; {len(records)} of {len(chosen)} records are stored")
+        raise
     if as_json:
         _print_json(records[0] if len(records) == 1 else records)
 
@@ -161,7 +165,7 @@ def leaderboard(
             raise CheckFailed(f"stale: {', '.join(map(str, old))}; bench leaderboard writes them")
         return
     for path in publish(output):
-        print(path)  # noqa: T201 - data goes to stdout
+        print(path)
 
 
 @app.command(epilog="Examples: bench verify · bench verify -m pic2word -t imagenet-r --require")
@@ -218,9 +222,9 @@ def ls(
         _print_json(listed)
         return
     for name, summaries in listed.items():
-        print(f"{name}")  # noqa: T201 - data goes to stdout
+        print(f"{name}")
         for key, summary in summaries.items():
-            print(f"  {key:<12} {summary}")  # noqa: T201 - the same
+            print(f"  {key:<12} {summary}")
 
 
 @app.command(epilog="Examples: bench info emoji · bench info pic2word --json")
@@ -237,7 +241,7 @@ def info(
     else:
         for key, value in description.items():
             text = value if isinstance(value, str) else json.dumps(value, indent=2)
-            print(f"{key}: {text}")  # noqa: T201 - data goes to stdout
+            print(f"{key}: {text}")
 
 
 @data.command(epilog="Examples: bench data where imagenet-r --data-root ~/data")
@@ -261,11 +265,11 @@ def where(
     if as_json:
         _print_json(looked)
         return
-    print(f"{task}: {'embedded, reads nothing' if not looked else data_root or 'no data root'}")  # noqa: T201 - data goes to stdout
+    print(f"{task}: {'embedded, reads nothing' if not looked else data_root or 'no data root'}")
     for place in looked:
         wanted = " or ".join(place["looked for"])
         missing = "not there, optional" if place["optional"] else "MISSING"
-        print(f"  {place['name']}: {place['found'] or missing} (looked for {wanted})")  # noqa: T201 - the same
+        print(f"  {place['name']}: {place['found'] or missing} (looked for {wanted})")
 
 
 @app.command(epilog="Examples: bench env · bench env --json > env.json")
@@ -278,7 +282,7 @@ def env(as_json: AsJson = False) -> None:
         _print_json(found)
         return
     for key, value in found.items():
-        print(f"{key}: {value}")  # noqa: T201 - data goes to stdout
+        print(f"{key}: {value}")
 
 
 @trainer.command(
@@ -334,7 +338,7 @@ def train_pic2word(
         checkpoint_every=checkpoint_every,
     )  # fmt: skip
     loss = train(job, Reporter(quiet=quiet), resume=resume)
-    print(f"{output}: {job.steps} steps on {len(refs)} images, last loss {loss:.4f}")  # noqa: T201 - data goes to stdout
+    print(f"{output}: {job.steps} steps on {len(refs)} images, last loss {loss:.4f}")
 
 
 @trainer.command(
@@ -359,4 +363,4 @@ def train_emoji_clip(
     recipe = Recipe(seed=seed) if steps is None else replace(Recipe(seed=seed), steps=steps)
     with Reporter(quiet=quiet).stage("training", recipe.steps) as stage:
         train(output, recipe, lambda _step, _loss: stage.advance(1))
-    print(output)  # noqa: T201 - data goes to stdout
+    print(output)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import open_clip
 import pytest
 import torch
@@ -9,7 +11,7 @@ from transformers import CLIPConfig, CLIPModel
 
 from cirbench.benchmark.backbones import load_backbone, transformers_clip
 from cirbench.benchmark.backbones import open_clip as open_clip_backbones
-from cirbench.benchmark.errors import MissingData, UsageError
+from cirbench.benchmark.errors import CorruptData, MissingData, UsageError
 
 WIDTH, LAYERS, HEADS, EMBEDDING, SIZE, PATCH = 64, 2, 1, 32, 32, 16
 TEXTS = ["a photo of a dog", "a cartoon of two cats , sleeping"]
@@ -242,3 +244,20 @@ def test_a_transformers_clip_loads_from_a_folder(theirs, tmp_path):
     word = loaded.token_embedding.weight[1].unsqueeze(0)
     with torch.no_grad():
         assert torch.equal(loaded.encode_prompts(["a *"], word), loaded.encode_texts(["a dog"]))
+
+
+def test_weights_that_can_not_be_fetched_are_missing_data(monkeypatch, capfd):
+    def offline(*_args, **_kwargs):
+        logging.warning("retrying")
+        raise RuntimeError("Failed to download weights for tag 'openai'")
+
+    monkeypatch.setattr(open_clip, "create_model", offline)
+    with pytest.raises(MissingData, match="HF_HOME"):
+        load_backbone("ViT-B-32/openai")
+    assert "retrying" not in capfd.readouterr().err
+
+
+def test_a_damaged_model_folder_is_corrupt(tmp_path):
+    (tmp_path / "open_clip_config.json").write_text("{")
+    with pytest.raises(CorruptData):
+        load_backbone(f"local-dir:{tmp_path}")

@@ -256,7 +256,9 @@ def test_ctrl_c_ends_in_130(bench, folder_task, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(run, "embed_images", interrupted)
-    assert bench("run", "-m", "image-only", "-t", "folder", "-q")[0] == 130
+    code, _, err = bench("run", "-m", "image-only", "-t", "folder")
+    assert code == 130
+    assert "0 of 1 records are stored" in err
 
 
 def test_the_plug_in_package_is_found_and_runs(bench):

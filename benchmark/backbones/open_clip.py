@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import open_clip
 import torch
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from torch import nn
 
 from cirbench.benchmark.backbones.base import TorchBackbone
-from cirbench.benchmark.errors import CorruptData, MissingData, UsageError
+from cirbench.benchmark.errors import CirbenchError, CorruptData, MissingData, UsageError
 from cirbench.benchmark.preprocess import ImageSpec
 
 
@@ -57,21 +58,37 @@ def _wrap(
     name: str, model_name: str, tag: str | None, *, device: str, precision: str
 ) -> TorchBackbone:
     try:
-        model = open_clip.create_model(
-            model_name,
-            pretrained=tag,
-            require_pretrained=True,
-            force_quick_gelu=needs_quick_gelu(model_name, tag),
-        )
-        tokenizer = open_clip.get_tokenizer(model_name)
-    except (FileNotFoundError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise MissingData(
+        with _without_chatter():
+            model = open_clip.create_model(
+                model_name,
+                pretrained=tag,
+                require_pretrained=True,
+                force_quick_gelu=needs_quick_gelu(model_name, tag),
+            )
+            tokenizer = open_clip.get_tokenizer(model_name)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise _load_error(name, error) from error
+    return from_model(name, model, tokenizer, device=device, precision=precision)
+
+
+@contextmanager
+def _without_chatter() -> Iterator[None]:
+    """Keeps the libraries' log lines off the terminal: what matters of them is in their errors."""
+    logging.disable(logging.ERROR)
+    try:
+        yield
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+def _load_error(name: str, error: Exception) -> CirbenchError:
+    """Weights that are not there, or that can't be used."""
+    if isinstance(error, OSError) or "Failed to download" in str(error):
+        return MissingData(
             f"the weights of {name} are not on this machine and can't be fetched ({error}); fetch "
             f"them where there is a network, with HF_HOME on a disk that both machines see"
-        ) from error
-    except (RuntimeError, ValueError) as error:
-        raise CorruptData(f"the model {name} can't be loaded: {error}") from error
-    return from_model(name, model, tokenizer, device=device, precision=precision)
+        )
+    return CorruptData(f"the model {name} can't be loaded: {error}")
 
 
 def from_model(
