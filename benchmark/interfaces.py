@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from cirbench.benchmark.layout import Place
     from cirbench.benchmark.preprocess import ImageSpec
     from cirbench.benchmark.protocol import EvaluationProtocol
+    from cirbench.benchmark.records import PerQuery
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,12 +66,15 @@ class TaskData:
         gallery: in its fixed order, which breaks ties. One picture may stand in it more than once.
         spans: group → the rows of the gallery that its queries are ranked against; a group that
             is not named is ranked against all (Fashion-IQ has a gallery a category).
+        labelled: False where only a server knows the positives: then nothing is scored, and
+            `Task.submission` says what to send it.
     """
 
     gallery: tuple[ImageRef, ...]
     queries: tuple[Query, ...]
     annotations_sha256: str
     spans: Mapping[str, range] = field(default_factory=dict)
+    labelled: bool = True
 
     @property
     def groups(self) -> tuple[str, ...]:
@@ -102,6 +106,14 @@ class Task(Protocol):
     def training_images(self, *, data_root: Path | None) -> Sequence[ImageRef]:
         """Pictures that unsupervised training on this task may see."""
         ...
+
+    def submission(self, data: TaskData, ranking: PerQuery) -> Mapping[str, str]:
+        """File name → content of what an evaluation server takes; only asked for unlabelled data.
+
+        Raises:
+            CorruptData: the server would refuse it.
+        """
+        raise NotImplementedError(f"{self.name} has no unlabelled split")
 
 
 class Backbone(Protocol):

@@ -136,6 +136,15 @@ def write_record(root: Path, cell: Cell, data: Mapping[str, Any], per_query: Per
     return Record(path=path, data=whole)
 
 
+def write_submission(record: Path, files: Mapping[str, str]) -> list[str]:
+    """Writes what a server takes below the record's folder, and gives the paths from there."""
+    names = [f"submissions/{record.stem}--{name}" for name in files]
+    for name, content in zip(names, files.values(), strict=True):
+        with written_whole(record.parent / name) as temporary:
+            temporary.write_text(content)
+    return names
+
+
 def read_record(path: Path) -> Record:
     """Reads one record.
 
@@ -154,10 +163,10 @@ def read_record(path: Path) -> Record:
 
 
 def read_records(root: Path) -> Iterator[Record]:
-    """Every whole record below `root/TASK/`, by path; partial ones are left out."""
+    """Every whole record below `root/TASK/`, by path; partial and unlabelled ones are left out."""
     for path in sorted(root.glob("*/[!.]*.json")):
         record = read_record(path)
-        if not record.data["run"]["partial"]:
+        if record.data["metrics"] and not record.data["run"]["partial"]:
             yield record
 
 

@@ -24,7 +24,14 @@ from cirbench.benchmark.preprocess import preprocess
 from cirbench.benchmark.progress import Reporter
 from cirbench.benchmark.provenance import environment, peak_memory_bytes
 from cirbench.benchmark.ranking import Ranking, dot_product, joined, rank
-from cirbench.benchmark.records import Cell, PerQuery, Record, check_writable, write_record
+from cirbench.benchmark.records import (
+    Cell,
+    PerQuery,
+    Record,
+    check_writable,
+    write_record,
+    write_submission,
+)
 from cirbench.benchmark.registry import find_method
 from cirbench.benchmark.scoring import averages_of, depth, score, summarise
 
@@ -67,6 +74,9 @@ def run(plan: Plan, reporter: Reporter) -> Iterator[Record]:
             per_query = score(plan.data, ranking, plan.protocol)
             cell = _cell(plan, method, checkpoint)
             body = _record_body(plan, backbone, checkpoint, images, per_query, cell_clock)
+            if not plan.data.labelled:
+                files = plan.task.submission(plan.data, per_query)
+                body["submission"] = write_submission(plan.output / cell.path, files)
         yield write_record(plan.output, cell, body, per_query)
 
 
@@ -168,7 +178,8 @@ def _record_body(
     clock: Clock,
 ) -> dict[str, Any]:
     data, request = plan.data, plan.request
-    metrics = summarise(per_query, data.groups, averages_of(data.groups, plan.protocol))
+    averages = averages_of(data.groups, plan.protocol)
+    metrics = summarise(per_query, data.groups, averages) if data.labelled else {}
     return {
         "metrics": {
             group: {name: asdict(value) for name, value in values.items()}

@@ -18,6 +18,11 @@ from cirbench.benchmark.records import Record
 def print_record(record: Record, console: Console) -> None:
     """One row a group and an average, one column a metric, each with its 95 % interval."""
     cell, protocol = record.data["cell"], record.data["protocol"]
+    console.print(f"{record.method_label} on {cell['task']} ({cell['split']}), {cell['backbone']}")
+    if not record.data["metrics"]:
+        files = [str(record.path.parent / name) for name in record.data["submission"]]
+        console.print("no public labels; for the server:", *files, soft_wrap=True, highlight=False)
+        return
     partial = record.data["run"]["limit"]
     note = f"PARTIAL: {partial} queries a group. " if partial else ""
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
@@ -29,7 +34,6 @@ def print_record(record: Record, console: Console) -> None:
         style = "bold" if name == "average" else None
         texts = (f"{v.value:.1f}\n[{v.low:.1f}, {v.high:.1f}]" for v in values)
         table.add_row(name, *texts, style=style)
-    console.print(f"{record.method_label} on {cell['task']} ({cell['split']}), {cell['backbone']}")
     console.print(table)
     console.print(
         f"{note}Percent [95 % interval]; protocol {protocol['name']} v{protocol['version']}, "

@@ -5,7 +5,9 @@ split, also those that are never a reference; a query's own reference is removed
 Besides recall over the gallery, Rs@k is recall among the five other members of the query's image
 set. The usual headline average is mean(R@5, Rs@1).
 
-The split `val` has its images in a folder `dev`. The split test1 has no public labels.
+The split `val` has its images in a folder `dev`. The split `test1` has no public labels: for it the
+two files of the evaluation server are written, 50 names a query for recall and 3 members for subset
+recall, and checked for what the server refuses.
 
 Protocols: `pic2word` follows google-research/composed_image_retrieval, --eval-mode cirr, with the
 reference really removed (its released code compares full paths with bare names, removes nothing and
@@ -15,7 +17,8 @@ stops); `clip4cir` is ABaldrati/CLIP4Cir with targetpad and the raw sum.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar
@@ -27,6 +30,7 @@ from cirbench.benchmark.images import file_ref
 from cirbench.benchmark.interfaces import ImageRef, Query, Task, TaskData
 from cirbench.benchmark.layout import Place, locate
 from cirbench.benchmark.protocol import EvaluationProtocol
+from cirbench.benchmark.records import PerQuery
 
 PIC2WORD = EvaluationProtocol(
     name="pic2word",
@@ -40,16 +44,22 @@ PIC2WORD = EvaluationProtocol(
 )
 CLIP4CIR = replace(PIC2WORD, name="clip4cir", preprocess="targetpad", image_text_sum="raw")
 
+FOLDERS = {"val": "dev", "test1": "test1"}
+"""Split → the folder of its images."""
 ROOTS = ("cirr", "CIRR", "cirr_dataset")
 PLACES = (
     Place(name="captions", candidates=tuple(f"{root}/captions" for root in ROOTS)),
     Place(name="splits", candidates=tuple(f"{root}/image_splits" for root in ROOTS)),
-    Place(
-        name="images",
-        candidates=tuple(
-            f"{folder}dev"
-            for folder in (*(f"{r}/img_raw/" for r in ROOTS), *(f"{r}/" for r in ROOTS), "")
-        ),
+    *(
+        Place(
+            name=f"{split} images",
+            candidates=tuple(
+                f"{place}{folder}"
+                for place in (*(f"{r}/img_raw/" for r in ROOTS), *(f"{r}/" for r in ROOTS), "")
+            ),
+            optional=True,
+        )
+        for split, folder in FOLDERS.items()
     ),
 )
 
@@ -81,7 +91,7 @@ class CIRR(Task):
     """4,181 val queries against 2,297 images."""
 
     name: ClassVar[str] = "cirr"
-    splits: ClassVar[tuple[str, ...]] = ("val",)
+    splits: ClassVar[tuple[str, ...]] = tuple(FOLDERS)
     default_backbone: ClassVar[str] = "ViT-L-14/openai"
     protocols: ClassVar[Mapping[str, EvaluationProtocol]] = {
         protocol.name: protocol for protocol in (PIC2WORD, CLIP4CIR)
@@ -90,7 +100,10 @@ class CIRR(Task):
 
     def load(self, *, protocol: EvaluationProtocol, split: str, data_root: Path | None) -> TaskData:
         places = locate(data_root, self.name, PLACES)
-        captions, splits, images = (places[p.name] or Path() for p in PLACES)
+        captions, splits = (places[name] or Path() for name in ("captions", "splits"))
+        images = places[f"{split} images"]
+        if images is None:
+            raise MissingData(f"no folder of {split} images; bench data where cirr shows where")
         caption_file = captions / f"cap.rc2.{split}.json"
         split_file = splits / f"split.rc2.{split}.json"
         files = split_images(split_file, images.parent)
@@ -99,21 +112,83 @@ class CIRR(Task):
         digest.update((sha256_of_file(caption_file) + sha256_of_file(split_file)).encode())
         return TaskData(
             gallery=tuple(refs.values()),
-            queries=tuple(read_queries(caption_file, refs, protocol)),
+            queries=tuple(read_queries(caption_file, refs, protocol, labelled=split != "test1")),
             annotations_sha256=digest.hexdigest(),
+            labelled=split != "test1",
         )
+
+    def submission(self, data: TaskData, ranking: PerQuery) -> Mapping[str, str]:
+        recall = {
+            query.id: [data.gallery[row].id for row in rows[:RECALL_NAMES] if row >= 0]
+            for query, rows in zip(data.queries, ranking.top.tolist(), strict=True)
+        }
+        subset = {
+            query.id: [data.gallery[row].id for row in rows[:SUBSET_NAMES] if row >= 0]
+            for query, rows in zip(data.queries, ranking.members.tolist(), strict=True)
+        }
+        names = [ref.id for ref in data.gallery]
+        check_submission(recall, data, set(names), min(RECALL_NAMES, len(names) - 1))
+        for query in data.queries:
+            members = {names[row] for row in query.members}
+            check_names(query.id, subset[query.id], members, SUBSET_NAMES)
+        return {
+            "recall.json": server_file("recall", recall),
+            "recall_subset.json": server_file("recall_subset", subset),
+        }
 
     def training_images(self, *, data_root: Path | None) -> Sequence[ImageRef]:
         raise MissingData("cirr has no unlabelled training images here")
 
 
-_FIELDS = {"pairid": int, "reference": str, "target_hard": str, "caption": str, "img_set": dict}
+RECALL_NAMES, SUBSET_NAMES = 50, 3
+SERVER_BYTES = 5_000_000
+"""The server's limit for one file."""
+
+
+def check_submission(
+    answers: Mapping[str, Sequence[str]], data: TaskData, gallery: Collection[str], count: int
+) -> None:
+    """Every pair id, the right number of names, all of the gallery, none twice, no reference.
+
+    Raises:
+        CorruptData: as `check_names`, or a pair id is missing, or a reference is answered.
+    """
+    for query in data.queries:
+        names = answers.get(query.id, ())
+        check_names(query.id, names, gallery, count)
+        if query.reference.id in names:
+            raise CorruptData(f"pair {query.id}: its own reference is among its answers")
+
+
+def check_names(pair: str, names: Sequence[str], allowed: Collection[str], count: int) -> None:
+    """The names that answer one pair.
+
+    Raises:
+        CorruptData: there are more or fewer than `count`, one twice, or one that is not allowed.
+    """
+    if len(names) != count or len(set(names)) != count or not set(names) <= set(allowed):
+        raise CorruptData(f"pair {pair}: the server takes {count} distinct names, not {names}")
+
+
+def server_file(metric: str, answers: Mapping[str, Sequence[str]]) -> str:
+    """One of the server's two files.
+
+    Raises:
+        CorruptData: it is larger than the server takes.
+    """
+    text = json.dumps({"version": "rc2", "metric": metric, **answers})
+    if len(text.encode()) > SERVER_BYTES:
+        raise CorruptData(f"the {metric} file has {len(text):,} bytes; the server takes 5 MB")
+    return text
+
+
+_FIELDS = {"pairid": int, "reference": str, "caption": str, "img_set": dict}
 
 
 def read_queries(
-    path: Path, refs: Mapping[str, ImageRef], protocol: EvaluationProtocol
+    path: Path, refs: Mapping[str, ImageRef], protocol: EvaluationProtocol, *, labelled: bool
 ) -> list[Query]:
-    """The queries of a caption file.
+    """The queries of a caption file; unlabelled ones have no positives.
 
     Raises:
         CorruptData: a row lacks a field, repeats a pair id, or names an image not in the gallery.
@@ -121,7 +196,8 @@ def read_queries(
     rows = numbered(list(refs), path)
     queries = []
     seen: set[int] = set()
-    for number, row in read_rows(path, _FIELDS):
+    fields = {**_FIELDS, "target_hard": str} if labelled else _FIELDS
+    for number, row in read_rows(path, fields):
         if row["pairid"] in seen:
             raise CorruptData(f"{path}, row {number}: pair id {row['pairid']} occurs twice")
         seen.add(row["pairid"])
@@ -131,7 +207,7 @@ def read_queries(
             Query(
                 id=str(row["pairid"]),
                 reference=refs[row["reference"]],
-                positives=(row_of(rows, row["target_hard"], path, number),),
+                positives=(row_of(rows, row["target_hard"], path, number),) if labelled else (),
                 fields={"caption": row["caption"]},
                 removed=reference if protocol.reference_removed else None,
                 members=tuple(member for member in members if member != reference),
@@ -142,6 +218,6 @@ def read_queries(
 
 def _members(row: Mapping[str, Any], path: Path, number: int) -> Sequence[str]:
     members = row["img_set"].get("members")
-    if not isinstance(members, list) or row["target_hard"] not in members:
+    if not isinstance(members, list) or row.get("target_hard", row["reference"]) not in members:
         raise CorruptData(f"{path}, row {number}: the image set does not hold the target")
     return members

@@ -8,13 +8,16 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 
 from cirbench.benchmark.errors import CorruptData, MissingData
 from cirbench.benchmark.plan import Request, plan
 from cirbench.benchmark.progress import Reporter
 from cirbench.benchmark.ranking import dot_product, rank
+from cirbench.benchmark.records import read_records
 from cirbench.benchmark.run import run
-from cirbench.datasets.cirr import CIRR, CLIP4CIR, PIC2WORD
+from cirbench.benchmark.tables import print_record
+from cirbench.datasets.cirr import CIRR, CLIP4CIR, PIC2WORD, check_names, server_file
 
 NAMES = [f"dev-{i}-0-img0" for i in range(12)]
 
@@ -35,14 +38,17 @@ ROWS = [
 
 
 def write(picture, root, annotations="cirr", images="cirr/img_raw"):
-    for folder in (f"{annotations}/captions", f"{annotations}/image_splits", f"{images}/dev"):
-        (root / folder).mkdir(parents=True)
     base = root / annotations
-    (base / "captions" / "cap.rc2.val.json").write_text(json.dumps(ROWS))
-    paths = {name: f"./dev/{name}.png" for name in NAMES}
-    (base / "image_splits" / "split.rc2.val.json").write_text(json.dumps(paths))
-    for i, name in enumerate(NAMES):
-        (root / images / "dev" / f"{name}.png").write_bytes(picture(i))
+    for split, folder in (("val", "dev"), ("test1", "test1")):
+        for path in (base / "captions", base / "image_splits", root / images / folder):
+            path.mkdir(parents=True, exist_ok=True)
+        hidden = () if split == "val" else ("target_hard", "target_soft")
+        rows = [{k: v for k, v in row.items() if k not in hidden} for row in ROWS]
+        (base / "captions" / f"cap.rc2.{split}.json").write_text(json.dumps(rows))
+        paths = {name: f"./{folder}/{name}.png" for name in NAMES}
+        (base / "image_splits" / f"split.rc2.{split}.json").write_text(json.dumps(paths))
+        for i, name in enumerate(NAMES):
+            (root / images / folder / f"{name}.png").write_bytes(picture(i))
     return root
 
 
@@ -105,6 +111,44 @@ def test_recall_and_subset_recall_by_hand(make, tmp_path):
             assert arrays.values[i, column[name]] == value
     mean = record.data["metrics"]["all"]["(R@5+Rs@1)/2"]["value"]
     assert mean == pytest.approx(np.mean(arrays.values[:, column["(R@5+Rs@1)/2"]]))
+
+
+def test_test1_gives_the_two_server_files_and_no_metrics(make, tmp_path, capsys):
+    request = Request(
+        methods=("image-only",), task="cirr", split="test1", backbone="fake",
+        data_root=make(tmp_path), output=tmp_path / "results",
+    )  # fmt: skip
+    [record] = run(plan(request), Reporter(quiet=True))
+    assert record.data["metrics"] == {}
+    assert list(read_records(tmp_path / "results")) == []
+    print_record(record, Console())
+    paths = [record.path.parent / name for name in record.data["submission"]]
+    printed = capsys.readouterr().out
+    assert all(str(path) in printed for path in paths)
+    recall, subset = (json.loads(path.read_text()) for path in paths)
+    for file, metric, count in ((recall, "recall", 11), (subset, "recall_subset", 3)):
+        assert file.pop("version") == "rc2"
+        assert file.pop("metric") == metric
+        assert set(file) == {"7", "8", "9"}
+        for row in ROWS:
+            names = file[str(row["pairid"])]
+            assert len(set(names)) == len(names) == count
+            assert row["reference"] not in names
+    for row in ROWS:
+        assert set(subset[str(row["pairid"])]) <= set(row["img_set"]["members"])
+        inside = [n for n in recall[str(row["pairid"])] if n in row["img_set"]["members"]]
+        assert subset[str(row["pairid"])] == inside[:3]
+
+
+@pytest.mark.parametrize("names", [["a", "b"], ["a", "b", "b"], ["a", "b", "x"], list("abcd")])
+def test_what_the_server_refuses_is_refused_here(names):
+    with pytest.raises(CorruptData, match="pair 7"):
+        check_names("7", names, {"a", "b", "c", "d"}, 3)
+
+
+def test_a_file_beyond_the_servers_limit_is_refused():
+    with pytest.raises(CorruptData, match="5 MB"):
+        server_file("recall", {str(i): ["x" * 100] * 50 for i in range(1000)})
 
 
 def test_members_that_tie_are_in_gallery_order():

@@ -1,0 +1,25 @@
+"""The options that several commands of `bench` share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+HELP = {"context_settings": {"help_option_names": ["-h", "--help"]}, "no_args_is_help": True}
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")]
+AsJson = Annotated[bool, typer.Option("--json", help="JSON on stdout, and nothing else there.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+DataRoot = Annotated[
+    Path | None, typer.Option(help="Folder of the data sets.", envvar="CIRBENCH_DATA")
+]
+Results = Annotated[
+    Path, typer.Option("--output", "-o", help="Results folder.", envvar="CIRBENCH_RESULTS")
+]
+Backbone = Annotated[
+    str | None,
+    typer.Option("--backbone", "-b", help="bench ls backbones; default: the task's own."),
+]
+Workers = Annotated[int, typer.Option(min=1, help="Threads that decode images.")]
+Seed = Annotated[int, typer.Option(help="Of everything random; part of the record's identity.")]
