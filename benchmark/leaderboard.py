@@ -20,6 +20,7 @@ from cirbench.benchmark.bootstrap import (
     intervals,
     resampled_means,
 )
+from cirbench.benchmark.published import Published, Verdict, verify
 from cirbench.benchmark.records import PerQuery, Record
 from cirbench.benchmark.scoring import with_averages
 
@@ -140,7 +141,7 @@ def interval_text(interval: Interval) -> str:
     return f"{interval.value:.1f} [{interval.low:.1f}, {interval.high:.1f}]"
 
 
-def markdown(board: Board, root_of_links: str = "") -> str:
+def markdown(board: Board, published: Sequence[Published]) -> str:
     """A board as a section: averages, the headline per group, what they were measured with."""
     parts = [f"## {board.title}", ""]
     for average in board.averages:
@@ -148,7 +149,9 @@ def markdown(board: Board, root_of_links: str = "") -> str:
         parts += [f"### {average.capitalize()} ({members})", "", _average_table(board, average), ""]
     if len(board.groups) > 1:
         parts += [f"### {board.headline} by group", "", _group_table(board), ""]
-    parts += [_pictures(board), "", _footnote(board, root_of_links), ""]
+    if verdicts := [v for v in verify(published, board.records) if v.measured is not None]:
+        parts += ["### Against published numbers", "", _published_table(verdicts), ""]
+    parts += [_pictures(board), "", _footnote(board), ""]
     return "\n".join(parts)
 
 
@@ -170,7 +173,7 @@ def _average_table(board: Board, average: str) -> str:
         )
     ]
     headers = [*_NAME_COLUMNS, *board.metrics, f"{board.headline} minus the first row's"]
-    return _table(rows, headers)
+    return _scores_table(rows, headers)
 
 
 def _group_table(board: Board) -> str:
@@ -179,7 +182,21 @@ def _group_table(board: Board) -> str:
         [*_row_names(record), *_with_best_bold(row, cells)]
         for record, row in zip(board.records, cells, strict=True)
     ]
-    return _table(rows, [*_NAME_COLUMNS, *board.groups])
+    return _scores_table(rows, [*_NAME_COLUMNS, *board.groups])
+
+
+def _published_table(verdicts: Sequence[Verdict]) -> str:
+    rows = [
+        [
+            _escaped(" ".join(filter(None, (v.published.method, v.published.variant)))),
+            v.published.group, v.published.metric, v.published.value, f"{v.measured:.2f}",
+            f"{v.difference:+.2f}", v.state, _escaped(v.published.source),
+        ]
+        for v in verdicts
+    ]  # fmt: skip
+    headers = ["method", "group", "metric", "published", "ours", "difference", "verdict", "source"]
+    alignment = ["left", "left", "left", "right", "right", "right", "left", "left"]
+    return _table(rows, headers, alignment)
 
 
 def _with_best_bold(row: Sequence[Interval], column_of: Sequence[Sequence[Interval]]) -> list[str]:
@@ -198,10 +215,13 @@ def _difference_text(difference: Interval) -> str:
     return f"{difference.value:+.1f} [{difference.low:+.1f}, {difference.high:+.1f}]"
 
 
-def _table(rows: Sequence[Sequence[str]], headers: Sequence[str]) -> str:
-    text = ["left"] * len(_NAME_COLUMNS)
-    numbers = ["right"] * (len(headers) - len(text))
-    alignment = [*text, *numbers]
+def _scores_table(rows: Sequence[Sequence[str]], headers: Sequence[str]) -> str:
+    """Names to the left, numbers to the right."""
+    names = len(_NAME_COLUMNS)
+    return _table(rows, headers, ["left"] * names + ["right"] * (len(headers) - names))
+
+
+def _table(rows: Sequence[Sequence[str]], headers: Sequence[str], alignment: Sequence[str]) -> str:
     return str(tabulate(rows, headers, tablefmt="pipe", disable_numparse=True, colalign=alignment))
 
 
@@ -223,11 +243,11 @@ def _pictures(board: Board) -> str:
     )
 
 
-def _footnote(board: Board, root_of_links: str) -> str:
+def _footnote(board: Board) -> str:
     data, protocol = board.first, board.first["protocol"]
     removed = "removed from" if protocol["reference_removed"] else "kept in"
     links = ", ".join(
-        f"[{_escaped(r.data['cell']['method'])}]({root_of_links}{r.path.parent.name}/{r.path.name})"
+        f"[{_escaped(r.data['cell']['method'])}]({r.path.parent.name}/{r.path.name})"
         for r in board.records
     )
     lines = [
@@ -243,7 +263,7 @@ def _footnote(board: Board, root_of_links: str) -> str:
     return "\n\n".join(lines)
 
 
-def page(all_boards: Sequence[Board]) -> str:
+def page(all_boards: Sequence[Board], published: Sequence[Published] = ()) -> str:
     """The whole leaderboard."""
     intro = "# Leaderboard\n\nWritten by `bench leaderboard` from the records beside it.\n"
-    return "\n".join([intro, *(markdown(board) for board in all_boards)]).rstrip() + "\n"
+    return "\n".join([intro, *(markdown(board, published) for board in all_boards)]).rstrip() + "\n"

@@ -8,6 +8,7 @@ from pathlib import Path
 from cirbench.benchmark.checkpoints import written_whole
 from cirbench.benchmark.errors import MissingData
 from cirbench.benchmark.leaderboard import Board, boards, page, plot_names
+from cirbench.benchmark.published import read_published
 from cirbench.benchmark.records import read_records
 
 PAGE = "leaderboard.md"
@@ -31,7 +32,7 @@ def publish(root: Path) -> list[Path]:
     from cirbench.benchmark.plots import draw, png_bytes, svg_bytes
 
     found = read_boards(root)
-    contents = {root / PAGE: page(found).encode()}
+    contents = {root / PAGE: page(found, read_published()).encode()}
     for board in found:
         for kind, figure in draw(board).items():
             path = root / plot_names(board)[kind]
@@ -52,7 +53,7 @@ def stale(root: Path) -> list[Path]:
     """
     found = read_boards(root)
     page_path = root / PAGE
-    old = not page_path.is_file() or page_path.read_text() != page(found)
+    old = not page_path.is_file() or page_path.read_text() != page(found, read_published())
     return [page_path] * old + [path for board in found for path in _stale_plots(root, board)]
 
 

@@ -14,6 +14,7 @@ from cirbench.benchmark.metrics import hits_at, parse_metric
 from cirbench.benchmark.plots import draw, png_bytes, svg_bytes
 from cirbench.benchmark.protocol import EvaluationProtocol
 from cirbench.benchmark.publish import publish, read_boards, stale
+from cirbench.benchmark.published import Published
 from cirbench.benchmark.records import Cell, PerQuery, read_records, write_record
 from cirbench.benchmark.scoring import averages_of, summarise
 
@@ -75,6 +76,22 @@ def test_the_best_row_comes_first_and_its_values_are_bold(tmp_path):
     assert rows
     assert all("**" in row for row in rows)
     assert not any("**" in row for row in below)
+
+
+def test_published_numbers_stand_beside_ours_with_their_verdict(tmp_path):
+    store(tmp_path, "good", 0.8, backbone="ViT-L-14/openai")
+    printed = {"method": "good", "variant": "", "backbone": "ViT-L-14/openai", "task": "shapes",
+               "split": "test", "group": "toy", "metric": "R@2", "source": "a paper",
+               "confirmed": "yes"}  # fmt: skip
+    rows = [Published(**printed, value="80.0"), Published(**printed, value="79.0")]
+    assert "published" not in page(read_boards(tmp_path), rows)
+    store(tmp_path, "pic2word", 0.8, replace(PROTOCOL, name="pic2word"), backbone="ViT-L-14/openai")
+    text = page(read_boards(tmp_path), [replace(row, method="pic2word") for row in rows])
+    lines = [line.split("|") for line in text.splitlines() if "a paper" in line]
+    assert [[cell.strip() for cell in line[4:8]] for line in lines] == [
+        ["80.0", "80.00", "+0.00", "reproduced"],
+        ["79.0", "80.00", "+1.00", "differs"],
+    ]
 
 
 def test_the_difference_is_paired(tmp_path):
