@@ -29,8 +29,8 @@ class Ranking:
         top: (Q, K) int32, gallery rows, best first; -1 where fewer than K items are ranked.
         similarity: (Q, K) float32, their scores; -inf beside -1.
         first_rank: (Q,) int64, 1-based rank of the best-ranked positive; 0 where there is none.
-        tied: (Q,) bool, whether another item scores exactly what the best-ranked positive does,
-            so that gallery order decided.
+        tied: (Q,) bool, whether an item that is no positive scores exactly what the best-ranked
+            positive does, so that gallery order decided.
         members: (Q, M) int32, the query's members alone, best first; -1 beyond their number.
     """
 

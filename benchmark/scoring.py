@@ -14,6 +14,7 @@ from cirbench.benchmark.bootstrap import (
     intervals,
     resampled_means,
 )
+from cirbench.benchmark.errors import UsageError
 from cirbench.benchmark.interfaces import TaskData
 from cirbench.benchmark.metrics import SUBSET, Metric, Values, hits_at, parse_metrics
 from cirbench.benchmark.protocol import EvaluationProtocol
@@ -64,8 +65,15 @@ Averages = Mapping[str, Sequence[str]]
 
 
 def averages_of(groups: Sequence[str], protocol: EvaluationProtocol) -> Averages:
-    """Average name → its groups; "average" is over all, unless the protocol says otherwise."""
-    return {"average": groups, **protocol.averages}
+    """Average name → its groups; "average" is over all, unless the protocol says otherwise.
+
+    Raises:
+        UsageError: an average has the name of a group.
+    """
+    averages = {"average": groups, **protocol.averages}
+    if shared := sorted(averages.keys() & set(groups)):
+        raise UsageError(f"protocol {protocol.name}: {shared[0]!r} names a group and an average")
+    return averages
 
 
 def with_averages(

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from cirbench.benchmark.bootstrap import Design, group_means, intervals, resampled_means
+from cirbench.benchmark.errors import UsageError
 from cirbench.benchmark.interfaces import ImageRef, Query, TaskData
 from cirbench.benchmark.protocol import EvaluationProtocol
 from cirbench.benchmark.ranking import Ranking
@@ -193,3 +194,8 @@ def test_summary_by_hand():
     assert (summary["a"]["R@1"].low, summary["a"]["R@1"].high) == (0, 50)
     assert (summary["a"]["HR@2"].low, summary["a"]["HR@2"].high) == (100, 100)
     assert (summary["c"]["R@1"].low, summary["c"]["R@1"].high) == (100, 100)
+
+
+def test_an_average_may_not_be_called_like_a_group():
+    with pytest.raises(UsageError, match="names a group and an average"):
+        averages_of(("average", "toy"), PROTOCOL)
