@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from cirbench.benchmark.checkpoints import sha256_of_file
 from cirbench.benchmark.errors import CorruptData, MissingData
 from cirbench.benchmark.images import EXTENSIONS
 
@@ -42,23 +44,50 @@ def read_rows(path: Path, fields: Mapping[str, type]) -> Iterator[tuple[int, Map
         yield number, row
 
 
-def image_files(folder: Path, names: Sequence[str]) -> Mapping[str, Path]:
-    """Name → file `name.jpg`, `name.png` or alike in a flat folder; a .jpg before a .png.
+def sha256_by_name(files: Sequence[Path]) -> dict[str, str]:
+    """File name → sha256, for `TaskData.annotations`."""
+    return {path.name: sha256_of_file(path) for path in files}
+
+
+def check_inside(relative: str, origin: str) -> str:
+    """A path from an annotation, which must not leave the folder that it is relative to.
 
     Raises:
-        MissingData: some are not there; says how many, and the first.
+        CorruptData: it is absolute or climbs.
+    """
+    if relative.startswith(("/", "\\")) or ".." in re.split(r"[/\\]", relative):
+        raise CorruptData(f"{origin}: the path {relative} leaves its folder")
+    return relative
+
+
+def image_files(folder: Path, names: Sequence[str], origin: Path) -> Mapping[str, Path]:
+    """Name → file `name.jpg`, `name.png` or alike in a flat folder; a .jpg before a .png.
+
+    A name that no file answers gets the path of a .jpg that is not there; see `absent`.
+
+    Raises:
+        CorruptData: a name climbs out of the folder.
     """
     files: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
         if path.suffix.lower() in EXTENSIONS:
             files.setdefault(path.stem, path)
-    missing = [name for name in names if name not in files]
-    if missing:
-        raise MissingData(
-            f"{len(missing):,} of {len(names):,} images are not in {folder}, the first is "
-            f"{missing[0]}; a gallery that is not whole gives other numbers"
-        )
-    return {name: files[name] for name in names}
+    return {
+        name: files.get(name) or folder / f"{check_inside(name, str(origin))}.jpg" for name in names
+    }
+
+
+def with_any_ending(path: Path) -> Path:
+    """The file, or one of the same name with another picture's ending where that is there."""
+    if path.is_file():
+        return path
+    others = (path.with_suffix(ending) for ending in sorted(EXTENSIONS))
+    return next((other for other in others if other.is_file()), path)
+
+
+def absent(files: Mapping[str, Path]) -> dict[str, str]:
+    """Name → path, of the files that are not there, for `TaskData.missing`."""
+    return {name: str(path) for name, path in files.items() if not path.is_file()}
 
 
 def row_of(gallery: Mapping[str, int], name: str, path: Path, number: int) -> int:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cirbench.benchmark.cli_data import data
 from cirbench.benchmark.cli_options import (
     HELP,
     AsJson,
@@ -20,6 +21,7 @@ from cirbench.benchmark.cli_options import (
     Results,
     Seed,
     Workers,
+    print_json,
 )
 from cirbench.benchmark.cli_train import trainer
 from cirbench.benchmark.errors import CheckFailed, CirbenchError, UsageError
@@ -38,7 +40,6 @@ app = typer.Typer(
     **HELP,  # type: ignore[arg-type]  # one dict for both apps
 )
 app.add_typer(trainer, name="train")
-data = typer.Typer(help="Find the data sets.", **HELP)  # type: ignore[arg-type]  # the same
 app.add_typer(data, name="data")
 
 
@@ -57,10 +58,6 @@ def _warn_of_unknown_variables() -> None:
         if name.startswith("CIRBENCH_") and name not in KNOWN_VARIABLES:
             known = ", ".join(KNOWN_VARIABLES)
             print(f"bench: warning: {name} is not known (known: {known})", file=sys.stderr)
-
-
-def _print_json(data: object) -> None:
-    print(json.dumps(data, indent=2, sort_keys=True))
 
 
 @app.command(
@@ -89,6 +86,12 @@ def run(
         int | None,
         typer.Option(min=1, help="First N queries a group; a partial record, kept apart."),
     ] = None,
+    allow_missing: Annotated[
+        bool,
+        typer.Option(
+            "--allow-missing", help="Leave out pictures that are not there or can't be decoded."
+        ),
+    ] = False,
     output: Results = Path("results"),
     as_json: AsJson = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan only.")] = False,
@@ -108,11 +111,12 @@ def run(
         planning.Request(
             methods=chosen, task=task, split=split, protocol=protocol, backbone=backbone,
             checkpoint=checkpoint, data_root=data_root, device=device, precision=precision,
-            batch_size=batch_size, workers=workers, seed=seed, limit=limit, output=output,
+            batch_size=batch_size, workers=workers, seed=seed, limit=limit,
+            allow_missing=allow_missing, output=output,
         )
     )  # fmt: skip
     if dry_run:
-        _print_json(_plan_summary(plan))
+        print_json(_plan_summary(plan))
         return
     records, reporter = [], Reporter(quiet=quiet)
     try:
@@ -125,7 +129,7 @@ def run(
         reporter.say(f"interrupted; {len(records)} of {len(chosen)} records are stored")
         raise
     if as_json:
-        _print_json(records[0] if len(records) == 1 else records)
+        print_json(records[0] if len(records) == 1 else records)
 
 
 def _plan_summary(plan: Plan) -> dict[str, Any]:
@@ -140,7 +144,9 @@ def _plan_summary(plan: Plan) -> dict[str, Any]:
         "gallery": len(plan.data.gallery),
         "image_passes": plan.image_passes,
         "output": str(plan.output),
-        "partial": plan.request.limit is not None,
+        "missing": len(plan.data.missing),
+        "released_annotations": plan.released,
+        "partial": plan.partial,
     }
 
 
@@ -186,7 +192,7 @@ def verify(
         raise UsageError("no number is published for that; bench verify --json lists them all")
     verdicts = published.verify(rows, list(read_records(output)))
     if as_json:
-        _print_json([verdict.as_dict() for verdict in verdicts])
+        print_json([verdict.as_dict() for verdict in verdicts])
     else:
         print_verdicts(verdicts)
     failing = {published.DIFFERS, published.NOT_RUN} if require else {published.DIFFERS}
@@ -213,7 +219,7 @@ def ls(
         for name, entries in wanted.items()
     }
     if as_json:
-        _print_json(listed)
+        print_json(listed)
         return
     for name, summaries in listed.items():
         print(f"{name}")
@@ -231,39 +237,11 @@ def info(
 
     description = describe(name)
     if as_json:
-        _print_json(description)
+        print_json(description)
     else:
         for key, value in description.items():
             text = value if isinstance(value, str) else json.dumps(value, indent=2)
             print(f"{key}: {text}")
-
-
-@data.command(epilog="Examples: bench data where imagenet-r --data-root ~/data")
-def where(
-    task: Annotated[str, typer.Argument(help="bench ls tasks.")],
-    data_root: DataRoot = None,
-    as_json: AsJson = False,
-) -> None:
-    """Print what a task looks for below the data root, and what is there."""
-    from cirbench.benchmark.registry import find_task
-
-    looked = [
-        {
-            "name": place.name,
-            "looked for": list(place.candidates),
-            "found": str(place.find(data_root) or "") if data_root else "",
-            "optional": place.optional,
-        }
-        for place in find_task(task).places
-    ]
-    if as_json:
-        _print_json(looked)
-        return
-    print(f"{task}: {'embedded, reads nothing' if not looked else data_root or 'no data root'}")
-    for place in looked:
-        wanted = " or ".join(place["looked for"])
-        missing = "not there, optional" if place["optional"] else "MISSING"
-        print(f"  {place['name']}: {place['found'] or missing} (looked for {wanted})")
 
 
 @app.command(epilog="Examples: bench env · bench env --json > env.json")
@@ -273,7 +251,7 @@ def env(as_json: AsJson = False) -> None:
 
     found = environment()
     if as_json:
-        _print_json(found)
+        print_json(found)
         return
     for key, value in found.items():
         print(f"{key}: {value}")

@@ -1,7 +1,8 @@
-"""The options that several commands of `bench` share."""
+"""What several commands of `bench` share: options, and JSON on stdout."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -23,3 +24,8 @@ Backbone = Annotated[
 ]
 Workers = Annotated[int, typer.Option(min=1, help="Threads that decode images.")]
 Seed = Annotated[int, typer.Option(help="Of everything random; part of the record's identity.")]
+
+
+def print_json(data: object) -> None:
+    """What --json prints."""
+    print(json.dumps(data, indent=2, sort_keys=True))

@@ -15,7 +15,7 @@ from torch import Tensor
 from cirbench.benchmark.errors import CorruptData
 from cirbench.benchmark.images import chunks, load_picture, prefetched
 from cirbench.benchmark.interfaces import Backbone, ImageRef
-from cirbench.benchmark.preprocess import Transform
+from cirbench.benchmark.preprocess import Transform, stretched
 from cirbench.benchmark.progress import Stage
 
 T = TypeVar("T")
@@ -100,7 +100,12 @@ def embed_images(
     def encode(chunk: Sequence[Tensor]) -> Tensor:
         return backbone.encode_images(torch.stack(list(chunk))).cpu()
 
-    jobs = (partial(load_picture, ref, transform, row) for row, ref in enumerate(distinct))
+    def prepare(ref: ImageRef) -> Transform:
+        if ref.box is None:
+            return transform
+        return partial(stretched, box=ref.box, spec=backbone.image_spec)
+
+    jobs = (partial(load_picture, ref, prepare(ref), row) for row, ref in enumerate(distinct))
     for chunk in chunks(prefetched(jobs, workers=workers, ahead=2 * batch_size), batch_size):
         pixels = [picture for picture, _ in chunk]
         hashes += [sha256 for _, sha256 in chunk]

@@ -24,9 +24,9 @@ T = TypeVar("T")
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
 
 
-def file_ref(path: Path, name: str) -> ImageRef:
-    """A picture in a file."""
-    return ImageRef(id=name, read=partial(Path.read_bytes, path))
+def file_ref(path: Path, name: str, box: tuple[int, int, int, int] | None = None) -> ImageRef:
+    """A picture in a file, or a part of one."""
+    return ImageRef(id=name, read=partial(Path.read_bytes, path), box=box)
 
 
 def images_in_folder(folder: Path) -> tuple[ImageRef, ...]:

@@ -8,6 +8,8 @@ This module imports no torch at run time, so that `bench ls` stays quick.
 
 from __future__ import annotations
 
+import hashlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,8 +19,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from cirbench.benchmark.checkpoints import Checkpoint
+    from cirbench.benchmark.downloads import Download
     from cirbench.benchmark.layout import Place
     from cirbench.benchmark.preprocess import ImageSpec
+    from cirbench.benchmark.progress import Reporter
     from cirbench.benchmark.protocol import EvaluationProtocol
     from cirbench.benchmark.records import PerQuery
 
@@ -30,10 +34,14 @@ class ImageRef:
     Attributes:
         id: names the picture; within a task, one id is one picture.
         read: gives the encoded file. Called from worker threads.
+        box: left, upper, right and lower pixel of the part that is looked at, which is stretched
+            to the tower's square whatever its shape; None is the whole picture, preprocessed as
+            the protocol says.
     """
 
     id: str
     read: Callable[[], bytes] = field(compare=False, repr=False)
+    box: tuple[int, int, int, int] | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,22 +72,84 @@ class TaskData:
 
     Attributes:
         gallery: in its fixed order, which breaks ties. One picture may stand in it more than once.
+        annotations: annotation file (or what stands for one) → sha256.
         spans: group → the rows of the gallery that its queries are ranked against; a group that
             is not named is ranked against all (Fashion-IQ has a gallery a category).
         labelled: False where only a server knows the positives: then nothing is scored, and
             `Task.submission` says what to send it.
+        missing: id of a picture that the annotations name and that is not there → where it was
+            looked for. A task leaves it in gallery and queries; the harness stops, or drops it
+            and calls the record partial.
+        remarks: what a reader of the numbers should know of the data, a sentence each.
     """
 
     gallery: tuple[ImageRef, ...]
     queries: tuple[Query, ...]
-    annotations_sha256: str
+    annotations: Mapping[str, str]
     spans: Mapping[str, range] = field(default_factory=dict)
     labelled: bool = True
+    missing: Mapping[str, str] = field(default_factory=dict)
+    remarks: tuple[str, ...] = ()
+
+    @property
+    def annotations_sha256(self) -> str:
+        """One hash over all annotations."""
+        lines = (f"{name} {sha256}\n" for name, sha256 in sorted(self.annotations.items()))
+        return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+    @property
+    def pictures(self) -> Mapping[str, ImageRef]:
+        """Each distinct picture of gallery and queries once, by id, in order."""
+        refs = (*self.gallery, *(query.reference for query in self.queries))
+        return {ref.id: ref for ref in refs}
 
     @property
     def groups(self) -> tuple[str, ...]:
         """The groups in the order in which they first occur."""
-        return tuple(dict.fromkeys(query.group for query in self.queries))
+        return tuple(self.query_counts)
+
+    @property
+    def query_counts(self) -> Mapping[str, int]:
+        """Group → how many queries it has."""
+        return Counter(query.group for query in self.queries)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Released:
+    """What the annotations that everybody uses come to, so that others can be told from them.
+
+    Attributes:
+        queries: group → how many.
+        gallery: protocol name → how many images are ranked.
+        annotations_sha256: as `TaskData.annotations_sha256`; None where only the counts are known.
+    """
+
+    queries: Mapping[str, int]
+    gallery: Mapping[str, int]
+    annotations_sha256: str | None = None
+
+    def matches(self, data: TaskData, protocol: EvaluationProtocol) -> bool:
+        """Whether these are the released annotations, as far as can be told."""
+        return (
+            data.query_counts == self.queries
+            and len(data.gallery) == self.gallery[protocol.name]
+            and self.annotations_sha256 in (None, data.annotations_sha256)
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Collection:
+    """Pictures of a data set beyond those of one split.
+
+    Attributes:
+        missing: names that the annotations hold and no file answers.
+        expected: how many names the released annotations hold.
+    """
+
+    name: str
+    found: int
+    missing: tuple[str, ...]
+    expected: int
 
 
 class Task(Protocol):
@@ -93,12 +163,19 @@ class Task(Protocol):
     """The first is the default."""
     places: ClassVar[Sequence[Place]] = ()
     """What it reads below the data root."""
+    released: ClassVar[Mapping[str, Released]] = {}
+    """Split → what the released annotations come to; a split that is not named is only ours."""
+    downloads: ClassVar[Sequence[Download]] = ()
+    """What its owners let everybody fetch."""
+    how_to_get: ClassVar[str] = ""
+    """Where a person gets the rest, and under which terms."""
 
     def load(self, *, protocol: EvaluationProtocol, split: str, data_root: Path | None) -> TaskData:
         """Reads the annotations; opens no picture.
 
         Raises:
-            MissingData: a file is not under `data_root`; the message says where it was looked for.
+            MissingData: an annotation file or a folder is not under `data_root`; the message says
+                where it was looked for. Single pictures that are not there go into `missing`.
             CorruptData: an annotation contradicts itself; the message names file and row.
         """
         ...
@@ -106,6 +183,14 @@ class Task(Protocol):
     def training_images(self, *, data_root: Path | None) -> Sequence[ImageRef]:
         """Pictures that unsupervised training on this task may see."""
         ...
+
+    def prepare(self, *, data_root: Path, seed: int, reporter: Reporter) -> Sequence[str]:
+        """Makes what evaluation reads out of what was fetched; gives lines about it."""
+        return ()
+
+    def collections(self, *, data_root: Path | None) -> Sequence[Collection]:
+        """Pictures to count besides those of the splits; for `bench data check`."""
+        return ()
 
     def submission(self, data: TaskData, ranking: PerQuery) -> Mapping[str, str]:
         """File name → content of what an evaluation server takes; only asked for unlabelled data.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from cirbench.benchmark.errors import MissingData, UsageError
 from cirbench.benchmark.interfaces import Method, Task, TaskData
 from cirbench.benchmark.protocol import EvaluationProtocol
 from cirbench.benchmark.registry import find_method, find_task
+from cirbench.benchmark.subsets import limited, without
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +33,7 @@ class Request:
     workers: int = 2
     seed: int = 0
     limit: int | None = None
+    allow_missing: bool = False
     output: Path = Path("results")
 
 
@@ -50,14 +52,24 @@ class Plan:
     @property
     def image_passes(self) -> int:
         """How many distinct pictures the image tower sees."""
-        refs = [*self.data.gallery, *(query.reference for query in self.data.queries)]
-        return len({ref.id for ref in refs})
+        return len(self.data.pictures)
+
+    @property
+    def partial(self) -> bool:
+        """Whether queries or pictures are left out: then its numbers are nobody else's."""
+        return self.request.limit is not None or bool(self.data.missing)
+
+    @property
+    def released(self) -> bool:
+        """Whether the annotations are those that published numbers were measured on."""
+        expected = self.task.released.get(self.split)
+        return bool(expected and expected.matches(self.data, self.protocol) and not self.partial)
 
     @property
     def output(self) -> Path:
         """Where records go; partial ones never among the others."""
         folder = self.request.output
-        return folder if self.request.limit is None else folder.with_name(f"{folder.name}-partial")
+        return folder.with_name(f"{folder.name}-partial") if self.partial else folder
 
 
 def choose_device(name: str) -> str:
@@ -96,6 +108,9 @@ def plan(request: Request) -> Plan:
             f"task {task.name}, split {split}: {len(data.gallery)} gallery images and "
             f"{len(data.queries)} queries; check --data-root"
         )
+    if not request.allow_missing:
+        check_whole(task, data)
+    data = without(data, data.missing) if data.missing else data
     if request.limit is not None:
         data = limited(data, request.limit)
     return Plan(
@@ -112,37 +127,20 @@ def _choice(kind: str, wanted: str | None, known: Sequence[str]) -> str:
     return wanted
 
 
-def limited(data: TaskData, limit: int) -> TaskData:
-    """The first `limit` queries of each group, over the pictures that these need."""
-    taken: dict[str, int] = {}
-    queries = []
-    for query in data.queries:
-        taken[query.group] = taken.get(query.group, 0) + 1
-        if taken[query.group] <= limit:
-            queries.append(query)
-    references = {query.reference.id for query in queries}
-    needed = {row for query in queries for row in (*query.positives, *query.members)}
-    kept = [row for row, ref in enumerate(data.gallery) if row in needed or ref.id in references]
-    new_row = {row: i for i, row in enumerate(kept)}
-    return replace(
-        data,
-        gallery=tuple(data.gallery[row] for row in kept),
-        spans={
-            group: range(
-                sum(row < span.start for row in kept), sum(row < span.stop for row in kept)
-            )
-            for group, span in data.spans.items()
-        },
-        queries=tuple(
-            replace(
-                query,
-                positives=tuple(new_row[row] for row in query.positives),
-                removed=None if query.removed is None else new_row.get(query.removed),
-                members=tuple(new_row[row] for row in query.members),
-            )
-            for query in queries
-        ),
-    )
+def check_whole(task: Task, data: TaskData) -> None:
+    """Every picture that the annotations name must be there.
+
+    Raises:
+        MissingData: some are not; says how many, and the first.
+    """
+    if data.missing:
+        name, path = next(iter(data.missing.items()))
+        raise MissingData(
+            f"{len(data.missing):,} of {len(data.pictures):,} pictures of {task.name} are not "
+            f"there, the first is {name} ({path}); a gallery that is not whole gives other "
+            f"numbers. bench data check {task.name} names them all; --allow-missing runs without "
+            f"them, into a partial record"
+        )
 
 
 def checkpoint_path(method: type[Method], backbone: str, wanted: Path | None) -> Path | None:

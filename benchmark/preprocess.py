@@ -80,6 +80,19 @@ def _targetpad(spec: ImageSpec) -> Transform:
     return transform
 
 
+def stretched(image: Image.Image, box: tuple[int, int, int, int], spec: ImageSpec) -> Tensor:
+    """A part of a picture, resized to the tower's square without keeping its shape.
+
+    A box without area gives black, as it does in torchvision with the released code of Pic2Word.
+    """
+    left, upper, right, lower = box
+    side = [spec.size, spec.size]
+    if right <= left or lower <= upper:
+        return to_tensor(Image.new("RGB", (spec.size, spec.size)), spec)
+    part = image.crop(box)
+    return to_tensor(tv.resize(part, side, interpolation=InterpolationMode.BICUBIC), spec)
+
+
 PREPROCESSES: dict[str, Callable[[ImageSpec], Transform]] = {
     "clip": _clip,
     "targetpad": _targetpad,

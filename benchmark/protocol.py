@@ -9,7 +9,7 @@ import hashlib
 import json
 import string
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
 from cirbench.benchmark.errors import UsageError
@@ -22,6 +22,7 @@ class EvaluationProtocol:
     Attributes:
         name, version: what a person calls it; the hash is what a record is held to.
         gallery: which pictures are ranked, in words that the task's own documentation defines.
+        reference: what of the reference picture is looked at, in the same way.
         reference_removed: whether a query's own reference is taken out of its ranking.
         preprocess: a name in `cirbench.benchmark.preprocess.PREPROCESSES`.
         templates: text per family of methods ("text" for encoders of plain text, "pseudo-word"
@@ -40,6 +41,7 @@ class EvaluationProtocol:
     gallery: str
     reference_removed: bool
     preprocess: str
+    reference: str = "whole picture"
     templates: Mapping[str, str]
     group_fields: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     image_text_sum: Literal["normalised", "raw"] = "normalised"
@@ -55,8 +57,13 @@ class EvaluationProtocol:
 
     @property
     def hash(self) -> str:
-        """Twelve hexadecimal digits that any change of any field changes."""
-        canonical = json.dumps(self.as_dict(), sort_keys=True, separators=(",", ":"))
+        """Twelve hexadecimal digits that any change of any field changes.
+
+        A field that has its default is left out, so that one added later renames no old protocol.
+        """
+        defaults = {f.name: f.default for f in fields(self)}
+        said = {k: v for k, v in self.as_dict().items() if v != defaults[k] and v != {}}
+        canonical = json.dumps(said, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:12]
 
     def text(self, family: str, group: str, fields: Mapping[str, str]) -> str:

@@ -68,6 +68,10 @@ _TASKS = {
         "cirbench.datasets.cirr:CIRR",
         "a photo and how the one looked for differs, 4,181 queries, 2,297 images",
     ),
+    "coco": _built_in(
+        "cirbench.datasets.coco:Coco",
+        "object composition, an object cut out of a photo and what is around it, 4,766 queries",
+    ),
     "fashion-iq": _built_in(
         "cirbench.datasets.fashion_iq:FashionIQ",
         "a garment and how it differs, 6,016 queries in three categories",

@@ -17,6 +17,7 @@ from cirbench.benchmark import bootstrap
 from cirbench.benchmark.backbones import load_backbone
 from cirbench.benchmark.checkpoints import Checkpoint, read_checkpoint
 from cirbench.benchmark.compose import TextFeatures, compose
+from cirbench.benchmark.data_check import without_unreadable
 from cirbench.benchmark.embed import BatchSize, ImageFeatures, embed_images
 from cirbench.benchmark.interfaces import Backbone, Method, Query, TaskData
 from cirbench.benchmark.plan import Plan, checkpoint_path
@@ -57,6 +58,8 @@ def run(plan: Plan, reporter: Reporter) -> Iterator[Record]:
     """
     check_writable(plan.output)
     request = plan.request
+    if request.allow_missing:
+        plan = without_unreadable(plan, reporter)
     torch.manual_seed(request.seed)
     torch.backends.cuda.matmul.allow_tf32 = False
     clock = Clock()
@@ -195,7 +198,7 @@ def _record_body(
             "queries": len(data.queries),
             "references": len({query.reference.id for query in data.queries}),
             "gallery": len(data.gallery),
-            "missing": 0,
+            "missing": len(data.missing),
             "queries_without_positives": int((per_query.positives == 0).sum()),
             "tied_queries": int(per_query.tied.sum()),
             "image_passes": plan.image_passes,
@@ -208,8 +211,12 @@ def _record_body(
             "gallery": images.fingerprint(data.gallery),
             "references": images.fingerprint([query.reference for query in data.queries]),
         },
+        "annotations": {
+            "released": plan.released, "files": dict(data.annotations),
+            "remarks": list(data.remarks),
+        },
         "run": {
-            "partial": request.limit is not None,
+            "partial": plan.partial,
             "limit": request.limit,
             "precision": request.precision,
             "device": plan.device,

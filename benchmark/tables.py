@@ -11,6 +11,7 @@ from rich.table import Table
 from tabulate import tabulate
 
 from cirbench.benchmark.bootstrap import Interval
+from cirbench.benchmark.data_check import NAMED, Count, SplitCheck
 from cirbench.benchmark.published import STATES, Verdict
 from cirbench.benchmark.records import Record
 
@@ -23,8 +24,9 @@ def print_record(record: Record, console: Console) -> None:
         files = [str(record.path.parent / name) for name in record.data["submission"]]
         console.print("no public labels; for the server:", *files, soft_wrap=True, highlight=False)
         return
-    partial = record.data["run"]["limit"]
-    note = f"PARTIAL: {partial} queries a group. " if partial else ""
+    limit, missing = record.data["run"]["limit"], record.data["counts"]["missing"]
+    note = f"PARTIAL: {limit} queries a group. " if limit else ""
+    note += f"PARTIAL: {missing} pictures left out. " if missing else ""
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("group")
     for metric in protocol["metrics"]:
@@ -58,6 +60,41 @@ def print_verdicts(verdicts: Sequence[Verdict]) -> None:
     print(tabulate(rows, headers, tablefmt="simple", disable_numparse=True))
     counts = Counter(v.state for v in verdicts)
     print("\n" + " · ".join(f"{counts[state]} {state}" for state in STATES))
+
+
+def print_checks(checks: Sequence[SplitCheck], collections: Sequence[Count]) -> None:
+    """What each split of a task comes to, then the pictures that are missing or unreadable."""
+    rows = [
+        [check.split, count.name, f"{count.found:,}", *_expectation(count)]
+        for check in checks
+        for count in check.counts
+    ]
+    rows += [["all", count.name, f"{count.found:,}", *_expectation(count)] for count in collections]
+    print(tabulate(rows, ["split", "what", "found", "expected", ""], disable_numparse=True))
+    for check in checks:
+        print(f"\n{check.split}: {check.error or _verdict(check)}")
+        for name, sha256 in check.annotations.items():
+            print(f"  {sha256}  {name}")
+        for remark in check.remarks:
+            print(f"  {remark}")
+        for kind, faults in (("missing", check.missing), ("unreadable", check.unreadable)):
+            for name, why in list(faults.items())[:NAMED]:
+                print(f"  {kind}: {name} ({why})")
+            if len(faults) > NAMED:
+                print(f"  … and {len(faults) - NAMED:,} more {kind}; --json names all")
+
+
+def _expectation(count: Count) -> tuple[str, str]:
+    if count.expected is None:
+        return "–", ""
+    return f"{count.expected:,}", "ok" if count.agrees else "DIFFERS"
+
+
+def _verdict(check: SplitCheck) -> str:
+    annotations = "released annotations" if check.released else "custom annotations"
+    if not check.missing and not check.unreadable:
+        return f"complete, {annotations}"
+    return f"{len(check.missing):,} missing, {len(check.unreadable):,} unreadable, {annotations}"
 
 
 def _rows(record: Record) -> list[str]:

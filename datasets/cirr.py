@@ -16,18 +16,26 @@ stops); `clip4cir` is ABaldrati/CLIP4Cir with targetpad and the raw sum.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, ClassVar
 
-from cirbench.benchmark.annotations import numbered, read_json, read_rows, row_of
-from cirbench.benchmark.checkpoints import sha256_of_file
+from cirbench.benchmark.annotations import (
+    absent,
+    check_inside,
+    numbered,
+    read_json,
+    read_rows,
+    row_of,
+    sha256_by_name,
+    with_any_ending,
+)
+from cirbench.benchmark.downloads import Download
 from cirbench.benchmark.errors import CorruptData, MissingData
 from cirbench.benchmark.images import file_ref
-from cirbench.benchmark.interfaces import ImageRef, Query, Task, TaskData
+from cirbench.benchmark.interfaces import ImageRef, Query, Released, Task, TaskData
 from cirbench.benchmark.layout import Place, locate
 from cirbench.benchmark.protocol import EvaluationProtocol
 from cirbench.benchmark.records import PerQuery
@@ -69,22 +77,14 @@ def split_images(path: Path, folder: Path) -> dict[str, Path]:
 
     Raises:
         CorruptData: the map is no map, or a path climbs out of the folder.
-        MissingData: files are not there; says how many, and the first.
     """
     paths = read_json(path)
     if not isinstance(paths, dict) or not all(isinstance(value, str) for value in paths.values()):
         raise CorruptData(f"{path} is no map from image names to paths")
-    for name, relative in paths.items():
-        if ".." in PurePosixPath(relative).parts or relative.startswith("/"):
-            raise CorruptData(f"{path}: the path of {name} leaves the data root: {relative}")
-    files = {name: folder / relative for name, relative in paths.items()}
-    missing = [name for name, file in files.items() if not file.is_file()]
-    if missing:
-        raise MissingData(
-            f"{len(missing):,} of {len(files):,} images of {path.name} are not below {folder}, the "
-            f"first is {paths[missing[0]]}; a gallery that is not whole gives other numbers"
-        )
-    return files
+    return {
+        name: with_any_ending(folder / check_inside(relative, f"{path}, {name}"))
+        for name, relative in paths.items()
+    }
 
 
 class CIRR(Task):
@@ -97,6 +97,24 @@ class CIRR(Task):
         protocol.name: protocol for protocol in (PIC2WORD, CLIP4CIR)
     }
     places: ClassVar[Sequence[Place]] = PLACES
+    released: ClassVar[Mapping[str, Released]] = {
+        "val": Released(queries={"all": 4181}, gallery=dict.fromkeys(protocols, 2297)),
+        "test1": Released(queries={"all": 4148}, gallery=dict.fromkeys(protocols, 2315)),
+    }
+
+    downloads: ClassVar[Sequence[Download]] = tuple(
+        Download(
+            url=f"https://raw.githubusercontent.com/Cuberick-Orion/CIRR/cirr_dataset/{path}",
+            path=f"cirr/{path}",
+        )
+        for split in ("train", "val", "test1")
+        for path in (f"captions/cap.rc2.{split}.json", f"image_splits/split.rc2.{split}.json")
+    )
+    how_to_get: ClassVar[str] = (
+        "Annotations (fetched above): github.com/Cuberick-Orion/CIRR, branch cirr_dataset, see its "
+        "licence. Images: those of NLVR2, on request from its authors (lil.nlp.cornell.edu/nlvr). "
+        "Put the folders train, dev and test1 into DATA_ROOT/cirr/img_raw."
+    )
 
     def load(self, *, protocol: EvaluationProtocol, split: str, data_root: Path | None) -> TaskData:
         places = locate(data_root, self.name, PLACES)
@@ -108,13 +126,12 @@ class CIRR(Task):
         split_file = splits / f"split.rc2.{split}.json"
         files = split_images(split_file, images.parent)
         refs = {name: file_ref(path, name) for name, path in files.items()}
-        digest = hashlib.sha256()
-        digest.update((sha256_of_file(caption_file) + sha256_of_file(split_file)).encode())
         return TaskData(
             gallery=tuple(refs.values()),
             queries=tuple(read_queries(caption_file, refs, protocol, labelled=split != "test1")),
-            annotations_sha256=digest.hexdigest(),
+            annotations=sha256_by_name([caption_file, split_file]),
             labelled=split != "test1",
+            missing=absent(files),
         )
 
     def submission(self, data: TaskData, ranking: PerQuery) -> Mapping[str, str]:

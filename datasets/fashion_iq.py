@@ -17,23 +17,33 @@ val       as pic2word, with the smaller gallery of VAL and CoSMo: images that oc
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from importlib.resources import files
 from pathlib import Path
 from typing import Any, ClassVar
 
-from cirbench.benchmark.annotations import image_files, numbered, read_json, read_rows, row_of
-from cirbench.benchmark.checkpoints import sha256_of_file
+from cirbench.benchmark.annotations import (
+    absent,
+    image_files,
+    numbered,
+    read_json,
+    read_rows,
+    row_of,
+    sha256_by_name,
+)
+from cirbench.benchmark.downloads import Download
 from cirbench.benchmark.errors import CorruptData, MissingData
 from cirbench.benchmark.images import file_ref
-from cirbench.benchmark.interfaces import ImageRef, Query, Task, TaskData
+from cirbench.benchmark.interfaces import Collection, ImageRef, Query, Released, Task, TaskData
 from cirbench.benchmark.layout import Place, locate
 from cirbench.benchmark.protocol import EvaluationProtocol
 
 CATEGORIES = ("dress", "shirt", "toptee")
 WHOLE_SPLIT = "the whole split of the category"
 TRIPLETS = "references and targets of the category's triplets"
+ALL_IMAGES = 74_381
+"""Of all categories and splits. The often quoted 77,683 counts images of two categories twice."""
 STRIPPED = ".?, "
 """What CLIP4Cir takes off both ends of a caption."""
 
@@ -76,6 +86,18 @@ PLACES = (
 )
 
 
+def _downloads() -> tuple[Download, ...]:
+    lines = (files("cirbench.datasets") / "fashion_iq.sha256").read_text().splitlines()
+    return tuple(
+        Download(
+            url=f"https://raw.githubusercontent.com/XiaoxiaoGuo/fashion-iq/master/{path}",
+            path=f"fashion-iq/{path}",
+            checksum=f"sha256:{sha256}",
+        )
+        for sha256, path in map(str.split, lines)
+    )
+
+
 def category_gallery(
     split: Path, triplets: Sequence[tuple[int, Mapping[str, Any]]], protocol: EvaluationProtocol
 ) -> list[str]:
@@ -111,6 +133,21 @@ class FashionIQ(Task):
         protocol.name: protocol for protocol in (PIC2WORD, CLIP4CIR, VAL)
     }
     places: ClassVar[Sequence[Place]] = PLACES
+    released: ClassVar[Mapping[str, Released]] = {
+        "val": Released(
+            queries={"dress": 2017, "shirt": 2038, "toptee": 1961},
+            gallery={"pic2word": 15_536, "clip4cir": 15_536, "val": 8_619},
+            annotations_sha256="c1d04759fef3b58ef199d21ba0e8d357410828e921e393c806328f2fd87bb91d",
+        )
+    }
+
+    downloads: ClassVar[Sequence[Download]] = _downloads()
+    how_to_get: ClassVar[str] = (
+        "Annotations (fetched above): github.com/XiaoxiaoGuo/fashion-iq, see its licence. Images: "
+        "74,381 product photos of Amazon, whose addresses are in github.com/hongwang600/"
+        "fashion-iq-metadata; many are dead, and mirrors are named in XiaoxiaoGuo/fashion-iq#18. "
+        "Put them as ASIN.jpg or ASIN.png into DATA_ROOT/fashion-iq/images."
+    )
 
     def load(self, *, protocol: EvaluationProtocol, split: str, data_root: Path | None) -> TaskData:
         places = locate(data_root, self.name, PLACES)
@@ -118,7 +155,7 @@ class FashionIQ(Task):
         gallery: list[str] = []
         queries: list[tuple[str, dict[str, Any]]] = []
         spans: dict[str, range] = {}
-        digest = hashlib.sha256()
+        annotations: dict[str, str] = {}
         for category in CATEGORIES:
             caption_file = captions / f"cap.{category}.{split}.json"
             split_file = splits / f"split.{category}.{split}.json"
@@ -126,15 +163,30 @@ class FashionIQ(Task):
             spans[category] = range(len(gallery), len(gallery) + len(names))
             gallery += names
             queries += found
-            digest.update((sha256_of_file(caption_file) + sha256_of_file(split_file)).encode())
-        files = image_files(images, list(dict.fromkeys(gallery)))
-        refs = {name: file_ref(path, name) for name, path in files.items()}
+            annotations |= sha256_by_name([caption_file, split_file])
+        paths = image_files(images, list(dict.fromkeys(gallery)), splits)
+        refs = {name: file_ref(path, name) for name, path in paths.items()}
         return TaskData(
             gallery=tuple(refs[name] for name in gallery),
             queries=tuple(Query(reference=refs[name], **fields) for name, fields in queries),
-            annotations_sha256=digest.hexdigest(),
+            annotations=annotations,
             spans=spans,
+            missing=absent(paths),
         )
+
+    def collections(self, *, data_root: Path | None) -> Sequence[Collection]:
+        places = locate(data_root, self.name, PLACES)
+        splits, images = places["splits"] or Path(), places["images"] or Path()
+        names: dict[str, None] = {}
+        for path in sorted(splits.glob("split.*.json")):
+            names |= dict.fromkeys(read_json(path))
+        missing = tuple(absent(image_files(images, list(names), splits)))
+        return [
+            Collection(
+                name="distinct images of all nine split files",
+                found=len(names) - len(missing), missing=missing, expected=ALL_IMAGES,
+            )
+        ]  # fmt: skip
 
     def training_images(self, *, data_root: Path | None) -> Sequence[ImageRef]:
         raise MissingData("fashion-iq has no unlabelled training images here")

@@ -21,9 +21,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+from cirbench.benchmark.annotations import absent
+from cirbench.benchmark.downloads import Download
 from cirbench.benchmark.errors import CorruptData, MissingData
 from cirbench.benchmark.images import file_ref
-from cirbench.benchmark.interfaces import ImageRef, Query, Task, TaskData
+from cirbench.benchmark.interfaces import ImageRef, Query, Released, Task, TaskData
 from cirbench.benchmark.layout import Place, locate
 from cirbench.benchmark.protocol import EvaluationProtocol
 
@@ -43,6 +45,12 @@ PROTOCOL = EvaluationProtocol(
     headline="R@10",
     recall_epsilon=1e-5,
 )
+
+LISTS = {
+    "imgnet_real_query.txt": "cd19c2d76f7fee0c47afba6dfc182c3fd5dbf800c0a80149feca6e0547936d1e",
+    "imgnet_targets.txt": "4cc6b22d493b783f2f7fce356276096c0d5ec38be95bd3a3349c8458b8a4a311",
+}
+"""The released lists, by sha256."""
 
 PLACES = (
     Place(name="renditions", candidates=("imgnet/imagenet-r", "imagenet-r")),
@@ -140,24 +148,16 @@ def in_folders(
     return real, found
 
 
-def check_agreement(kind: str, wanted: Sequence[Item], found: Sequence[Item], folder: Path) -> None:
-    """Lists and folders must name the same pictures.
+def check_no_others(kind: str, wanted: Sequence[Item], found: Sequence[Item], path: Path) -> None:
+    """The folders must hold no picture that the lists don't; the reverse is `TaskData.missing`.
 
     Raises:
-        MissingData: listed pictures are not in the folders.
-        CorruptData: the folders hold pictures that are not listed.
+        CorruptData: they do.
     """
-    missing, extra = set(wanted) - set(found), set(found) - set(wanted)
-    if missing:
-        first = min(missing)
-        raise MissingData(
-            f"{len(missing):,} of {len(wanted):,} {kind} are not below {folder}, the first is "
-            f"{first.wnid}/{first.name}; a gallery that is not whole gives other numbers"
-        )
-    if extra:
+    if extra := set(found) - set(wanted):
         first = min(extra)
         raise CorruptData(
-            f"{folder} has {len(extra):,} {kind} that are not in the list, the first is "
+            f"{path} has {len(extra):,} {kind} that are not in the list, the first is "
             f"{first.wnid}/{first.name}; remove them, or the list"
         )
 
@@ -170,6 +170,36 @@ class ImageNetR(Task):
     default_backbone: ClassVar[str] = "ViT-L-14/openai"
     protocols: ClassVar[Mapping[str, EvaluationProtocol]] = {PROTOCOL.name: PROTOCOL}
     places: ClassVar[Sequence[Place]] = PLACES
+    released: ClassVar[Mapping[str, Released]] = {
+        "test": Released(
+            queries=dict.fromkeys(DOMAINS, 10_000), gallery={"pic2word": 16_983},
+            annotations_sha256="0efddf6ab44363dac2537d7e2cb26e3b5ffde80de644e1898ea231e8f7e21320",
+        )
+    }  # fmt: skip
+
+    downloads: ClassVar[Sequence[Download]] = (
+        Download(
+            url="https://people.eecs.berkeley.edu/~hendrycks/imagenet-r.tar",
+            path="imgnet/imagenet-r.tar",
+            checksum="md5:a61312130a589d0ca1a8fca1f2bd3337",
+            makes="imgnet/imagenet-r",
+        ),
+        *(
+            Download(
+                url="https://raw.githubusercontent.com/google-research/composed_image_retrieval/"
+                f"main/data/imgnet/{name}",
+                path=f"imgnet/{name}",
+                checksum=f"sha256:{sha256}",
+            )
+            for name, sha256 in LISTS.items()
+        ),
+    )
+    how_to_get: ClassVar[str] = (
+        "ImageNet-R (fetched above, 2 GB): github.com/hendrycks/imagenet-r. The photos are the "
+        "validation images of ImageNet-1k (ILSVRC2012) of the same 200 classes; they need an "
+        "account at image-net.org and its terms of access. Sort them into folders by class "
+        "(valprep.sh) as DATA_ROOT/imgnet/real/WNID/*.JPEG, or put a whole imagenet/val there."
+    )
 
     def load(self, *, protocol: EvaluationProtocol, split: str, data_root: Path | None) -> TaskData:
         places = locate(data_root, self.name, PLACES)
@@ -184,8 +214,8 @@ class ImageNetR(Task):
             photos, renditions = listed(queries, targets)
             classes = {item.wnid for item in photos}
             found = in_folders(photo_folder, rendition_folder, classes)
-            check_agreement("photos", photos, found[0], photo_folder)
-            check_agreement("renditions", renditions, found[1], rendition_folder)
+            check_no_others("photos", photos, found[0], photo_folder)
+            check_no_others("renditions", renditions, found[1], rendition_folder)
         return task_data(sorted(photos), sorted(renditions), photo_folder, rendition_folder)
 
     def training_images(self, *, data_root: Path | None) -> Sequence[ImageRef]:
@@ -196,8 +226,12 @@ def task_data(
     photos: Sequence[Item], renditions: Sequence[Item], photo_folder: Path, rendition_folder: Path
 ) -> TaskData:
     """Every photo is a query once per domain."""
-    photo_refs = [_ref(photo_folder, item, "real") for item in photos]
-    rendition_refs = [_ref(rendition_folder, item, "imagenet-r") for item in renditions]
+    files = {
+        **{f"imagenet-r/{i.wnid}/{i.name}": rendition_folder / i.wnid / i.name for i in renditions},
+        **{f"real/{i.wnid}/{i.name}": photo_folder / i.wnid / i.name for i in photos},
+    }
+    refs = [file_ref(path, name) for name, path in files.items()]
+    photo_refs = refs[len(renditions) :]
     positives: dict[tuple[str, str | None], list[int]] = {}
     for row, item in enumerate(renditions):
         positives.setdefault((item.wnid, item.domain), []).append(row)
@@ -213,14 +247,11 @@ def task_data(
         for item, ref in zip(photos, photo_refs, strict=True)
     )
     return TaskData(
-        gallery=(*rendition_refs, *photo_refs),
+        gallery=tuple(refs),
         queries=queries,
-        annotations_sha256=_fingerprint([*photos, *renditions]),
+        annotations={"pictures and domains": _fingerprint([*photos, *renditions])},
+        missing=absent(files),
     )
-
-
-def _ref(folder: Path, item: Item, kind: str) -> ImageRef:
-    return file_ref(folder / item.wnid / item.name, f"{kind}/{item.wnid}/{item.name}")
 
 
 def _fingerprint(items: Sequence[Item]) -> str:

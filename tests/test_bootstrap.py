@@ -152,7 +152,7 @@ def scored():
             Query(id=f"q{i}", reference=refs[reference], positives=positives, group=group)
             for i, (reference, group, positives) in enumerate(rows)
         ),
-        annotations_sha256="",
+        annotations={},
     )
     ranking = Ranking(
         top=np.array([[0, 1], [2, 3], [0, 2], [0, 1], [0, 1]], dtype=np.int32),

@@ -56,7 +56,7 @@ def folder_task(monkeypatch, picture_folder):
         def load(self, *, protocol, split, data_root):
             refs = images_in_folder(picture_folder) if any(picture_folder.iterdir()) else ()
             queries = tuple(Query(id=r.id, reference=r, positives=(i,)) for i, r in enumerate(refs))
-            return TaskData(gallery=refs, queries=queries, annotations_sha256="0")
+            return TaskData(gallery=refs, queries=queries, annotations={})
 
     entries = {**registry.tasks(), "folder": registry.Entry(target="tests:Folder")}
     real = registry.Entry.load

@@ -129,8 +129,13 @@ def test_a_limited_run_keeps_its_spans(make, tmp_path):
 def test_a_missing_image_is_counted_and_named(make, tmp_path):
     make(tmp_path)
     (tmp_path / "fashion-iq" / "images" / "B3.jpg").unlink()
-    with pytest.raises(MissingData, match=r"1 of 10 images .* B3"):
-        load(tmp_path)
+    assert list(load(tmp_path).missing) == ["B3"]
+    request = Request(
+        methods=("image-only",), task="fashion-iq", backbone="fake", data_root=tmp_path,
+        output=tmp_path / "results",
+    )  # fmt: skip
+    with pytest.raises(MissingData, match=r"1 of 10 pictures .* B3 .*--allow-missing"):
+        plan(request)
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ OTHER = {
     "gallery": "all  styles",
     "reference_removed": True,
     "preprocess": "squash",
+    "reference": "its left half",
     "templates": {**PROTOCOL.templates, "text": "a {style} of {name}."},
     "group_fields": {"flat": {"style": "flat icons"}},
     "image_text_sum": "raw",
@@ -45,6 +46,11 @@ def test_any_field_changes_the_hash(name):
     other = replace(PROTOCOL, **{name: OTHER[name]})
     assert other.hash != PROTOCOL.hash
     assert replace(other, **{name: getattr(PROTOCOL, name)}).hash == PROTOCOL.hash
+
+
+def test_a_default_is_not_hashed_so_that_a_new_field_renames_no_protocol():
+    said = replace(PROTOCOL, overlong_text="error", recall_epsilon=0.0)
+    assert said.hash == PROTOCOL.hash == "62f82a418e4b"
 
 
 def test_the_hash_is_twelve_digits_and_of_values_only():

@@ -24,7 +24,7 @@ ROW = Published(
 )  # fmt: skip
 
 
-def record(value=11.9, group="average", metric="R@10", protocol="pic2word", **cell):
+def record(value=11.9, group="average", metric="R@10", protocol="pic2word", released=True, **cell):
     identity = {
         "method": "pic2word", "task": "imagenet-r", "split": "test", "trained_on": "CC3M",
         "backbone": "ViT-L-14/openai",
@@ -32,6 +32,7 @@ def record(value=11.9, group="average", metric="R@10", protocol="pic2word", **ce
     data = {
         "cell": {**identity, **cell},
         "protocol": {"name": protocol},
+        "annotations": {"released": released},
         "metrics": {group: {metric: {"value": value}}},
     }
     return Record(path=Path("imagenet-r/a.json"), data=data)
@@ -64,11 +65,20 @@ def test_agreement_is_rounding_plus_a_tenth_of_a_point(value, printed, state):
         ({"protocol": "clip4cir"}, "protocol clip4cir, published pic2word"),
         ({"metric": "R@1"}, "no R@10 of average"),
         ({"group": "toy"}, "no R@10 of average"),
+        ({"released": False}, "custom annotations"),
     ],
 )
 def test_what_is_not_the_same_is_not_compared(change, reason):
     [verdict] = verify([ROW], [record(**change)])
     assert (verdict.state, verdict.reason, verdict.measured) == (NOT_COMPARABLE, reason, None)
+
+
+def test_a_known_cause_stands_beside_a_difference():
+    row = replace(ROW, task="coco", split="val2017")
+    [differs] = verify([row], [record(20.0, task="coco", split="val2017")])
+    assert (differs.state, "drawn at random" in differs.reason) == (DIFFERS, True)
+    [agrees] = verify([row], [record(task="coco", split="val2017")])
+    assert (agrees.state, agrees.reason) == (REPRODUCED, "")
 
 
 def test_what_was_not_run_is_said():

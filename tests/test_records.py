@@ -67,6 +67,7 @@ def body(**changes):
         "protocol": {"name": "emoji"},
         "counts": {"queries": 2},
         "fingerprints": {},
+        "annotations": {"released": True},
         "run": {"partial": False},
         "environment": {},
         **changes,

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from cirbench.benchmark.annotations import sha256_by_name
 from cirbench.benchmark.checkpoints import sha256_of_file
 from cirbench.benchmark.plan import Request, plan
 from cirbench.benchmark.progress import Reporter
@@ -58,7 +59,7 @@ def test_the_committed_results_are_of_this_code_and_data():
     shipped = Path(__file__).parents[1] / "methods" / "weights" / "pic2word--emoji-clip.safetensors"
     for record in records:
         assert record.data["protocol"]["hash"] == PROTOCOL.hash
-        assert record.data["fingerprints"]["annotations"] == sha256_of_file(FOLDER / "pictures.csv")
+        assert record.data["annotations"]["files"] == sha256_by_name([FOLDER / "pictures.csv"])
         assert record.data["environment"]["code"]["dirty"] is None
         assert record.data["cell"]["checkpoint"] in (None, sha256_of_file(shipped))
         record.per_query()

@@ -79,7 +79,7 @@ class Emoji(Task):
         return TaskData(
             gallery=tuple(p.ref for p in [*targets, *sources]),
             queries=queries,
-            annotations_sha256=sha256_of_file(FOLDER / "pictures.csv"),
+            annotations={"pictures.csv": sha256_of_file(FOLDER / "pictures.csv")},
         )
 
     def training_images(self, *, data_root: Path | None) -> Sequence[ImageRef]:

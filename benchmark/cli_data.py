@@ -1,0 +1,105 @@
+"""`bench data`. Nothing heavy is imported before a command needs it."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from cirbench.benchmark.cli_options import HELP, AsJson, DataRoot, Quiet, print_json
+from cirbench.benchmark.errors import MissingData, UsageError
+
+data = typer.Typer(help="Find, check and prepare the data sets.", **HELP)  # type: ignore[arg-type]  # one dict for all apps
+
+
+@data.command(epilog="Examples: bench data where imagenet-r --data-root ~/data")
+def where(
+    task: Annotated[str, typer.Argument(help="bench ls tasks.")],
+    data_root: DataRoot = None,
+    as_json: AsJson = False,
+) -> None:
+    """Print what a task looks for below the data root, and what is there."""
+    from cirbench.benchmark.registry import find_task
+
+    looked = [
+        {
+            "name": place.name,
+            "looked for": list(place.candidates),
+            "found": str(place.find(data_root) or "") if data_root else "",
+            "optional": place.optional,
+        }
+        for place in find_task(task).places
+    ]
+    if as_json:
+        print_json(looked)
+        return
+    print(f"{task}: {'embedded, reads nothing' if not looked else data_root or 'no data root'}")
+    for place in looked:
+        wanted = " or ".join(place["looked for"])
+        missing = "not there, optional" if place["optional"] else "MISSING"
+        print(f"  {place['name']}: {place['found'] or missing} (looked for {wanted})")
+
+
+@data.command(
+    epilog="Examples: bench data check fashion-iq --data-root ~/data · bench data check cirr --deep"
+)
+def check(
+    task: Annotated[str, typer.Argument(help="bench ls tasks.")],
+    data_root: DataRoot = None,
+    deep: Annotated[bool, typer.Option("--deep", help="Decode every picture, too.")] = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Count a data set against the released numbers; exit 3 if incomplete, 4 if corrupt."""
+    from dataclasses import asdict
+
+    from cirbench.benchmark.data_check import check_split, collection_count
+    from cirbench.benchmark.progress import Reporter
+    from cirbench.benchmark.registry import find_task
+    from cirbench.benchmark.tables import print_checks
+
+    found, reporter = find_task(task)(), Reporter(quiet=quiet)
+    checks = [
+        check_split(found, split, data_root, deep=deep, reporter=reporter) for split in found.splits
+    ]
+    whole = [] if any(c.error for c in checks) else found.collections(data_root=data_root)
+    if as_json:
+        print_json(
+            {"splits": [asdict(c) for c in checks], "collections": [asdict(c) for c in whole]}
+        )
+    else:
+        print_checks(checks, [collection_count(c) for c in whole])
+    if code := max(check.exit_code for check in checks):
+        sys.exit(code)
+
+
+@data.command(
+    epilog="Examples: bench data prepare imagenet-r --data-root ~/data"
+    " · bench data prepare coco --seed 1"
+)
+def prepare(
+    task: Annotated[str, typer.Argument(help="bench ls tasks.")],
+    data_root: DataRoot = None,
+    seed: Annotated[int, typer.Option(help="Of what is drawn at random (coco's queries).")] = 0,
+    quiet: Quiet = False,
+) -> None:
+    """Fetch what may be fetched, make what is made from it, and say how to get the rest."""
+    from cirbench.benchmark.downloads import fetch
+    from cirbench.benchmark.progress import Reporter
+    from cirbench.benchmark.registry import find_task
+
+    if data_root is None:
+        raise UsageError("where to? give --data-root, or set CIRBENCH_DATA")
+    found, reporter = find_task(task)(), Reporter(quiet=quiet)
+    print(found.how_to_get or f"{task} needs nothing")
+    failed = []
+    for download in found.downloads:
+        try:
+            print(fetch(download, data_root, reporter))
+        except MissingData as error:
+            failed.append(str(error))
+    for line in found.prepare(data_root=data_root, seed=seed, reporter=reporter):
+        print(line)
+    if failed:
+        raise MissingData(f"{len(failed)} files are not there: {'; '.join(failed)}")

@@ -1,0 +1,131 @@
+"""Fetching what may be fetched: resumed where it broke off, checked, and unpacked safely."""
+
+from __future__ import annotations
+
+import hashlib
+import tarfile
+import tempfile
+import urllib.error
+import urllib.request
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from cirbench.benchmark.annotations import check_inside
+from cirbench.benchmark.errors import CorruptData, MissingData
+from cirbench.benchmark.progress import Reporter
+
+_CHUNK_BYTES = 1 << 20
+_TIMEOUT_SECONDS = 60
+
+
+@dataclass(frozen=True, kw_only=True)
+class Download:
+    """A file that its owners let everybody fetch.
+
+    Attributes:
+        path: where it goes, below the data root.
+        checksum: "sha256:…" or "md5:…"; None where none is known, then only counts can tell.
+        makes: for an archive, the path below the data root that unpacking it beside itself makes.
+    """
+
+    url: str
+    path: str
+    checksum: str | None = None
+    makes: str | None = None
+
+
+def fetch(download: Download, root: Path, reporter: Reporter) -> str:
+    """Fetches a file unless it is there, and unpacks an archive; gives a line about it.
+
+    Raises:
+        MissingData: it can't be fetched; what has come so far is kept and gone on from.
+        CorruptData: it has another checksum, or a path in an archive leaves its folder.
+    """
+    path = root / download.path
+    if download.makes and (root / download.makes).exists():
+        return f"{root / download.makes}: there"
+    if path.exists():
+        check_sum(path, download.checksum)
+        said = f"{path}: there"
+    else:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(f"{path.name}.part")
+        _fetch(download.url, part, reporter)
+        check_sum(part, download.checksum)
+        part.replace(path)
+        said = f"{path}: fetched from {download.url}"
+    if download.makes:
+        unpack(path, path.parent)
+        said += ", unpacked"
+    return said + ("" if download.checksum else " (no checksum is published)")
+
+
+def _fetch(url: str, part: Path, reporter: Reporter) -> None:
+    have = part.stat().st_size if part.exists() else 0
+    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
+    try:
+        with urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS) as answer:
+            resumed = answer.status == 206
+            length = int(answer.headers.get("Content-Length") or 0)
+            with (
+                part.open("ab" if resumed else "wb") as file,
+                reporter.stage(part.name.removesuffix(".part"), length) as stage,
+            ):
+                while chunk := answer.read(_CHUNK_BYTES):
+                    file.write(chunk)
+                    stage.advance(len(chunk))
+    except urllib.error.HTTPError as error:
+        if error.code == 416:  # nothing is left to fetch
+            return
+        raise MissingData(f"{url} answers {error.code} {error.reason}") from error
+    except OSError as error:
+        raise MissingData(
+            f"{url} can't be fetched ({error}); the same command goes on where it broke off, or "
+            f"put the file at {part.with_suffix('')} yourself"
+        ) from error
+
+
+def check_sum(path: Path, checksum: str | None) -> None:
+    """Compares a file with "algorithm:digest".
+
+    Raises:
+        CorruptData: they differ; a file that was just fetched is removed.
+    """
+    if checksum is None:
+        return
+    algorithm, _, wanted = checksum.partition(":")
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, algorithm).hexdigest()
+    if found != wanted:
+        if path.suffix == ".part":
+            path.unlink()
+        raise CorruptData(f"{path} has {algorithm} {found}, not {wanted}; fetch it again")
+
+
+def unpack(archive: Path, folder: Path) -> None:
+    """Unpacks a .tar or .zip, of which no member may leave the folder; what is there already stays.
+
+    Raises:
+        CorruptData: a member climbs out or is no plain file, or the archive is damaged. Nothing
+            is unpacked then.
+    """
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".unpacking-") as temporary:
+        try:
+            _extract(archive, temporary)
+        except (tarfile.TarError, zipfile.BadZipFile, OSError, EOFError) as error:
+            raise CorruptData(f"{archive} can't be unpacked: {error}; fetch it again") from error
+        for path in Path(temporary).iterdir():
+            if not (folder / path.name).exists():
+                path.rename(folder / path.name)
+
+
+def _extract(archive: Path, folder: str) -> None:
+    if zipfile.is_zipfile(archive):
+        with zipfile.ZipFile(archive) as packed:
+            for name in packed.namelist():
+                check_inside(name, str(archive))
+            packed.extractall(folder)
+    else:
+        with tarfile.open(archive) as tar:
+            tar.extractall(folder, filter="data")
