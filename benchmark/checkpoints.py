@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -21,6 +21,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from cirbench.benchmark.errors import CorruptData, MissingData
+
+if TYPE_CHECKING:
+    from cirbench.benchmark.interfaces import Backbone
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +40,20 @@ class Checkpoint:
     content: Mapping[str, Any]
     provenance: Mapping[str, Any] = field(default_factory=dict)
     sha256: str
+
+
+def check_widths(checkpoint: Checkpoint, found: tuple[int, int], backbone: Backbone) -> None:
+    """A network from embeddings to pseudo-words must fit the backbone's two widths.
+
+    Raises:
+        CorruptData: it does not; the message has all four numbers.
+    """
+    wanted = (backbone.embedding_width, backbone.token_width)
+    if found != wanted:
+        raise CorruptData(
+            f"{checkpoint.path} maps embeddings of width {found[0]} to words of width {found[1]}; "
+            f"{backbone.name} has {wanted[0]} and {wanted[1]}: it was trained for another backbone"
+        )
 
 
 def sha256_of_file(path: Path) -> str:

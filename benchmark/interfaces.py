@@ -249,6 +249,10 @@ class Backbone(Protocol):
         """The towers' weights."""
         ...
 
+    def state_dict(self) -> Mapping[str, Tensor]:
+        """The towers' weights by their library's names; open_clip's are OpenAI's."""
+        ...
+
 
 class Queries(Protocol):
     """A batch of B queries as a method sees it."""
@@ -280,6 +284,8 @@ class Method(Protocol):
     name: ClassVar[str]
     trained_on: str | None = None
     """The data its own weights saw, or None where it has none: then it is training-free."""
+    remarks: tuple[str, ...] = ()
+    """What a reader of its numbers should know of the weights that were loaded."""
     zero_shot: ClassVar[bool] = True
     """False where training saw composed-retrieval triplets."""
     needs_checkpoint: ClassVar[bool] = False

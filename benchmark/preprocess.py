@@ -6,6 +6,10 @@ clip  OpenAI's and torchvision's: bicubic resize of the shorter side, centre cro
       rounded half to even, and only then conversion to RGB. A palette picture is thus resized in
       its own mode (by nearest neighbour), as the released code of Pic2Word and CLIP4Cir does.
 
+clip-hf  Hugging Face's CLIPImageProcessor on Pillow: conversion to RGB first, and a crop whose
+         offset is rounded down. One pixel beside `clip` where the resized longer side exceeds the
+         tower's by 3 modulo 4.
+
 targetpad  CLIP4Cir's (ABaldrati/CLIP4Cir): a picture whose sides differ by a factor of 1.25 or
       more is first padded with zeros along its shorter side to that factor, then as clip.
 """
@@ -63,6 +67,16 @@ def _clip(spec: ImageSpec) -> Transform:
     return transform
 
 
+def _clip_hf(spec: ImageSpec) -> Transform:
+    def transform(image: Image.Image) -> Tensor:
+        rgb = image.convert("RGB")
+        resized = tv.resize(rgb, [spec.size], interpolation=InterpolationMode.BICUBIC)
+        left, top = ((side - spec.size) // 2 for side in resized.size)
+        return to_tensor(tv.crop(resized, top, left, spec.size, spec.size), spec)
+
+    return transform
+
+
 def target_padding(width: int, height: int, ratio: float = 1.25) -> tuple[int, int]:
     """Pixels to add left and right, and above and below: no side then exceeds ratio × the other."""
     if max(width, height) / min(width, height) < ratio:
@@ -95,6 +109,7 @@ def stretched(image: Image.Image, box: tuple[int, int, int, int], spec: ImageSpe
 
 PREPROCESSES: dict[str, Callable[[ImageSpec], Transform]] = {
     "clip": _clip,
+    "clip-hf": _clip_hf,
     "targetpad": _targetpad,
 }
 

@@ -71,6 +71,8 @@ class Published:
             return "val"
         if self.variant.startswith(("CLIP4Cir", "CVPR22")):
             return "clip4cir"
+        if self.method in ("searle", "lincir"):
+            return self.method
         of_the_paper = self.method in _PIC2WORD_TABLES and self.backbone == "ViT-L-14/openai"
         return "pic2word" if of_the_paper else None
 

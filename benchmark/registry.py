@@ -57,6 +57,14 @@ _METHODS = {
         "cirbench.methods.pic2word:Pic2Word",
         "the picture as one pseudo-word in a prompt (Saito et al., CVPR 2023)",
     ),
+    "searle": _built_in(
+        "cirbench.methods.searle:Searle",
+        'a pseudo-word and "that {caption}" (Baldrati et al., ICCV 2023); needs a checkpoint',
+    ),
+    "lincir": _built_in(
+        "cirbench.methods.lincir:LinCIR",
+        "SEARLE's network trained on text alone (Gu et al., CVPR 2024); needs a checkpoint",
+    ),
 }
 
 _TASKS = {

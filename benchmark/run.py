@@ -71,12 +71,15 @@ def run(plan: Plan, reporter: Reporter) -> Iterator[Record]:
     texts = TextFeatures(backbone=backbone, truncate=plan.protocol.overlong_text == "truncate")
     gallery = _unit_gallery(images.of(plan.data.gallery)).to(plan.device)
     for method, checkpoint in methods:
+        for remark in method.remarks:
+            reporter.say(f"{method.name}: {remark}")
         cell_clock = Clock(dict(clock.seconds))
         ranking = _rank_method(plan, method, images, texts, gallery, cell_clock, reporter)
         with cell_clock.stage("score"):
             per_query = score(plan.data, ranking, plan.protocol)
             cell = _cell(plan, method, checkpoint)
             body = _record_body(plan, backbone, checkpoint, images, per_query, cell_clock)
+            body["run"]["remarks"] = list(method.remarks)
             if not plan.data.labelled:
                 files = plan.task.submission(plan.data, per_query)
                 body["submission"] = write_submission(plan.output / cell.path, files)

@@ -11,7 +11,9 @@ recall, and checked for what the server refuses.
 
 Protocols: `pic2word` follows google-research/composed_image_retrieval, --eval-mode cirr, with the
 reference really removed (its released code compares full paths with bare names, removes nothing and
-stops); `clip4cir` is ABaldrati/CLIP4Cir with targetpad and the raw sum.
+stops); `clip4cir` is ABaldrati/CLIP4Cir with targetpad and the raw sum; `searle` and `lincir` add
+the prompts of miccunifi/SEARLE and navervision/lincir, the latter with Hugging Face's
+preprocessing.
 """
 
 from __future__ import annotations
@@ -51,6 +53,11 @@ PIC2WORD = EvaluationProtocol(
     headline="R@1",
 )
 CLIP4CIR = replace(PIC2WORD, name="clip4cir", preprocess="targetpad", image_text_sum="raw")
+
+SEARLE = replace(
+    CLIP4CIR, name="searle", templates={**CLIP4CIR.templates, "that": "a photo of * that {caption}"}
+)
+LINCIR = replace(SEARLE, name="lincir", preprocess="clip-hf")
 
 FOLDERS = {"val": "dev", "test1": "test1"}
 """Split → the folder of its images."""
@@ -94,7 +101,7 @@ class CIRR(Task):
     splits: ClassVar[tuple[str, ...]] = tuple(FOLDERS)
     default_backbone: ClassVar[str] = "ViT-L-14/openai"
     protocols: ClassVar[Mapping[str, EvaluationProtocol]] = {
-        protocol.name: protocol for protocol in (PIC2WORD, CLIP4CIR)
+        protocol.name: protocol for protocol in (PIC2WORD, CLIP4CIR, SEARLE, LINCIR)
     }
     places: ClassVar[Sequence[Place]] = PLACES
     released: ClassVar[Mapping[str, Released]] = {

@@ -12,6 +12,8 @@ pic2word  the paper's released evaluation (google-research/composed_image_retrie
           literal star in the text-only row.
 clip4cir  ABaldrati/CLIP4Cir: targetpad, "C1 and c2" of stripped captions, image+text as the
           normalised sum of the raw features.
+searle    miccunifi/SEARLE: as clip4cir, with both orders of the captions for pseudo-words.
+lincir    navervision/lincir: as searle, with Hugging Face's preprocessing.
 val       as pic2word, with the smaller gallery of VAL and CoSMo: images that occur in triplets.
 """
 
@@ -70,6 +72,16 @@ CLIP4CIR = replace(
     },
     image_text_sum="raw",
 )
+SEARLE = replace(
+    CLIP4CIR,
+    name="searle",
+    templates={
+        **CLIP4CIR.templates,
+        "that": "a photo of * that {first_stripped} and {second_stripped}",
+        "that-reversed": "a photo of * that {second_stripped} and {first_stripped}",
+    },
+)
+LINCIR = replace(SEARLE, name="lincir", preprocess="clip-hf")
 VAL = replace(PIC2WORD, name="val", gallery=TRIPLETS)
 
 ROOTS = ("fashion-iq", "fashionIQ_dataset", "FashionIQ", "fashioniq", "fashion_iq")
@@ -119,6 +131,7 @@ def caption_fields(captions: Sequence[str]) -> dict[str, str]:
         "first": first,
         "second": second,
         "first_capitalised": first.strip(STRIPPED).capitalize(),
+        "first_stripped": first.strip(STRIPPED),
         "second_stripped": second.strip(STRIPPED),
     }
 
@@ -130,13 +143,13 @@ class FashionIQ(Task):
     splits: ClassVar[tuple[str, ...]] = ("val",)
     default_backbone: ClassVar[str] = "ViT-L-14/openai"
     protocols: ClassVar[Mapping[str, EvaluationProtocol]] = {
-        protocol.name: protocol for protocol in (PIC2WORD, CLIP4CIR, VAL)
+        protocol.name: protocol for protocol in (PIC2WORD, CLIP4CIR, VAL, SEARLE, LINCIR)
     }
     places: ClassVar[Sequence[Place]] = PLACES
     released: ClassVar[Mapping[str, Released]] = {
         "val": Released(
             queries={"dress": 2017, "shirt": 2038, "toptee": 1961},
-            gallery={"pic2word": 15_536, "clip4cir": 15_536, "val": 8_619},
+            gallery={**dict.fromkeys(protocols, 15_536), "val": 8_619},
             annotations_sha256="c1d04759fef3b58ef199d21ba0e8d357410828e921e393c806328f2fd87bb91d",
         )
     }

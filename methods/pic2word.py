@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 
-from cirbench.benchmark.checkpoints import Checkpoint
+from cirbench.benchmark.checkpoints import Checkpoint, check_widths
 from cirbench.benchmark.errors import CorruptData
 from cirbench.benchmark.interfaces import Backbone, Method, Queries
 
@@ -50,6 +50,7 @@ class MappingNetwork(nn.Module):
         dropout: float = DROPOUT,
     ) -> None:
         super().__init__()
+        self.widths = (embedding_width, token_width)
         self.fc_out = nn.Linear(middle, token_width)
         widths = [embedding_width, *[middle] * layers]
         self.layers = nn.Sequential(
@@ -100,6 +101,36 @@ def mapper_weights(checkpoint: Checkpoint) -> Mapping[str, Tensor]:
     return {str(name).removeprefix("module."): tensor for name, tensor in content.items()}
 
 
+def carried_clip(checkpoint: Checkpoint, backbone: Backbone) -> str | None:
+    """What is to be said of the CLIP that a released checkpoint carries besides the mapper.
+
+    It was frozen in training, so it should be the backbone; the backbone is what is used.
+    """
+    carried = checkpoint.content.get("state_dict")
+    if not carried:
+        return None
+    ours = backbone.state_dict()
+    theirs = {str(name).removeprefix("module."): tensor for name, tensor in carried.items()}
+    shared = sorted(ours.keys() & theirs.keys())
+    if not shared:
+        return (
+            f"the CLIP in {checkpoint.path.name} can't be compared with {backbone.name}, which "
+            f"names its weights otherwise"
+        )
+    other = [name for name in shared if not _same(ours[name], theirs[name])]
+    if not other:
+        return None
+    return (
+        f"the CLIP in {checkpoint.path.name} is not {backbone.name}: {len(other)} of {len(shared)} "
+        f"weights differ, the first is {other[0]}"
+    )
+
+
+def _same(ours: Tensor, theirs: Tensor) -> bool:
+    """Equal in our precision: weights published in half precision are stored in single, too."""
+    return ours.shape == theirs.shape and torch.equal(ours.cpu(), theirs.to(ours.dtype).cpu())
+
+
 class Pic2Word(Method):
     """A prompt whose placeholder is the reference picture's pseudo-word."""
 
@@ -118,16 +149,11 @@ class Pic2Word(Method):
         if checkpoint is None:
             raise CorruptData("pic2word needs a checkpoint")
         mapper = MappingNetwork.from_weights(mapper_weights(checkpoint))
-        found = (mapper.layers[0][0].in_features, mapper.fc_out.out_features)  # type: ignore[index]  # nn.Sequential
-        wanted = (backbone.embedding_width, backbone.token_width)
-        if found != wanted:
-            raise CorruptData(
-                f"{checkpoint.path} maps embeddings of width {found[0]} to words of width "
-                f"{found[1]}; {backbone.name} has {wanted[0]} and {wanted[1]}: it was trained for "
-                f"another backbone"
-            )
+        check_widths(checkpoint, mapper.widths, backbone)
         trained_on = checkpoint.provenance.get("trained_on", "unstated images")
-        return cls(mapper.to(backbone.device), trained_on)
+        method = cls(mapper.to(backbone.device), trained_on)
+        method.remarks = tuple(filter(None, [carried_clip(checkpoint, backbone)]))
+        return method
 
     def compose(self, queries: Queries) -> Tensor:
         words = self.mapper(queries.reference_features)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from cirbench.benchmark.errors import CheckFailed, CorruptData, UsageError
 from cirbench.benchmark.images import images_in_folder
 from cirbench.benchmark.progress import Reporter
 from cirbench.methods import pic2word_training as training
-from cirbench.methods.pic2word import MappingNetwork, Pic2Word, contrastive_loss
+from cirbench.methods.pic2word import MappingNetwork, Pic2Word, _same, contrastive_loss
 
 QUIET = Reporter(quiet=True)
 
@@ -83,6 +84,33 @@ def test_the_released_layout_loads(tmp_path, fake, prefix, layers):
     v = torch.randn(3, fake.embedding_width)
     with torch.no_grad():
         assert torch.equal(method.mapper(v), source.eval()(v))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda clip: clip, ""),
+        (lambda clip: {f"module.{name}": t for name, t in clip.items()}, ""),
+        (
+            lambda clip: {**clip, "text.bias": clip["text.bias"] + 1},
+            "of 5 weights differ, .*text.bias",
+        ),
+        (lambda clip: {f"other.{name}": t for name, t in clip.items()}, "can't be compared"),
+    ],
+)
+def test_the_clip_that_a_checkpoint_carries_is_compared(tmp_path, fake, change, words):
+    mapper = MappingNetwork(fake.embedding_width, fake.token_width).state_dict()
+    carried = change(dict(fake.state_dict()))
+    torch.save({"state_dict": carried, "state_dict_img2text": mapper}, tmp_path / "released.pt")
+    method = Pic2Word.build(backbone=fake, checkpoint=read_checkpoint(tmp_path / "released.pt"))
+    assert len(method.remarks) == bool(words)
+    assert re.search(words, "".join(method.remarks))
+
+
+def test_weights_published_in_half_precision_are_the_same_in_single(fake):
+    weights = {"a": torch.randn(3).half()}
+    assert _same(weights["a"].float(), weights["a"])
+    assert not _same(weights["a"].float(), weights["a"] * 2)
 
 
 @pytest.mark.parametrize(

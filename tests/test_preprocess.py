@@ -36,6 +36,24 @@ def test_clip_is_resize_crop_then_rgb(size, mode):
     assert torch.equal(preprocess("clip", SPEC)(image), theirs(image))
 
 
+@pytest.mark.parametrize("excess", range(16))
+def test_hugging_faces_crop_is_one_pixel_beside_at_an_excess_of_3_modulo_4(excess):
+    image = noise(224 + excess, 224)
+    ours, theirs = preprocess("clip", SPEC)(image), preprocess("clip-hf", SPEC)(image)
+    assert torch.equal(ours, theirs) == (excess % 4 != 3)
+    left = excess // 2
+    by_hand = image.crop((left, 0, left + 224, 224))
+    assert torch.equal(theirs, preprocess("clip", SPEC)(by_hand))
+
+
+def test_hugging_face_converts_a_palette_before_it_resizes():
+    image = noise(300, 260).quantize(16)
+    assert torch.equal(
+        preprocess("clip-hf", SPEC)(image), preprocess("clip-hf", SPEC)(image.convert("RGB"))
+    )
+    assert not torch.equal(preprocess("clip", SPEC)(image), preprocess("clip-hf", SPEC)(image))
+
+
 def test_a_palette_picture_is_resized_before_it_is_converted():
     image = noise(300, 260).quantize(16)
     transform = preprocess("clip", SPEC)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -69,6 +69,9 @@ class TorchBackbone:
 
     def parameters(self) -> Iterable[Tensor]:
         return self.model.parameters()
+
+    def state_dict(self) -> Mapping[str, Tensor]:
+        return self.model.state_dict()
 
     def encode_images(self, pixels: Tensor) -> Tensor:
         pixels = pixels.to(self.device, self.dtype, non_blocking=True)

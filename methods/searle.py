@@ -1,0 +1,97 @@
+"""SEARLE: Zero-Shot Composed Image Retrieval with Textual Inversion.
+
+Baldrati, Agnolucci, Bertini, Del Bimbo. ICCV 2023, arXiv 2303.15247. Inference follows the released
+code (miccunifi/SEARLE) and its checkpoints {"epoch", "Phi"}.
+
+A network phi, distilled from optimised pseudo-words, turns the raw, un-normalised embedding v of a
+picture into one pseudo-word:
+
+    q = n(T("a photo of * that {caption}" with * := phi(v)))        n(x) = x / |x|
+
+Where a query has two captions (Fashion-IQ) both orders are composed, and q is the normalised mean
+of the two unit vectors. The placeholder is "*" here and "$" there: its embedding is replaced, so
+the sign does not matter.
+
+Known deviations: none in inference; training (textual inversion, distillation) is not built.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Self
+
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from cirbench.benchmark.checkpoints import Checkpoint, check_widths
+from cirbench.benchmark.errors import CorruptData
+from cirbench.benchmark.interfaces import Backbone, Method, Queries
+
+DROPOUT = 0.5
+
+
+class Phi(nn.Sequential):
+    """Linear, GELU, dropout twice, and a linear output: (B, C) → (B, W), hidden width H.
+
+    Its parameters are the released `layers.N` by N.
+    """
+
+    def __init__(self, embedding_width: int, hidden: int, token_width: int) -> None:
+        self.widths = (embedding_width, token_width)
+        super().__init__(
+            nn.Linear(embedding_width, hidden), nn.GELU(), nn.Dropout(DROPOUT),
+            nn.Linear(hidden, hidden), nn.GELU(), nn.Dropout(DROPOUT),
+            nn.Linear(hidden, token_width),
+        )  # fmt: skip
+
+    @classmethod
+    def from_checkpoint(cls, checkpoint: Checkpoint) -> Self:
+        """Infers the widths from the shapes.
+
+        Raises:
+            CorruptData: it holds no phi.
+        """
+        content = checkpoint.content.get("Phi", checkpoint.content)
+        try:
+            weights = {
+                str(name).removeprefix("module.").removeprefix("layers."): tensor.float()
+                for name, tensor in content.items()
+            }
+            hidden, embedding_width = weights["0.weight"].shape
+            network = cls(embedding_width, hidden, weights["6.weight"].shape[0])
+            network.load_state_dict(weights)
+        except (KeyError, ValueError, IndexError, AttributeError, RuntimeError) as error:
+            raise CorruptData(
+                f"{checkpoint.path} holds no phi ({error}); its keys are "
+                f"{', '.join(map(str, list(checkpoint.content)[:6]))}"
+            ) from error
+        return network
+
+
+class Searle(Method):
+    """A caption appended to the reference picture's pseudo-word."""
+
+    name: ClassVar[str] = "searle"
+    needs_checkpoint: ClassVar[bool] = True
+    released_training: ClassVar[str] = "ImageNet-1k test"
+    """What the authors' checkpoints saw, unlabelled."""
+
+    def __init__(self, phi: Phi, trained_on: str) -> None:
+        self.phi = phi.eval()
+        self.trained_on = trained_on
+
+    @classmethod
+    def build(cls, *, backbone: Backbone, checkpoint: Checkpoint | None) -> Self:
+        if checkpoint is None:
+            raise CorruptData(f"{cls.name} needs a checkpoint")
+        phi = Phi.from_checkpoint(checkpoint)
+        check_widths(checkpoint, phi.widths, backbone)
+        trained_on = checkpoint.provenance.get("trained_on", cls.released_training)
+        return cls(phi.to(backbone.device), trained_on)
+
+    def compose(self, queries: Queries) -> Tensor:
+        words = self.phi(queries.reference_features)
+        orders = ["that"]
+        if "that-reversed" in queries.protocol.templates:
+            orders.append("that-reversed")
+        composed = [normalize(queries.prompt_features(words, order), dim=-1) for order in orders]
+        return normalize(sum(composed[1:], start=composed[0]), dim=-1)
