@@ -65,7 +65,7 @@ def _warn_of_unknown_variables() -> None:
 )
 def run(
     method: Annotated[
-        list[str], typer.Option("--method", "-m", help="Repeatable, or all; bench ls methods.")
+        list[str], typer.Option("--method", "-m", help="Repeatable, or all that have weights here.")
     ],
     task: Annotated[str, typer.Option("--task", "-t", help="bench ls tasks.")],
     split: Annotated[str | None, typer.Option(help="Default: the task's first.")] = None,
@@ -103,13 +103,11 @@ def run(
     from cirbench.benchmark import plan as planning
     from cirbench.benchmark import run as harness
     from cirbench.benchmark.progress import Reporter
-    from cirbench.benchmark.registry import methods
     from cirbench.benchmark.tables import print_record
 
-    chosen = tuple(dict.fromkeys(methods() if "all" in method else method))
     plan = planning.plan(
         planning.Request(
-            methods=chosen, task=task, split=split, protocol=protocol, backbone=backbone,
+            methods=tuple(method), task=task, split=split, protocol=protocol, backbone=backbone,
             checkpoint=checkpoint, data_root=data_root, device=device, precision=precision,
             batch_size=batch_size, workers=workers, seed=seed, limit=limit,
             allow_missing=allow_missing, output=output,
@@ -126,7 +124,7 @@ def run(
                 print_record(record, Console())
                 print(f"record: {record.path}\n")
     except KeyboardInterrupt:
-        reporter.say(f"interrupted; {len(records)} of {len(chosen)} records are stored")
+        reporter.say(f"interrupted; {len(records)} of {len(plan.methods)} records are stored")
         raise
     if as_json:
         print_json(records[0] if len(records) == 1 else records)
@@ -134,7 +132,7 @@ def run(
 
 def _plan_summary(plan: Plan) -> dict[str, Any]:
     return {
-        "methods": list(plan.request.methods),
+        "methods": list(plan.methods),
         "task": plan.task.name,
         "split": plan.split,
         "protocol": {**plan.protocol.as_dict(), "hash": plan.protocol.hash},

@@ -92,14 +92,14 @@ def prepare(
     if data_root is None:
         raise UsageError("where to? give --data-root, or set CIRBENCH_DATA")
     found, reporter = find_task(task)(), Reporter(quiet=quiet)
-    print(found.how_to_get or f"{task} needs nothing")
     failed = []
     for download in found.downloads:
         try:
             print(fetch(download, data_root, reporter))
         except MissingData as error:
             failed.append(str(error))
+    print(found.how_to_get or f"{task} needs nothing")
     for line in found.prepare(data_root=data_root, seed=seed, reporter=reporter):
         print(line)
     if failed:
-        raise MissingData(f"{len(failed)} files are not there: {'; '.join(failed)}")
+        raise MissingData("\n  ".join([f"{len(failed)} files are not there:", *failed]))

@@ -12,7 +12,7 @@ import torch
 from cirbench.benchmark.errors import MissingData, UsageError
 from cirbench.benchmark.interfaces import Method, Task, TaskData
 from cirbench.benchmark.protocol import EvaluationProtocol
-from cirbench.benchmark.registry import find_method, find_task
+from cirbench.benchmark.registry import find_method, find_task, methods
 from cirbench.benchmark.subsets import limited, without
 
 
@@ -21,6 +21,7 @@ class Request:
     """What a person asked for; None means the task's or the machine's own default."""
 
     methods: tuple[str, ...]
+    """Names; "all" stands for every method that has its weights here."""
     task: str
     split: str | None = None
     protocol: str | None = None
@@ -42,6 +43,7 @@ class Plan:
     """A request with every default filled in and the annotations read; no picture opened."""
 
     request: Request
+    methods: tuple[str, ...]
     task: Task
     split: str
     protocol: EvaluationProtocol
@@ -96,10 +98,10 @@ def plan(request: Request) -> Plan:
         UsageError, MissingData, CorruptData: as their classes say.
     """
     task: Task = find_task(request.task)()
-    classes: list[type[Method]] = [find_method(name) for name in request.methods]
     backbone = request.backbone or task.default_backbone
-    for method in classes:
-        checkpoint_path(method, backbone, request.checkpoint)
+    chosen = methods_of(request, backbone)
+    for name in chosen:
+        checkpoint_path(find_method(name), backbone, request.checkpoint)
     split = _choice("split", request.split, task.splits)
     protocol = task.protocols[_choice("protocol", request.protocol, tuple(task.protocols))]
     data = task.load(protocol=protocol, split=split, data_root=request.data_root)
@@ -114,9 +116,22 @@ def plan(request: Request) -> Plan:
     if request.limit is not None:
         data = limited(data, request.limit)
     return Plan(
-        request=request, task=task, split=split, protocol=protocol, backbone=backbone,
-        device=choose_device(request.device), data=data,
+        request=request, methods=chosen, task=task, split=split, protocol=protocol,
+        backbone=backbone, device=choose_device(request.device), data=data,
     )  # fmt: skip
+
+
+def methods_of(request: Request, backbone: str) -> tuple[str, ...]:
+    """The methods' names, each once, "all" spelled out."""
+    if "all" not in request.methods:
+        return tuple(dict.fromkeys(request.methods))
+
+    def has_weights(name: str) -> bool:
+        method: type[Method] = find_method(name)
+        needed = method.needs_checkpoint and request.checkpoint is None
+        return not needed or backbone in method.shipped_checkpoints
+
+    return tuple(filter(has_weights, methods()))
 
 
 def _choice(kind: str, wanted: str | None, known: Sequence[str]) -> str:

@@ -159,6 +159,11 @@ def read_record(path: Path) -> Record:
         raise CorruptData(f"{path} is no record of schema {SCHEMA}; run the cell again")
     if missing := [name for name in _REQUIRED if name not in data]:
         raise CorruptData(f"{path} lacks {', '.join(missing)}; run the cell again")
+    try:
+        Cell(**data["cell"])
+        _ = data["run"]["partial"], data["per_query"]["file"], data["per_query"]["sha256"]
+    except (TypeError, KeyError) as error:
+        raise CorruptData(f"{path} was edited or cut ({error}); run the cell again") from error
     return Record(path=path, data=data)
 
 

@@ -65,7 +65,7 @@ def run(plan: Plan, reporter: Reporter) -> Iterator[Record]:
     clock = Clock()
     with clock.stage("load"):
         backbone = load_backbone(plan.backbone, device=plan.device, precision=request.precision)
-        methods = [load_method(find_method(name), backbone, plan) for name in request.methods]
+        methods = [load_method(find_method(name), backbone, plan) for name in plan.methods]
     with clock.stage("embed"):
         images = _embed(plan, backbone, reporter)
     texts = TextFeatures(backbone=backbone, truncate=plan.protocol.overlong_text == "truncate")

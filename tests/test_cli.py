@@ -15,6 +15,7 @@ from cirbench.benchmark import registry
 from cirbench.benchmark.cli import main
 from cirbench.benchmark.images import images_in_folder
 from cirbench.benchmark.interfaces import Query, Task, TaskData
+from cirbench.benchmark.plan import Request, methods_of
 from cirbench.benchmark.protocol import EvaluationProtocol
 
 FAKE = ["--backbone", "fake", "--limit", "3", "--quiet"]
@@ -266,3 +267,14 @@ def test_the_plug_in_package_is_found_and_runs(bench):
     code, out, _ = bench("run", "-m", "negated-image", "-t", "emoji", *FAKE, "--json")
     assert code == 0
     assert json.loads(out)["cell"]["method"] == "negated-image"
+
+
+def test_all_is_every_method_that_has_its_weights_here(tmp_path):
+    def chosen(**changes):
+        request = Request(methods=("all",), task="emoji", **changes)
+        return set(methods_of(request, changes.get("backbone", "emoji-clip")))
+
+    assert {"image-only", "pic2word"} <= chosen()
+    assert "searle" not in chosen()
+    assert "pic2word" not in chosen(backbone="fake")
+    assert {"pic2word", "searle"} <= chosen(backbone="fake", checkpoint=tmp_path / "a.pt")

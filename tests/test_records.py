@@ -219,6 +219,16 @@ def test_missing_fields_are_named(tmp_path):
         read_record(written.path)
 
 
+@pytest.mark.parametrize(
+    "change", [{"run": {}}, {"cell": {"method": "a"}}, {"per_query": {}}, {"run": None}]
+)
+def test_an_emptied_field_is_one_clear_error(tmp_path, change):
+    written = write_record(tmp_path, CELL, body(), per_query())
+    written.path.write_text(json.dumps({**written.data, **change}))
+    with pytest.raises(CorruptData, match="was edited or cut"):
+        read_record(written.path)
+
+
 def test_partial_records_are_left_out(tmp_path):
     write_record(tmp_path, CELL, body(run={"partial": True}), per_query())
     whole = write_record(tmp_path, replace(CELL, seed=1), body(), per_query())
