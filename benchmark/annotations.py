@@ -90,6 +90,17 @@ def absent(files: Mapping[str, Path]) -> dict[str, str]:
     return {name: str(path) for name, path in files.items() if not path.is_file()}
 
 
+def check_none_missing(what: str, missing: Mapping[str, str]) -> None:
+    """For training, where nothing may be left out.
+
+    Raises:
+        MissingData: some are not there; says how many, and the first.
+    """
+    if missing:
+        name, path = next(iter(missing.items()))
+        raise MissingData(f"{len(missing):,} {what} are not there, the first is {name} ({path})")
+
+
 def row_of(gallery: Mapping[str, int], name: str, path: Path, number: int) -> int:
     """The gallery row of an image that an annotation names.
 

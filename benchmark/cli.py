@@ -24,6 +24,7 @@ from cirbench.benchmark.cli_options import (
     print_json,
 )
 from cirbench.benchmark.cli_train import trainer
+from cirbench.benchmark.cli_train_combiner import train_combiner
 from cirbench.benchmark.errors import CheckFailed, CirbenchError, UsageError
 
 if TYPE_CHECKING:
@@ -40,6 +41,11 @@ app = typer.Typer(
     **HELP,  # type: ignore[arg-type]  # one dict for both apps
 )
 app.add_typer(trainer, name="train")
+trainer.command(
+    "combiner",
+    epilog="Examples: bench train combiner -t fashion-iq -b ViT-L-14/openai -o c.safetensors"
+    " · bench train combiner -t emoji -b emoji-clip -o c.safetensors",
+)(train_combiner)
 app.add_typer(data, name="data")
 
 
@@ -72,7 +78,8 @@ def run(
     protocol: Annotated[str | None, typer.Option(help="bench info TASK lists them.")] = None,
     backbone: Backbone = None,
     checkpoint: Annotated[
-        Path | None, typer.Option(help="The method's weights; default: the shipped ones.")
+        list[str] | None,
+        typer.Option(help="METHOD=FILE, repeatable, or FILE for the one method that needs it."),
     ] = None,
     data_root: DataRoot = None,
     device: Device = "auto",
@@ -108,7 +115,8 @@ def run(
     plan = planning.plan(
         planning.Request(
             methods=tuple(method), task=task, split=split, protocol=protocol, backbone=backbone,
-            checkpoint=checkpoint, data_root=data_root, device=device, precision=precision,
+            checkpoints=planning.parse_checkpoints(checkpoint or (), method),
+            data_root=data_root, device=device, precision=precision,
             batch_size=batch_size, workers=workers, seed=seed, limit=limit,
             allow_missing=allow_missing, output=output,
         )

@@ -115,6 +115,32 @@ class TaskData:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Triplet:
+    """What supervised training sees: a reference, what to change, and the target.
+
+    Attributes:
+        captions: wordings of one and the same change; training draws one at each step.
+    """
+
+    reference: ImageRef
+    target: ImageRef
+    captions: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """How the best of several trained models is chosen.
+
+    Attributes:
+        metrics: names whose plain mean, over groups first, is the score.
+    """
+
+    split: str
+    protocol: EvaluationProtocol
+    metrics: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Released:
     """What the annotations that everybody uses come to, so that others can be told from them.
 
@@ -191,6 +217,13 @@ class Task(Protocol):
     def collections(self, *, data_root: Path | None) -> Sequence[Collection]:
         """Pictures to count besides those of the splits; for `bench data check`."""
         return ()
+
+    selection: ClassVar[Selection | None] = None
+    """For training on its triplets; None where it has none."""
+
+    def triplets(self, *, data_root: Path | None) -> Sequence[Triplet]:
+        """What supervised training on this task may see."""
+        raise NotImplementedError(f"{self.name} has no triplets")
 
     def submission(self, data: TaskData, ranking: PerQuery) -> Mapping[str, str]:
         """File name → content of what an evaluation server takes; only asked for unlabelled data.

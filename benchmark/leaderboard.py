@@ -158,10 +158,11 @@ def markdown(board: Board, published: Sequence[Published]) -> str:
 def _row_names(record: Record) -> list[str]:
     cell = record.data["cell"]
     method = cell["method"] + (f" (seed {cell['seed']})" if cell["seed"] else "")
-    return [_escaped(method), _escaped(cell["trained_on"] or "–"), _escaped(cell["backbone"])]
+    seen = "zero-shot" if record.data["method"]["zero_shot"] else "supervised"
+    return [_escaped(method), seen, _escaped(cell["trained_on"] or "–"), _escaped(cell["backbone"])]
 
 
-_NAME_COLUMNS = ["method", "trained on", "backbone"]
+_NAME_COLUMNS = ["method", "supervision", "trained on", "backbone"]
 
 
 def _average_table(board: Board, average: str) -> str:
@@ -257,7 +258,7 @@ def _footnote(board: Board) -> str:
         f"{removed} its ranking; preprocess `{protocol['preprocess']}`.",
         f"In percent, with 95 % bootstrap intervals over references "
         f"({data['bootstrap']['resamples']:,} resamples); differences are paired. "
-        f"Best values are bold.",
+        f"Best values are bold. Supervised methods were trained on triplets, zero-shot ones were not.",
         f"Records: {links}.",
     ]
     return "\n\n".join(lines)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
 
@@ -26,7 +26,8 @@ class Request:
     split: str | None = None
     protocol: str | None = None
     backbone: str | None = None
-    checkpoint: Path | None = None
+    checkpoints: Mapping[str, Path] = field(default_factory=dict)
+    """Method → its weights; needed where none are shipped."""
     data_root: Path | None = None
     device: str = "auto"
     precision: str = "fp32"
@@ -101,7 +102,10 @@ def plan(request: Request) -> Plan:
     backbone = request.backbone or task.default_backbone
     chosen = methods_of(request, backbone)
     for name in chosen:
-        checkpoint_path(find_method(name), backbone, request.checkpoint)
+        checkpoint_path(find_method(name), backbone, request.checkpoints)
+    for name in request.checkpoints:
+        if name not in chosen:
+            raise UsageError(f"--checkpoint {name}=…, but {name} is not among the methods")
     split = _choice("split", request.split, task.splits)
     protocol = task.protocols[_choice("protocol", request.protocol, tuple(task.protocols))]
     data = task.load(protocol=protocol, split=split, data_root=request.data_root)
@@ -128,10 +132,36 @@ def methods_of(request: Request, backbone: str) -> tuple[str, ...]:
 
     def has_weights(name: str) -> bool:
         method: type[Method] = find_method(name)
-        needed = method.needs_checkpoint and request.checkpoint is None
-        return not needed or backbone in method.shipped_checkpoints
+        given = name in request.checkpoints or backbone in method.shipped_checkpoints
+        return given or not method.needs_checkpoint
 
     return tuple(filter(has_weights, methods()))
+
+
+def parse_checkpoints(given: Sequence[str], chosen: Sequence[str]) -> dict[str, Path]:
+    """METHOD=FILE, or FILE alone where one of the chosen methods takes weights.
+
+    Raises:
+        UsageError: a FILE alone could be of several methods, or of none; or a method has two.
+    """
+    found: dict[str, Path] = {}
+    for text in given:
+        method, _, path = text.rpartition("=")
+        if method not in methods():
+            method, path = _only_taker(text, chosen), text
+        if found.setdefault(method, Path(path)) != Path(path):
+            raise UsageError(f"{method} has two checkpoints: {found[method]} and {path}")
+    return found
+
+
+def _only_taker(text: str, chosen: Sequence[str]) -> str:
+    takers = [name for name in chosen if name != "all" and find_method(name).needs_checkpoint]
+    if len(takers) != 1:
+        raise UsageError(
+            f"--checkpoint {text}: of which method? {' or '.join(takers) or 'none chosen'} "
+            f"take{'s' if not takers else ''} weights; write METHOD={text}"
+        )
+    return takers[0]
 
 
 def _choice(kind: str, wanted: str | None, known: Sequence[str]) -> str:
@@ -158,7 +188,7 @@ def check_whole(task: Task, data: TaskData) -> None:
         )
 
 
-def checkpoint_path(method: type[Method], backbone: str, wanted: Path | None) -> Path | None:
+def checkpoint_path(method: type[Method], backbone: str, wanted: Mapping[str, Path]) -> Path | None:
     """The method's weights: those asked for, else the shipped ones; None where it has none.
 
     Raises:
@@ -166,12 +196,12 @@ def checkpoint_path(method: type[Method], backbone: str, wanted: Path | None) ->
     """
     if not method.needs_checkpoint:
         return None
-    if wanted is not None:
-        return wanted
+    if method.name in wanted:
+        return wanted[method.name]
     if backbone not in method.shipped_checkpoints:
         shipped = ", ".join(method.shipped_checkpoints) or "no backbone"
         raise MissingData(
-            f"{method.name} needs --checkpoint for the backbone {backbone} "
+            f"{method.name} needs --checkpoint {method.name}=FILE for the backbone {backbone} "
             f"(one is shipped for {shipped}); bench train {method.name} --help makes one"
         )
     return Path(str(files("cirbench.methods") / "weights" / method.shipped_checkpoints[backbone]))

@@ -21,7 +21,7 @@ from cirbench.benchmark.errors import CorruptData, UsageError
 SCHEMA = 1
 _SLUG_BYTES = 48
 _REQUIRED = (
-    "schema", "cell", "metrics", "protocol", "counts", "fingerprints", "annotations", "run",
+    "schema", "cell", "method", "metrics", "protocol", "counts", "fingerprints", "annotations", "run",
     "environment", "per_query",
 )  # fmt: skip
 

@@ -57,6 +57,10 @@ _METHODS = {
         "cirbench.methods.pic2word:Pic2Word",
         "the picture as one pseudo-word in a prompt (Saito et al., CVPR 2023)",
     ),
+    "combiner": _built_in(
+        "cirbench.methods.combiner:Combiner",
+        "a network over both embeddings, trained on triplets (Baldrati et al., 2022)",
+    ),
     "searle": _built_in(
         "cirbench.methods.searle:Searle",
         'a pseudo-word and "that {caption}" (Baldrati et al., ICCV 2023); needs a checkpoint',

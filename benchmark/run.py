@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from cirbench.benchmark import bootstrap
@@ -19,12 +17,12 @@ from cirbench.benchmark.checkpoints import Checkpoint, read_checkpoint
 from cirbench.benchmark.compose import TextFeatures, compose
 from cirbench.benchmark.data_check import without_unreadable
 from cirbench.benchmark.embed import BatchSize, ImageFeatures, embed_images
-from cirbench.benchmark.interfaces import Backbone, Method, Query, TaskData
+from cirbench.benchmark.interfaces import Backbone, Method
 from cirbench.benchmark.plan import Plan, checkpoint_path
 from cirbench.benchmark.preprocess import preprocess
 from cirbench.benchmark.progress import Reporter
 from cirbench.benchmark.provenance import environment, peak_memory_bytes
-from cirbench.benchmark.ranking import Ranking, dot_product, joined, rank
+from cirbench.benchmark.ranking import Ranking
 from cirbench.benchmark.records import (
     Cell,
     PerQuery,
@@ -35,6 +33,7 @@ from cirbench.benchmark.records import (
 )
 from cirbench.benchmark.registry import find_method
 from cirbench.benchmark.scoring import averages_of, depth, score, summarise
+from cirbench.benchmark.spans import rank_queries
 
 
 @dataclass
@@ -79,7 +78,7 @@ def run(plan: Plan, reporter: Reporter) -> Iterator[Record]:
             per_query = score(plan.data, ranking, plan.protocol)
             cell = _cell(plan, method, checkpoint)
             body = _record_body(plan, backbone, checkpoint, images, per_query, cell_clock)
-            body["run"]["remarks"] = list(method.remarks)
+            body["method"] = {"zero_shot": method.zero_shot, "remarks": list(method.remarks)}
             if not plan.data.labelled:
                 files = plan.task.submission(plan.data, per_query)
                 body["submission"] = write_submission(plan.output / cell.path, files)
@@ -90,7 +89,7 @@ def load_method(
     method: type[Method], backbone: Backbone, plan: Plan
 ) -> tuple[Method, Checkpoint | None]:
     """The method with its weights, shipped ones or those asked for."""
-    path = checkpoint_path(method, plan.backbone, plan.request.checkpoint)
+    path = checkpoint_path(method, plan.backbone, plan.request.checkpoints)
     checkpoint = read_checkpoint(path) if path else None
     return method.build(backbone=backbone, checkpoint=checkpoint), checkpoint
 
@@ -126,40 +125,6 @@ def _rank_method(
         vectors = compose(method, queries, plan.protocol, images, texts, size=size, stage=stage)
     with clock.stage("rank"), torch.inference_mode():
         return rank_queries(plan.data, vectors.to(gallery.device), gallery, depth(plan.protocol))
-
-
-def rank_queries(data: TaskData, vectors: Tensor, gallery: Tensor, depth: int) -> Ranking:
-    """Ranks (Q, C) queries against (N, C) gallery vectors, each group within its own span."""
-    everything = range(len(gallery))
-    of_span: dict[range, list[int]] = {}
-    for i, query in enumerate(data.queries):
-        of_span.setdefault(data.spans.get(query.group, everything), []).append(i)
-    parts = [
-        _rank_span([data.queries[i] for i in rows], vectors[rows], gallery, span, depth)
-        for span, rows in of_span.items()
-    ]
-    return joined(parts, np.concatenate(list(of_span.values())))
-
-
-def _rank_span(
-    queries: Sequence[Query], vectors: Tensor, gallery: Tensor, span: range, depth: int
-) -> Ranking:
-    found = rank(
-        dot_product(vectors, gallery[span.start : span.stop]),
-        [[row - span.start for row in query.positives] for query in queries],
-        len(span),
-        depth=depth,
-        removed=[None if q.removed is None else q.removed - span.start for q in queries],
-        members=[[row - span.start for row in query.members] for query in queries],
-    )
-    return replace(
-        found, top=_shifted(found.top, span.start), members=_shifted(found.members, span.start)
-    )
-
-
-def _shifted(rows: NDArray[np.int32], start: int) -> NDArray[np.int32]:
-    """Rows of a span as rows of the whole gallery."""
-    return np.where(rows < 0, -1, rows + np.int32(start))
 
 
 def _cell(plan: Plan, method: Method, checkpoint: Checkpoint | None) -> Cell:

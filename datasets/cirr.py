@@ -27,6 +27,7 @@ from typing import Any, ClassVar
 from cirbench.benchmark.annotations import (
     absent,
     check_inside,
+    check_none_missing,
     numbered,
     read_json,
     read_rows,
@@ -37,7 +38,15 @@ from cirbench.benchmark.annotations import (
 from cirbench.benchmark.downloads import Download
 from cirbench.benchmark.errors import CorruptData, MissingData
 from cirbench.benchmark.images import file_ref
-from cirbench.benchmark.interfaces import ImageRef, Query, Released, Task, TaskData
+from cirbench.benchmark.interfaces import (
+    ImageRef,
+    Query,
+    Released,
+    Selection,
+    Task,
+    TaskData,
+    Triplet,
+)
 from cirbench.benchmark.layout import Place, locate
 from cirbench.benchmark.protocol import EvaluationProtocol
 from cirbench.benchmark.records import PerQuery
@@ -59,7 +68,7 @@ SEARLE = replace(
 )
 LINCIR = replace(SEARLE, name="lincir", preprocess="clip-hf")
 
-FOLDERS = {"val": "dev", "test1": "test1"}
+FOLDERS = {"val": "dev", "test1": "test1", "train": "train"}
 """Split → the folder of its images."""
 ROOTS = ("cirr", "CIRR", "cirr_dataset")
 PLACES = (
@@ -94,11 +103,23 @@ def split_images(path: Path, folder: Path) -> dict[str, Path]:
     }
 
 
+def image_folder(places: Mapping[str, Path | None], split: str) -> Path:
+    """What the paths of a split's map are relative to.
+
+    Raises:
+        MissingData: the split's images are nowhere.
+    """
+    folder = places[f"{split} images"]
+    if folder is None:
+        raise MissingData(f"no folder of {split} images; bench data where cirr shows where")
+    return folder.parent
+
+
 class CIRR(Task):
     """4,181 val queries against 2,297 images."""
 
     name: ClassVar[str] = "cirr"
-    splits: ClassVar[tuple[str, ...]] = tuple(FOLDERS)
+    splits: ClassVar[tuple[str, ...]] = ("val", "test1")
     default_backbone: ClassVar[str] = "ViT-L-14/openai"
     protocols: ClassVar[Mapping[str, EvaluationProtocol]] = {
         protocol.name: protocol for protocol in (PIC2WORD, CLIP4CIR, SEARLE, LINCIR)
@@ -109,6 +130,11 @@ class CIRR(Task):
         "test1": Released(queries={"all": 4148}, gallery=dict.fromkeys(protocols, 2315)),
     }
 
+    selection: ClassVar[Selection] = Selection(
+        split="val",
+        protocol=CLIP4CIR,
+        metrics=("Rs@1", "Rs@2", "Rs@3", "R@1", "R@5", "R@10", "R@50"),
+    )
     downloads: ClassVar[Sequence[Download]] = tuple(
         Download(
             url=f"https://raw.githubusercontent.com/Cuberick-Orion/CIRR/cirr_dataset/{path}",
@@ -126,12 +152,10 @@ class CIRR(Task):
     def load(self, *, protocol: EvaluationProtocol, split: str, data_root: Path | None) -> TaskData:
         places = locate(data_root, self.name, PLACES)
         captions, splits = (places[name] or Path() for name in ("captions", "splits"))
-        images = places[f"{split} images"]
-        if images is None:
-            raise MissingData(f"no folder of {split} images; bench data where cirr shows where")
+        images = image_folder(places, split)
         caption_file = captions / f"cap.rc2.{split}.json"
         split_file = splits / f"split.rc2.{split}.json"
-        files = split_images(split_file, images.parent)
+        files = split_images(split_file, images)
         refs = {name: file_ref(path, name) for name, path in files.items()}
         return TaskData(
             gallery=tuple(refs.values()),
@@ -140,6 +164,25 @@ class CIRR(Task):
             labelled=split != "test1",
             missing=absent(files),
         )
+
+    def triplets(self, *, data_root: Path | None) -> Sequence[Triplet]:
+        """(reference, target_hard, caption) of the train split."""
+        places = locate(data_root, self.name, PLACES)
+        captions, splits = (places[name] or Path() for name in ("captions", "splits"))
+        caption_file = captions / "cap.rc2.train.json"
+        files = split_images(splits / "split.rc2.train.json", image_folder(places, "train"))
+        check_none_missing("training images", absent(files))
+        refs = {name: file_ref(path, name) for name, path in files.items()}
+        queries = read_queries(caption_file, refs, CLIP4CIR, labelled=True)
+        gallery = list(refs.values())
+        return [
+            Triplet(
+                reference=query.reference,
+                target=gallery[query.positives[0]],
+                captions=(query.fields["caption"],),
+            )
+            for query in queries
+        ]
 
     def submission(self, data: TaskData, ranking: PerQuery) -> Mapping[str, str]:
         recall = {

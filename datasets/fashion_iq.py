@@ -27,6 +27,7 @@ from typing import Any, ClassVar
 
 from cirbench.benchmark.annotations import (
     absent,
+    check_none_missing,
     image_files,
     numbered,
     read_json,
@@ -37,7 +38,16 @@ from cirbench.benchmark.annotations import (
 from cirbench.benchmark.downloads import Download
 from cirbench.benchmark.errors import CorruptData, MissingData
 from cirbench.benchmark.images import file_ref
-from cirbench.benchmark.interfaces import Collection, ImageRef, Query, Released, Task, TaskData
+from cirbench.benchmark.interfaces import (
+    Collection,
+    ImageRef,
+    Query,
+    Released,
+    Selection,
+    Task,
+    TaskData,
+    Triplet,
+)
 from cirbench.benchmark.layout import Place, locate
 from cirbench.benchmark.protocol import EvaluationProtocol
 
@@ -49,6 +59,8 @@ ALL_IMAGES = 74_381
 STRIPPED = ".?, "
 """What CLIP4Cir takes off both ends of a caption."""
 
+CLIP4CIR_TEXT = "{first_capitalised} and {second_stripped}"
+
 PIC2WORD = EvaluationProtocol(
     name="pic2word",
     version=1,
@@ -58,6 +70,7 @@ PIC2WORD = EvaluationProtocol(
     templates={
         "text": "a photo of * , {second} and {first}",
         "pseudo-word": "a photo of * , {second} and {first}",
+        "caption": CLIP4CIR_TEXT,
     },
     metrics=("R@1", "R@5", "R@10", "R@50", "R@100", "(R@10+R@50)/2"),
     headline="R@10",
@@ -67,7 +80,7 @@ CLIP4CIR = replace(
     name="clip4cir",
     preprocess="targetpad",
     templates={
-        "text": "{first_capitalised} and {second_stripped}",
+        "text": CLIP4CIR_TEXT,
         "pseudo-word": "a photo of * , {second} and {first}",
     },
     image_text_sum="raw",
@@ -84,6 +97,7 @@ SEARLE = replace(
 LINCIR = replace(SEARLE, name="lincir", preprocess="clip-hf")
 VAL = replace(PIC2WORD, name="val", gallery=TRIPLETS)
 
+ROW_FIELDS = {"candidate": str, "target": str, "captions": list}
 ROOTS = ("fashion-iq", "fashionIQ_dataset", "FashionIQ", "fashioniq", "fashion_iq")
 
 
@@ -96,6 +110,15 @@ PLACES = (
     Place(name="splits", candidates=_below("image_splits")),
     Place(name="images", candidates=_below("images", "resized_images")),
 )
+
+
+def wordings(captions: Sequence[str]) -> tuple[str, ...]:
+    """The four of CLIP4Cir's training: both orders, and each caption alone."""
+    first, second = (caption.strip(STRIPPED) for caption in captions)
+    return (
+        f"{first.capitalize()} and {second}", f"{second.capitalize()} and {first}",
+        first.capitalize(), second.capitalize(),
+    )  # fmt: skip
 
 
 def _downloads() -> tuple[Download, ...]:
@@ -154,6 +177,9 @@ class FashionIQ(Task):
         )
     }
 
+    selection: ClassVar[Selection] = Selection(
+        split="val", protocol=CLIP4CIR, metrics=("R@10", "R@50")
+    )
     downloads: ClassVar[Sequence[Download]] = _downloads()
     how_to_get: ClassVar[str] = (
         "Annotations (fetched above): github.com/XiaoxiaoGuo/fashion-iq, see its licence. Images: "
@@ -201,6 +227,28 @@ class FashionIQ(Task):
             )
         ]  # fmt: skip
 
+    def triplets(self, *, data_root: Path | None) -> Sequence[Triplet]:
+        """The 18,000 of the three train splits, as one set."""
+        places = locate(data_root, self.name, PLACES)
+        captions, splits, images = (places[p.name] or Path() for p in PLACES)
+        rows = [
+            row
+            for category in CATEGORIES
+            for _, row in read_rows(captions / f"cap.{category}.train.json", ROW_FIELDS)
+        ]
+        names = [row[role] for row in rows for role in ("candidate", "target")]
+        paths = image_files(images, list(dict.fromkeys(names)), splits)
+        check_none_missing("training images", absent(paths))
+        refs = {name: file_ref(path, name) for name, path in paths.items()}
+        return [
+            Triplet(
+                reference=refs[row["candidate"]],
+                target=refs[row["target"]],
+                captions=wordings(row["captions"]),
+            )
+            for row in rows
+        ]
+
     def training_images(self, *, data_root: Path | None) -> Sequence[ImageRef]:
         raise MissingData("fashion-iq has no unlabelled training images here")
 
@@ -216,7 +264,7 @@ def read_category(
     Raises:
         CorruptData: a row lacks a field, or names an image that is not in the gallery.
     """
-    triplets = list(read_rows(caption_file, {"candidate": str, "target": str, "captions": list}))
+    triplets = list(read_rows(caption_file, ROW_FIELDS))
     gallery = category_gallery(split_file, triplets, protocol)
     rows = numbered(gallery, split_file)
     queries = []

@@ -277,4 +277,4 @@ def test_all_is_every_method_that_has_its_weights_here(tmp_path):
     assert {"image-only", "pic2word"} <= chosen()
     assert "searle" not in chosen()
     assert "pic2word" not in chosen(backbone="fake")
-    assert {"pic2word", "searle"} <= chosen(backbone="fake", checkpoint=tmp_path / "a.pt")
+    assert "searle" in chosen(backbone="fake", checkpoints={"searle": tmp_path / "a.pt"})

@@ -45,6 +45,7 @@ def store(root, method, skill, protocol=PROTOCOL, gallery="g", **cell):
     )  # fmt: skip
     metrics = summarise(arrays, GROUPS, averages_of(GROUPS, protocol))
     data = {
+        "method": {"zero_shot": method != "bad|<b>", "remarks": []},
         "metrics": {g: {m: vars(v) for m, v in row.items()} for g, row in metrics.items()},
         "groups": list(GROUPS),
         "protocol": {**protocol.as_dict(), "hash": protocol.hash},

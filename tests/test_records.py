@@ -63,6 +63,7 @@ def per_query(value=100.0):
 
 def body(**changes):
     return {
+        "method": {"zero_shot": True, "remarks": []},
         "metrics": {"average": {"R@1": {"value": 50.0}}},
         "protocol": {"name": "emoji"},
         "counts": {"queries": 2},

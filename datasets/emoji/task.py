@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from cirbench.benchmark.checkpoints import sha256_of_file
-from cirbench.benchmark.interfaces import ImageRef, Query, Task, TaskData
+from cirbench.benchmark.interfaces import ImageRef, Query, Selection, Task, TaskData, Triplet
 from cirbench.benchmark.protocol import EvaluationProtocol
 from cirbench.datasets.emoji.pictures import (
     CORE_STYLES,
@@ -81,6 +81,21 @@ class Emoji(Task):
             queries=queries,
             annotations={"pictures.csv": sha256_of_file(FOLDER / "pictures.csv")},
         )
+
+    selection: ClassVar[Selection] = Selection(split="val", protocol=PROTOCOL, metrics=("R@10",))
+
+    def triplets(self, *, data_root: Path | None) -> Sequence[Triplet]:
+        known = {(p.style, p.code): p for p in training_pictures(CORE_STYLES)}
+        return [
+            Triplet(
+                reference=source.ref,
+                target=known[style, source.code].ref,
+                captions=(PROTOCOL.text("text", style, {}),),
+            )
+            for style in TARGET_STYLES
+            for source in known.values()
+            if source.style == SOURCE_STYLE and (style, source.code) in known
+        ]
 
     def training_images(self, *, data_root: Path | None) -> Sequence[ImageRef]:
         return [p.ref for p in training_pictures(MAPPER_STYLES)]

@@ -1,0 +1,68 @@
+"""An unfinished training on disk: weights, optimizer, identity; enough to go on from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cirbench.benchmark.checkpoints import read_checkpoint, write_checkpoint
+from cirbench.benchmark.errors import UsageError
+
+
+def save_state(
+    path: Path,
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    provenance: Mapping[str, Any],
+    more: Mapping[str, Tensor] | None = None,
+) -> None:
+    """Everything a resume needs, as tensors and JSON."""
+    tensors = {f"network.{name}": tensor for name, tensor in network.state_dict().items()}
+    for name, parameter in network.named_parameters():
+        for key, value in optimizer.state[parameter].items():
+            tensors[f"optimizer.{name}.{key}"] = value
+    tensors |= {f"more.{name}": tensor for name, tensor in (more or {}).items()}
+    write_checkpoint(path, tensors, provenance)
+
+
+def load_state(
+    path: Path, network: nn.Module, optimizer: torch.optim.Optimizer, identity: Mapping[str, Any]
+) -> tuple[Mapping[str, Any], Mapping[str, Tensor]]:
+    """Puts a saved state back; gives its provenance and what was saved besides.
+
+    Args:
+        identity: section → its fields; what must be the same for the training to be the same.
+
+    Raises:
+        UsageError: it is of another training; the fields that differ are named.
+    """
+    saved = read_checkpoint(path)
+    if differing := _differences(saved.provenance, identity):
+        raise UsageError(
+            f"{path} is of another training ({differing}); give the same options, or start anew "
+            f"without --resume"
+        )
+    network.load_state_dict({n: saved.content[f"network.{n}"] for n in network.state_dict()})
+    for name, parameter in network.named_parameters():
+        optimizer.state[parameter] = {
+            key: value.to(parameter.device if value.dim() else "cpu")
+            for key, value in _below(saved.content, f"optimizer.{name}.").items()
+        }
+    return saved.provenance, _below(saved.content, "more.")
+
+
+def _differences(saved: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    return "; ".join(
+        f"{part}.{key}: {saved.get(part, {}).get(key)} then, {value} now"
+        for part, fields in now.items()
+        for key, value in fields.items()
+        if saved.get(part, {}).get(key) != value
+    )
+
+
+def _below(content: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {k.removeprefix(prefix): v for k, v in content.items() if k.startswith(prefix)}

@@ -1,0 +1,285 @@
+"""Training the Combiner on triplets over a frozen CLIP: `bench train combiner`.
+
+The recipe is that of ABaldrati/CLIP4Cir's README for its second stage: Adam, constant learning
+rate, no augmentation, batches of 4,096, one of the wordings of each triplet drawn at each step, and
+the weights of the epoch that is best on the selection split. The features of all images and texts
+are computed once, since nothing that makes them is trained; the released code computes them anew
+in each epoch, which gives the same.
+
+Every random number is a function of the seed, the epoch and the step, so a training that was
+interrupted and resumed ends, on the CPU, with the same bits as an unbroken one.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from cirbench.benchmark.checkpoints import write_checkpoint, written_whole
+from cirbench.benchmark.compose import QueryBatch, TextFeatures
+from cirbench.benchmark.embed import ImageFeatures, embed_images
+from cirbench.benchmark.errors import CheckFailed, CorruptData, UsageError
+from cirbench.benchmark.interfaces import Backbone, Selection, TaskData, Triplet
+from cirbench.benchmark.preprocess import preprocess
+from cirbench.benchmark.progress import Reporter
+from cirbench.benchmark.protocol import EvaluationProtocol
+from cirbench.benchmark.provenance import code_state, package_versions
+from cirbench.benchmark.scoring import depth, score
+from cirbench.benchmark.spans import rank_queries
+from cirbench.benchmark.training_state import load_state, save_state
+from cirbench.methods.combiner import Combiner, CombinerNetwork, contrastive_loss
+
+_TEXTS_AT_ONCE = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How a Combiner is trained; the defaults are the released README's.
+
+    Attributes:
+        projection, hidden: widths; None is 4 and 8 times the embedding's.
+    """
+
+    epochs: int = 300
+    batch_size: int = 4096
+    learning_rate: float = 2e-5
+    projection: int | None = None
+    hidden: int | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """A training: what on, with what, where to.
+
+    Attributes:
+        selection: on which split, under which protocol and by which metrics the best epoch is
+            chosen; `validation` is that split.
+    """
+
+    recipe: Recipe
+    backbone: Backbone
+    triplets: Sequence[Triplet]
+    selection: Selection
+    validation: TaskData
+    trained_on: str
+    output: Path
+    workers: int = 2
+
+    @property
+    def protocol(self) -> EvaluationProtocol:
+        """The selection's, reduced to the metrics that select."""
+        metrics = self.selection.metrics
+        return replace(self.selection.protocol, metrics=metrics, headline=metrics[0])
+
+    @property
+    def state_path(self) -> Path:
+        """Where an unfinished training is kept."""
+        return self.output.with_suffix(".state.safetensors")
+
+    @property
+    def log_path(self) -> Path:
+        return self.output.with_suffix(".log.csv")
+
+    def identity(self) -> dict[str, Any]:
+        """What must be the same for a training to be resumed, and what its weights' header says."""
+        lines = (f"{t.reference.id}|{t.target.id}|{t.captions}" for t in self.triplets)
+        digest = hashlib.sha256("\n".join(lines).encode())
+        identity = {
+            "recipe": asdict(self.recipe),
+            "triplets": {"count": len(self.triplets), "sha256": digest.hexdigest()},
+            "backbone": {"name": self.backbone.name, "weights": self.backbone.weights_sha256},
+            "selection": {
+                "split": self.selection.split, "metrics": list(self.selection.metrics),
+                "protocol": f"{self.selection.protocol.name}@{self.selection.protocol.hash}",
+                "annotations": self.validation.annotations_sha256,
+            },
+        }  # fmt: skip
+        as_stored: dict[str, Any] = json.loads(json.dumps(identity))
+        return as_stored
+
+
+@dataclass(frozen=True, kw_only=True)
+class Features:
+    """What the frozen towers make of T triplets and of the selection split.
+
+    Attributes:
+        references, targets: (T,) rows of `images`.
+        captions: T tuples of rows of `texts`, one row a wording.
+    """
+
+    images: Tensor
+    texts: Tensor
+    references: Tensor
+    targets: Tensor
+    captions: Sequence[tuple[int, ...]]
+    found: ImageFeatures
+    query_texts: TextFeatures
+
+
+def precompute(job: Job, reporter: Reporter) -> Features:
+    """Embeds each distinct image and text once."""
+    data = job.validation
+    refs = [ref for t in job.triplets for ref in (t.reference, t.target)]
+    distinct = {ref.id: ref for ref in [*refs, *data.pictures.values()]}
+    with reporter.stage("images", len(distinct)) as stage:
+        found = embed_images(
+            job.backbone, list(distinct.values()),
+            preprocess(job.protocol.preprocess, job.backbone.image_spec),
+            batch_size=64, workers=job.workers, stage=stage,
+        )  # fmt: skip
+    captions = list(dict.fromkeys(caption for t in job.triplets for caption in t.captions))
+    row = {caption: i for i, caption in enumerate(captions)}
+    with torch.inference_mode():
+        texts = torch.cat(
+            [
+                job.backbone.encode_texts(captions[i : i + _TEXTS_AT_ONCE], truncate=True).cpu()
+                for i in range(0, len(captions), _TEXTS_AT_ONCE)
+            ]
+        )
+    return Features(
+        images=found.values,
+        texts=texts.clone(),
+        references=torch.tensor([found.rows[t.reference.id] for t in job.triplets]),
+        targets=torch.tensor([found.rows[t.target.id] for t in job.triplets]),
+        captions=[tuple(row[caption] for caption in t.captions) for t in job.triplets],
+        found=found,
+        query_texts=TextFeatures(backbone=job.backbone, truncate=False),
+    )
+
+
+def batches(job: Job, features: Features, epoch: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """(B, C) references, texts and targets of an epoch; an incomplete last batch is dropped."""
+    rng = np.random.default_rng((job.recipe.seed, epoch))
+    order = rng.permutation(len(job.triplets))
+    wording = rng.integers(1 << 30, size=len(order))
+    size = min(job.recipe.batch_size, len(order))
+    for start in range(0, len(order) - size + 1, size):
+        rows = order[start : start + size]
+        chosen = [features.captions[i][wording[i] % len(features.captions[i])] for i in rows]
+        yield (
+            features.images[features.references[rows]],
+            features.texts[chosen],
+            features.images[features.targets[rows]],
+        )
+
+
+def train(job: Job, reporter: Reporter, *, resume: bool = False) -> float:
+    """Trains, writes the best epoch's weights and a log, and gives its selection score in percent.
+
+    Raises:
+        UsageError: no triplets, or a resume with another recipe.
+        CheckFailed: the loss is not finite; the last good state stays on disk.
+    """
+    if len(job.triplets) < 2:
+        raise UsageError(f"{len(job.triplets)} triplets are no training set")
+    features = precompute(job, reporter)
+    network = _new_network(job)
+    optimizer = torch.optim.Adam(network.parameters(), lr=job.recipe.learning_rate)
+    log: list[tuple[float, float]] = []
+    best = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    if resume and job.state_path.exists():
+        provenance, best_saved = load_state(job.state_path, network, optimizer, job.identity())
+        best = dict(best_saved)
+        log = _read_log(job, int(provenance["epochs"]))
+    with reporter.stage("training", job.recipe.epochs) as stage:
+        stage.advance(len(log))
+        for epoch in range(len(log), job.recipe.epochs):
+            loss = _one_epoch(network, optimizer, job, features, epoch)
+            found = selection_score(network, job, features)
+            if found > max((score for _, score in log), default=-1.0):
+                best = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+            log.append((loss, found))
+            _write_log(job, log)
+            progress = {**job.identity(), "epochs": len(log)}
+            save_state(job.state_path, network, optimizer, progress, best)
+            stage.advance(1)
+    scores = [score for _, score in log]
+    header = {
+        **job.identity(), "kind": "combiner", "trained_on": job.trained_on,
+        "best_epoch": int(np.argmax(scores)) + 1, "selection_score": max(scores),
+        "code": code_state(), "packages": package_versions(),
+    }  # fmt: skip
+    write_checkpoint(job.output, best, header)
+    job.state_path.unlink(missing_ok=True)
+    return max(scores)
+
+
+def _new_network(job: Job) -> CombinerNetwork:
+    torch.manual_seed(job.recipe.seed)
+    return CombinerNetwork(
+        job.backbone.embedding_width, job.recipe.projection, job.recipe.hidden
+    ).to(job.backbone.device)
+
+
+def _one_epoch(
+    network: CombinerNetwork,
+    optimizer: torch.optim.Optimizer,
+    job: Job,
+    features: Features,
+    epoch: int,
+) -> float:
+    """The mean loss."""
+    network.train()
+    losses = []
+    torch.manual_seed(job.recipe.seed * 1_000_003 + epoch)
+    for batch in batches(job, features, epoch):
+        references, texts, targets = (part.to(job.backbone.device) for part in batch)
+        loss = contrastive_loss(network(references, texts), targets)
+        if not loss.isfinite():
+            raise CheckFailed(
+                f"the loss is {loss.item()} in epoch {epoch + 1}; the state after the epoch before "
+                f"is kept, --resume goes on from there; try a lower --lr"
+            )
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]  # untyped in torch
+        optimizer.step()
+        losses.append(loss.item())
+    return float(np.mean(losses))
+
+
+def selection_score(network: CombinerNetwork, job: Job, features: Features) -> float:
+    """The selection metrics' mean over groups and metrics, in percent."""
+    data = job.validation
+    batch = QueryBatch(
+        protocol=job.protocol,
+        queries=data.queries,
+        reference_features=features.found.of([q.reference for q in data.queries]).to(
+            job.backbone.device
+        ),
+        texts=features.query_texts,
+    )
+    with torch.inference_mode():
+        vectors = Combiner(network, job.trained_on).compose(batch).cpu()
+        gallery = normalize(features.found.of(data.gallery), dim=1)
+        found = score(data, rank_queries(data, vectors, gallery, depth(job.protocol)), job.protocol)
+    groups = [found.values[found.group == group].mean() for group in data.groups]
+    return float(np.mean(groups))
+
+
+def _write_log(job: Job, log: Sequence[tuple[float, float]]) -> None:
+    with written_whole(job.log_path) as path, path.open("w", newline="") as file:
+        rows = csv.writer(file, lineterminator="\n")
+        rows.writerow(("epoch", "loss", "selection_score"))
+        rows.writerows((i, repr(a), repr(b)) for i, (a, b) in enumerate(log, start=1))
+
+
+def _read_log(job: Job, epochs: int) -> list[tuple[float, float]]:
+    try:
+        with job.log_path.open(newline="") as file:
+            log = [(float(r["loss"]), float(r["selection_score"])) for r in csv.DictReader(file)]
+    except (OSError, KeyError, ValueError) as error:
+        raise CorruptData(f"{job.log_path} can't be read ({error}); start anew") from error
+    if len(log) < epochs:
+        raise CorruptData(f"{job.log_path} has {len(log)} of {epochs} epochs; start anew")
+    return log[:epochs]
