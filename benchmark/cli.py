@@ -24,7 +24,7 @@ from cirbench.benchmark.cli_options import (
     print_json,
 )
 from cirbench.benchmark.cli_train import trainer
-from cirbench.benchmark.cli_train_combiner import train_combiner
+from cirbench.benchmark.cli_train_combiner import train_clip_sum, train_combiner
 from cirbench.benchmark.errors import CheckFailed, CirbenchError, UsageError
 
 if TYPE_CHECKING:
@@ -46,6 +46,12 @@ trainer.command(
     epilog="Examples: bench train combiner -t fashion-iq -b ViT-L-14/openai -o c.safetensors"
     " · bench train combiner -t emoji -b emoji-clip -o c.safetensors",
 )(train_combiner)
+trainer.command(
+    "clip-sum",
+    epilog="Examples: bench train clip-sum -t cirr -b RN50x4/openai -o tuned"
+    " · bench train combiner -t cirr -b tuned:tuned -o tuned/combiner.safetensors"
+    " · bench run -m combiner -t cirr -b tuned:tuned",
+)(train_clip_sum)
 app.add_typer(data, name="data")
 
 

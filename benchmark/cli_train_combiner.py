@@ -1,9 +1,9 @@
-"""`bench train combiner`. Nothing heavy is imported before a command needs it."""
+"""`bench train combiner` and `clip-sum`. Nothing heavy is imported before a command needs it."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -40,34 +40,87 @@ def train_combiner(
     split is kept; a log of losses and selection scores is written beside OUTPUT.
     """
     from cirbench.benchmark.backbones import load_backbone
-    from cirbench.benchmark.plan import check_whole, choose_device
+    from cirbench.benchmark.plan import choose_device
     from cirbench.benchmark.progress import Reporter
     from cirbench.benchmark.records import check_writable
-    from cirbench.benchmark.registry import find_task
     from cirbench.methods.combiner_training import Job, Recipe, train
 
     if output.suffix != ".safetensors":
         raise UsageError(f"--output {output} must end in .safetensors")
     check_writable(output.parent)
-    found = find_task(task)()
-    if found.selection is None:
-        raise UsageError(f"{task} has no triplets to train on")
-    triplets = found.triplets(data_root=data_root)
-    validation = found.load(
-        protocol=found.selection.protocol, split=found.selection.split, data_root=data_root
-    )
-    check_whole(found, validation)
     job = Job(
+        **_supervision(task, data_root),
         recipe=Recipe(
             epochs=epochs, batch_size=batch_size, learning_rate=lr, projection=projection,
             hidden=hidden, seed=seed,
         ),
         backbone=load_backbone(backbone, device=choose_device(device), precision=precision),
-        triplets=triplets, selection=found.selection, validation=validation,
-        trained_on=TRAINED_ON.get(task, task), output=output, workers=workers,
+        output=output, workers=workers,
     )  # fmt: skip
     best = train(job, Reporter(quiet=quiet), resume=resume)
-    print(f"{output}: {len(triplets)} triplets, best selection score {best:.2f}")
+    print(f"{output}: {len(job.triplets)} triplets, best selection score {best:.2f}")
+
+
+def train_clip_sum(
+    task: Annotated[str, typer.Option("--task", "-t", help="fashion-iq, cirr or emoji.")],
+    backbone: Annotated[str, typer.Option("--backbone", "-b", help="What is fine-tuned.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write.")],
+    data_root: DataRoot = None,
+    encoders: Annotated[str, typer.Option(help="both, text or image.")] = "both",
+    epochs: Annotated[int, typer.Option(min=1)] = 100,
+    batch_size: Annotated[int, typer.Option(min=2, help="At most the number of triplets.")] = 128,
+    lr: Annotated[float, typer.Option(help="Learning rate, constant.")] = 2e-6,
+    seed: Seed = 0,
+    device: Device = "auto",
+    workers: Workers = 2,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the last whole epoch, if there is one.")
+    ] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Fine-tune CLIP so that image plus text is near the target: the Combiner's first stage.
+
+    The folder is then a backbone, tuned:FOLDER; a Combiner trained over it goes into the folder as
+    combiner.safetensors and is found there.
+    """
+    from cirbench.benchmark.backbones import load_backbone
+    from cirbench.benchmark.backbones.base import TorchBackbone
+    from cirbench.benchmark.backbones.tuned import CLIP_FILE
+    from cirbench.benchmark.plan import choose_device
+    from cirbench.benchmark.progress import Reporter
+    from cirbench.benchmark.records import check_writable
+    from cirbench.methods.clip_sum_training import Job, Recipe, train
+
+    check_writable(output)
+    towers = load_backbone(backbone, device=choose_device(device), precision="fp32")
+    if not isinstance(towers, TorchBackbone):
+        raise UsageError(f"{backbone} has no towers that could be trained")
+    job = Job(
+        **_supervision(task, data_root),
+        recipe=Recipe(
+            epochs=epochs, batch_size=batch_size, learning_rate=lr, encoders=encoders, seed=seed
+        ),
+        backbone=towers, output=output, workers=workers,
+    )  # fmt: skip
+    best = train(job, Reporter(quiet=quiet), resume=resume)
+    print(f"{output / CLIP_FILE}: {len(job.triplets)} triplets, best selection score {best:.2f}")
+
+
+def _supervision(task: str, data_root: Path | None) -> dict[str, Any]:
+    """A task's triplets, and how the best epoch is selected."""
+    from cirbench.benchmark.plan import check_whole
+    from cirbench.benchmark.registry import find_task
+
+    found = find_task(task)()
+    if found.selection is None:
+        raise UsageError(f"{task} has no triplets to train on")
+    selection = found.selection
+    validation = found.load(protocol=selection.protocol, split=selection.split, data_root=data_root)
+    check_whole(found, validation)
+    return {
+        "triplets": found.triplets(data_root=data_root), "selection": selection,
+        "validation": validation, "trained_on": TRAINED_ON.get(task, task),
+    }  # fmt: skip
 
 
 TRAINED_ON = {"fashion-iq": "Fashion-IQ", "cirr": "CIRR"}

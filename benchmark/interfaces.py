@@ -239,13 +239,15 @@ class Backbone(Protocol):
 
     name: str
     embedding_width: int
-    token_width: int
     context_length: int
     image_spec: ImageSpec
     weights_sha256: str
     logit_scale: float
     """What the towers were trained to multiply cosines by (about 100 for OpenAI's)."""
     device: Any
+
+    @property
+    def token_width(self) -> int: ...
 
     def encode_images(self, pixels: Tensor) -> Tensor:
         """(B, 3, S, S) float32, preprocessed → (B, C) float32, not normalised."""

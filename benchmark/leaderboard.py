@@ -258,7 +258,8 @@ def _footnote(board: Board) -> str:
         f"{removed} its ranking; preprocess `{protocol['preprocess']}`.",
         f"In percent, with 95 % bootstrap intervals over references "
         f"({data['bootstrap']['resamples']:,} resamples); differences are paired. "
-        f"Best values are bold. Supervised methods were trained on triplets, zero-shot ones were not.",
+        f"Best values are bold. "
+        f"Supervised methods were trained on triplets, zero-shot ones were not.",
         f"Records: {links}.",
     ]
     return "\n\n".join(lines)

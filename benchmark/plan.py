@@ -198,6 +198,9 @@ def checkpoint_path(method: type[Method], backbone: str, wanted: Mapping[str, Pa
         return None
     if method.name in wanted:
         return wanted[method.name]
+    beside = Path(backbone.removeprefix("tuned:")) / f"{method.name}.safetensors"
+    if backbone.startswith("tuned:") and beside.is_file():
+        return beside
     if backbone not in method.shipped_checkpoints:
         shipped = ", ".join(method.shipped_checkpoints) or "no backbone"
         raise MissingData(

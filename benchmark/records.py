@@ -21,8 +21,8 @@ from cirbench.benchmark.errors import CorruptData, UsageError
 SCHEMA = 1
 _SLUG_BYTES = 48
 _REQUIRED = (
-    "schema", "cell", "method", "metrics", "protocol", "counts", "fingerprints", "annotations", "run",
-    "environment", "per_query",
+    "schema", "cell", "method", "metrics", "protocol", "counts", "fingerprints",
+    "annotations", "run", "environment", "per_query",
 )  # fmt: skip
 
 

@@ -114,6 +114,10 @@ _BACKBONES = {
         "cirbench.benchmark.backbones.open_clip:load",
         "an open_clip model in a folder, local-dir:PATH",
     ),
+    "tuned:": _built_in(
+        "cirbench.benchmark.backbones.tuned:load",
+        "a fine-tuned CLIP: tuned:FOLDER of bench train clip-sum, tuned:NAME@FILE of CLIP4Cir",
+    ),
 }
 
 OPEN_CLIP = _built_in(

@@ -76,7 +76,7 @@ def run(plan: Plan, reporter: Reporter) -> Iterator[Record]:
         ranking = _rank_method(plan, method, images, texts, gallery, cell_clock, reporter)
         with cell_clock.stage("score"):
             per_query = score(plan.data, ranking, plan.protocol)
-            cell = _cell(plan, method, checkpoint)
+            cell = _cell(plan, backbone, method, checkpoint)
             body = _record_body(plan, backbone, checkpoint, images, per_query, cell_clock)
             body["method"] = {"zero_shot": method.zero_shot, "remarks": list(method.remarks)}
             if not plan.data.labelled:
@@ -127,14 +127,14 @@ def _rank_method(
         return rank_queries(plan.data, vectors.to(gallery.device), gallery, depth(plan.protocol))
 
 
-def _cell(plan: Plan, method: Method, checkpoint: Checkpoint | None) -> Cell:
+def _cell(plan: Plan, backbone: Backbone, method: Method, checkpoint: Checkpoint | None) -> Cell:
     return Cell(
         method=method.name,
         trained_on=method.trained_on,
         task=plan.task.name,
         split=plan.split,
         protocol=f"{plan.protocol.name}@{plan.protocol.hash}",
-        backbone=plan.backbone,
+        backbone=backbone.name,
         checkpoint=checkpoint.sha256 if checkpoint else None,
         seed=plan.request.seed,
     )

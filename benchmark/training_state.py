@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import csv
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from cirbench.benchmark.checkpoints import read_checkpoint, write_checkpoint
-from cirbench.benchmark.errors import UsageError
+from cirbench.benchmark.checkpoints import read_checkpoint, write_checkpoint, written_whole
+from cirbench.benchmark.errors import CorruptData, UsageError
 
 
 def save_state(
@@ -66,3 +67,27 @@ def _differences(saved: Mapping[str, Any], now: Mapping[str, Any]) -> str:
 
 def _below(content: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {k.removeprefix(prefix): v for k, v in content.items() if k.startswith(prefix)}
+
+
+def write_epochs(path: Path, log: Sequence[tuple[float, float]]) -> None:
+    """Mean loss and selection score of each epoch, as CSV."""
+    with written_whole(path) as temporary, temporary.open("w", newline="") as file:
+        rows = csv.writer(file, lineterminator="\n")
+        rows.writerow(("epoch", "loss", "selection_score"))
+        rows.writerows((i, repr(a), repr(b)) for i, (a, b) in enumerate(log, start=1))
+
+
+def read_epochs(path: Path, epochs: int) -> list[tuple[float, float]]:
+    """The first `epochs` rows of such a log.
+
+    Raises:
+        CorruptData: it is not there, damaged, or shorter.
+    """
+    try:
+        with path.open(newline="") as file:
+            log = [(float(r["loss"]), float(r["selection_score"])) for r in csv.DictReader(file)]
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise CorruptData(f"{path} can't be read ({error}); start anew") from error
+    if len(log) < epochs:
+        raise CorruptData(f"{path} has {len(log)} of {epochs} epochs; start anew")
+    return log[:epochs]

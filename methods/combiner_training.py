@@ -12,31 +12,27 @@ interrupted and resumed ends, on the CPU, with the same bits as an unbroken one.
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
 
-from cirbench.benchmark.checkpoints import write_checkpoint, written_whole
-from cirbench.benchmark.compose import QueryBatch, TextFeatures
+from cirbench.benchmark.checkpoints import write_checkpoint
+from cirbench.benchmark.compose import TextFeatures
 from cirbench.benchmark.embed import ImageFeatures, embed_images
-from cirbench.benchmark.errors import CheckFailed, CorruptData, UsageError
+from cirbench.benchmark.errors import CheckFailed, UsageError
 from cirbench.benchmark.interfaces import Backbone, Selection, TaskData, Triplet
 from cirbench.benchmark.preprocess import preprocess
 from cirbench.benchmark.progress import Reporter
-from cirbench.benchmark.protocol import EvaluationProtocol
 from cirbench.benchmark.provenance import code_state, package_versions
-from cirbench.benchmark.scoring import depth, score
-from cirbench.benchmark.spans import rank_queries
-from cirbench.benchmark.training_state import load_state, save_state
+from cirbench.benchmark.selection import selection_score
+from cirbench.benchmark.training_state import load_state, read_epochs, save_state, write_epochs
 from cirbench.methods.combiner import Combiner, CombinerNetwork, contrastive_loss
 
 _TEXTS_AT_ONCE = 256
@@ -75,12 +71,6 @@ class Job:
     trained_on: str
     output: Path
     workers: int = 2
-
-    @property
-    def protocol(self) -> EvaluationProtocol:
-        """The selection's, reduced to the metrics that select."""
-        metrics = self.selection.metrics
-        return replace(self.selection.protocol, metrics=metrics, headline=metrics[0])
 
     @property
     def state_path(self) -> Path:
@@ -135,7 +125,7 @@ def precompute(job: Job, reporter: Reporter) -> Features:
     with reporter.stage("images", len(distinct)) as stage:
         found = embed_images(
             job.backbone, list(distinct.values()),
-            preprocess(job.protocol.preprocess, job.backbone.image_spec),
+            preprocess(job.selection.protocol.preprocess, job.backbone.image_spec),
             batch_size=64, workers=job.workers, stage=stage,
         )  # fmt: skip
     captions = list(dict.fromkeys(caption for t in job.triplets for caption in t.captions))
@@ -191,16 +181,16 @@ def train(job: Job, reporter: Reporter, *, resume: bool = False) -> float:
     if resume and job.state_path.exists():
         provenance, best_saved = load_state(job.state_path, network, optimizer, job.identity())
         best = dict(best_saved)
-        log = _read_log(job, int(provenance["epochs"]))
+        log = read_epochs(job.log_path, int(provenance["epochs"]))
     with reporter.stage("training", job.recipe.epochs) as stage:
         stage.advance(len(log))
         for epoch in range(len(log), job.recipe.epochs):
             loss = _one_epoch(network, optimizer, job, features, epoch)
-            found = selection_score(network, job, features)
+            found = score_of(network, job, features)
             if found > max((score for _, score in log), default=-1.0):
                 best = {name: tensor.clone() for name, tensor in network.state_dict().items()}
             log.append((loss, found))
-            _write_log(job, log)
+            write_epochs(job.log_path, log)
             progress = {**job.identity(), "epochs": len(log)}
             save_state(job.state_path, network, optimizer, progress, best)
             stage.advance(1)
@@ -248,38 +238,8 @@ def _one_epoch(
     return float(np.mean(losses))
 
 
-def selection_score(network: CombinerNetwork, job: Job, features: Features) -> float:
-    """The selection metrics' mean over groups and metrics, in percent."""
-    data = job.validation
-    batch = QueryBatch(
-        protocol=job.protocol,
-        queries=data.queries,
-        reference_features=features.found.of([q.reference for q in data.queries]).to(
-            job.backbone.device
-        ),
-        texts=features.query_texts,
-    )
-    with torch.inference_mode():
-        vectors = Combiner(network, job.trained_on).compose(batch).cpu()
-        gallery = normalize(features.found.of(data.gallery), dim=1)
-        found = score(data, rank_queries(data, vectors, gallery, depth(job.protocol)), job.protocol)
-    groups = [found.values[found.group == group].mean() for group in data.groups]
-    return float(np.mean(groups))
-
-
-def _write_log(job: Job, log: Sequence[tuple[float, float]]) -> None:
-    with written_whole(job.log_path) as path, path.open("w", newline="") as file:
-        rows = csv.writer(file, lineterminator="\n")
-        rows.writerow(("epoch", "loss", "selection_score"))
-        rows.writerows((i, repr(a), repr(b)) for i, (a, b) in enumerate(log, start=1))
-
-
-def _read_log(job: Job, epochs: int) -> list[tuple[float, float]]:
-    try:
-        with job.log_path.open(newline="") as file:
-            log = [(float(r["loss"]), float(r["selection_score"])) for r in csv.DictReader(file)]
-    except (OSError, KeyError, ValueError) as error:
-        raise CorruptData(f"{job.log_path} can't be read ({error}); start anew") from error
-    if len(log) < epochs:
-        raise CorruptData(f"{job.log_path} has {len(log)} of {epochs} epochs; start anew")
-    return log[:epochs]
+def score_of(network: CombinerNetwork, job: Job, features: Features) -> float:
+    """The selection score of a network as it stands, which is left in eval mode."""
+    method = Combiner(network, job.trained_on)
+    images, texts = features.found, features.query_texts
+    return selection_score(method, job.selection, job.validation, images, texts)

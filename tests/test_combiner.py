@@ -239,7 +239,7 @@ def log_of(made):
 
 def test_training_lowers_the_loss_raises_recall_and_keeps_the_best(fake, picture_refs, tmp_path):
     made = job(fake, picture_refs, tmp_path / "c.safetensors", epochs=30)
-    untrained = training.selection_score(
+    untrained = training.score_of(
         training._new_network(made).eval(), made, training.precompute(made, QUIET)
     )
     best = training.train(made, QUIET)
@@ -251,7 +251,7 @@ def test_training_lowers_the_loss_raises_recall_and_keeps_the_best(fake, picture
     assert saved.provenance["best_epoch"] == 1 + [s for _, s in log].index(best)
     assert saved.provenance["selection"]["split"] == "val"
     network = CombinerNetwork.from_weights(saved.content).eval()
-    again = training.selection_score(network, made, training.precompute(made, QUIET))
+    again = training.score_of(network, made, training.precompute(made, QUIET))
     assert again == pytest.approx(best)
     assert not made.state_path.exists()
 
@@ -276,7 +276,7 @@ def test_the_selection_score_is_the_mean_over_groups_then_metrics(fake, picture_
         np.mean([100 * np.mean([r < k for r in part]) for k in (1, 5)])
         for part in (ranks[:4], ranks[4:])
     ]
-    assert training.selection_score(network, made, features) == pytest.approx(np.mean(means))
+    assert training.score_of(network, made, features) == pytest.approx(np.mean(means))
 
 
 def test_every_wording_is_drawn_and_every_epoch_differs(fake, picture_refs, tmp_path):

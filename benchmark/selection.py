@@ -1,0 +1,43 @@
+"""How good a method in training is on the split that selects among its states."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch.nn.functional import normalize
+
+from cirbench.benchmark.compose import QueryBatch, TextFeatures
+from cirbench.benchmark.embed import ImageFeatures
+from cirbench.benchmark.interfaces import Method, Selection, TaskData
+from cirbench.benchmark.scoring import depth, score
+from cirbench.benchmark.spans import rank_queries
+
+
+def selection_score(
+    method: Method,
+    selection: Selection,
+    data: TaskData,
+    images: ImageFeatures,
+    texts: TextFeatures,
+) -> float:
+    """The selection's metrics in percent: their mean within a group, then over the groups.
+
+    Args:
+        data: the selection's split.
+        images: holds at least the split's pictures.
+    """
+    protocol = replace(selection.protocol, metrics=selection.metrics, headline=selection.metrics[0])
+    references = images.of([query.reference for query in data.queries])
+    batch = QueryBatch(
+        protocol=protocol,
+        queries=data.queries,
+        reference_features=references.to(texts.backbone.device),
+        texts=texts,
+    )
+    with torch.inference_mode():
+        vectors = method.compose(batch).float().cpu()
+        gallery = normalize(images.of(data.gallery), dim=1)
+        found = score(data, rank_queries(data, vectors, gallery, depth(protocol)), protocol)
+    return float(np.mean([found.values[found.group == group].mean() for group in data.groups]))
