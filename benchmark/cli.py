@@ -21,6 +21,7 @@ from cirbench.benchmark.cli_options import (
     Seed,
     Workers,
 )
+from cirbench.benchmark.cli_report import register
 from cirbench.benchmark.cli_train import trainer
 from cirbench.benchmark.errors import CheckFailed, CirbenchError, UsageError
 
@@ -277,3 +278,6 @@ def env(as_json: AsJson = False) -> None:
         return
     for key, value in found.items():
         print(f"{key}: {value}")
+
+
+register(app)
