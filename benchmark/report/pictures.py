@@ -32,6 +32,8 @@ SMALL_BYTES = 4096
 """A picture that is no larger in either respect is taken as it is, without another encoding."""
 
 _MIME = {"WEBP": "image/webp", "PNG": "image/png", "JPEG": "image/jpeg"}
+_FORMATS = (*_MIME, "GIF", "BMP", "TIFF")
+"""Tried in this order; Pillow's own order tries WebP last, after thirty others."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +85,7 @@ def opened(ref: ImageRef) -> Image.Image:
     """
     content = _content(ref)
     try:
-        with Image.open(io.BytesIO(content)) as image:
+        with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
             image.load()
             return image.copy()
     except _UNDECODABLE as error:
@@ -94,7 +96,7 @@ def thumbnail(ref: ImageRef) -> str:
     """A data URI of at most 64 × 64 pixels; raises as `opened` does."""
     content = _content(ref)
     try:
-        with Image.open(io.BytesIO(content)) as image:
+        with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
             small = max(image.size) <= SIDE and len(content) <= SMALL_BYTES
             if small and image.format in _MIME:
                 image.verify()
