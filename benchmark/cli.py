@@ -23,6 +23,7 @@ from cirbench.benchmark.cli_options import (
     Workers,
     print_json,
 )
+from cirbench.benchmark.cli_report import register
 from cirbench.benchmark.cli_train import trainer
 from cirbench.benchmark.cli_train_combiner import train_clip_sum, train_combiner
 from cirbench.benchmark.errors import CheckFailed, CirbenchError, UsageError
@@ -267,3 +268,6 @@ def env(as_json: AsJson = False) -> None:
         return
     for key, value in found.items():
         print(f"{key}: {value}")
+
+
+register(app)

@@ -1,0 +1,184 @@
+"""The gallery: a board's queries, and the ten pictures that each method ranks first."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cirbench.benchmark.errors import UsageError
+from cirbench.benchmark.interfaces import ImageRef, Query, TaskData
+from cirbench.benchmark.leaderboard import Board
+from cirbench.benchmark.protocol import EvaluationProtocol
+from cirbench.benchmark.records import PerQuery
+from cirbench.benchmark.report.page import render
+from cirbench.benchmark.report.pictures import CREDITS, Album, protocol_of
+from cirbench.benchmark.report.statistics import check_queries
+from cirbench.benchmark.report.tables import labels
+
+QUERIES = 200
+METHODS = 8
+TOP = 10
+TARGETS = 3
+"""So many of a query's positives are shown; ImageNet-R's have dozens."""
+_SEED = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Picture:
+    """A picture's name, and the number of its thumbnail where there is one."""
+
+    name: str
+    number: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """One of a method's best: what, how similar, and whether it is a target."""
+
+    picture: Picture
+    similarity: float
+    hit: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """What one method gives; `rank` is the best-ranked target's, 0 where the query has none."""
+
+    method: str
+    rank: int
+    found: tuple[Found, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """A query and every method's answer; `more` targets are not shown."""
+
+    id: str
+    group: str
+    texts: tuple[str, ...]
+    reference: Picture
+    targets: tuple[Picture, ...]
+    more: int
+    answers: tuple[Answer, ...]
+
+
+def chosen_queries(group: NDArray[np.str_], count: int) -> list[int]:
+    """`count` rows of (Q,) groups, equally many a group as far as it has them; always the same."""
+    rng = np.random.default_rng(_SEED)
+    shuffled = [rng.permutation(np.flatnonzero(group == name)) for name in np.unique(group)]
+    turns = sorted(
+        (turn, number, int(row))
+        for number, rows in enumerate(shuffled)
+        for turn, row in enumerate(rows)
+    )
+    return sorted(row for _, _, row in turns[:count])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Looker:
+    """Looks up what a page shows of a board; `data` is None where pictures may not be shown."""
+
+    board: Board
+    data: TaskData | None
+    album: Album
+    protocol: EvaluationProtocol
+
+    def asked(self, row: int, methods: Sequence[str]) -> Asked:
+        """One query with the answers of the first methods."""
+        arrays = self.board.per_query[0]
+        targets = self._targets(row)
+        return Asked(
+            id=str(arrays.query[row]),
+            group=str(arrays.group[row]),
+            texts=self._texts(row),
+            reference=self._reference(row),
+            targets=tuple(map(self._gallery, targets[:TARGETS])),
+            more=int(arrays.positives[row]) - len(targets[:TARGETS]),
+            answers=tuple(
+                self._answer(answer, row, name)
+                for answer, name in zip(self.board.per_query, methods, strict=False)
+            ),
+        )
+
+    def _query(self, row: int) -> Query | None:
+        return None if self.data is None else self.data.queries[row]
+
+    def _texts(self, row: int) -> tuple[str, ...]:
+        """The query's text in each family that the protocol has; none where it needs a caption."""
+        query = self._query(row)
+        group = str(self.board.per_query[0].group[row])
+        fields = {} if query is None else query.fields
+        try:
+            texts = [self.protocol.text(f, group, fields) for f in sorted(self.protocol.templates)]
+        except UsageError:
+            return ()
+        return tuple(dict.fromkeys(text.strip() for text in texts))
+
+    def _targets(self, row: int) -> list[int]:
+        """Gallery rows: all positives, or, without annotations, those that a method found."""
+        query = self._query(row)
+        if query is not None:
+            return list(query.positives)
+        found = [int(item) for a in self.board.per_query for item in a.top[row][a.hits[row]]]
+        return list(dict.fromkeys(found))
+
+    def _reference(self, row: int) -> Picture:
+        query = self._query(row)
+        if query is None:
+            return Picture(name=str(self.board.per_query[0].reference[row]))
+        return self._picture(query.reference)
+
+    def _gallery(self, item: int) -> Picture:
+        if self.data is None:
+            return Picture(name=str(self.board.per_query[0].gallery[item]))
+        return self._picture(self.data.gallery[item])
+
+    def _picture(self, ref: ImageRef) -> Picture:
+        return Picture(name=ref.id, number=self.album.number(ref))
+
+    def _answer(self, arrays: PerQuery, row: int, method: str) -> Answer:
+        best = zip(
+            arrays.top[row, :TOP].tolist(), arrays.similarity[row, :TOP].tolist(),
+            arrays.hits[row, :TOP].tolist(), strict=True,
+        )  # fmt: skip
+        return Answer(
+            method=method,
+            rank=int(arrays.first_rank[row]),
+            found=tuple(
+                Found(picture=self._gallery(item), similarity=similarity, hit=hit)
+                for item, similarity, hit in best
+                if item >= 0
+            ),
+        )
+
+
+def gallery(board: Board, data: TaskData | None) -> str:
+    """The page; without `data` it names pictures and shows none.
+
+    Raises:
+        CorruptData: a picture can't be decoded, or records disagree on their queries.
+        MissingData: a picture's file can't be read.
+    """
+    check_queries(board)
+    looker = Looker(board=board, data=data, album=Album(), protocol=protocol_of(board))
+    names = labels(board)
+    methods = names[:METHODS]
+    rows = chosen_queries(board.per_query[0].group, QUERIES)
+    asked = [looker.asked(row, methods) for row in rows]
+    return render(
+        "gallery.html",
+        board=board,
+        asked=asked,
+        methods=methods,
+        top=TOP,
+        left_out=len(names) - len(methods),
+        total=len(board.per_query[0].query),
+        ks=[k for k in (1, 5, 10, 50) if k <= board.per_query[0].top.shape[1]] or [1],
+        groups=[name for name in board.groups if any(a.group == name for a in asked)],
+        pictures=data is not None,
+        credit=CREDITS.get(board.first["cell"]["task"], ""),
+        uris=looker.album.uris,
+    )

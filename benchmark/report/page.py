@@ -1,0 +1,167 @@
+"""The report's page: every board with its tables, charts and where its records come from."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from types import SimpleNamespace
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from cirbench.benchmark.leaderboard import Board
+from cirbench.benchmark.published import STATES, Verdict
+from cirbench.benchmark.records import Record
+from cirbench.benchmark.report import charts
+from cirbench.benchmark.report.charts import Chart
+from cirbench.benchmark.report.statistics import Score, Statistics
+from cirbench.benchmark.report.tables import (
+    Difference,
+    Table,
+    Value,
+    board_slug,
+    interval_text,
+    labels,
+    signed_interval_text,
+)
+
+_PACKAGE = "cirbench.benchmark.report"
+_RUN = ("device", "precision", "batch_size", "seconds")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """Where a record comes from, as rows of (what, value)."""
+
+    label: str
+    link: str
+    facts: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Section:
+    """A board as the page shows it; `gallery` is the file name of its gallery."""
+
+    id: str
+    title: str
+    protocol: Mapping[str, Any]
+    counts: Mapping[str, int]
+    resamples: int
+    headline: str
+    tied: tuple[str, ...]
+    tables: tuple[Table, ...]
+    charts: tuple[Chart, ...]
+    sources: tuple[Source, ...]
+    gallery: str
+
+
+def section(
+    board: Board,
+    shown: Statistics,
+    tables: Sequence[Table],
+    verdicts: Sequence[Verdict],
+    gallery: str,
+) -> Section:
+    """Everything about one board; `verdicts` are those with a number of this board's records."""
+    names = labels(board)
+    drawn = [
+        charts.bars(board, shown, names), charts.curves(shown, names),
+        charts.cost(board, shown, names), charts.against_published(verdicts),
+    ]  # fmt: skip
+    headline = shown.scores["average", board.headline]
+    return Section(
+        id=board_slug(board),
+        title=board.title,
+        protocol=board.first["protocol"],
+        counts=board.first["counts"],
+        resamples=board.first["bootstrap"]["resamples"],
+        headline=board.headline,
+        tied=tuple(n for n, s in zip(names, headline, strict=True) if s.best or s.tied),
+        tables=tuple(tables),
+        charts=tuple(chart for chart in drawn if chart is not None),
+        sources=tuple(map(_source, names, board.records)),
+        gallery=gallery,
+    )
+
+
+def _source(label: str, record: Record) -> Source:
+    data = record.data
+    code = data["environment"].get("code", {})
+    facts = {
+        **{name: value for name, value in data["cell"].items() if value not in (None, "")},
+        "commit": code.get("commit"),
+        "uncommitted changes": code.get("dirty") or ("none" if code else None),
+        **{f"{name} fingerprint": value for name, value in data["fingerprints"].items()},
+        **{name: value for name, value in data["environment"].items() if name != "code"},
+        **{name: data["run"].get(name) for name in _RUN},
+        "per-query sha256": data["per_query"].get("sha256"),
+    }  # fmt: skip
+    return Source(
+        label=label,
+        link=f"../{record.path.parent.name}/{record.path.name}",
+        facts=tuple((name, _plain(value)) for name, value in facts.items() if value is not None),
+    )
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {_plain(inner)}" for name, inner in value.items())
+    return value if isinstance(value, str) else json.dumps(value, sort_keys=True)
+
+
+def index(sections: Sequence[Section], verdicts: Sequence[Verdict]) -> str:
+    """The whole page; `verdicts` are those of every published number."""
+    counts = Counter(verdict.state for verdict in verdicts)
+    return render(
+        "index.html",
+        sections=sections,
+        verdicts=[(state, counts[state]) for state in STATES],
+        records=sum(len(section.sources) for section in sections),
+        frame=_frame(),
+        letters=charts.LETTERS,
+    )
+
+
+def render(name: str, **values: object) -> str:
+    """A template with these values, all text in them escaped."""
+    return _environment().get_template(name).render(**values)
+
+
+def _frame() -> SimpleNamespace:
+    return SimpleNamespace(
+        width=charts.WIDTH, height=charts.HEIGHT, left=charts.LEFT, top=charts.TOP,
+        right=charts.WIDTH - charts.RIGHT, bottom=charts.HEIGHT - charts.BOTTOM,
+    )  # fmt: skip
+
+
+@cache
+def _environment() -> Environment:
+    made = Environment(
+        loader=PackageLoader(_PACKAGE), autoescape=True, undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
+    )  # fmt: skip
+    made.globals["inlined"] = _inlined
+    made.filters.update(kind=_kind, interval=interval_text, signed_interval=signed_interval_text)
+    return made
+
+
+def _inlined(name: str) -> Markup:
+    """A style or script of ours, which needs no escaping."""
+    return Markup((files(_PACKAGE) / "templates" / name).read_text(encoding="utf-8"))
+
+
+def _kind(value: Value) -> str:
+    match value:
+        case Score():
+            return "score"
+        case Difference():
+            return "difference"
+        case float():
+            return "number"
+        case _:
+            return "text"

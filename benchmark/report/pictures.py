@@ -1,0 +1,150 @@
+"""A task's pictures and texts beside its records, where the page may show them."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from PIL import Image, UnidentifiedImageError
+
+from cirbench.benchmark.errors import CorruptData, MissingData
+from cirbench.benchmark.interfaces import ImageRef, Task, TaskData
+from cirbench.benchmark.leaderboard import Board
+from cirbench.benchmark.protocol import EvaluationProtocol
+from cirbench.benchmark.registry import find_task
+
+CREDITS = {
+    "emoji": "Pictures: Fluent Emoji by Microsoft Corporation (MIT), Noto Emoji by Google Inc "
+    "(Apache-2.0), Twemoji by Twitter, Inc and other contributors (CC BY 4.0, "
+    "https://creativecommons.org/licenses/by/4.0/); resized, set on white. NOTICE and "
+    "datasets/emoji/LICENSES.md of cirbench have the licences.",
+}
+"""Tasks whose pictures and texts may be passed on, with what their licences ask to be said.
+
+The pictures of every other task are its owners', and only embedded when a person asks for it.
+"""
+SIDE = 64
+"""Pixels of a thumbnail's longer side."""
+SMALL_BYTES = 4096
+"""A picture that is no larger in either respect is taken as it is, without another encoding."""
+
+_MIME = {"WEBP": "image/webp", "PNG": "image/png", "JPEG": "image/jpeg"}
+_FORMATS = (*_MIME, "GIF", "BMP", "TIFF")
+"""Tried in this order; Pillow's own order tries WebP last, after thirty others."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Permission:
+    """Whether licensed pictures may be embedded, and where they are."""
+
+    embed: bool = False
+    data_root: Path | None = None
+
+    def covers(self, task: str) -> bool:
+        """Whether the task's pictures and texts may stand in a page."""
+        return self.embed or task in CREDITS
+
+
+def protocol_of(board: Board) -> EvaluationProtocol:
+    """The protocol as the board's records keep it."""
+    kept = board.first["protocol"]
+    return EvaluationProtocol(**{f.name: kept[f.name] for f in fields(EvaluationProtocol)})
+
+
+def task_data(board: Board, data_root: Path | None) -> TaskData:
+    """The board's task, with the gallery and the queries its records were made with.
+
+    Raises:
+        UsageError: no such task is installed.
+        MissingData: the task's data is not below `data_root`.
+        CorruptData: its annotations are others than the records'.
+    """
+    cell = board.first["cell"]
+    task: Task = find_task(cell["task"])()
+    data = task.load(protocol=protocol_of(board), split=cell["split"], data_root=data_root)
+    gallery = [ref.id for ref in data.gallery]
+    arrays = board.per_query[0]
+    queries = [query.id for query in data.queries]
+    if gallery != arrays.gallery.tolist() or queries != arrays.query.tolist():
+        raise CorruptData(
+            f"{board.records[0].path} was made with other annotations of {cell['task']} than those "
+            f"here; run its cells again"
+        )
+    return data
+
+
+def opened(ref: ImageRef) -> Image.Image:
+    """A picture, decoded.
+
+    Raises:
+        MissingData: its file can't be read.
+        CorruptData: it can't be decoded.
+    """
+    content = _content(ref)
+    try:
+        with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
+            image.load()
+            return image.copy()
+    except _UNDECODABLE as error:
+        raise _undecodable(ref, error) from error
+
+
+def thumbnail(ref: ImageRef) -> str:
+    """A data URI of at most 64 × 64 pixels; raises as `opened` does."""
+    content = _content(ref)
+    try:
+        with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
+            small = max(image.size) <= SIDE and len(content) <= SMALL_BYTES
+            if small and image.format in _MIME:
+                image.verify()
+                return _data_uri(content, _MIME[image.format])
+            image.draft("RGB", (2 * SIDE, 2 * SIDE))
+            image.thumbnail((SIDE, SIDE))
+            buffer = io.BytesIO()
+            image.convert("RGB").save(buffer, "WEBP", quality=75)
+    except _UNDECODABLE as error:
+        raise _undecodable(ref, error) from error
+    return _data_uri(buffer.getvalue(), "image/webp")
+
+
+_UNDECODABLE = (
+    UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError,
+)  # fmt: skip
+
+
+def _content(ref: ImageRef) -> bytes:
+    try:
+        return ref.read()
+    except OSError as error:
+        raise MissingData(f"picture {ref.id} can't be read ({error}); check --data-root") from error
+
+
+def _undecodable(ref: ImageRef, error: Exception) -> CorruptData:
+    return CorruptData(f"picture {ref.id} can't be decoded ({error}); fetch it again")
+
+
+def _data_uri(content: bytes, mime: str) -> str:
+    return f"data:{mime};base64,{base64.b64encode(content).decode()}"
+
+
+class Album:
+    """Thumbnails by number, each made once, in the order in which they are first asked for."""
+
+    def __init__(self) -> None:
+        self._number: dict[str, int] = {}
+        self._uris: list[str] = []
+
+    def number(self, ref: ImageRef) -> int:
+        """The picture's number; makes its thumbnail if it is new."""
+        if ref.id not in self._number:
+            self._uris.append(thumbnail(ref))
+            self._number[ref.id] = len(self._number)
+        return self._number[ref.id]
+
+    @property
+    def uris(self) -> Sequence[str]:
+        """By number."""
+        return self._uris

@@ -1,0 +1,160 @@
+"""Tables as values, which the page, CSV and LaTeX each write in their own way."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from cirbench.benchmark.bootstrap import Interval
+from cirbench.benchmark.leaderboard import Board
+from cirbench.benchmark.published import Verdict
+from cirbench.benchmark.records import Record
+from cirbench.benchmark.report.statistics import Score, Statistics, averages
+
+
+@dataclass(frozen=True, kw_only=True)
+class Difference:
+    """A score's difference to the best of the table; the best itself has none."""
+
+    score: Score
+
+
+Value = str | float | Score | Difference
+"""A float is a plain number, written with two decimals."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """A table; the first `names` columns say what a row is.
+
+    Attributes:
+        stem: file name without its ending, and the table's id on the page.
+    """
+
+    stem: str
+    caption: str
+    headers: tuple[str, ...]
+    names: int
+    rows: tuple[tuple[Value, ...], ...]
+
+
+NAMES = ("method", "supervision", "trained on", "backbone")
+
+
+def slug(name: str) -> str:
+    """Letters, digits, points and hyphens: safe as a file name and as an id."""
+    return re.sub(r"[^\w.]+", "-", name).strip("-.") or "unnamed"
+
+
+def board_slug(board: Board) -> str:
+    """Names a board's files and its section."""
+    return f"{slug(board.first['cell']['task'])}--{slug(board.stem)}"
+
+
+def labels(board: Board) -> list[str]:
+    """A name for each record, different from the others': the shortest that tells them apart."""
+    found = [record.method_label for record in board.records]
+    for more in (_backbone, _seed, _checkpoint, lambda record: record.path.stem):
+        count = Counter(found)
+        found = [
+            f"{label}, {more(record)}" if count[label] > 1 else label
+            for label, record in zip(found, board.records, strict=True)
+        ]
+    return found
+
+
+def _backbone(record: Record) -> str:
+    return str(record.data["cell"]["backbone"])
+
+
+def _seed(record: Record) -> str:
+    return f"seed {record.data['cell']['seed']}"
+
+
+def _checkpoint(record: Record) -> str:
+    return f"weights {(record.data['cell']['checkpoint'] or 'none')[:8]}"
+
+
+def board_tables(board: Board, shown: Statistics, verdicts: Sequence[Verdict]) -> list[Table]:
+    """Every table of a board: one an average, the headline by group, published numbers."""
+    tables = [_average_table(board, shown, name) for name in board.averages]
+    if len(board.groups) > 1:
+        tables.append(_group_table(board, shown))
+    if verdicts:
+        tables.append(_published_table(board, verdicts))
+    return tables
+
+
+def _average_table(board: Board, shown: Statistics, average: str) -> Table:
+    headline = shown.scores[average, board.headline]
+    columns = [shown.scores[average, metric] for metric in board.metrics]
+    rows: list[tuple[Value, ...]] = [
+        (*_names(board.records[i]), *(c[i] for c in columns), Difference(score=headline[i]))
+        for i in _ranked(headline)
+    ]
+    members = ", ".join(averages(board)[average])
+    return Table(
+        stem=f"{board_slug(board)}--{slug(average)}",
+        caption=f"{board.title}: {average} ({members})",
+        headers=(*NAMES, *board.metrics, f"{board.headline} minus the best"),
+        names=len(NAMES),
+        rows=tuple(rows),
+    )
+
+
+def _group_table(board: Board, shown: Statistics) -> Table:
+    columns = [shown.scores[group, board.headline] for group in board.groups]
+    rows: list[tuple[Value, ...]] = [
+        (*_names(record), *(column[i] for column in columns))
+        for i, record in enumerate(board.records)
+    ]
+    return Table(
+        stem=f"{board_slug(board)}--groups",
+        caption=f"{board.title}: {board.headline} by group",
+        headers=(*NAMES, *board.groups),
+        names=len(NAMES),
+        rows=tuple(rows),
+    )
+
+
+def _published_table(board: Board, verdicts: Iterable[Verdict]) -> Table:
+    rows = [
+        (
+            " ".join(filter(None, (v.published.method, v.published.variant))), v.published.group,
+            v.published.metric, v.published.value, v.measured or 0.0, v.difference or 0.0,
+            v.state, v.published.source,
+        )
+        for v in verdicts
+    ]  # fmt: skip
+    return Table(
+        stem=f"{board_slug(board)}--published",
+        caption=f"{board.title}: against published numbers",
+        headers=("method", "group", "metric", "published", "ours", "difference", "verdict",
+                 "source"),
+        names=3,
+        rows=tuple(rows),
+    )  # fmt: skip
+
+
+def _names(record: Record) -> tuple[str, str, str, str]:
+    cell = record.data["cell"]
+    seed = f" (seed {cell['seed']})" if cell["seed"] else ""
+    supervision = "zero-shot" if record.data["method"]["zero_shot"] else "supervised"
+    return cell["method"] + seed, supervision, cell["trained_on"] or "–", cell["backbone"]
+
+
+def _ranked(scores: Sequence[Score]) -> list[int]:
+    """Best first; equal values keep the board's order."""
+    return sorted(range(len(scores)), key=lambda i: -scores[i].value.value)
+
+
+def interval_text(interval: Interval) -> str:
+    """`[58.9, 63.4]`"""
+    return f"[{interval.low:.1f}, {interval.high:.1f}]"
+
+
+def signed_interval_text(interval: Interval) -> str:
+    """`[-2.4, +0.1]`"""
+    return f"[{interval.low:+.1f}, {interval.high:+.1f}]"
