@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cirbench.benchmark.cli_cache import cache as stored_cache
 from cirbench.benchmark.cli_data import data
 from cirbench.benchmark.cli_options import (
     HELP,
@@ -31,7 +32,7 @@ from cirbench.benchmark.errors import CheckFailed, CirbenchError, UsageError
 if TYPE_CHECKING:
     from cirbench.benchmark.plan import Plan
 
-KNOWN_VARIABLES = ("CIRBENCH_DATA", "CIRBENCH_RESULTS")
+KNOWN_VARIABLES = ("CIRBENCH_CACHE", "CIRBENCH_DATA", "CIRBENCH_RESULTS")
 
 app = typer.Typer(
     help="Composed image retrieval: methods × tasks through one harness.",
@@ -54,6 +55,7 @@ trainer.command(
     " · bench run -m combiner -t cirr -b tuned:tuned",
 )(train_clip_sum)
 app.add_typer(data, name="data")
+app.add_typer(stored_cache, name="cache")
 
 
 def main() -> None:
@@ -106,6 +108,9 @@ def run(
             "--allow-missing", help="Leave out pictures that are not there or can't be decoded."
         ),
     ] = False,
+    cache: Annotated[
+        str, typer.Option(help="Of embeddings: use, refresh, read-only or off; bench cache ls.")
+    ] = "use",
     output: Results = Path("results"),
     as_json: AsJson = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan only.")] = False,
@@ -125,7 +130,7 @@ def run(
             checkpoints=planning.parse_checkpoints(checkpoint or (), method),
             data_root=data_root, device=device, precision=precision,
             batch_size=batch_size, workers=workers, seed=seed, limit=limit,
-            allow_missing=allow_missing, output=output,
+            allow_missing=allow_missing, cache=cache, output=output,
         )
     )  # fmt: skip
     if dry_run:

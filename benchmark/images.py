@@ -26,7 +26,7 @@ EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif"
 
 def file_ref(path: Path, name: str, box: tuple[int, int, int, int] | None = None) -> ImageRef:
     """A picture in a file, or a part of one."""
-    return ImageRef(id=name, read=partial(Path.read_bytes, path), box=box)
+    return ImageRef(id=name, read=partial(Path.read_bytes, path), path=path, box=box)
 
 
 def images_in_folder(folder: Path) -> tuple[ImageRef, ...]:

@@ -37,10 +37,12 @@ class ImageRef:
         box: left, upper, right and lower pixel of the part that is looked at, which is stretched
             to the tower's square whatever its shape; None is the whole picture, preprocessed as
             the protocol says.
+        path: its file, where it has one of its own; its content's hash can then be remembered.
     """
 
     id: str
     read: Callable[[], bytes] = field(compare=False, repr=False)
+    path: Path | None = None
     box: tuple[int, int, int, int] | None = None
 
 

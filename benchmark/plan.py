@@ -13,6 +13,7 @@ from cirbench.benchmark.errors import MissingData, UsageError
 from cirbench.benchmark.interfaces import Method, Task, TaskData
 from cirbench.benchmark.protocol import EvaluationProtocol
 from cirbench.benchmark.registry import find_method, find_task, methods
+from cirbench.benchmark.store import Mode
 from cirbench.benchmark.subsets import limited, without
 
 
@@ -36,6 +37,7 @@ class Request:
     seed: int = 0
     limit: int | None = None
     allow_missing: bool = False
+    cache: str = "use"
     output: Path = Path("results")
 
 
@@ -54,7 +56,7 @@ class Plan:
 
     @property
     def image_passes(self) -> int:
-        """How many distinct pictures the image tower sees."""
+        """How many pictures the image tower sees at most: what is stored is not encoded again."""
         return len(self.data.pictures)
 
     @property
@@ -108,6 +110,7 @@ def plan(request: Request) -> Plan:
             raise UsageError(f"--checkpoint {name}=…, but {name} is not among the methods")
     split = _choice("split", request.split, task.splits)
     protocol = task.protocols[_choice("protocol", request.protocol, tuple(task.protocols))]
+    _choice("cache mode", request.cache, tuple(Mode))
     data = task.load(protocol=protocol, split=split, data_root=request.data_root)
     if not data.gallery or not data.queries:
         raise MissingData(

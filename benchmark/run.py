@@ -15,8 +15,15 @@ from cirbench.benchmark import bootstrap
 from cirbench.benchmark.backbones import load_backbone
 from cirbench.benchmark.checkpoints import Checkpoint, read_checkpoint
 from cirbench.benchmark.compose import TextFeatures, compose
+from cirbench.benchmark.contents import Contents
 from cirbench.benchmark.data_check import without_unreadable
-from cirbench.benchmark.embed import BatchSize, ImageFeatures, embed_images
+from cirbench.benchmark.embed import (
+    BatchSize,
+    Embedder,
+    ImageFeatures,
+    embed_images,
+    stored_images,
+)
 from cirbench.benchmark.interfaces import Backbone, Method
 from cirbench.benchmark.plan import Plan, checkpoint_path
 from cirbench.benchmark.preprocess import preprocess
@@ -34,6 +41,7 @@ from cirbench.benchmark.records import (
 from cirbench.benchmark.registry import find_method
 from cirbench.benchmark.scoring import averages_of, depth, score, summarise
 from cirbench.benchmark.spans import rank_queries
+from cirbench.benchmark.store import Mode, Space, Store, default_root
 
 
 @dataclass
@@ -66,7 +74,7 @@ def run(plan: Plan, reporter: Reporter) -> Iterator[Record]:
         backbone = load_backbone(plan.backbone, device=plan.device, precision=request.precision)
         methods = [load_method(find_method(name), backbone, plan) for name in plan.methods]
     with clock.stage("embed"):
-        images = _embed(plan, backbone, reporter)
+        images = embed(plan, backbone, reporter)
     texts = TextFeatures(backbone=backbone, truncate=plan.protocol.overlong_text == "truncate")
     gallery = _unit_gallery(images.of(plan.data.gallery)).to(plan.device)
     for method, checkpoint in methods:
@@ -94,16 +102,33 @@ def load_method(
     return method.build(backbone=backbone, checkpoint=checkpoint), checkpoint
 
 
-def _embed(plan: Plan, backbone: Backbone, reporter: Reporter) -> ImageFeatures:
-    with reporter.stage("images", plan.image_passes) as stage:
-        return embed_images(
-            backbone,
-            [*plan.data.gallery, *(query.reference for query in plan.data.queries)],
-            preprocess(plan.protocol.preprocess, backbone.image_spec),
-            batch_size=plan.request.batch_size,
-            workers=plan.request.workers,
-            stage=stage,
-        )
+def embed(plan: Plan, backbone: Backbone, reporter: Reporter) -> ImageFeatures:
+    """Every picture of gallery and queries, from the store as far as it has them."""
+    request, refs = plan.request, list(plan.data.pictures.values())
+    with reporter.stage("images", len(refs)) as stage:
+        embedder = Embedder(
+            backbone=backbone, transform=preprocess(plan.protocol.preprocess, backbone.image_spec),
+            size=BatchSize(value=request.batch_size), workers=request.workers, stage=stage,
+        )  # fmt: skip
+        mode = Mode(request.cache)
+        if mode is Mode.OFF:
+            return embed_images(embedder, refs)
+        store = Store(default_root(), image_space(plan, backbone), mode)
+        contents = Contents(root=None if mode is Mode.READ_ONLY else default_root())
+        with reporter.stage("hashing", len(refs)) as hashing:
+            return stored_images(embedder, refs, store, contents, hashing)
+
+
+def image_space(plan: Plan, backbone: Backbone) -> Space:
+    """Under which the plan's embeddings are stored."""
+    return Space(
+        kind="image",
+        backbone=backbone.name,
+        weights=backbone.weights_sha256,
+        preprocess=backbone.image_spec.fingerprint(plan.protocol.preprocess),
+        precision=plan.request.precision,
+        device=plan.device.partition(":")[0],
+    )
 
 
 def _unit_gallery(features: Tensor) -> Tensor:
@@ -169,7 +194,8 @@ def _record_body(
             "missing": len(data.missing),
             "queries_without_positives": int((per_query.positives == 0).sum()),
             "tied_queries": int(per_query.tied.sum()),
-            "image_passes": plan.image_passes,
+            "pictures": len(data.pictures),
+            "image_passes": images.passes,
         },
         "fingerprints": {
             "weights": backbone.weights_sha256,
@@ -189,6 +215,7 @@ def _record_body(
             "precision": request.precision,
             "device": plan.device,
             "batch_size": images.batch_size,
+            "cache": request.cache,
             "workers": request.workers,
             "preprocess": {"name": plan.protocol.preprocess, **backbone.image_spec.as_dict()},
             "seconds": clock.seconds,

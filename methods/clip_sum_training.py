@@ -32,7 +32,7 @@ from cirbench.benchmark.backbones.base import TorchBackbone
 from cirbench.benchmark.backbones.tuned import CLIP_FILE
 from cirbench.benchmark.checkpoints import write_checkpoint
 from cirbench.benchmark.compose import TextFeatures
-from cirbench.benchmark.embed import embed_images
+from cirbench.benchmark.embed import BatchSize, Embedder, embed_images
 from cirbench.benchmark.errors import CheckFailed, UsageError
 from cirbench.benchmark.images import chunks, load_picture, prefetched
 from cirbench.benchmark.interfaces import Selection, TaskData, Triplet
@@ -212,10 +212,11 @@ def score_of(job: Job) -> float:
     protocol = replace(job.selection.protocol, image_text_sum="raw")
     transform = preprocess(protocol.preprocess, job.backbone.image_spec)
     with Reporter(quiet=True).stage("selection", len(job.validation.pictures)) as stage:
-        images = embed_images(
-            job.backbone, list(job.validation.pictures.values()), transform,
-            batch_size=_VALIDATION_BATCH, workers=job.workers, stage=stage,
+        embedder = Embedder(
+            backbone=job.backbone, transform=transform, size=BatchSize(value=_VALIDATION_BATCH),
+            workers=job.workers, stage=stage,
         )  # fmt: skip
+        images = embed_images(embedder, list(job.validation.pictures.values()))
     texts = TextFeatures(backbone=job.backbone, truncate=False)
     method = ImageText.build(backbone=job.backbone, checkpoint=None)
     selection = replace(job.selection, protocol=protocol)

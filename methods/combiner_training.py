@@ -25,7 +25,7 @@ from torch import Tensor
 
 from cirbench.benchmark.checkpoints import write_checkpoint
 from cirbench.benchmark.compose import TextFeatures
-from cirbench.benchmark.embed import ImageFeatures, embed_images
+from cirbench.benchmark.embed import BatchSize, Embedder, ImageFeatures, embed_images
 from cirbench.benchmark.errors import CheckFailed, UsageError
 from cirbench.benchmark.interfaces import Backbone, Selection, TaskData, Triplet
 from cirbench.benchmark.preprocess import preprocess
@@ -123,11 +123,12 @@ def precompute(job: Job, reporter: Reporter) -> Features:
     refs = [ref for t in job.triplets for ref in (t.reference, t.target)]
     distinct = {ref.id: ref for ref in [*refs, *data.pictures.values()]}
     with reporter.stage("images", len(distinct)) as stage:
-        found = embed_images(
-            job.backbone, list(distinct.values()),
-            preprocess(job.selection.protocol.preprocess, job.backbone.image_spec),
-            batch_size=64, workers=job.workers, stage=stage,
+        embedder = Embedder(
+            backbone=job.backbone,
+            transform=preprocess(job.selection.protocol.preprocess, job.backbone.image_spec),
+            size=BatchSize(value=64), workers=job.workers, stage=stage,
         )  # fmt: skip
+        found = embed_images(embedder, list(distinct.values()))
     captions = list(dict.fromkeys(caption for t in job.triplets for caption in t.captions))
     row = {caption: i for i, caption in enumerate(captions)}
     with torch.inference_mode():

@@ -21,6 +21,12 @@ def png(seed: int, side: int = 24) -> bytes:
     return buffer.getvalue()
 
 
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path, monkeypatch):
+    """No test sees the user's embeddings, or another test's."""
+    monkeypatch.setenv("CIRBENCH_CACHE", str(tmp_path / "cache"))
+
+
 @pytest.fixture
 def picture():
     """The maker of pictures."""

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from cirbench.benchmark.backbones import load_backbone
-from cirbench.benchmark.embed import BatchSize, embed_images, in_batches
+from cirbench.benchmark.embed import BatchSize, Embedder, embed_images, in_batches
 from cirbench.benchmark.errors import CorruptData, MissingData
 from cirbench.benchmark.images import load_picture
 from cirbench.benchmark.interfaces import ImageRef
@@ -50,14 +50,14 @@ class Stage:
 
 
 def embed(backbone, refs, batch_size=4, stage=None):
-    return embed_images(
-        backbone,
-        refs,
-        preprocess("clip", load_backbone("fake").image_spec),
-        batch_size=batch_size,
+    embedder = Embedder(
+        backbone=backbone,
+        transform=preprocess("clip", load_backbone("fake").image_spec),
+        size=BatchSize(value=batch_size),
         workers=2,
         stage=stage or Stage(),
     )
+    return embed_images(embedder, refs)
 
 
 def altered(backbone, encode):

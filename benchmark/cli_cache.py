@@ -1,0 +1,94 @@
+"""`bench cache`. Nothing heavy is imported before a command needs it."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from cirbench.benchmark.cli_options import HELP, AsJson, print_json
+from cirbench.benchmark.errors import CorruptData, UsageError
+
+cache = typer.Typer(help="The store of embeddings (CIRBENCH_CACHE).", **HELP)  # type: ignore[arg-type]  # one dict for all apps
+
+
+@cache.command(epilog="Examples: bench cache ls · bench cache ls --json")
+def ls(as_json: AsJson = False) -> None:
+    """List what is stored: tower, preprocessing, rows, size, when it was last used."""
+    from datetime import datetime
+
+    from tabulate import tabulate
+
+    from cirbench.benchmark.cache import stored
+    from cirbench.benchmark.store import default_root
+
+    entries = stored(default_root())
+    if as_json:
+        print_json([entry.as_dict() for entry in entries])
+        return
+    rows = [
+        [
+            entry.key[:12], entry.space["kind"], entry.space["backbone"],
+            entry.space["precision"], entry.space["device"], f"{entry.rows():,}",
+            f"{entry.bytes / 1e6:,.1f}", f"{datetime.fromtimestamp(entry.used):%Y-%m-%d %H:%M}",
+        ]
+        for entry in entries
+    ]  # fmt: skip
+    headers = ["key", "kind", "backbone", "precision", "device", "rows", "MB", "last used"]
+    print(tabulate(rows, headers, disable_numparse=True))
+    print(f"\n{sum(entry.bytes for entry in entries) / 1e6:,.1f} MB in {default_root()}")
+
+
+@cache.command(epilog="Examples: bench cache info 3f2a")
+def info(
+    key: Annotated[str, typer.Argument(help="The beginning of a key; bench cache ls.")],
+) -> None:
+    """Print everything that a space's key is made of."""
+    from cirbench.benchmark.cache import find
+    from cirbench.benchmark.store import default_root
+
+    print_json(find(default_root(), key).as_dict())
+
+
+@cache.command(epilog="Examples: bench cache verify · bench cache verify --sample 3")
+def verify(
+    sample: Annotated[
+        int | None, typer.Option(min=1, help="Only so many shards of each space, at random.")
+    ] = None,
+) -> None:
+    """Read the shards and compare their checksums; exit 4 if one was cut or altered."""
+    from cirbench.benchmark import cache as stored_cache
+    from cirbench.benchmark.store import default_root
+
+    checked = list(stored_cache.verify(stored_cache.stored(default_root()), sample))
+    faults = [fault for _, fault in checked if fault]
+    print(f"{len(checked) - len(faults)} shards are whole, {len(faults)} are not")
+    if faults:
+        raise CorruptData("\n".join(faults))
+
+
+@cache.command(
+    epilog="Examples: bench cache prune --older-than 30 · bench cache prune --max-size 50"
+)
+def prune(
+    older_than: Annotated[
+        float | None, typer.Option(min=0, help="Days since a run last used it.")
+    ] = None,
+    max_size: Annotated[
+        float | None, typer.Option(min=0, help="Gigabytes to keep, the last used first.")
+    ] = None,
+) -> None:
+    """Remove what has not been used for long, or what is over a size."""
+    import shutil
+
+    from cirbench.benchmark.cache import chosen_to_prune, stored
+    from cirbench.benchmark.store import default_root
+
+    if older_than is None and max_size is None:
+        raise UsageError("what is to go? give --older-than or --max-size")
+    limit = None if max_size is None else int(max_size * 1e9)
+    chosen = chosen_to_prune(stored(default_root()), older_than_days=older_than, max_bytes=limit)
+    for entry in chosen:
+        shutil.rmtree(entry.folder)
+        print(f"removed {entry.key[:12]}, {entry.space['backbone']}, {entry.bytes / 1e6:,.1f} MB")
+    print(f"{len(chosen)} removed")

@@ -1,0 +1,214 @@
+"""Embeddings on disk, addressed by content: no picture is encoded twice by the same tower.
+
+A *space* is everything that can change a vector besides the picture: towers, preprocessing,
+precision, library versions, code. It has a folder, named by the sha256 of its description, which
+lies beside the data as `key.json` and in every shard, and is compared when a shard is read. In a
+space, a row is found by the content of its picture, wherever that lies and whatever it is called.
+
+Shards are safetensors files of at most 4,096 rows, named by the sha256 of their own bytes and put
+in place by a rename: a shard that is there is whole, and one that was altered no longer has its
+name. A run that is killed loses the shard in work. Processes that want the same rows wait for each
+other by a lock that dies with its holder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock
+from platformdirs import user_cache_path
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from cirbench.benchmark.checkpoints import sha256_of_file, written_whole
+from cirbench.benchmark.errors import CorruptData, UsageError
+from cirbench.benchmark.provenance import package_versions
+
+SHARD_ROWS = 4096
+ENCODER_VERSION = 1
+"""Raised whenever code of ours changes what a tower or its preprocessing gives."""
+_PACKAGES = ("torch", "torchvision", "pillow", "open_clip_torch", "transformers")
+
+
+class Mode(StrEnum):
+    """What a run does with the store."""
+
+    USE = "use"
+    REFRESH = "refresh"
+    READ_ONLY = "read-only"
+    OFF = "off"
+
+
+def default_root() -> Path:
+    """CIRBENCH_CACHE, else the platform's place for caches."""
+    return Path(os.environ.get("CIRBENCH_CACHE") or user_cache_path("cirbench"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Space:
+    """Everything but the picture that can change its embedding.
+
+    Attributes:
+        device: its kind alone; cuda:0 and cuda:1 compute alike, a CPU does not.
+    """
+
+    kind: str
+    backbone: str
+    weights: str
+    preprocess: str
+    precision: str
+    device: str
+    packages: Mapping[str, str | None] = field(
+        default_factory=lambda: {k: v for k, v in package_versions().items() if k in _PACKAGES}
+    )
+    encoder: int = ENCODER_VERSION
+
+    @property
+    def canonical(self) -> str:
+        """One text for one space."""
+        return json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
+
+    @property
+    def key(self) -> str:
+        return hashlib.sha256(self.canonical.encode()).hexdigest()
+
+
+def identity(content_sha256: str, box: tuple[int, int, int, int] | None = None) -> str:
+    """What a row is found by: the picture's content, and the part of it that is looked at."""
+    return content_sha256 if box is None else f"{content_sha256}@{','.join(map(str, box))}"
+
+
+class Store:
+    """The rows of one space.
+
+    Raises (everywhere a shard is read):
+        CorruptData: a shard is cut, altered or of another space; the message names it.
+    """
+
+    def __init__(self, root: Path, space: Space, mode: Mode = Mode.USE) -> None:
+        self.space, self.mode = space, mode
+        self.folder = root / "embeddings" / space.key[:32]
+        self._places: dict[str, tuple[Path, int]] = {}
+        self._read: set[Path] = set()
+        self._kept: dict[str, Tensor] = {}
+        if mode in (Mode.USE, Mode.REFRESH):
+            self._create()
+
+    def _create(self) -> None:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with written_whole(self.folder / "key.json") as temporary:
+                temporary.write_text(json.dumps(asdict(self.space), indent=2, sort_keys=True))
+        except OSError as error:
+            raise UsageError(
+                f"embeddings can't be stored in {self.folder} ({error.strerror}); set "
+                f"CIRBENCH_CACHE to another folder, or give --cache off"
+            ) from error
+
+    def missing(self, identities: Sequence[str]) -> list[str]:
+        """Those without a row, each once, in order; looks again for shards of other processes."""
+        self._look()
+        known = self._places.keys() | self._kept.keys()
+        return [name for name in dict.fromkeys(identities) if name not in known]
+
+    def forget(self, identities: Sequence[str]) -> None:
+        """Removes the shards that hold any of these, so that they are computed anew."""
+        self._look()
+        for path in {self._places[name][0] for name in identities if name in self._places}:
+            path.unlink(missing_ok=True)
+            self._read.discard(path)
+            self._places = {n: p for n, p in self._places.items() if p[0] != path}
+
+    def rows(self, identities: Sequence[str]) -> Tensor:
+        """(len(identities), C) float32."""
+        wanted: dict[Path, list[str]] = {}
+        for name in dict.fromkeys(identities):
+            if name not in self._kept:
+                wanted.setdefault(self._places[name][0], []).append(name)
+        found = {name: self._kept[name] for name in identities if name in self._kept}
+        for path, names in wanted.items():
+            values = read_shard(path)[1]
+            found.update((name, values[self._places[name][1]]) for name in names)
+        return torch.stack([found[name] for name in identities])
+
+    def add(self, identities: Sequence[str], values: Tensor) -> None:
+        """Stores (len(identities), C) float32 rows as one shard, or keeps them for this run."""
+        if self.mode is Mode.READ_ONLY:
+            self._kept.update(zip(identities, values, strict=True))
+            return
+        header = {"space": self.space.canonical, "identities": list(identities)}
+        content = save(
+            {"values": values.contiguous()},
+            {"cirbench": json.dumps(header, sort_keys=True, separators=(",", ":"))},
+        )
+        path = self.folder / f"{hashlib.sha256(content).hexdigest()[:32]}.safetensors"
+        with written_whole(path) as temporary:
+            temporary.write_bytes(content)
+        self._index(path, identities)
+
+    @contextmanager
+    def working_on(self, identities: Sequence[str]) -> Iterator[None]:
+        """Keeps other processes from computing the same rows; a dead holder's lock is free."""
+        if self.mode is Mode.READ_ONLY:
+            yield
+            return
+        digest = hashlib.sha256("\n".join(identities).encode()).hexdigest()[:16]
+        with FileLock(self.folder / f".{digest}.lock"):
+            yield
+
+    def _look(self) -> None:
+        for path in sorted(self.folder.glob("[!.]*.safetensors")):
+            if path not in self._read:
+                self._index(path, check_shard(path, self.space))
+
+    def _index(self, path: Path, identities: Sequence[str]) -> None:
+        self._read.add(path)
+        for row, name in enumerate(identities):
+            self._places.setdefault(name, (path, row))
+
+
+def check_shard(path: Path, space: Space | None = None) -> list[str]:
+    """The identities in a shard, once its bytes and its space have been found right."""
+    if sha256_of_file(path)[:32] != path.stem:
+        raise _damaged(path, "it was cut or altered")
+    header = read_shard(path, values=False)[0]
+    if space is not None and header["space"] != space.canonical:
+        raise _damaged(path, f"it is of another space: {_difference(header['space'], space)}")
+    identities: list[str] = header["identities"]
+    return identities
+
+
+def read_shard(path: Path, *, values: bool = True) -> tuple[dict[str, Any], Tensor]:
+    """A shard's header and, if wanted, its rows."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = json.loads((file.metadata() or {})["cirbench"])
+            return header, file.get_tensor("values") if values else torch.empty(0)
+    except (SafetensorError, OSError, KeyError, ValueError) as error:
+        raise _damaged(path, str(error)) from error
+
+
+def _damaged(path: Path, why: str) -> CorruptData:
+    return CorruptData(
+        f"the shard of embeddings {path} can't be used: {why}; remove it, and its rows are "
+        f"computed again (bench cache verify finds all such shards)"
+    )
+
+
+def _difference(found: str, space: Space) -> str:
+    theirs, ours = json.loads(found), json.loads(space.canonical)
+    return ", ".join(
+        f"{name} {theirs.get(name)}, not {value}"
+        for name, value in ours.items()
+        if theirs.get(name) != value
+    )
