@@ -21,6 +21,7 @@ from cirbench.benchmark.cli_options import (
     Seed,
     Workers,
 )
+from cirbench.benchmark.cli_sweep import sweeper
 from cirbench.benchmark.cli_train import trainer
 from cirbench.benchmark.errors import CheckFailed, CirbenchError, UsageError
 
@@ -38,6 +39,7 @@ app = typer.Typer(
     **HELP,  # type: ignore[arg-type]  # one dict for both apps
 )
 app.add_typer(trainer, name="train")
+app.add_typer(sweeper, name="sweep")
 data = typer.Typer(help="Find the data sets.", **HELP)  # type: ignore[arg-type]  # the same
 app.add_typer(data, name="data")
 

@@ -143,7 +143,9 @@ class Cluster:
                 self.command("scontrol", "update", f"jobid={job}", "StartTime=now", check=False)
 
     def _idle(self) -> bool:
-        return self.command("sinfo", "-h", "-N", "-o", "%t", check=False).split() == ["idle"] * NODES
+        return (
+            self.command("sinfo", "-h", "-N", "-o", "%t", check=False).split() == ["idle"] * NODES
+        )
 
     def _spools(self) -> Iterator[str]:
         yield from (f"spool/node{number}" for number in range(NODES))
