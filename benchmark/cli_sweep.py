@@ -69,7 +69,7 @@ def submit(
         sweep_file, profile=profile, sweeps=sweeps_dir, data_root=data_root, fail_fast=fail_fast
     )
     if dry_run:
-        shown = planning.preview(planned)
+        shown = planning.preview(planned, snapshot=snapshot)
         _print(shown) if as_json else _print_preview(shown)
         return
     with planned.manifest.locked():
@@ -231,13 +231,14 @@ def _known_cluster(cluster: str) -> None:
 def _send(
     manifest: Manifest, cells: Sequence[Any], cluster: str, snapshot: bool, as_json: bool
 ) -> None:
-    from cirbench.slurm.snapshot import code_for
+    from cirbench.slurm.snapshot import build, code_for
     from cirbench.slurm.submit import submit as send
 
     if not cells:
         print(f"{manifest.name}: nothing to submit", file=sys.stderr)
     else:
         code = code_for(manifest, snapshot=snapshot and cluster != "debug")
+        build(code)
         count = send(manifest, cells, cluster, code)
         print(
             f"{manifest.name}: {len(cells)} cells in {count} job arrays; "

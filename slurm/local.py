@@ -35,6 +35,7 @@ from cirbench.slurm.manifest import (
 from cirbench.slurm.worker import CellJob
 
 _POLL_SECONDS = 0.05
+_PATIENCE_SECONDS = 5.0
 
 
 def start(manifest: Manifest, submission: str, environment: Mapping[str, str]) -> dict[str, Any]:
@@ -70,14 +71,25 @@ def stop(submission: Submission) -> None:
         return
     if process["host"] != socket.gethostname():
         raise UsageError(f"the sweep's local queue runs on {process['host']}; cancel it there")
-    for number, patience in ((signal.SIGINT, 3.0), (signal.SIGKILL, 3.0)):
-        try:
+    for number in (signal.SIGINT, signal.SIGKILL):
+        if _members(process["id"]):
             os.killpg(process["id"], number)
-        except ProcessLookupError:
-            return
-        end = time.monotonic() + patience
-        while is_alive(submission) and time.monotonic() < end:
+        end = time.monotonic() + _PATIENCE_SECONDS
+        while _members(process["id"]) and time.monotonic() < end:
             time.sleep(_POLL_SECONDS)
+
+
+def _members(group: int) -> list[int]:
+    """The live processes of a group."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = path.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if fields[0] != "Z" and int(fields[2]) == group:
+            found.append(int(path.parent.name))
+    return found
 
 
 def _began(process: int) -> str | None:

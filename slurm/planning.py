@@ -81,7 +81,7 @@ def _same_plan(planned: Planned) -> None:
         )
 
 
-def preview(planned: Planned) -> dict[str, Any]:
+def preview(planned: Planned, *, snapshot: bool) -> dict[str, Any]:
     """Cells, their states, what they wait for, and the sbatch scripts; nothing is written."""
     manifest = planned.manifest
     there = (manifest.folder / "sweep.json").exists()
@@ -93,7 +93,7 @@ def preview(planned: Planned) -> dict[str, Any]:
         else [Row(cell=cell, state=State()) for cell in planned.cells]
     )
     cells = missing(rows)
-    code = code_for(manifest, snapshot=False)
+    code = code_for(manifest, snapshot=snapshot)
     return {
         "cells": [
             {"cell": row.cell.id, "state": row.state.status, "needs": list(row.cell.needs)}

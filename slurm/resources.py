@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import tomllib
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -88,8 +89,10 @@ def check_resources(asked: Mapping[str, Any], where: str, mistakes: Mistakes) ->
     with tempfile.TemporaryDirectory() as folder:
         try:
             executor = submitit.AutoExecutor(folder=folder, cluster="debug")
-            executor.update_parameters(**names)
-        except (NameError, ValueError, TypeError, AssertionError) as error:
+            with warnings.catch_warnings():
+                warnings.simplefilter("error")  # of names that are spelled slurm_... now
+                executor.update_parameters(**names)
+        except (NameError, ValueError, TypeError, AssertionError, UserWarning) as error:
             mistakes.add(f"{where}: {' '.join(str(error).split())}")
 
 

@@ -45,19 +45,24 @@ class Code:
 
 
 def code_for(manifest: Manifest, *, snapshot: bool = True) -> Code:
-    """The code of a submission; a snapshot is built unless the sweep has one of the same files.
-
-    Raises:
-        CheckFailed: the wheel can't be built.
-    """
+    """The code of a submission; `build` makes the snapshot."""
     state = provenance.code_state()
     root = checkout()
     folder = None
     if snapshot and root is not None:
         folder = manifest.folder / "snapshots" / f"{(state['commit'] or '')[:8]}-{_digest(root)}"
-        if not folder.is_dir():
-            _build(root, folder)
     return Code(commit=state["commit"], dirty=state["dirty"], folder=folder)
+
+
+def build(code: Code) -> None:
+    """Makes the snapshot, unless the sweep has one of the same files.
+
+    Raises:
+        CheckFailed: the wheel can't be built.
+    """
+    root = checkout()
+    if root is not None and code.folder is not None and not code.folder.is_dir():
+        _build(root, code.folder)
 
 
 def checkout() -> Path | None:

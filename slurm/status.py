@@ -22,7 +22,6 @@ from cirbench.slurm.manifest import (
     OPEN,
     PLANNED,
     QUEUED,
-    RUNNING,
     SKIPPED,
     Manifest,
     State,
@@ -187,7 +186,7 @@ def _by_the_queue(manifest: Manifest, state: State, answers: Answers) -> State:
 
 def _ended(manifest: Manifest, state: State, status: str, reason: str) -> State:
     log = manifest.log_tail(state.job) if state.job and status != CANCELLED else ()
-    if state.status == RUNNING and not log and not manifest.logs.is_dir():
+    if status == FAILED and not manifest.logs.is_dir():
         reason = f"{reason}; its logs folder is gone"
     return changed(state, status=status, reason=reason, log=log)
 

@@ -170,6 +170,9 @@ def _checkpoints(table: Mapping[str, Any], mistakes: Mistakes) -> Mapping[str, M
             mistakes.add(f'[checkpoints]: {method} wants "backbone" = "file"')
             continue
         sound[method] = {backbone: expanded(path) for backbone, path in by_backbone.items()}
+        for path in sound[method].values():
+            if "$" in path:
+                mistakes.add(f"[checkpoints], {method}: {path} has a variable that is not set")
     return sound
 
 

@@ -156,7 +156,7 @@ mem_gb = 1
 
 
 def test_a_training_that_was_requeued_ends_in_the_same_weights(cluster, sweeps, picture_folder):
-    settings = {"images": picture_folder, "epochs": 500}
+    settings = {"images": picture_folder, "epochs": 200}
     file = sweeps.file("trained", TRAINING.format(**settings))
     assert sweeps("submit", file, "--no-snapshot")[0] == 0
     output = sweeps.manifest("trained").folder / "checkpoints/pic2word--fake--s0.safetensors"
