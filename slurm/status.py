@@ -47,7 +47,7 @@ class Row:
     @property
     def seconds(self) -> float | None:
         """How long it has run, or ran; both times are of the node's own clock."""
-        if self.state.started is None:
+        if self.state.started is None or self.state.status == QUEUED:
             return None
         return max(0.0, (self.state.ended or time.time()) - self.state.started)
 

@@ -16,6 +16,7 @@ from typing import Any
 import submitit
 
 from cirbench.benchmark.errors import CheckFailed, UsageError
+from cirbench.benchmark.plan import Request
 from cirbench.slurm import local, queue
 from cirbench.slurm.manifest import (
     CANCELLED,
@@ -33,6 +34,7 @@ from cirbench.slurm.manifest import (
     blocked,
     changed,
 )
+from cirbench.slurm.resources import DEFAULTS
 from cirbench.slurm.snapshot import Code
 from cirbench.slurm.status import Row, ask_queues
 from cirbench.slurm.worker import CellJob, work
@@ -91,18 +93,17 @@ def after_oom(cell: SweepCell, on_oom: str) -> SweepCell:
     """The cell with half the batch, or twice the memory.
 
     Raises:
-        UsageError: the batch is one already.
+        UsageError: the batch can't be halved: it is one already, or a training's.
     """
     if on_oom == "double-memory":
-        memory = {"mem_gb": 2 * cell.resources.get("mem_gb", 8)}
+        memory = {"mem_gb": 2 * cell.resources.get("mem_gb", DEFAULTS["mem_gb"])}
         return replace(cell, resources={**cell.resources, **memory})
-    recipe = cell.request.get("recipe", cell.request)
-    size = recipe.get("batch_size", 128 if cell.kind == "train" else 64)
     if cell.kind == "train":
         raise UsageError(
             f"{cell.id}: half a batch would be another training; set on_oom = "
             f'"double-memory" in the profile, or batch_size in [[train]]'
         )
+    size = cell.request.get("batch_size", Request.batch_size)
     if size == 1:
         raise UsageError(
             f"{cell.id}: the batch is 1 already; raise mem_gb, and submit the sweep again"

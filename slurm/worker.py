@@ -148,7 +148,7 @@ def _log_tail(manifest: Manifest, state: State) -> tuple[str, ...]:
 
 def _check_gpu(resources: Mapping[str, Any]) -> None:
     """Fails at once on a node whose GPU can't be used, before hours on its CPU."""
-    if not (resources.get("gpus_per_node") or resources.get("slurm_gres")):
+    if not any("gpu" in f"{name}={value}" for name, value in resources.items() if value):
         return
     import torch
 

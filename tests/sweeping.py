@@ -86,7 +86,7 @@ class Sweeps:
     def statuses(self, name: str) -> dict[str, str]:
         return {method: row.state.status for method, row in self.rows(name).items()}
 
-    def wait(self, name: str, seconds: float = 90, **statuses: str) -> dict:
+    def wait(self, name: str, seconds: float = 180, **statuses: str) -> dict:
         """Until these methods are in these states, else until all have ended; gives the rows."""
 
         def reached() -> bool:

@@ -224,6 +224,14 @@ def test_local_jobs_survive_each_others_faults(sweeps):
     assert "it broke [here]" in sweeps("logs", "faults", "crash")[1]
 
 
+def test_a_local_cell_out_of_time_begins_again(sweeps):
+    text = sweeps.file("late", methods=["slow"]).read_text() + "slurm_signal_delay_s = 52\n"
+    file = sweeps.file("late", text.replace("timeout_min = 30", "timeout_min = 1"))
+    sweeps("submit", file, "--cluster", "local", "--no-snapshot")
+    state = sweeps.wait("late")["slow"].state
+    assert (state.status, state.attempts) == ("done", 2)
+
+
 def test_cancel_ends_a_local_sweep_and_what_it_started(sweeps):
     file = sweeps.file("stop", methods=["sleeper"])
     sweeps("submit", file, "--cluster", "local", "--no-snapshot")
