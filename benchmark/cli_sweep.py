@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,10 +14,7 @@ from cirbench.benchmark.cli_options import HELP, AsJson, DataRoot, Results
 from cirbench.benchmark.errors import CheckFailed, MissingData, UsageError
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from cirbench.slurm.manifest import Manifest
-    from cirbench.slurm.status import Row
 
 sweeper = typer.Typer(help="Many cells on a cluster, or on this machine.", **HELP)  # type: ignore[arg-type]  # one dict for all apps
 
@@ -61,8 +57,7 @@ def submit(
 
     The same file again submits what is still missing. Every mistake in it is told before any job.
     """
-    from cirbench.slurm import planning
-    from cirbench.slurm import submit as submitting
+    from cirbench.slurm import choose, planning
 
     _known_cluster(cluster)
     planned = planning.plan_sweep(
@@ -74,7 +69,7 @@ def submit(
         return
     with planned.manifest.locked():
         rows = planning.prepare(planned)
-        cells = submitting.missing(rows)
+        cells = choose.missing(rows)
         _send(planned.manifest, cells, cluster, snapshot, as_json)
 
 
@@ -101,8 +96,10 @@ def status(
     if as_json:
         _print([row.as_dict() for row in rows])
         return
-    _console().print(_table(rows))
-    print(_counts(rows))
+    from cirbench.slurm.tables import counts, table_of
+
+    _console().print(table_of(rows))
+    print(counts(rows))
 
 
 @sweeper.command(
@@ -121,7 +118,7 @@ def retry(
     as_json: AsJson = False,
 ) -> None:
     """Submit cells again that ended badly, with those that were skipped for them."""
-    from cirbench.slurm import submit as submitting
+    from cirbench.slurm import choose
     from cirbench.slurm.status import look
 
     wanted = [s for s, on in (("failed", failed), ("timeout", timeout), ("oom", oom)) if on]
@@ -130,9 +127,9 @@ def retry(
     manifest = _manifest(name, sweeps_dir)
     with manifest.locked():
         rows = look(manifest)
-        cells = submitting.to_retry(rows, wanted)
-        cells = submitting.relieved(manifest, rows, cells)
-        cluster = cluster or submitting.last_cluster(manifest, rows)
+        cells = choose.to_retry(rows, wanted)
+        cells = choose.relieved(manifest, rows, cells)
+        cluster = cluster or choose.last_cluster(manifest, rows)
         _known_cluster(cluster)
         _send(manifest, cells, cluster, snapshot, as_json)
 
@@ -207,9 +204,11 @@ def collect(
         print("\n".join(map(str, paths)))
     absent = [row for row in rows if row.cell.kind == "run" and row.state.status != "done"]
     if absent:
+        from cirbench.slurm.tables import counts
+
         raise CheckFailed(
             f"{len(absent)} of {sum(row.cell.kind == 'run' for row in rows)} cells are not done "
-            f"({_counts(absent)}); bench sweep status {name} says why"
+            f"({counts(absent)}); bench sweep status {name} says why"
         )
 
 
@@ -240,9 +239,9 @@ def _send(
         code = code_for(manifest, snapshot=snapshot and cluster != "debug")
         build(code)
         count = send(manifest, cells, cluster, code)
+        where = f" in {count} job arrays" if cluster == "slurm" else ""
         print(
-            f"{manifest.name}: {len(cells)} cells in {count} job arrays; "
-            f"bench sweep status {manifest.name}",
+            f"{manifest.name}: {len(cells)} cells{where}; bench sweep status {manifest.name}",
             file=sys.stderr,
         )
     if as_json:
@@ -262,11 +261,12 @@ def _watch(manifest: Manifest, every: float) -> None:
     from rich.live import Live
 
     from cirbench.slurm.status import look
+    from cirbench.slurm.tables import counts, table_of
 
     with Live(console=_console(), auto_refresh=False) as live:
         while True:
             rows = look(manifest)
-            live.update(Group(_table(rows), _counts(rows)), refresh=True)
+            live.update(Group(table_of(rows), counts(rows)), refresh=True)
             if not any(row.state.status in ("queued", "running") for row in rows):
                 return
             time.sleep(every)
@@ -277,36 +277,6 @@ def _console() -> Any:
 
     wide = None if sys.stdout.isatty() else 200
     return Console(width=wide, highlight=False)
-
-
-def _table(rows: Sequence[Row]) -> Table:
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False)
-    for column in ("cell", "state", "job", "node", "time", "reason"):
-        table.add_column(column, overflow="fold", no_wrap=column in ("cell", "state", "job"))
-    for row in rows:
-        state = row.state
-        time = "" if row.seconds is None else _duration(row.seconds)
-        cells = (row.cell.id, state.status, state.job, state.node, time, state.reason)
-        table.add_row(*(_plain(value) for value in cells))
-    return table
-
-
-def _plain(value: str | None) -> str:
-    """Without what rich would take for markup."""
-    return (value or "").replace("[", "\\[")
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}"
-
-
-def _counts(rows: Sequence[Row]) -> str:
-    counted = Counter(row.state.status for row in rows)
-    return ", ".join(f"{count} {status}" for status, count in counted.items())
 
 
 def _print(data: object) -> None:

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from cirbench.benchmark.errors import CorruptData, UsageError
+from cirbench.slurm.choose import missing
 from cirbench.slurm.expand import Expansion
 from cirbench.slurm.manifest import OPEN, Manifest, Plan, State, SweepCell, manifest_of
 from cirbench.slurm.resources import read_profile
 from cirbench.slurm.snapshot import code_for
 from cirbench.slurm.status import Row, look, rows_of
-from cirbench.slurm.submit import arrays, missing, sbatch_text
+from cirbench.slurm.submit import arrays, sbatch_text
 from cirbench.slurm.sweep_file import expanded, read_sweep
 
 

@@ -120,6 +120,8 @@ def _exit(code: str) -> str:
     if not code.isdigit() or code == "0":
         return ""
     ended = os.waitstatus_to_exitcode(int(code))
+    if 128 < ended < 160:  # as a shell tells of a command's signal
+        ended = 128 - ended
     return f", killed by signal {-ended}" if ended < 0 else f", exit code {ended}"
 
 

@@ -22,6 +22,7 @@ from cirbench.slurm.manifest import (
     OPEN,
     PLANNED,
     QUEUED,
+    RUNNING,
     SKIPPED,
     Manifest,
     State,
@@ -46,10 +47,11 @@ class Row:
 
     @property
     def seconds(self) -> float | None:
-        """How long it has run, or ran; both times are of the node's own clock."""
-        if self.state.started is None or self.state.status == QUEUED:
+        """How long it has run, or ran; None where nobody saw it end."""
+        ended = time.time() if self.state.status == RUNNING else self.state.ended
+        if self.state.started is None or ended is None:
             return None
-        return max(0.0, (self.state.ended or time.time()) - self.state.started)
+        return max(0.0, ended - self.state.started)
 
     def as_dict(self) -> dict[str, Any]:
         """For --json."""
