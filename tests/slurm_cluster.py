@@ -222,4 +222,6 @@ if __name__ == "__main__":
     with running(Path(sys.argv[1])) as started:
         for name, value in started.environment.items():
             print(f"export {name}={value}", flush=True)
-        signal.sigwait({signal.SIGINT, signal.SIGTERM})
+        ends = {signal.SIGINT, signal.SIGTERM}
+        signal.pthread_sigmask(signal.SIG_BLOCK, ends)  # after the start: daemons inherit the mask
+        signal.sigwait(ends)
