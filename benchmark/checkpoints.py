@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import pickle
 import struct
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from cirbench.benchmark.errors import CorruptData, MissingData
+from cirbench.benchmark.files import written_whole as written_whole
 
 if TYPE_CHECKING:
     from cirbench.benchmark.interfaces import Backbone
@@ -99,27 +97,6 @@ def write_checkpoint(
             temporary,
             metadata=header,
         )
-
-
-@contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
-    """Gives a temporary path in the same folder that becomes `path` if no error is raised."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        temporary.chmod(0o666 & ~_umask())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

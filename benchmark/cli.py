@@ -25,6 +25,7 @@ from cirbench.benchmark.cli_options import (
     print_json,
 )
 from cirbench.benchmark.cli_report import register
+from cirbench.benchmark.cli_sweep import sweeper
 from cirbench.benchmark.cli_train import trainer
 from cirbench.benchmark.cli_train_combiner import train_clip_sum, train_combiner
 from cirbench.benchmark.errors import CheckFailed, CirbenchError, UsageError
@@ -54,6 +55,7 @@ trainer.command(
     " · bench train combiner -t cirr -b tuned:tuned -o tuned/combiner.safetensors"
     " · bench run -m combiner -t cirr -b tuned:tuned",
 )(train_clip_sum)
+app.add_typer(sweeper, name="sweep")
 app.add_typer(data, name="data")
 app.add_typer(stored_cache, name="cache")
 

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cirbench.benchmark.checkpoints import written_whole
 from cirbench.benchmark.errors import CorruptData, UsageError
+from cirbench.benchmark.files import written_whole
 
 SCHEMA = 1
 _SLUG_BYTES = 48

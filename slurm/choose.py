@@ -1,0 +1,92 @@
+"""Which cells go to a queue: what is missing, or what ended badly and is to be tried again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from cirbench.benchmark.errors import UsageError
+from cirbench.benchmark.plan import Request
+from cirbench.slurm.manifest import (
+    CLUSTERS,
+    DONE,
+    ENDED_BADLY,
+    OOM,
+    OPEN,
+    PLANNED,
+    SKIPPED,
+    Manifest,
+    SweepCell,
+)
+from cirbench.slurm.resources import DEFAULTS
+from cirbench.slurm.status import Row
+
+
+def missing(rows: Sequence[Row]) -> list[SweepCell]:
+    """Cells that are neither done nor on their way; an embedding only for those that need it."""
+    absent = [row.cell for row in rows if row.state.status not in (DONE, *OPEN)]
+    wanted = [cell for cell in absent if cell.kind == "run"]
+    return _with_what_they_need(wanted, absent)
+
+
+def to_retry(rows: Sequence[Row], statuses: Iterable[str]) -> list[SweepCell]:
+    """Cells that ended in one of the states, what they need, and what was skipped for them."""
+    chosen = set(statuses)
+    ended = {row.cell.id for row in rows if row.state.status in chosen}
+    again = [
+        row.cell
+        for row in rows
+        if row.cell.id in ended or (row.state.status == SKIPPED and ended & set(row.cell.needs))
+    ]
+    absent = [row.cell for row in rows if row.state.status in (PLANNED, *ENDED_BADLY)]
+    return _with_what_they_need(again, absent)
+
+
+def _with_what_they_need(
+    wanted: Sequence[SweepCell], absent: Sequence[SweepCell]
+) -> list[SweepCell]:
+    needed = {id_ for cell in wanted for id_ in cell.needs}
+    chosen = needed | {cell.id for cell in wanted}
+    return [cell for cell in absent if cell.id in chosen]
+
+
+def after_oom(cell: SweepCell, on_oom: str) -> SweepCell:
+    """The cell with half the batch, or twice the memory.
+
+    Raises:
+        UsageError: the batch can't be halved: it is one already, or a training's.
+    """
+    if on_oom == "double-memory":
+        memory = {"mem_gb": 2 * cell.resources.get("mem_gb", DEFAULTS["mem_gb"])}
+        return replace(cell, resources={**cell.resources, **memory})
+    if cell.kind == "train":
+        raise UsageError(
+            f"{cell.id}: half a batch would be another training; set on_oom = "
+            f'"double-memory" in the profile, or batch_size in [[train]]'
+        )
+    size = cell.request.get("batch_size", Request.batch_size)
+    if size == 1:
+        raise UsageError(
+            f"{cell.id}: the batch is 1 already; raise mem_gb, and submit the sweep again"
+        )
+    return replace(cell, request={**cell.request, "batch_size": size // 2})
+
+
+def relieved(
+    manifest: Manifest, rows: Sequence[Row], cells: Sequence[SweepCell]
+) -> list[SweepCell]:
+    """The cells, with less work or more room for those that ran out of memory; written so."""
+    short = {row.cell.id for row in rows if row.state.status == OOM}
+    on_oom = manifest.plan().on_oom
+    eased = [after_oom(cell, on_oom) if cell.id in short else cell for cell in cells]
+    for cell in eased:
+        if cell.id in short:
+            manifest.write_cell(cell)
+    return eased
+
+
+def last_cluster(manifest: Manifest, rows: Sequence[Row]) -> str:
+    """Where the sweep's cells went before."""
+    submissions = manifest.submissions()
+    used = [submissions[s].cluster for row in rows if (s := row.state.submission) in submissions]
+    return used[-1] if used else CLUSTERS[0]

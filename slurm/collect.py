@@ -1,0 +1,38 @@
+"""A sweep's records into a results folder, each checked whole before it is copied."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from cirbench.benchmark.files import written_whole
+from cirbench.benchmark.records import check_writable, read_record
+from cirbench.slurm.manifest import Manifest
+from cirbench.slurm.status import Row
+
+
+def collect(manifest: Manifest, rows: Sequence[Row], output: Path) -> list[Path]:
+    """Copies every done cell's record, its per-query data and its submission; gives the records.
+
+    Partial records go to `{output}-partial`, as those of `bench run --limit` do.
+
+    Raises:
+        UsageError: the results folder can't be written.
+        CorruptData: a record's per-query data is not what the record was written with.
+    """
+    if manifest.plan().limited:
+        output = output.with_name(f"{output.name}-partial")
+    check_writable(output)
+    return [_copied(row.record, output) for row in rows if row.record is not None]
+
+
+def _copied(source: Path, output: Path) -> Path:
+    record = read_record(source)
+    record.per_query()
+    target = output / source.parent.name / source.name
+    beside = [record.data["per_query"]["file"], *record.data.get("submission", [])]
+    for name in [*beside, source.name]:  # the record last: where it is, it is whole
+        with written_whole(target.parent / name) as temporary:
+            shutil.copyfile(source.parent / name, temporary)
+    return target

@@ -1,0 +1,297 @@
+"""A sweep's folder, the only truth about it: small JSON files, each replaced whole.
+
+    SWEEPS/NAME/
+      sweep.json             what was planned, and from which code
+      cells/CELL.json        what one cell is; enough to run it by hand
+      states/CELL.json       where it stands; the submitter writes it first, then the cell's own job
+      submissions/ID.json    which cells went to the queue together, and as which job
+      records/  checkpoints/ what cells make
+      logs/  snapshots/      what jobs print, and the code they run
+
+Every file has one writer at a time, so that no lock is held while work is done. Two submissions of
+one sweep do exclude each other (`Manifest.locked`), through a lock that ends with its process.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from cirbench.benchmark.errors import CirbenchError, CorruptData, MissingData, UsageError
+from cirbench.benchmark.files import written_whole
+
+PLANNED, QUEUED, RUNNING, DONE = "planned", "queued", "running", "done"
+FAILED, TIMEOUT, OOM, CANCELLED, SKIPPED = "failed", "timeout", "oom", "cancelled", "skipped"
+STATES = (PLANNED, QUEUED, RUNNING, DONE, FAILED, TIMEOUT, OOM, CANCELLED, SKIPPED)
+OPEN = (QUEUED, RUNNING)
+ENDED_BADLY = (FAILED, TIMEOUT, OOM, CANCELLED, SKIPPED)
+
+CLUSTERS = ("slurm", "local", "debug")
+LOG_LINES = 20
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepCell:
+    """One job's worth of work.
+
+    Attributes:
+        kind: "run" (one method's record), "embed" (the pictures, for several runs) or "train".
+        request: the fields of a `plan.Request`, or of a training, as JSON has them.
+        expected: fields that the record's cell must have; empty where no record is made.
+        needs: cells that must be done first.
+        resources: in submitit's names.
+    """
+
+    id: str
+    kind: str
+    request: Mapping[str, Any]
+    expected: Mapping[str, Any] = field(default_factory=dict)
+    needs: tuple[str, ...] = ()
+    resources: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """What may not change under one id; `retry --oom` may change batch size and resources."""
+        request = {k: v for k, v in self.request.items() if k not in ("batch_size", "workers")}
+        return {"kind": self.kind, "request": request, "needs": list(self.needs)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class State:
+    """Where a cell stands.
+
+    Attributes:
+        submission, place: which submission it went with, and as which number of it.
+        started, ended: seconds since 1970 by the clock of the node, which is never compared with
+            another's.
+        attempts: how often it has begun.
+        log: the last lines, where it ended badly.
+    """
+
+    status: str = PLANNED
+    reason: str = ""
+    submission: str | None = None
+    place: int = 0
+    job: str | None = None
+    node: str | None = None
+    started: float | None = None
+    ended: float | None = None
+    attempts: int = 0
+    log: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Submission:
+    """Cells that went to a queue together.
+
+    Attributes:
+        job: the array's job id; None until `sbatch` has answered, and on other clusters.
+        process: host, process id and start of the local queue, on `local`.
+    """
+
+    id: str
+    cluster: str
+    cells: tuple[str, ...]
+    job: str | None = None
+    process: Mapping[str, Any] | None = None
+
+    def job_of(self, place: int) -> str | None:
+        """The job id of one cell."""
+        if self.job is None or len(self.cells) == 1:
+            return self.job
+        return f"{self.job}_{place}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What `sweep.json` holds.
+
+    Attributes:
+        cells: ids in the plan's order.
+        profile: how retry answers an out-of-memory: "halve-batch" or "double-memory".
+        limited: whether the records are partial.
+    """
+
+    name: str
+    cells: tuple[str, ...]
+    on_oom: str = "halve-batch"
+    limited: bool = False
+    fail_fast: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """The folder of one sweep."""
+
+    folder: Path
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    @property
+    def records(self) -> Path:
+        """Where its cells write; `bench sweep collect` copies from here."""
+        return self.folder / "records"
+
+    @property
+    def logs(self) -> Path:
+        return self.folder / "logs"
+
+    @property
+    def stop_sign(self) -> Path:
+        """Holds the id of the cell whose failure stops the rest, with --fail-fast."""
+        return self.folder / "stopped-by"
+
+    def cell_path(self, cell: str) -> Path:
+        return self.folder / "cells" / f"{cell}.json"
+
+    def plan(self) -> Plan:
+        """Raises MissingData where there is no such sweep, CorruptData where it is damaged."""
+        path = self.folder / "sweep.json"
+        if not path.is_file():
+            known = ", ".join(sorted(p.parent.name for p in path.parents[1].glob("*/sweep.json")))
+            raise MissingData(
+                f"no sweep {self.name!r} in {self.folder.parent} (there: {known or 'none'}); "
+                f"bench sweep submit makes one, --sweeps-dir looks elsewhere"
+            )
+        return _read(path, Plan, "submit the sweep file again: what is done stays done")
+
+    def cell(self, cell: str) -> SweepCell:
+        """Raises CorruptData: the file is missing, damaged, or another cell's."""
+        path = self.cell_path(cell)
+        mend = "submit the sweep file again, which writes it anew"
+        found = _read(path, SweepCell, mend)
+        if found.id != cell:
+            raise CorruptData(f"{path} describes the cell {found.id!r}; {mend}")
+        return found
+
+    def cells(self) -> list[SweepCell]:
+        """In the plan's order."""
+        return [self.cell(cell) for cell in self.plan().cells]
+
+    def state(self, cell: str) -> State:
+        """A damaged file is a failure that retry mends, and never hides the other cells."""
+        path = self.folder / "states" / f"{cell}.json"
+        if not path.exists():
+            return State()
+        try:
+            state = _read(path, State, "bench sweep retry --failed runs the cell again")
+        except CorruptData as error:
+            return State(status=FAILED, reason=str(error))
+        if state.status not in STATES:
+            return State(status=FAILED, reason=f"{path}: no such state: {state.status!r}")
+        return state
+
+    def write_plan(self, plan: Plan) -> None:
+        _write(self.folder / "sweep.json", plan)
+
+    def write_cell(self, cell: SweepCell) -> None:
+        _write(self.cell_path(cell.id), cell)
+
+    def write_state(self, cell: str, state: State) -> None:
+        _write(self.folder / "states" / f"{cell}.json", state)
+
+    def write_submission(self, submission: Submission) -> None:
+        _write(self.folder / "submissions" / f"{submission.id}.json", submission)
+
+    def submissions(self) -> dict[str, Submission]:
+        """By id. A damaged one counts as lost, and so do its cells that had not begun."""
+        found = {}
+        for path in sorted((self.folder / "submissions").glob("[!.]*.json")):
+            try:
+                found[path.stem] = _read(path, Submission, "")
+            except CorruptData:
+                continue
+        return found
+
+    def queue_together(self, submission: Submission, cells: Sequence[SweepCell]) -> None:
+        """Notes, before the queue is asked, which cells it will be asked for."""
+        self.write_submission(submission)
+        for place, cell in enumerate(cells):
+            attempts = self.state(cell.id).attempts
+            queued = State(status=QUEUED, submission=submission.id, place=place, attempts=attempts)
+            self.write_state(cell.id, queued)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """One submitter at a time; the others wait. The system frees it with its process."""
+        with _clear_of_disk_errors(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            file = (self.folder / "lock").open("w")
+        with file:
+            fcntl.lockf(file, fcntl.LOCK_EX)
+            yield
+
+    def log_tail(self, job: str) -> tuple[str, ...]:
+        """The last lines of what a job printed; none where there is no log any more."""
+        try:
+            text = self.log_path(job).read_text(errors="replace")
+        except OSError:
+            return ()
+        return tuple(text.splitlines()[-LOG_LINES:])
+
+    def log_path(self, job: str) -> Path:
+        """As submitit names it."""
+        return self.logs / f"{job}_0_log.out"
+
+
+def manifest_of(name: str, sweeps: Path) -> Manifest:
+    """The manifest of a sweep by name.
+
+    Raises:
+        UsageError: no folder can have that name.
+    """
+    if not re.fullmatch(r"\w[\w.-]*", name):
+        raise UsageError(f"{name!r} is no name for a sweep; use letters, digits, . - and _")
+    return Manifest(folder=(sweeps / name).resolve())
+
+
+def changed(state: State, **changes: Any) -> State:
+    """The state with some fields replaced."""
+    return replace(state, **changes)
+
+
+def blocked(cell: SweepCell, statuses: Mapping[str, str]) -> str:
+    """Why a cell can't be run, by the statuses of the cells it needs; empty where it can."""
+    bad = [need for need in cell.needs if statuses.get(need) in ENDED_BADLY]
+    return f"needs {bad[0]}, which is {statuses[bad[0]]}" if bad else ""
+
+
+def _read(path: Path, kind: type[T], mend: str) -> T:
+    try:
+        data = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise CorruptData(f"{path} can't be read ({error}); {mend}") from error
+    known = {f.name for f in fields(kind)}  # type: ignore[arg-type]  # always a dataclass
+    if not isinstance(data, dict) or not set(data) <= known:
+        raise CorruptData(f"{path} is no {kind.__name__} of this version; {mend}")
+    try:
+        return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in data.items()})
+    except TypeError as error:
+        raise CorruptData(f"{path} lacks a field ({error}); {mend}") from error
+
+
+def _write(path: Path, value: Any) -> None:
+    with _clear_of_disk_errors(path), written_whole(path) as temporary:
+        temporary.write_text(f"{json.dumps(asdict(value), indent=1)}\n")
+
+
+@contextmanager
+def _clear_of_disk_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except CirbenchError:
+        raise
+    except OSError as error:
+        raise UsageError(
+            f"can't write {path}: {error.strerror}; free space, or choose another --sweeps-dir"
+        ) from error

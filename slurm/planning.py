@@ -1,0 +1,108 @@
+"""What `bench sweep submit` does before any job: the file becomes a plan, the plan a folder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cirbench.benchmark.errors import CorruptData, UsageError
+from cirbench.slurm.choose import missing
+from cirbench.slurm.expand import Expansion
+from cirbench.slurm.manifest import OPEN, Manifest, Plan, State, SweepCell, manifest_of
+from cirbench.slurm.resources import read_profile
+from cirbench.slurm.snapshot import code_for
+from cirbench.slurm.status import Row, look, rows_of
+from cirbench.slurm.submit import arrays, sbatch_text
+from cirbench.slurm.sweep_file import expanded, read_sweep
+
+
+@dataclass(frozen=True, kw_only=True)
+class Planned:
+    """A sweep file that has no mistakes."""
+
+    manifest: Manifest
+    plan: Plan
+    cells: tuple[SweepCell, ...]
+
+
+def plan_sweep(
+    file: str, *, profile: str | None, sweeps: Path, data_root: Path | None, fail_fast: bool
+) -> Planned:
+    """Reads and checks a sweep file; writes nothing.
+
+    Raises:
+        MissingData: there is no such file.
+        UsageError: every mistake in it.
+    """
+    sweep, mistakes = read_sweep(file)
+    cluster = read_profile(profile)
+    manifest = manifest_of(sweep.name, sweeps)
+    root = sweep.settings.get("data_root") or (expanded(str(data_root)) if data_root else None)
+    cells = Expansion(sweep, cluster, manifest, root, mistakes).cells()
+    plan = Plan(
+        name=sweep.name, cells=tuple(cell.id for cell in cells), on_oom=cluster.on_oom,
+        limited="limit" in sweep.settings, fail_fast=fail_fast,
+    )  # fmt: skip
+    return Planned(manifest=manifest, plan=plan, cells=tuple(cells))
+
+
+def prepare(planned: Planned) -> list[Row]:
+    """Writes the folder, or checks it against the plan; gives the rows as they stand.
+
+    The caller holds the manifest's lock. Cells that are on their way stay as they were sent; for
+    the others the file holds, also over the batch and memory that a retry had changed.
+
+    Raises:
+        UsageError: the folder is of another plan, or can't be written.
+    """
+    manifest = planned.manifest
+    if (manifest.folder / "sweep.json").exists():
+        _same_plan(planned)
+    for cell in planned.cells:
+        if manifest.state(cell.id).status not in OPEN or not manifest.cell_path(cell.id).exists():
+            manifest.write_cell(cell)
+    manifest.write_plan(planned.plan)
+    return look(manifest)
+
+
+def _same_plan(planned: Planned) -> None:
+    """A damaged sweep.json is written anew: the cells' own files say what was planned."""
+    try:
+        before = set(planned.manifest.plan().cells)
+    except CorruptData:
+        return
+    now = set(planned.plan.cells)
+    if before != now:
+        gone, new = sorted(before - now), sorted(now - before)
+        raise UsageError(
+            f"{planned.manifest.folder} is of another sweep of the same name: {len(gone)} of its "
+            f"cells are not in this file ({', '.join(gone[:2]) or 'none'}), {len(new)} are new "
+            f'({", ".join(new[:2]) or "none"}); give the file another name = "..."'
+        )
+
+
+def preview(planned: Planned, *, snapshot: bool) -> dict[str, Any]:
+    """Cells, their states, what they wait for, and the sbatch scripts; nothing is written."""
+    manifest = planned.manifest
+    there = (manifest.folder / "sweep.json").exists()
+    if there:
+        _same_plan(planned)
+    rows = (
+        rows_of(manifest, planned.cells)
+        if there
+        else [Row(cell=cell, state=State()) for cell in planned.cells]
+    )
+    cells = missing(rows)
+    code = code_for(manifest, snapshot=snapshot)
+    return {
+        "cells": [
+            {"cell": row.cell.id, "state": row.state.status, "needs": list(row.cell.needs)}
+            for row in rows
+        ],
+        "to submit": len(cells),
+        "scripts": [
+            sbatch_text(manifest, array, "ID", code, [f"JOB-OF-{need}" for need in array.needs])
+            for array in arrays(cells)
+        ],
+    }

@@ -1,0 +1,232 @@
+"""Where every cell stands, from the sweep's folder and from the queue; nothing has to keep running.
+
+The queue is asked first and the files are read after it: a job writes its end before it leaves the
+queue, so a job that is gone and has written none has vanished.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from cirbench.benchmark.errors import CorruptData
+from cirbench.benchmark.records import read_record
+from cirbench.slurm import local, queue
+from cirbench.slurm.manifest import (
+    CANCELLED,
+    DONE,
+    FAILED,
+    OPEN,
+    PLANNED,
+    QUEUED,
+    RUNNING,
+    SKIPPED,
+    Manifest,
+    State,
+    Submission,
+    SweepCell,
+    blocked,
+    changed,
+)
+from cirbench.slurm.queue import QueuedJob
+
+VANISHED = "vanished: its job has left the queue without a word"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """A cell and where it stands, and where its folder said so before the queue was answers."""
+
+    cell: SweepCell
+    state: State
+    written: State = field(default_factory=State)
+    record: Path | None = None
+
+    @property
+    def seconds(self) -> float | None:
+        """How long it has run, or ran; None where nobody saw it end."""
+        ended = time.time() if self.state.status == RUNNING else self.state.ended
+        if self.state.started is None or ended is None:
+            return None
+        return max(0.0, ended - self.state.started)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For --json."""
+        return {
+            "cell": self.cell.id, "kind": self.cell.kind, **asdict(self.state),
+            "seconds": self.seconds, "record": str(self.record) if self.record else None,
+        }  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answers:
+    """What the queues say of a sweep's submissions."""
+
+    jobs: Mapping[str, QueuedJob]
+    submissions: Mapping[str, Submission]
+    alive: frozenset[str]
+    """Submissions whose local queue still runs."""
+
+    def job_of(self, state: State) -> str | None:
+        """A cell's job: as its job has said, or as its submission knows, or by the job's name."""
+        submission = self.submissions.get(state.submission or "")
+        if state.job or submission is None:
+            return state.job
+        if submission.job is None:
+            found = [job for job in self.jobs.values() if job.name.endswith(f"-{submission.id}")]
+            masters = {job.id.split("_")[0] for job in found}
+            if len(masters) == 1:
+                submission = replace(submission, job=masters.pop())
+        return submission.job_of(state.place)
+
+
+def look(manifest: Manifest) -> list[Row]:
+    """Every cell's row in the plan's order; an end that the folder did not know is noted in it.
+
+    Raises:
+        MissingData: no such sweep.
+        CorruptData: what was planned can't be read any more.
+        CheckFailed: cells are with Slurm, and it does not answer.
+    """
+    rows = rows_of(manifest, manifest.cells())
+    for row in rows:
+        if row.state != row.written and row.state.status not in (PLANNED, *OPEN):
+            _note(manifest, row)
+    return rows
+
+
+def _note(manifest: Manifest, row: Row) -> None:
+    """Slurm forgets what has ended. A job that has spoken meanwhile is right."""
+    if manifest.state(row.cell.id) == row.written:
+        manifest.write_state(row.cell.id, row.state)
+
+
+def rows_of(manifest: Manifest, cells: Sequence[SweepCell]) -> list[Row]:
+    """As `look`, for given cells, and writing nothing."""
+    answers = ask_queues(manifest, [manifest.state(cell.id) for cell in cells])
+    records, damaged = validated_records(manifest)
+    rows: dict[str, Row] = {}
+    for cell in cells:
+        written = manifest.state(cell.id)
+        record = records.get(key_of(cell.expected)) if cell.expected else None
+        state = settled(manifest, cell, written, answers, rows, record is not None)
+        if written.status == DONE and state.status == FAILED and damaged:
+            state = changed(state, reason="; ".join([state.reason, *damaged]))
+        rows[cell.id] = Row(cell=cell, state=state, written=written, record=record)
+    return list(rows.values())
+
+
+def ask_queues(manifest: Manifest, states: Sequence[State]) -> Answers:
+    """Asks Slurm only if a cell is with it."""
+    submissions = manifest.submissions()
+    waiting = [state for state in states if state.status in OPEN]
+    open_ones = [submissions[s.submission] for s in waiting if s.submission in submissions]
+    jobs: dict[str, QueuedJob] = {}
+    if any(submission.cluster == "slurm" for submission in open_ones):
+        jobs = queue.listed()
+    alive = frozenset(s.id for s in open_ones if s.cluster == "local" and local.is_alive(s))
+    found = Answers(jobs=jobs, submissions=submissions, alive=alive)
+    lost = {
+        job
+        for state in waiting
+        if _cluster(found, state) == "slurm" and (job := found.job_of(state)) and job not in jobs
+    }
+    return Answers(jobs={**jobs, **queue.accounted(lost)}, submissions=submissions, alive=alive)
+
+
+def settled(
+    manifest: Manifest,
+    cell: SweepCell,
+    state: State,
+    answers: Answers,
+    rows: Mapping[str, Row],
+    recorded: bool,
+) -> State:
+    """The state a cell is truly in.
+
+    Args:
+        rows: of the cells before it, those it needs among them.
+    """
+    if recorded or (state.status == DONE and not cell.expected and _made(cell)):
+        return changed(state, status=DONE, reason="", log=())
+    if state.status == DONE:
+        return changed(state, status=FAILED, reason="what it had made is gone or does not validate")
+    if state.status not in OPEN:
+        return state
+    statuses = {id_: rows[id_].state.status for id_ in cell.needs if id_ in rows}
+    if state.status == QUEUED and (reason := blocked(cell, statuses)):
+        return changed(state, status=SKIPPED, reason=reason)
+    return _by_the_queue(manifest, state, answers)
+
+
+def _made(cell: SweepCell) -> bool:
+    """Whether a training's weights are there; an embedding is only ever a saving of time."""
+    return cell.kind != "train" or Path(cell.request["output"]).is_file()
+
+
+def _by_the_queue(manifest: Manifest, state: State, answers: Answers) -> State:
+    if _cluster(answers, state) != "slurm":
+        alive = state.submission is None or state.submission in answers.alive
+        return state if alive else _ended(manifest, state, FAILED, VANISHED)
+    job = answers.job_of(state)
+    if job is None:
+        return changed(state, status=PLANNED, reason="its submission was interrupted")
+    known = answers.jobs.get(job)
+    state = changed(state, job=job)
+    if known is None:
+        return _ended(manifest, state, FAILED, VANISHED)
+    if known.status in OPEN:
+        return changed(
+            state, status=known.status, reason=known.reason or state.reason, node=known.node
+        )
+    reason = known.reason if known.status != FAILED or known.reason else VANISHED
+    return _ended(manifest, state, known.status, reason)
+
+
+def _ended(manifest: Manifest, state: State, status: str, reason: str) -> State:
+    log = manifest.log_tail(state.job) if state.job and status != CANCELLED else ()
+    if status == FAILED and not manifest.logs.is_dir():
+        reason = f"{reason}; its logs folder is gone"
+    return changed(state, status=status, reason=reason, log=log)
+
+
+def _cluster(answers: Answers, state: State) -> str:
+    submission = answers.submissions.get(state.submission or "")
+    return submission.cluster if submission else "none"
+
+
+Key = tuple[tuple[str, Any], ...]
+
+
+def key_of(fields: Mapping[str, Any]) -> Key:
+    """What a record's cell and a sweep's cell are matched by.
+
+    Weights that the sweep itself trains have no sha256 yet when the sweep is planned.
+    """
+    names = ("method", "task", "split", "protocol", "backbone", "seed")
+    return tuple((name, fields.get(name)) for name in names) + (
+        (("checkpoint", fields["checkpoint"]),) if "checkpoint" in fields else ()
+    )
+
+
+def validated_records(manifest: Manifest) -> tuple[dict[Key, Path], list[str]]:
+    """The sweep's whole records by what they are of, and what is wrong with the others."""
+    limited = manifest.plan().limited
+    root = manifest.records.with_name("records-partial") if limited else manifest.records
+    found: dict[Key, Path] = {}
+    damaged: list[str] = []
+    for path in sorted(root.glob("*/[!.]*.json")):
+        try:
+            data = read_record(path).data
+            if not (path.parent / data["per_query"]["file"]).is_file():
+                raise CorruptData(f"{path} has lost its per-query data")
+        except CorruptData as error:
+            damaged.append(str(error))
+            continue
+        cell = dict(data["cell"])
+        found[key_of(cell)] = path
+        found[key_of({k: v for k, v in cell.items() if k != "checkpoint"})] = path
+    return found, damaged

@@ -1,0 +1,41 @@
+"""How a sweep looks to a person."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from rich.table import Table
+
+from cirbench.slurm.status import Row
+
+
+def table_of(rows: Sequence[Row]) -> Table:
+    """One row a cell."""
+    table = Table(box=None, pad_edge=False)
+    for column in ("cell", "state", "job", "node", "time", "reason"):
+        least = 30 if column == "reason" else None  # on a narrow terminal the cell's name folds
+        table.add_column(column, overflow="fold", min_width=least)
+    for row in rows:
+        state = row.state
+        time = "" if row.seconds is None else _duration(row.seconds)
+        cells = (row.cell.id, state.status, state.job, state.node, time, state.reason)
+        table.add_row(*(_plain(value) for value in cells))
+    return table
+
+
+def _plain(value: str | None) -> str:
+    """Without what rich would take for markup."""
+    return (value or "").replace("[", "\\[")
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}"
+
+
+def counts(rows: Sequence[Row]) -> str:
+    """How many cells are in each state, in a line."""
+    counted = Counter(row.state.status for row in rows)
+    return ", ".join(f"{count} {status}" for status, count in counted.items())
