@@ -22,12 +22,32 @@ trainer = typer.Typer(help="Train a method, or the embedded backbone.", **HELP) 
 def train_pic2word(
     images: Annotated[
         str,
-        typer.Option(help="A folder, a table with a column filepath, or a task (emoji)."),
+        typer.Option(
+            help="A folder, a table, webdataset shards ('cc3m/{00000..00331}.tar'), or emoji."
+        ),
     ],
     backbone: Annotated[str, typer.Option("--backbone", "-b", help="bench ls backbones.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="FILE.safetensors to write.")],
+    image_column: Annotated[str, typer.Option(help="Of a table.")] = "filepath",
+    separator: Annotated[
+        str | None, typer.Option(help="Of a table; default: a comma in .csv, else a tab.")
+    ] = None,
+    max_unreadable: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of images that may fail to decode.")
+    ] = 0.0,
     epochs: Annotated[int, typer.Option(min=1)] = 30,
-    batch_size: Annotated[int, typer.Option(min=2)] = 128,
+    batch_size: Annotated[int, typer.Option(min=2, help="Of all processes together.")] = 128,
+    micro_batch: Annotated[
+        int | None, typer.Option(min=1, help="How many at once; less memory, the same gradient.")
+    ] = None,
+    cache_features: Annotated[
+        bool,
+        typer.Option("--cache-features", help="No augmentation: each image is encoded only once."),
+    ] = False,
+    released_gather: Annotated[
+        bool,
+        typer.Option("--released-gather", help="Divide the gradient by the number of processes."),
+    ] = False,
     lr: Annotated[float, typer.Option(help="Peak learning rate.")] = 1e-4,
     wd: Annotated[float, typer.Option(help="Weight decay, biases excepted.")] = 0.1,
     warmup: Annotated[int, typer.Option(help="Steps of linear warm-up.")] = 10_000,
@@ -43,30 +63,38 @@ def train_pic2word(
 ) -> None:
     """Train Pic2Word's mapping network on unlabelled images.
 
-    The defaults are the recipe of the paper's released code. A loss log is written beside OUTPUT.
+    The defaults are the recipe of the paper's released code. A log and a plot of the loss are
+    written beside OUTPUT. Several GPUs: torchrun --nproc-per-node N -m cirbench.benchmark …, or
+    one Slurm task a GPU.
     """
     from cirbench.benchmark.backbones import load_backbone
     from cirbench.benchmark.plan import choose_device
     from cirbench.benchmark.progress import Reporter
     from cirbench.benchmark.records import check_writable
     from cirbench.benchmark.training_images import find_training_images
+    from cirbench.methods.pic2word_gradient import join_processes, own_device
     from cirbench.methods.pic2word_training import Job, Recipe, train
 
     if output.suffix != ".safetensors":
         raise UsageError(f"--output {output} must end in .safetensors")
     check_writable(output.parent)
-    refs, label = find_training_images(images)
+    refs, label = find_training_images(images, column=image_column, separator=separator)
+    where = choose_device(device)
+    processes = join_processes(where)
     job = Job(
         recipe=Recipe(
             epochs=epochs, batch_size=batch_size, learning_rate=lr, weight_decay=wd,
-            warmup_steps=warmup, seed=seed,
+            warmup_steps=warmup, augment=not cache_features, released_gather=released_gather,
+            seed=seed,
         ),
-        backbone=load_backbone(backbone, device=choose_device(device), precision=precision),
+        backbone=load_backbone(backbone, device=own_device(where, processes), precision=precision),
         images=refs, trained_on=label, output=output, workers=workers,
-        checkpoint_every=checkpoint_every,
+        checkpoint_every=checkpoint_every, processes=processes, micro_batch=micro_batch,
+        most_unreadable=max_unreadable,
     )  # fmt: skip
-    loss = train(job, Reporter(quiet=quiet), resume=resume)
-    print(f"{output}: {job.steps} steps on {len(refs)} images, last loss {loss:.4f}")
+    loss = train(job, Reporter(quiet=quiet or processes.rank > 0), resume=resume)
+    if processes.rank == 0:
+        print(f"{output}: {job.steps} steps on {len(refs)} images, last loss {loss:.4f}")
 
 
 @trainer.command(

@@ -41,29 +41,32 @@ def images_in_folder(folder: Path) -> tuple[ImageRef, ...]:
     return tuple(file_ref(path, path.relative_to(folder).as_posix()) for path in paths)
 
 
-def images_in_table(table: Path) -> tuple[ImageRef, ...]:
-    """The pictures of a table with a column `filepath`, relative to the table's folder.
+def images_in_table(
+    table: Path, column: str = "filepath", separator: str | None = None
+) -> tuple[ImageRef, ...]:
+    """The pictures of a table with a column of paths, relative to the table's folder.
 
-    Tab-separated, or comma-separated where the file ends in .csv.
+    Tab-separated, or comma-separated where the file ends in .csv, unless `separator` is given.
 
     Raises:
         MissingData: there is no such file.
-        CorruptData: it has no column `filepath`, no row, or a row without a value.
+        CorruptData: it has no such column, no row, or a row without a value.
     """
     if not table.is_file():
         raise MissingData(f"no file at {table}")
+    delimiter = separator or ("," if table.suffix == ".csv" else "\t")
     try:
         with table.open(newline="", encoding="utf-8") as file:
-            rows = csv.DictReader(file, delimiter="," if table.suffix == ".csv" else "\t")
-            if "filepath" not in (rows.fieldnames or ()):
+            rows = csv.DictReader(file, delimiter=delimiter)
+            if column not in (rows.fieldnames or ()):
                 raise CorruptData(
-                    f"{table} has no column `filepath`; its header is {rows.fieldnames or 'empty'}"
+                    f"{table} has no column `{column}`; its header is {rows.fieldnames or 'empty'}"
                 )
-            names = [row["filepath"] for row in rows]
+            names = [row[column] for row in rows]
     except (UnicodeDecodeError, csv.Error) as error:
         raise CorruptData(f"{table} is no table in UTF-8 ({error})") from error
     if None in names:
-        raise CorruptData(f"{table}, row {names.index(None) + 1}: no value for `filepath`")
+        raise CorruptData(f"{table}, row {names.index(None) + 1}: no value for `{column}`")
     if not names:
         raise CorruptData(f"{table} lists no pictures")
     return tuple(file_ref(table.parent / name, name) for name in names)

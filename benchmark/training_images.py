@@ -1,4 +1,4 @@
-"""What `--images` may name: a folder, a table, or a task that has training images."""
+"""What `--images` may name: a folder, a table, webdataset shards, or a task with such images."""
 
 from __future__ import annotations
 
@@ -9,19 +9,27 @@ from cirbench.benchmark.errors import MissingData
 from cirbench.benchmark.images import images_in_folder, images_in_table
 from cirbench.benchmark.interfaces import ImageRef, Task
 from cirbench.benchmark.registry import find_task, tasks
+from cirbench.benchmark.webdataset import ShardImages, shard_paths
 
 
-def find_training_images(source: str) -> tuple[Sequence[ImageRef], str]:
+def find_training_images(
+    source: str, *, column: str = "filepath", separator: str | None = None
+) -> tuple[Sequence[ImageRef], str]:
     """The pictures, and a label for what was trained on.
 
+    Args:
+        column, separator: of a table.
+
     Raises:
-        MissingData: it is neither a folder, nor a file, nor a task.
+        MissingData: it is neither a folder, nor a file, nor webdataset shards, nor a task.
     """
     path = Path(source)
+    if source.endswith(".tar") or (path.is_dir() and any(path.glob("*.tar"))):
+        return ShardImages(shard_paths(source)), path.parent.name if path.suffix else path.name
     if path.is_dir():
         return images_in_folder(path), path.resolve().name
     if path.is_file():
-        return images_in_table(path), path.stem
+        return images_in_table(path, column, separator), path.stem
     if source in tasks():
         task: Task = find_task(source)()
         return task.training_images(data_root=None), source

@@ -19,7 +19,7 @@ placeholder's position from the first row of a batch; here each row has its own.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import ClassVar, Self
 
@@ -51,6 +51,7 @@ class MappingNetwork(nn.Module):
     ) -> None:
         super().__init__()
         self.widths = (embedding_width, token_width)
+        self.dropout, self.block_widths = dropout, [middle] * layers
         self.fc_out = nn.Linear(middle, token_width)
         widths = [embedding_width, *[middle] * layers]
         self.layers = nn.Sequential(
@@ -60,9 +61,19 @@ class MappingNetwork(nn.Module):
             )
         )
 
-    def forward(self, embeddings: Tensor) -> Tensor:
-        """(B, C) raw image embeddings → (B, W) pseudo-words."""
-        return self.fc_out(self.layers(embeddings))  # type: ignore[no-any-return]  # nn.Module is untyped
+    def forward(self, embeddings: Tensor, masks: Sequence[Tensor] | None = None) -> Tensor:
+        """(B, C) raw image embeddings → (B, W) pseudo-words.
+
+        Args:
+            masks: what the blocks' activations are multiplied by, instead of dropout's own draw.
+        """
+        if masks is None:
+            return self.fc_out(self.layers(embeddings))  # type: ignore[no-any-return]  # nn.Module is untyped
+        hidden = embeddings
+        for block, mask in zip(self.layers, masks, strict=True):
+            linear: nn.Module = block[0]  # type: ignore[index]  # nn.Sequential is untyped
+            hidden = (linear(hidden) * mask).relu()
+        return self.fc_out(hidden)  # type: ignore[no-any-return]  # the same
 
     @classmethod
     def from_weights(cls, weights: Mapping[str, Tensor]) -> MappingNetwork:

@@ -13,34 +13,38 @@ import csv
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms import functional as tv
 
-from cirbench.benchmark.checkpoints import read_checkpoint, write_checkpoint, written_whole
+from cirbench.benchmark import training_state
+from cirbench.benchmark.checkpoints import write_checkpoint, written_whole
 from cirbench.benchmark.errors import CheckFailed, CorruptData, UsageError
-from cirbench.benchmark.images import chunks, load_picture, prefetched
+from cirbench.benchmark.images import chunks, prefetched
 from cirbench.benchmark.interfaces import Backbone, ImageRef
-from cirbench.benchmark.preprocess import ImageSpec, to_tensor
+from cirbench.benchmark.loss_plot import write_loss_plot
+from cirbench.benchmark.preprocess import preprocess
 from cirbench.benchmark.progress import Reporter
 from cirbench.benchmark.provenance import code_state, package_versions
-from cirbench.methods.pic2word import DROPOUT, MappingNetwork, contrastive_loss
+from cirbench.methods.pic2word import DROPOUT, MappingNetwork
+from cirbench.methods.pic2word_batches import Pictures, augmented, rows_of_step
+from cirbench.methods.pic2word_gradient import Processes, Step, dropout_masks
 
 PROMPT = "a photo of *"
+_EMBEDDED_AT_ONCE = 64
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """How the mapping network is trained; the defaults are the released README's."""
+    """How the mapping network is trained; the defaults are the released README's.
+
+    `batch_size` is that of all processes together.
+    """
 
     epochs: int = 30
     batch_size: int = 128
@@ -52,6 +56,10 @@ class Recipe:
     dropout: float = DROPOUT
     crop_scale: tuple[float, float] = (0.9, 1.0)
     prompt: str = PROMPT
+    augment: bool = True
+    """Off: each picture is embedded once, uncropped, and epochs run over these embeddings."""
+    released_gather: bool = False
+    """Several processes: the gradient divided by their number, as the released code has it."""
     seed: int = 0
 
 
@@ -66,6 +74,10 @@ class Job:
     output: Path
     workers: int = 2
     checkpoint_every: int = 500
+    processes: Processes = field(default_factory=Processes)
+    micro_batch: int | None = None
+    """How many pictures and texts go through the towers at once; changes memory, no gradient."""
+    most_unreadable: float = 0.0
 
     @property
     def steps_per_epoch(self) -> int:
@@ -122,54 +134,53 @@ def learning_rate(step: int, total: int, recipe: Recipe) -> float:
     return recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
 
 
-def random_crop(
-    image: Image.Image, spec: ImageSpec, scale: tuple[float, float], rng: np.random.Generator
-) -> Tensor:
-    """RandomResizedCrop with torchvision's ratios (3/4 to 4/3), bicubic, converted to RGB after."""
-    width, height = image.size
-    for _ in range(10):
-        area = width * height * rng.uniform(*scale)
-        ratio = math.exp(rng.uniform(math.log(3 / 4), math.log(4 / 3)))
-        w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
-        if 0 < w <= width and 0 < h <= height:
-            break
-    else:
-        w, h = min(width, round(height * 4 / 3)), min(height, round(width * 4 / 3))
-    top, left = int(rng.integers(0, height - h + 1)), int(rng.integers(0, width - w + 1))
-    side = [spec.size, spec.size]
-    cropped = tv.resized_crop(image, top, left, h, w, side, InterpolationMode.BICUBIC)
-    return to_tensor(cropped, spec)
+def embeddings(job: Job, pictures: Pictures, first_step: int) -> Iterator[Tensor]:
+    """(b, C) raw image embeddings of this process's rows, for every step from `first_step` on."""
+    recipe, own = job.recipe, job.processes.own(job.recipe.batch_size)
+    steps = [
+        (step // job.steps_per_epoch,
+         rows_of_step(step, len(job.images), recipe.batch_size, recipe.seed)[own])
+        for step in range(first_step, job.steps)
+    ]  # fmt: skip
+    if recipe.augment:
+        batches = augmented(
+            pictures, steps, seed=recipe.seed, spec=job.backbone.image_spec,
+            scale=recipe.crop_scale, workers=job.workers,
+        )  # fmt: skip
+        yield from (_in_pieces(job, pixels) for pixels in batches)
+        return
+    fixed = _embed_once(job, pictures)
+    for _, rows in steps:
+        yield fixed[rows].to(job.backbone.device)
 
 
-def batches(job: Job, first_step: int) -> Iterator[Tensor]:
-    """(B, 3, S, S) augmented pictures for every step from `first_step` on."""
-
-    def jobs() -> Iterator[Callable[[], tuple[Tensor, str]]]:
-        for step in range(first_step, job.steps):
-            epoch, place = divmod(step, job.steps_per_epoch)
-            order = np.random.default_rng((job.recipe.seed, epoch)).permutation(len(job.images))
-            start = place * job.recipe.batch_size
-            for row in order[start : start + job.recipe.batch_size]:
-                rng = np.random.default_rng((job.recipe.seed, epoch, int(row)))
-                transform = partial(
-                    random_crop, spec=job.backbone.image_spec, scale=job.recipe.crop_scale, rng=rng
-                )
-                yield partial(load_picture, job.images[row], transform, int(row))
-
-    loaded = prefetched(jobs(), workers=job.workers, ahead=2 * job.recipe.batch_size)
-    for chunk in chunks(loaded, job.recipe.batch_size):
-        yield torch.stack([pixels for pixels, _ in chunk])
+@torch.no_grad()
+def _in_pieces(job: Job, pixels: Tensor) -> Tensor:
+    size = job.micro_batch or len(pixels)
+    parts = (pixels[i : i + size] for i in range(0, len(pixels), size))
+    return torch.cat([job.backbone.encode_images(part) for part in parts])
 
 
-def step_loss(mapper: MappingNetwork, job: Job, pixels: Tensor, step: int) -> Tensor:
-    """The loss of one batch; gradients reach the mapper alone."""
-    backbone = job.backbone
+def _embed_once(job: Job, pictures: Pictures) -> Tensor:
+    """(N, C) on the CPU: every picture as evaluation would see it."""
+    transform = preprocess("clip", job.backbone.image_spec)
+    jobs = (partial(pictures.load, row, lambda _row: transform) for row in range(len(job.images)))
+    size = job.micro_batch or _EMBEDDED_AT_ONCE
+    parts = []
     with torch.no_grad():
-        images = backbone.encode_images(pixels)
-    torch.manual_seed(job.recipe.seed * 1_000_003 + step)
-    words = mapper(images)
-    texts = backbone.encode_prompts([job.recipe.prompt] * len(images), words)
-    return contrastive_loss(images, texts, backbone.logit_scale)
+        for chunk in chunks(prefetched(jobs, workers=job.workers, ahead=2 * size), size):
+            parts.append(job.backbone.encode_images(torch.stack(chunk)).cpu())
+    return torch.cat(parts)
+
+
+def step_gradient(mapper: MappingNetwork, job: Job, images: Tensor, step: int) -> Tensor:
+    """Leaves the step's gradient in the mapper, and gives the whole batch's loss."""
+    recipe = job.recipe
+    masks = dropout_masks(mapper, recipe.batch_size, recipe.seed * 1_000_003 + step)
+    return Step(
+        network=mapper, backbone=job.backbone, prompt=recipe.prompt, images=images, masks=masks,
+        processes=job.processes, piece=job.micro_batch, released_gather=recipe.released_gather,
+    ).backward()  # fmt: skip
 
 
 def train(job: Job, reporter: Reporter, *, resume: bool = False) -> float:
@@ -189,12 +200,13 @@ def train(job: Job, reporter: Reporter, *, resume: bool = False) -> float:
     first = load_state(job, mapper, optimizer) if resume and job.state_path.exists() else 0
     reporter.say(f"{job.steps} steps, from step {first + 1}, on {len(job.images)} pictures")
     losses = _read_log(job, first)
+    pictures = Pictures(refs=job.images, most_unreadable=job.most_unreadable)
     mapper.train()
     try:
         with reporter.stage("training", job.steps) as stage:
             stage.advance(first)
-            for step, pixels in enumerate(batches(job, first), start=first):
-                losses.append(_one_step(mapper, optimizer, job, pixels, step))
+            for step, images in enumerate(embeddings(job, pictures, first), start=first):
+                losses.append(_one_step(mapper, optimizer, job, images, step))
                 stage.advance(1)
                 if (step + 1) % job.checkpoint_every == 0 and step + 1 < job.steps:
                     save_state(job, mapper, optimizer, losses)
@@ -204,8 +216,12 @@ def train(job: Job, reporter: Reporter, *, resume: bool = False) -> float:
             f"interrupted after step {len(losses)}; the same command with --resume goes on"
         )
         raise
+    if job.processes.rank:
+        return losses[-1]
     _write_log(job, losses)
+    write_loss_plot(job.output.with_suffix(".loss.png"), losses)
     header = {**job.identity(), "kind": "pic2word", "final_loss": losses[-1],
+              "unreadable": pictures.report(),
               "code": code_state(), "packages": package_versions()}  # fmt: skip
     write_checkpoint(job.output, mapper.state_dict(), header)
     job.state_path.unlink(missing_ok=True)
@@ -221,18 +237,17 @@ def _new_mapper(job: Job) -> MappingNetwork:
 
 
 def _one_step(
-    mapper: MappingNetwork, optimizer: torch.optim.AdamW, job: Job, pixels: Tensor, step: int
+    mapper: MappingNetwork, optimizer: torch.optim.AdamW, job: Job, images: Tensor, step: int
 ) -> float:
     for group in optimizer.param_groups:
         group["lr"] = learning_rate(step, job.steps, job.recipe)
-    loss = step_loss(mapper, job, pixels, step)
+    optimizer.zero_grad()
+    loss = step_gradient(mapper, job, images, step)
     if not loss.isfinite():
         raise CheckFailed(
             f"the loss is {loss.item()} at step {step + 1}; the last state that was saved is kept, "
             f"--resume goes on from there; try a lower --lr"
         )
-    optimizer.zero_grad()
-    loss.backward()  # type: ignore[no-untyped-call]  # untyped in torch
     optimizer.step()
     return loss.item()
 
@@ -240,13 +255,12 @@ def _one_step(
 def save_state(
     job: Job, mapper: MappingNetwork, optimizer: torch.optim.AdamW, losses: Sequence[float]
 ) -> None:
-    """Everything a resume needs, as tensors and JSON."""
-    tensors = {f"mapper.{name}": tensor for name, tensor in mapper.state_dict().items()}
-    for name, parameter in mapper.named_parameters():
-        for key, value in optimizer.state[parameter].items():
-            tensors[f"optimizer.{name}.{key}"] = value
+    """Everything a resume needs, as tensors and JSON; the first process's work."""
+    if job.processes.rank:
+        return
     _write_log(job, losses)
-    write_checkpoint(job.state_path, tensors, {**job.identity(), "step": len(losses)})
+    provenance = {**job.identity(), "step": len(losses)}
+    training_state.save_state(job.state_path, mapper, optimizer, provenance)
 
 
 def load_state(job: Job, mapper: MappingNetwork, optimizer: torch.optim.AdamW) -> int:
@@ -255,29 +269,9 @@ def load_state(job: Job, mapper: MappingNetwork, optimizer: torch.optim.AdamW) -
     Raises:
         UsageError: it is of another training; the fields that differ are named.
     """
-    saved = read_checkpoint(job.state_path)
-    now = job.identity()
-    differing = [
-        f"{part}.{key}: {saved.provenance.get(part, {}).get(key)} then, {value} now"
-        for part in ("recipe", "images", "backbone")
-        for key, value in now[part].items()
-        if saved.provenance.get(part, {}).get(key) != value
-    ]
-    if differing:
-        raise UsageError(
-            f"{job.state_path} is of another training ({'; '.join(differing)}); give the same "
-            f"options, or start anew without --resume"
-        )
-    weights = {name: saved.content[f"mapper.{name}"] for name in mapper.state_dict()}
-    mapper.load_state_dict(weights)
-    for name, parameter in mapper.named_parameters():
-        prefix = f"optimizer.{name}."
-        optimizer.state[parameter] = {
-            key.removeprefix(prefix): value.to(parameter.device if value.dim() else "cpu")
-            for key, value in saved.content.items()
-            if key.startswith(prefix)
-        }
-    return int(saved.provenance["step"])
+    identity = {part: job.identity()[part] for part in ("recipe", "images", "backbone")}
+    provenance, _ = training_state.load_state(job.state_path, mapper, optimizer, identity)
+    return int(provenance["step"])
 
 
 def _write_log(job: Job, losses: Sequence[float]) -> None:

@@ -21,6 +21,7 @@ from cirbench.benchmark.images import images_in_folder
 from cirbench.benchmark.progress import Reporter
 from cirbench.methods import pic2word_training as training
 from cirbench.methods.pic2word import MappingNetwork, Pic2Word, _same, contrastive_loss
+from cirbench.methods.pic2word_batches import Pictures
 
 QUIET = Reporter(quiet=True)
 
@@ -146,6 +147,10 @@ def job(folder, output, **recipe):
     )
 
 
+def pictures_of(made):
+    return Pictures(refs=made.images, most_unreadable=made.most_unreadable)
+
+
 def weights(path):
     return read_checkpoint(path).content
 
@@ -203,14 +208,14 @@ def test_the_seed_decides_the_weights(picture_folder, tmp_path):
 def test_interrupt_and_resume_give_the_same_bits(picture_folder, tmp_path, monkeypatch, steps_done):
     whole, broken = tmp_path / "whole.safetensors", tmp_path / "broken.safetensors"
     training.train(job(picture_folder, whole), QUIET)
-    real = training.step_loss
+    real = training.step_gradient
 
     def interrupted(mapper, one_job, pixels, step):
         if step == steps_done:
             raise KeyboardInterrupt
         return real(mapper, one_job, pixels, step)
 
-    monkeypatch.setattr(training, "step_loss", interrupted)
+    monkeypatch.setattr(training, "step_gradient", interrupted)
     with pytest.raises(KeyboardInterrupt):
         training.train(job(picture_folder, broken), QUIET)
     monkeypatch.undo()
@@ -250,7 +255,7 @@ def test_kill_and_resume_give_the_same_bits(picture_folder, tmp_path):
         pass
 
     def stop_at(total):
-        real = training.step_loss
+        real = training.step_gradient
 
         def limited(mapper, one_job, pixels, step):
             if step == total:
@@ -260,11 +265,11 @@ def test_kill_and_resume_give_the_same_bits(picture_folder, tmp_path):
         return limited
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "step_loss", stop_at(3 * epochs))
+        patch.setattr(training, "step_gradient", stop_at(3 * epochs))
         with pytest.raises(Enough):
             training.train(finite(broken), QUIET, resume=True)
         patch.undo()
-        patch.setattr(training, "step_loss", stop_at(3 * epochs))
+        patch.setattr(training, "step_gradient", stop_at(3 * epochs))
         with pytest.raises(Enough):
             training.train(finite(whole), QUIET)
     assert_same_weights(weights(whole.with_suffix(".state.safetensors")), weights(state))
@@ -276,7 +281,7 @@ def test_a_resume_with_another_recipe_names_the_difference(picture_folder, tmp_p
     def fail(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(training, "step_loss", fail)
+    monkeypatch.setattr(training, "step_gradient", fail)
     with pytest.raises(KeyboardInterrupt):
         training.train(job(picture_folder, output), QUIET)
     with pytest.raises(UsageError, match=r"learning_rate: 0\.01 then, 0\.5 now"):
@@ -287,13 +292,13 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_state(
     picture_folder, tmp_path, monkeypatch
 ):
     output = tmp_path / "mapper.safetensors"
-    real = training.step_loss
+    real = training.step_gradient
 
     def broken(mapper, one_job, pixels, step):
         loss = real(mapper, one_job, pixels, step)
         return loss * torch.nan if step == 5 else loss
 
-    monkeypatch.setattr(training, "step_loss", broken)
+    monkeypatch.setattr(training, "step_gradient", broken)
     with pytest.raises(CheckFailed, match="step 6"):
         training.train(job(picture_folder, output), QUIET)
     assert not output.exists()
@@ -308,15 +313,17 @@ def test_too_few_pictures_for_a_batch(picture_folder, tmp_path):
 def test_the_towers_get_no_gradients(picture_folder, tmp_path):
     one = job(picture_folder, tmp_path / "m.safetensors")
     mapper = training._new_mapper(one)
-    pixels = next(training.batches(one, 0))
-    training.step_loss(mapper, one, pixels, 0).backward()
+    images = next(training.embeddings(one, pictures_of(one), 0))
+    training.step_gradient(mapper, one, images, 0)
     assert all(p.grad is not None for p in mapper.parameters())
     assert all(p.grad is None for p in one.backbone.parameters())
 
 
 def test_every_epoch_sees_each_picture_once_in_another_order(picture_folder, tmp_path):
     one = job(picture_folder, tmp_path / "m.safetensors", crop_scale=(1.0, 1.0), epochs=2)
-    seen = [float(pixels.sum()) for batch in training.batches(one, 0) for pixels in batch]
+    seen = [
+        float(v.sum()) for batch in training.embeddings(one, pictures_of(one), 0) for v in batch
+    ]
     first, second = seen[:24], seen[24:]
     assert len(set(first)) == 24
     assert first != second

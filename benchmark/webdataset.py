@@ -1,0 +1,97 @@
+"""Pictures in webdataset shards (tar files of KEY.jpg, KEY.txt, KEY.json), read where they lie.
+
+Each shard is indexed once by its headers; after that any picture is one seek away, so an epoch can
+be shuffled over all shards and resumed in its middle, and nothing is unpacked. CC3M is handed out
+in this form (img2dataset). Shards behind URLs are not read.
+"""
+
+from __future__ import annotations
+
+import glob
+import re
+import tarfile
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import overload
+
+import numpy as np
+
+from cirbench.benchmark.errors import CorruptData, MissingData
+from cirbench.benchmark.images import EXTENSIONS
+from cirbench.benchmark.interfaces import ImageRef
+
+
+def shard_paths(pattern: str) -> list[Path]:
+    """The tar files of `shards/{00000..00331}.tar`, `shards/*.tar`, one file, or a folder.
+
+    Raises:
+        MissingData: there are none, or one of a range is not there.
+    """
+    if Path(pattern).is_dir():
+        return sorted(Path(pattern).glob("*.tar"))
+    spelled = list(_spelled_out(pattern))
+    paths = [Path(path) for one in spelled for path in sorted(glob.glob(one))]  # noqa: PTH207 - a pattern, not a folder
+    missing = [one for one in spelled if not glob.has_magic(one) and not Path(one).is_file()]
+    if missing or not paths:
+        raise MissingData(f"no shard at {(missing or [pattern])[0]}")
+    return paths
+
+
+def _spelled_out(pattern: str) -> Iterator[str]:
+    """`{000..012}` as the shell would."""
+    match = re.search(r"\{(\d+)\.\.(\d+)\}", pattern)
+    if not match:
+        yield pattern
+        return
+    first, last = match.groups()
+    for number in range(int(first), int(last) + 1):
+        yield from _spelled_out(
+            f"{pattern[: match.start()]}{number:0{len(first)}}{pattern[match.end() :]}"
+        )
+
+
+class ShardImages(Sequence[ImageRef]):
+    """The pictures of many shards, as numbers until one is asked for.
+
+    Raises:
+        CorruptData: a shard is no tar file, or cut short.
+        MissingData: no picture is in any.
+    """
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self.paths = tuple(paths)
+        rows = [(i, *place) for i, path in enumerate(self.paths) for place in _index(path)]
+        if not rows:
+            raise MissingData(f"no pictures in {len(self.paths)} shards")
+        self._places = np.array(rows, dtype=np.int64)  # (N, 3): shard, offset, bytes
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    @overload
+    def __getitem__(self, row: int) -> ImageRef: ...
+    @overload
+    def __getitem__(self, row: slice) -> list[ImageRef]: ...
+    def __getitem__(self, row: int | slice) -> ImageRef | list[ImageRef]:
+        if isinstance(row, slice):
+            return [self[i] for i in range(*row.indices(len(self)))]
+        shard, offset, size = self._places[row].tolist()
+        path = self.paths[shard]
+        return ImageRef(id=f"{path.name}@{offset}", read=partial(_read_at, path, offset, size))
+
+
+def _index(path: Path) -> Iterator[tuple[int, int]]:
+    try:
+        with tarfile.open(path, "r:") as tar:
+            for member in tar:
+                if member.isfile() and PurePosixPath(member.name).suffix.lower() in EXTENSIONS:
+                    yield member.offset_data, member.size
+    except (tarfile.TarError, OSError) as error:
+        raise CorruptData(f"{path} is no whole tar file ({error}); fetch it again") from error
+
+
+def _read_at(path: Path, offset: int, size: int) -> bytes:
+    with path.open("rb") as file:
+        file.seek(offset)
+        return file.read(size)

@@ -1,0 +1,123 @@
+"""What Pic2Word's mapping network is trained on, step by step, in any number of processes.
+
+Which pictures a step sees, and how each is cropped, is a function of seed, epoch and picture alone.
+A picture that can't be decoded is counted, and its place is taken by the next one that can.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms import functional as tv
+
+from cirbench.benchmark.errors import CheckFailed, CorruptData, MissingData
+from cirbench.benchmark.images import chunks, load_picture, prefetched
+from cirbench.benchmark.interfaces import ImageRef
+from cirbench.benchmark.preprocess import ImageSpec, Transform, to_tensor
+
+_NAMED = 5
+
+
+def random_crop(
+    image: Image.Image, spec: ImageSpec, scale: tuple[float, float], rng: np.random.Generator
+) -> Tensor:
+    """RandomResizedCrop with torchvision's ratios (3/4 to 4/3), bicubic, converted to RGB after."""
+    width, height = image.size
+    for _ in range(10):
+        area = width * height * rng.uniform(*scale)
+        ratio = math.exp(rng.uniform(math.log(3 / 4), math.log(4 / 3)))
+        w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < w <= width and 0 < h <= height:
+            break
+    else:
+        w, h = min(width, round(height * 4 / 3)), min(height, round(width * 4 / 3))
+    top, left = int(rng.integers(0, height - h + 1)), int(rng.integers(0, width - w + 1))
+    side = [spec.size, spec.size]
+    cropped = tv.resized_crop(image, top, left, h, w, side, InterpolationMode.BICUBIC)
+    return to_tensor(cropped, spec)
+
+
+def rows_of_step(step: int, count: int, batch_size: int, seed: int) -> NDArray[np.int64]:
+    """(B,) the pictures of a step; each epoch sees each once, an incomplete batch is dropped."""
+    epoch, place = divmod(step, count // batch_size)
+    order = np.random.default_rng((seed, epoch)).permutation(count)
+    return order[place * batch_size : (place + 1) * batch_size]
+
+
+@dataclass(kw_only=True)
+class Pictures:
+    """Training pictures, and which of them could not be decoded.
+
+    Attributes:
+        most_unreadable: the share above which training stops.
+        unreadable: row → what is wrong with it.
+    """
+
+    refs: Sequence[ImageRef]
+    most_unreadable: float
+    unreadable: dict[int, str] = field(default_factory=dict)
+
+    def load(self, row: int, transform_of: Callable[[int], Transform]) -> Tensor:
+        """(3, S, S) float32: the picture, or the next one that can be decoded.
+
+        Raises:
+            CheckFailed: more are unreadable than may be.
+        """
+        for candidate in range(row, row + len(self.refs)):
+            taken = candidate % len(self.refs)
+            if taken in self.unreadable:
+                continue
+            try:
+                return load_picture(self.refs[taken], transform_of(taken), taken)[0]
+            except (MissingData, CorruptData) as error:
+                self.unreadable[taken] = str(error)
+                self._check()
+        raise CheckFailed("no picture can be decoded")
+
+    def _check(self) -> None:
+        if len(self.unreadable) > self.most_unreadable * len(self.refs):
+            named = "\n  ".join(list(self.unreadable.values())[:_NAMED])
+            raise CheckFailed(
+                f"{len(self.unreadable)} of {len(self.refs)} pictures can't be decoded, more than "
+                f"the share of {self.most_unreadable:g} that --max-unreadable allows:\n  {named}"
+            )
+
+    def report(self) -> dict[str, object]:
+        """For the weights' header."""
+        first = [self.unreadable[row] for row in sorted(self.unreadable)[:_NAMED]]
+        return {"count": len(self.unreadable), "first": first}
+
+
+def augmented(
+    pictures: Pictures,
+    steps: Sequence[tuple[int, NDArray[np.int64]]],
+    *,
+    seed: int,
+    spec: ImageSpec,
+    scale: tuple[float, float],
+    workers: int,
+) -> Iterator[Tensor]:
+    """(b, 3, S, S) per step, where `steps` has each step's epoch and this process's b rows."""
+
+    def job(epoch: int, row: int) -> Tensor:
+        def transform_of(taken: int) -> Transform:
+            rng = np.random.default_rng((seed, epoch, taken))
+            return partial(random_crop, spec=spec, scale=scale, rng=rng)
+
+        return pictures.load(row, transform_of)
+
+    if not steps:
+        return
+    size = len(steps[0][1])
+    jobs = (partial(job, epoch, int(row)) for epoch, rows in steps for row in rows)
+    for chunk in chunks(prefetched(jobs, workers=workers, ahead=2 * size), size):
+        yield torch.stack(chunk)

@@ -1,0 +1,269 @@
+"""Pic2Word's training at scale: pieces, processes, shards, tables, unreadable pictures."""
+
+from __future__ import annotations
+
+import io
+import os
+import socket
+import subprocess
+import sys
+import tarfile
+from dataclasses import replace
+
+import pytest
+import torch
+
+from cirbench.benchmark.backbones import load_backbone
+from cirbench.benchmark.checkpoints import read_checkpoint
+from cirbench.benchmark.errors import CheckFailed, CorruptData, MissingData, UsageError
+from cirbench.benchmark.images import images_in_folder
+from cirbench.benchmark.progress import Reporter
+from cirbench.benchmark.training_images import find_training_images
+from cirbench.benchmark.webdataset import ShardImages, shard_paths
+from cirbench.methods import pic2word_training as training
+from cirbench.methods.pic2word import MappingNetwork, contrastive_loss
+from cirbench.methods.pic2word_batches import rows_of_step
+from cirbench.methods.pic2word_gradient import (
+    Processes,
+    Step,
+    dropout_masks,
+    join_processes,
+    own_device,
+)
+
+QUIET = Reporter(quiet=True)
+BATCH, SEED = 12, 7
+
+
+@pytest.fixture(scope="module")
+def fake():
+    return load_backbone("fake")
+
+
+def network(fake):
+    torch.manual_seed(0)
+    return MappingNetwork(fake.embedding_width, fake.token_width, middle=16).train()
+
+
+def images(fake):
+    return torch.randn(BATCH, fake.embedding_width, generator=torch.Generator().manual_seed(1))
+
+
+def step(fake, mapper, **changes):
+    masks = dropout_masks(mapper, BATCH, SEED)
+    return Step(network=mapper, backbone=fake, prompt="a photo of *", images=images(fake),
+                masks=masks, **{"processes": Processes(), **changes})  # fmt: skip
+
+
+def gradients(mapper):
+    return torch.cat([p.grad.flatten() for p in mapper.parameters()])
+
+
+def plain(fake):
+    """Loss and gradient with nn.Dropout itself and one backward pass."""
+    mapper = network(fake)
+    torch.manual_seed(SEED)
+    words = mapper(images(fake))
+    texts = fake.encode_prompts(["a photo of *"] * BATCH, words)
+    loss = contrastive_loss(images(fake), texts, fake.logit_scale)
+    loss.backward()
+    return loss.detach(), gradients(mapper)
+
+
+@pytest.mark.parametrize("piece", [None, BATCH, 5, 4, 1])
+def test_pieces_have_the_big_batchs_loss_and_gradient(fake, piece):
+    mapper = network(fake)
+    loss = step(fake, mapper, piece=piece).backward()
+    wanted_loss, wanted = plain(fake)
+    assert torch.allclose(loss, wanted_loss, atol=1e-5)
+    assert torch.allclose(gradients(mapper), wanted, atol=1e-5)
+
+
+def test_one_process_in_one_piece_has_the_very_bits_of_dropout(fake):
+    mapper = network(fake)
+    step(fake, mapper).backward()
+    assert torch.equal(gradients(mapper), plain(fake)[1])
+
+
+def test_without_the_same_masks_the_gradient_is_another(fake):
+    mapper = network(fake)
+    masks = dropout_masks(mapper, BATCH, SEED + 1)
+    replace(step(fake, mapper, piece=4), masks=masks).backward()
+    assert not torch.allclose(gradients(mapper), plain(fake)[1], atol=1e-3)
+
+
+WORKER = """
+import sys, torch
+sys.path.insert(0, sys.argv[1])
+import test_pic2word_scale as t
+from cirbench.methods.pic2word_gradient import join_processes
+fake = t.load_backbone("fake")
+processes = join_processes("cpu")
+mapper = t.network(fake)
+own = processes.own(t.BATCH)
+one = t.step(fake, mapper, processes=processes, piece=int(sys.argv[3]) or None,
+             released_gather=sys.argv[4] == "released")
+loss = t.replace(one, images=one.images[own]).backward()
+torch.save({"loss": loss, "gradient": t.gradients(mapper)}, f"{sys.argv[2]}/{processes.rank}.pt")
+"""
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return str(probe.getsockname()[1])
+
+
+def start_ranks(command, count=2):
+    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(), "WORLD_SIZE": str(count)}
+    ranks = [
+        subprocess.Popen([sys.executable, "-P", *command],
+                         env={**os.environ, **meeting, "RANK": str(rank), "OMP_NUM_THREADS": "1"})
+        for rank in range(count)
+    ]  # fmt: skip
+    assert [rank.wait(120) for rank in ranks] == [0] * count
+
+
+@pytest.mark.parametrize(("piece", "gather"), [("0", "exact"), ("4", "exact"), ("0", "released")])
+def test_two_processes_have_the_single_ones_loss_and_gradient(fake, tmp_path, piece, gather):
+    tests = os.path.dirname(__file__)  # noqa: PTH120 - a string for the command line
+    start_ranks(["-c", WORKER, tests, str(tmp_path), piece, gather])
+    wanted_loss, wanted = plain(fake)
+    for rank in range(2):
+        found = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+        assert torch.allclose(found["loss"], wanted_loss, atol=1e-5)
+        scale = 2 if gather == "released" else 1
+        assert torch.allclose(scale * found["gradient"], wanted, atol=1e-5)
+
+
+def train_command(folder, output, *more):
+    code = "from cirbench.benchmark.cli import main; main()"
+    return ["-c", code, "train", "pic2word", "--images", str(folder), "-b", "fake", "-o",
+            str(output), "--epochs", "3", "--batch-size", "8", "--warmup", "2", "--lr", "0.01",
+            "-q", *more]  # fmt: skip
+
+
+def test_a_training_in_two_processes_ends_where_one_does(picture_folder, tmp_path):
+    one, two = tmp_path / "one.safetensors", tmp_path / "two.safetensors"
+    subprocess.run([sys.executable, "-P", *train_command(picture_folder, one)], check=True)
+    start_ranks(train_command(picture_folder, two, "--micro-batch", "3"))
+    first, second = (read_checkpoint(path) for path in (one, two))
+    for name, tensor in first.content.items():
+        assert torch.allclose(tensor, second.content[name], atol=1e-4), name
+    assert first.provenance["recipe"] == second.provenance["recipe"]
+    assert one.with_suffix(".loss.png").stat().st_size > 5000
+
+
+def test_processes_are_as_the_environment_says(monkeypatch):
+    for name in ("WORLD_SIZE", "SLURM_NTASKS", "MASTER_ADDR", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    assert join_processes("cpu") == Processes()
+    monkeypatch.setenv("SLURM_NTASKS", "4")
+    with pytest.raises(UsageError, match="MASTER_ADDR"):
+        join_processes("cpu")
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    assert own_device("cuda", Processes(rank=7, count=8)) == "cuda:3"
+    assert own_device("cpu", Processes(rank=7, count=8)) == "cpu"
+    with pytest.raises(UsageError, match="not split evenly over 3"):
+        Processes(rank=0, count=3).own(8)
+
+
+def test_rows_are_each_epochs_permutation():
+    epochs = [[row for step in range(3) for row in rows_of_step(3 * e + step, 24, 8, 0)]
+              for e in (0, 1)]  # fmt: skip
+    assert [sorted(rows) for rows in epochs] == [list(range(24))] * 2
+    assert epochs[0] != epochs[1]
+
+
+def shard(path, pictures, **others):
+    with tarfile.open(path, "w") as tar:
+        for name, content in {**pictures, **others}.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+
+
+@pytest.fixture
+def shards(tmp_path, picture):
+    folder = tmp_path / "cc3m"
+    folder.mkdir()
+    for i in range(3):
+        pictures = {f"{i}{j:03}.png": picture(10 * i + j) for j in range(4)}
+        shard(folder / f"{i:05}.tar", {**pictures, f"{i}000.txt": b"a caption"})
+    return folder
+
+
+def test_shards_are_read_at_any_place(shards, picture):
+    found, label = find_training_images(str(shards))
+    assert (len(found), label) == (12, "cc3m")
+    assert found[9].read() == picture(21)
+    assert [ref.read() for ref in found[10:12]] == [picture(22), picture(23)]
+    assert len({ref.id for ref in found}) == 12
+
+
+def test_shards_are_named_as_the_shell_would(shards):
+    everything = shard_paths(str(shards))
+    assert [path.name for path in everything] == ["00000.tar", "00001.tar", "00002.tar"]
+    assert shard_paths(f"{shards}/{{00000..00002}}.tar") == everything
+    assert shard_paths(f"{shards}/*.tar") == everything
+    assert shard_paths(f"{shards}/00001.tar") == everything[1:2]
+    with pytest.raises(MissingData, match=r"00003\.tar"):
+        shard_paths(f"{shards}/{{00000..00003}}.tar")
+
+
+def test_a_damaged_shard_and_one_without_pictures(shards, tmp_path):
+    (shards / "00001.tar").write_bytes(b"no tar")
+    with pytest.raises(CorruptData, match=r"00001\.tar"):
+        find_training_images(str(shards))
+    shard(tmp_path / "texts.tar", {"a.txt": b"x"})
+    with pytest.raises(MissingData, match="no pictures"):
+        ShardImages([tmp_path / "texts.tar"])
+
+
+def test_a_tables_column_and_separator(tmp_path, picture):
+    (tmp_path / "a.png").write_bytes(picture(0))
+    (tmp_path / "t.csv").write_text("title;image\nx;a.png\n")
+    [ref], label = find_training_images(str(tmp_path / "t.csv"), column="image", separator=";")
+    assert (ref.read(), label) == (picture(0), "t")
+    with pytest.raises(CorruptData, match="no column `filepath`"):
+        find_training_images(str(tmp_path / "t.csv"), separator=";")
+
+
+def job(refs, output, **changes):
+    recipe = training.Recipe(epochs=3, batch_size=8, warmup_steps=2, middle_width=16,
+                             learning_rate=1e-2)  # fmt: skip
+    return training.Job(**{
+        "recipe": recipe, "backbone": load_backbone("fake"), "images": refs, "trained_on": "p",
+        "output": output, **changes,
+    })  # fmt: skip
+
+
+def test_shards_train_as_a_folder_does(shards, tmp_path):
+    refs, _ = find_training_images(str(shards))
+    training.train(job(refs, tmp_path / "m.safetensors"), QUIET)
+    assert read_checkpoint(tmp_path / "m.safetensors").provenance["images"]["count"] == 12
+
+
+def test_unreadable_pictures_are_counted_named_and_replaced(picture_folder, tmp_path):
+    for name in ("03.png", "11.png"):
+        (picture_folder / name).write_bytes(b"no picture")
+    refs = images_in_folder(picture_folder)
+    with pytest.raises(CheckFailed, match=r"[12] of 24 pictures .*\n.*png"):
+        training.train(job(refs, tmp_path / "a.safetensors"), QUIET)
+    for name, workers in (("b", 1), ("c", 4)):
+        made = job(refs, tmp_path / f"{name}.safetensors", most_unreadable=0.1, workers=workers)
+        training.train(made, QUIET)
+    first, second = (read_checkpoint(tmp_path / f"{n}.safetensors") for n in "bc")
+    assert first.provenance["unreadable"]["count"] == 2
+    assert "03.png" in first.provenance["unreadable"]["first"][0]
+    assert all(torch.equal(first.content[n], second.content[n]) for n in first.content)
+
+
+def test_cached_features_read_each_picture_once_and_train(picture_refs, tmp_path):
+    reads = []
+    refs = [replace(ref, read=lambda r=ref: reads.append(r.id) or r.read())
+            for ref in picture_refs(24)]  # fmt: skip
+    made = job(refs, tmp_path / "m.safetensors")
+    training.train(replace(made, recipe=replace(made.recipe, augment=False)), QUIET)
+    assert len(reads) == len(set(reads)) == 24
+    assert read_checkpoint(made.output).provenance["recipe"]["augment"] is False
