@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cirbench.benchmark.cli_cache import cache as stored_cache
+from cirbench.benchmark.cli_compare import register as register_compare
 from cirbench.benchmark.cli_data import data
 from cirbench.benchmark.cli_options import (
     HELP,
@@ -24,7 +25,7 @@ from cirbench.benchmark.cli_options import (
     Workers,
     print_json,
 )
-from cirbench.benchmark.cli_report import register
+from cirbench.benchmark.cli_report import register as register_report
 from cirbench.benchmark.cli_sweep import sweeper
 from cirbench.benchmark.cli_train import trainer
 from cirbench.benchmark.cli_train_combiner import train_clip_sum, train_combiner
@@ -277,4 +278,5 @@ def env(as_json: AsJson = False) -> None:
         print(f"{key}: {value}")
 
 
-register(app)
+register_report(app)
+register_compare(app)

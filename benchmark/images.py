@@ -91,9 +91,10 @@ def load_picture(ref: ImageRef, transform: Transform, row: int) -> tuple[Tensor,
             pixels = transform(image)
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError,
             Image.DecompressionBombError) as error:  # fmt: skip
+        unknown = isinstance(error, UnidentifiedImageError)
         raise CorruptData(
-            f"picture {ref.id} (row {row}, {len(content)} bytes) can't be decoded: {error}; "
-            f"fetch it again"
+            f"picture {ref.id} (row {row}, {len(content)} bytes) can't be decoded: "
+            f"{'no known picture format' if unknown else error}; fetch it again"
         ) from error
     return pixels, hashlib.sha256(content).hexdigest()
 
