@@ -26,6 +26,7 @@ from cirbench.benchmark.cli_options import (
     print_json,
 )
 from cirbench.benchmark.cli_report import register as register_report
+from cirbench.benchmark.cli_search import register as register_search
 from cirbench.benchmark.cli_sweep import sweeper
 from cirbench.benchmark.cli_train import trainer
 from cirbench.benchmark.cli_train_combiner import train_clip_sum, train_combiner
@@ -280,3 +281,4 @@ def env(as_json: AsJson = False) -> None:
 
 register_report(app)
 register_compare(app)
+register_search(app)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -15,6 +16,9 @@ from cirbench.benchmark.compare import Comparison
 from cirbench.benchmark.data_check import NAMED, Count, SplitCheck
 from cirbench.benchmark.published import STATES, Verdict
 from cirbench.benchmark.records import Record
+
+if TYPE_CHECKING:
+    from cirbench.benchmark.search import Answer
 
 
 def print_record(record: Record, console: Console) -> None:
@@ -106,6 +110,15 @@ def print_comparisons(cells: Sequence[Comparison]) -> None:
         "In percent and points. p: sign-flip randomisation over references; Holm: over all rows "
         "shown; detectable: the smallest difference these data could show 80 times in 100."
     )
+
+
+def print_answers(answers: Sequence[Answer]) -> None:
+    """What each method finds for each query."""
+    for answer in answers:
+        print(f"{answer.method}: {answer.image.id.removeprefix('query ')}, {answer.text!r}")
+        for hit in answer.hits:
+            print(f"{hit.rank:4}  {hit.similarity:.3f}  {hit.picture.id}")
+        print()
 
 
 def _expectation(count: Count) -> tuple[str, str]:
