@@ -1,5 +1,5 @@
 # The targets work in the active virtual environment.
-.PHONY: install format check perf data
+.PHONY: install format check perf faults data
 
 install: ## the project, editable, and what the tests need: tools, and a plug-in
 	pip install -e '.[test]'
@@ -14,7 +14,10 @@ check: ## ruff, mypy, pytest and the leaderboard's freshness: what CI runs
 
 # -P keeps the root off sys.path, where datasets/ would pass for Hugging Face's package.
 perf: ## time and memory of the harness
-	python -P benchmark/perf.py
+	python -P benchmark/perf.py results
+
+faults: ## the kill and resume tests with thirty kills
+	CIRBENCH_TEST_FAULTS=30 pytest -q tests/test_store.py
 
 DIR ?= datasets/emoji
 data: ## the emoji pictures anew, from their pinned sources; wants npm, and pip install '.[build]'
