@@ -35,6 +35,10 @@ def train_pic2word(
     max_unreadable: Annotated[
         float, typer.Option(min=0, max=1, help="Share of images that may fail to decode.")
     ] = 0.0,
+    validation_share: Annotated[
+        float, typer.Option(min=0, max=0.5, help="Images left out of training, to validate on.")
+    ] = 0.0,
+    validate_every: Annotated[int, typer.Option(min=1, help="Steps.")] = 500,
     epochs: Annotated[int, typer.Option(min=1)] = 30,
     batch_size: Annotated[int, typer.Option(min=2, help="Of all processes together.")] = 128,
     micro_batch: Annotated[
@@ -74,11 +78,13 @@ def train_pic2word(
     from cirbench.benchmark.training_images import find_training_images
     from cirbench.methods.pic2word_gradient import join_processes, own_device
     from cirbench.methods.pic2word_training import Job, Recipe, train
+    from cirbench.methods.pic2word_validation import held_out
 
     if output.suffix != ".safetensors":
         raise UsageError(f"--output {output} must end in .safetensors")
     check_writable(output.parent)
     refs, label = find_training_images(images, column=image_column, separator=separator)
+    trained, left_out = held_out(refs, validation_share, seed)
     where = choose_device(device)
     processes = join_processes(where)
     job = Job(
@@ -88,13 +94,13 @@ def train_pic2word(
             seed=seed,
         ),
         backbone=load_backbone(backbone, device=own_device(where, processes), precision=precision),
-        images=refs, trained_on=label, output=output, workers=workers,
+        images=trained, trained_on=label, output=output, workers=workers,
         checkpoint_every=checkpoint_every, processes=processes, micro_batch=micro_batch,
-        most_unreadable=max_unreadable,
+        most_unreadable=max_unreadable, validation=left_out, validate_every=validate_every,
     )  # fmt: skip
     loss = train(job, Reporter(quiet=quiet or processes.rank > 0), resume=resume)
     if processes.rank == 0:
-        print(f"{output}: {job.steps} steps on {len(refs)} images, last loss {loss:.4f}")
+        print(f"{output}: {job.steps} steps on {len(trained)} images, last loss {loss:.4f}")
 
 
 @trainer.command(

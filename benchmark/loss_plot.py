@@ -15,8 +15,14 @@ from cirbench.benchmark.plots import COLOURS, STYLE, png_bytes
 _SMOOTHED_SHARE = 0.05
 
 
-def write_loss_plot(path: Path, losses: Sequence[float]) -> None:
-    """Draws every step's loss, and its running mean over a twentieth of the training, as PNG."""
+def write_loss_plot(
+    path: Path, losses: Sequence[float], validation: Sequence[tuple[int, float]] = ()
+) -> None:
+    """Draws every step's loss, its running mean over a twentieth of the training, as PNG.
+
+    Args:
+        validation: (step, loss) on pictures that were left out.
+    """
     values = np.asarray(losses)
     width = max(1, round(len(values) * _SMOOTHED_SHARE))
     smooth = np.convolve(values, np.ones(width) / width, mode="valid")
@@ -26,6 +32,9 @@ def write_loss_plot(path: Path, losses: Sequence[float]) -> None:
         axes = figure.subplots()
         axes.plot(steps, values, color=COLOURS[0], alpha=0.3, linewidth=0.8, label="each step")
         axes.plot(steps[width - 1 :], smooth, color=COLOURS[0], label=f"mean of {width}")
+        if validation:
+            places, held_out = zip(*validation, strict=True)
+            axes.plot(places, held_out, "o-", color=COLOURS[5], markersize=3, label="held out")
         axes.set_xlabel("step")
         axes.set_ylabel("contrastive loss")
         axes.set_ylim(bottom=0)

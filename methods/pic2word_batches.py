@@ -7,9 +7,9 @@ A picture that can't be decoded is counted, and its place is taken by the next o
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import lru_cache, partial
 
 import numpy as np
 import torch
@@ -46,11 +46,15 @@ def random_crop(
     return to_tensor(cropped, spec)
 
 
+@lru_cache(maxsize=2)
+def _order(seed: int, epoch: int, count: int) -> NDArray[np.int64]:
+    return np.random.default_rng((seed, epoch)).permutation(count)
+
+
 def rows_of_step(step: int, count: int, batch_size: int, seed: int) -> NDArray[np.int64]:
     """(B,) the pictures of a step; each epoch sees each once, an incomplete batch is dropped."""
     epoch, place = divmod(step, count // batch_size)
-    order = np.random.default_rng((seed, epoch)).permutation(count)
-    return order[place * batch_size : (place + 1) * batch_size]
+    return _order(seed, epoch, count)[place * batch_size : (place + 1) * batch_size]
 
 
 @dataclass(kw_only=True)
@@ -99,14 +103,19 @@ class Pictures:
 
 def augmented(
     pictures: Pictures,
-    steps: Sequence[tuple[int, NDArray[np.int64]]],
+    steps: Iterable[tuple[int, NDArray[np.int64]]],
     *,
+    size: int,
     seed: int,
     spec: ImageSpec,
     scale: tuple[float, float],
     workers: int,
 ) -> Iterator[Tensor]:
-    """(b, 3, S, S) per step, where `steps` has each step's epoch and this process's b rows."""
+    """(b, 3, S, S) per step, where `steps` has each step's epoch and this process's b rows.
+
+    Args:
+        size: b, the same at every step.
+    """
 
     def job(epoch: int, row: int) -> Tensor:
         def transform_of(taken: int) -> Transform:
@@ -115,9 +124,6 @@ def augmented(
 
         return pictures.load(row, transform_of)
 
-    if not steps:
-        return
-    size = len(steps[0][1])
     jobs = (partial(job, epoch, int(row)) for epoch, rows in steps for row in rows)
     for chunk in chunks(prefetched(jobs, workers=workers, ahead=2 * size), size):
         yield torch.stack(chunk)

@@ -34,6 +34,7 @@ from cirbench.benchmark.provenance import code_state, package_versions
 from cirbench.methods.pic2word import DROPOUT, MappingNetwork
 from cirbench.methods.pic2word_batches import Pictures, augmented, rows_of_step
 from cirbench.methods.pic2word_gradient import Processes, Step, dropout_masks
+from cirbench.methods.pic2word_validation import Watch
 
 PROMPT = "a photo of *"
 _EMBEDDED_AT_ONCE = 64
@@ -78,6 +79,9 @@ class Job:
     micro_batch: int | None = None
     """How many pictures and texts go through the towers at once; changes memory, no gradient."""
     most_unreadable: float = 0.0
+    validation: Sequence[ImageRef] = ()
+    """Pictures that are not trained on."""
+    validate_every: int = 500
 
     @property
     def steps_per_epoch(self) -> int:
@@ -92,6 +96,10 @@ class Job:
     def state_path(self) -> Path:
         """Where an unfinished training is kept."""
         return self.output.with_suffix(".state.safetensors")
+
+    @property
+    def validation_path(self) -> Path:
+        return self.output.with_suffix(".validation.csv")
 
     @property
     def log_path(self) -> Path:
@@ -137,19 +145,19 @@ def learning_rate(step: int, total: int, recipe: Recipe) -> float:
 def embeddings(job: Job, pictures: Pictures, first_step: int) -> Iterator[Tensor]:
     """(b, C) raw image embeddings of this process's rows, for every step from `first_step` on."""
     recipe, own = job.recipe, job.processes.own(job.recipe.batch_size)
-    steps = [
+    steps = (
         (step // job.steps_per_epoch,
          rows_of_step(step, len(job.images), recipe.batch_size, recipe.seed)[own])
         for step in range(first_step, job.steps)
-    ]  # fmt: skip
+    )  # fmt: skip
     if recipe.augment:
         batches = augmented(
-            pictures, steps, seed=recipe.seed, spec=job.backbone.image_spec,
-            scale=recipe.crop_scale, workers=job.workers,
+            pictures, steps, size=own.stop - own.start, seed=recipe.seed,
+            spec=job.backbone.image_spec, scale=recipe.crop_scale, workers=job.workers,
         )  # fmt: skip
         yield from (_in_pieces(job, pixels) for pixels in batches)
         return
-    fixed = _embed_once(job, pictures)
+    fixed = embed_once(job, pictures)
     for _, rows in steps:
         yield fixed[rows].to(job.backbone.device)
 
@@ -161,10 +169,12 @@ def _in_pieces(job: Job, pixels: Tensor) -> Tensor:
     return torch.cat([job.backbone.encode_images(part) for part in parts])
 
 
-def _embed_once(job: Job, pictures: Pictures) -> Tensor:
+def embed_once(job: Job, pictures: Pictures) -> Tensor:
     """(N, C) on the CPU: every picture as evaluation would see it."""
     transform = preprocess("clip", job.backbone.image_spec)
-    jobs = (partial(pictures.load, row, lambda _row: transform) for row in range(len(job.images)))
+    jobs = (
+        partial(pictures.load, row, lambda _row: transform) for row in range(len(pictures.refs))
+    )
     size = job.micro_batch or _EMBEDDED_AT_ONCE
     parts = []
     with torch.no_grad():
@@ -201,6 +211,7 @@ def train(job: Job, reporter: Reporter, *, resume: bool = False) -> float:
     reporter.say(f"{job.steps} steps, from step {first + 1}, on {len(job.images)} pictures")
     losses = _read_log(job, first)
     pictures = Pictures(refs=job.images, most_unreadable=job.most_unreadable)
+    watch = _watch(job, first)
     mapper.train()
     try:
         with reporter.stage("training", job.steps) as stage:
@@ -208,6 +219,7 @@ def train(job: Job, reporter: Reporter, *, resume: bool = False) -> float:
             for step, images in enumerate(embeddings(job, pictures, first), start=first):
                 losses.append(_one_step(mapper, optimizer, job, images, step))
                 stage.advance(1)
+                watch.after(step + 1, mapper)
                 if (step + 1) % job.checkpoint_every == 0 and step + 1 < job.steps:
                     save_state(job, mapper, optimizer, losses)
     except KeyboardInterrupt:
@@ -219,13 +231,25 @@ def train(job: Job, reporter: Reporter, *, resume: bool = False) -> float:
     if job.processes.rank:
         return losses[-1]
     _write_log(job, losses)
-    write_loss_plot(job.output.with_suffix(".loss.png"), losses)
+    write_loss_plot(job.output.with_suffix(".loss.png"), losses, watch.points)
     header = {**job.identity(), "kind": "pic2word", "final_loss": losses[-1],
-              "unreadable": pictures.report(),
+              "unreadable": pictures.report(), "validation": watch.last,
               "code": code_state(), "packages": package_versions()}  # fmt: skip
     write_checkpoint(job.output, mapper.state_dict(), header)
     job.state_path.unlink(missing_ok=True)
     return losses[-1]
+
+
+def _watch(job: Job, first_step: int) -> Watch:
+    """Over the held-out pictures' embeddings, in the first process; over none in the others."""
+    images = torch.empty(0)
+    if job.validation and job.processes.rank == 0:
+        pictures = Pictures(refs=job.validation, most_unreadable=job.most_unreadable)
+        images = embed_once(job, pictures)
+    return Watch(
+        images=images, backbone=job.backbone, prompt=job.recipe.prompt, path=job.validation_path,
+        every=job.validate_every, total=job.steps, first_step=first_step,
+    )  # fmt: skip
 
 
 def _new_mapper(job: Job) -> MappingNetwork:

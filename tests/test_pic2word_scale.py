@@ -30,6 +30,7 @@ from cirbench.methods.pic2word_gradient import (
     join_processes,
     own_device,
 )
+from cirbench.methods.pic2word_validation import held_out, read_validations, validate
 
 QUIET = Reporter(quiet=True)
 BATCH, SEED = 12, 7
@@ -267,3 +268,40 @@ def test_cached_features_read_each_picture_once_and_train(picture_refs, tmp_path
     training.train(replace(made, recipe=replace(made.recipe, augment=False)), QUIET)
     assert len(reads) == len(set(reads)) == 24
     assert read_checkpoint(made.output).provenance["recipe"]["augment"] is False
+
+
+def test_held_out_pictures_are_never_trained_on_and_validated(picture_folder, tmp_path):
+    refs = images_in_folder(picture_folder)
+    trained, left_out = held_out(refs, 0.25, seed=1)
+    names = [{ref.id for ref in part} for part in (trained, left_out)]
+    assert (len(trained), len(left_out)) == (18, 6)
+    assert not names[0] & names[1]
+    assert held_out(refs, 0.25, seed=1)[1][0].id == left_out[0].id
+    assert held_out(refs, 0.0, seed=1) == (refs, ())
+    made = job(trained, tmp_path / "m.safetensors", validation=left_out, validate_every=4)
+    made = replace(made, recipe=replace(made.recipe, epochs=6))
+    training.train(made, QUIET)
+    found = read_validations(made.validation_path, 99)
+    assert [one.step for one in found] == [4, 8, 12]
+    assert read_checkpoint(made.output).provenance["validation"]["loss"] == found[-1].loss
+    assert all(0 <= one.recall_at_1 <= 100 for one in found)
+
+
+def test_validation_is_without_dropout_and_over_all_at_once(fake):
+    mapper = network(fake)
+    found = validate(mapper, fake, "a photo of *", images(fake), 3)
+    assert mapper.training
+    with torch.no_grad():
+        texts = fake.encode_prompts(["a photo of *"] * BATCH, mapper.eval()(images(fake)))
+    wanted = contrastive_loss(images(fake), texts, fake.logit_scale).item()
+    assert found.loss == pytest.approx(wanted, rel=1e-5)
+
+
+def test_validating_changes_no_weight(picture_folder, tmp_path):
+    refs = images_in_folder(picture_folder)
+    plain = job(refs, tmp_path / "a.safetensors")
+    watched = job(refs, tmp_path / "b.safetensors", validation=refs[:5], validate_every=1)
+    for made in (plain, watched):
+        training.train(made, QUIET)
+    first, second = (read_checkpoint(made.output).content for made in (plain, watched))
+    assert all(torch.equal(first[name], second[name]) for name in first)
