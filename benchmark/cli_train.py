@@ -68,8 +68,8 @@ def train_pic2word(
     """Train Pic2Word's mapping network on unlabelled images.
 
     The defaults are the recipe of the paper's released code. A log and a plot of the loss are
-    written beside OUTPUT. Several GPUs: torchrun --nproc-per-node N -m cirbench.benchmark …, or
-    one Slurm task a GPU.
+    written beside OUTPUT. Several GPUs: torchrun --no-python --nproc-per-node N bench
+    train …, or one Slurm task a GPU.
     """
     from cirbench.benchmark.backbones import load_backbone
     from cirbench.benchmark.plan import choose_device
