@@ -290,5 +290,5 @@ def test_several_boards_or_records_of_one_name_must_be_told_apart(emoji):
         choose_board([emoji, emoji], "emoji", None, None)
     twins = SimpleNamespace(records=(emoji.records[0],) * 2, title="t")
     with pytest.raises(UsageError, match="several records"):
-        choose_records(twins, ["pic2word"])
+        choose_records(twins, [emoji.records[0].data["cell"]["method"]])
     assert choose_records(emoji, [emoji.records[2].path.stem]) == [2]
