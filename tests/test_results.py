@@ -16,14 +16,16 @@ from cirbench.datasets.emoji.pictures import FOLDER
 from cirbench.datasets.emoji.task import PROTOCOL
 
 RESULTS = Path(__file__).parents[1] / "results"
-METHODS = ("image-only", "text-only", "image-text", "pic2word")
+METHODS = ("image-only", "text-only", "image-text", "pic2word", "combiner")
+WEIGHTS = RESULTS.parent / "methods" / "weights"
 
 
 @pytest.fixture(scope="module")
 def val(tmp_path_factory):
     request = Request(
-        methods=METHODS, task="emoji", split="val", output=tmp_path_factory.mktemp("results")
-    )
+        methods=METHODS, task="emoji", split="val", cache="off",
+        output=tmp_path_factory.mktemp("results"),
+    )  # fmt: skip
     records = run(plan(request), Reporter(quiet=True))
     return {record.data["cell"]["method"]: record for record in records}
 
@@ -56,12 +58,12 @@ def test_the_query_itself_is_the_first_that_image_only_finds(val):
 def test_the_committed_results_are_of_this_code_and_data():
     records = list(read_records(RESULTS))
     assert {record.data["cell"]["method"] for record in records} == set(METHODS)
-    shipped = Path(__file__).parents[1] / "methods" / "weights" / "pic2word--emoji-clip.safetensors"
+    shipped = {None, *map(sha256_of_file, WEIGHTS.glob("*.safetensors"))}
     for record in records:
         assert record.data["protocol"]["hash"] == PROTOCOL.hash
         assert record.data["annotations"]["files"] == sha256_by_name([FOLDER / "pictures.csv"])
         assert record.data["environment"]["code"]["dirty"] is None
-        assert record.data["cell"]["checkpoint"] in (None, sha256_of_file(shipped))
+        assert record.data["cell"]["checkpoint"] in shipped
         record.per_query()
 
 
@@ -70,3 +72,12 @@ def test_the_readmes_table_is_the_leaderboards():
     for record in read_records(RESULTS):
         value = record.data["metrics"]["average"]["R@10"]
         assert f"{value['value']:.1f} [{value['low']:.1f}, {value['high']:.1f}]" in readme
+
+
+def test_supervision_in_the_domain_stands_above_zero_shot_and_is_marked(val):
+    combiner, pic2word = (val[name].data for name in ("combiner", "pic2word"))
+    metric = ("metrics", "average", "R@10")
+    best, other = (d[metric[0]][metric[1]][metric[2]] for d in (combiner, pic2word))
+    assert best["value"] > other["value"]
+    assert [d["method"]["zero_shot"] for d in (combiner, pic2word)] == [False, True]
+    assert combiner["cell"]["trained_on"] == "emoji"

@@ -218,7 +218,7 @@ def test_a_node_without_a_usable_gpu_fails_the_cell_at_once_with_the_reason(swee
 
 
 def test_the_emoji_sweep_gives_the_leaderboard_that_bench_run_gives(sweeps, monkeypatch):
-    names = ("image-only", "text-only", "image-text", "pic2word")
+    names = ("image-only", "text-only", "image-text", "pic2word", "combiner")
     assert sweeps("submit", "emoji")[0] == 0
     methods = [word for name in names for word in ("-m", name)]
     command = [sys.executable, "-P", "-c", "from cirbench.benchmark.cli import main; main()"]
