@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cirbench.benchmark.cli_compare import comparer
 from cirbench.benchmark.cli_options import (
     HELP,
     AsJson,
@@ -38,6 +39,7 @@ app = typer.Typer(
     **HELP,  # type: ignore[arg-type]  # one dict for both apps
 )
 app.add_typer(trainer, name="train")
+app.add_typer(comparer)
 data = typer.Typer(help="Find the data sets.", **HELP)  # type: ignore[arg-type]  # the same
 app.add_typer(data, name="data")
 
