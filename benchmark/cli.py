@@ -22,6 +22,7 @@ from cirbench.benchmark.cli_options import (
     Seed,
     Workers,
 )
+from cirbench.benchmark.cli_search import searcher
 from cirbench.benchmark.cli_train import trainer
 from cirbench.benchmark.errors import CheckFailed, CirbenchError, UsageError
 
@@ -40,6 +41,7 @@ app = typer.Typer(
 )
 app.add_typer(trainer, name="train")
 app.add_typer(comparer)
+app.add_typer(searcher)
 data = typer.Typer(help="Find the data sets.", **HELP)  # type: ignore[arg-type]  # the same
 app.add_typer(data, name="data")
 

@@ -156,8 +156,8 @@ class Backbone(Protocol):
                 placeholders in their order. Gradients reach them.
 
         Raises:
-            UsageError: a prompt has too few placeholders of its own ("*," is another token than "* ,"),
-                or exceeds the context and `truncate` is off.
+            UsageError: a prompt has too few placeholders of its own ("*," is another token than
+                "* ,"), or exceeds the context and `truncate` is off.
         """
         ...
 

@@ -1,0 +1,276 @@
+"""Free search: pictures and a text in, the best of a gallery out, by any registered method."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from cirbench.benchmark.checkpoints import read_checkpoint
+from cirbench.benchmark.compose import TextFeatures
+from cirbench.benchmark.embed import ImageFeatures, embed_images
+from cirbench.benchmark.errors import CirbenchError, CorruptData, MissingData, UsageError
+from cirbench.benchmark.free_query import FreeQuery
+from cirbench.benchmark.images import images_in_folder, load_picture, prefetched
+from cirbench.benchmark.interfaces import Backbone, ImageRef, Method
+from cirbench.benchmark.plan import checkpoint_path
+from cirbench.benchmark.preprocess import Transform, preprocess
+from cirbench.benchmark.progress import Reporter
+from cirbench.benchmark.protocol import EvaluationProtocol
+from cirbench.benchmark.ranking import dot_product, rank
+from cirbench.benchmark.registry import find_task, tasks
+
+DEFAULT_BACKBONE = "emoji-clip"
+PROTOCOL = EvaluationProtocol(
+    name="search", version=1, gallery="what is searched", reference_removed=False,
+    preprocess="clip", templates={"text": "{text}", "pseudo-word": "{prompt}"}, metrics=("R@1",),
+    headline="R@1",
+)  # fmt: skip
+"""Of its fields only the preprocessing, the templates and the sum rule matter to a search."""
+_BATCH_SIZE = 64
+_NAMED = 20
+
+
+def find_gallery(name: str, data_root: Path | None) -> tuple[tuple[ImageRef, ...], str | None]:
+    """The distinct pictures of a task or below a folder, and the task's own backbone.
+
+    Raises:
+        UsageError: it is neither.
+        MissingData, CorruptData: as the task or the folder says.
+    """
+    if name in tasks():
+        task = find_task(name)()
+        protocol = next(iter(task.protocols.values()))
+        data = task.load(protocol=protocol, split=task.splits[0], data_root=data_root)
+        return tuple({ref.id: ref for ref in data.gallery}.values()), task.default_backbone
+    if not Path(name).is_dir():
+        raise UsageError(f"--gallery {name} is no folder, and no task of {', '.join(tasks())}")
+    return images_in_folder(Path(name)), None
+
+
+def choose_backbone(
+    wanted: str | None, of_gallery: str | None, methods: Sequence[type[Method]]
+) -> str:
+    """The backbone asked for, else the gallery's task's, else the embedded one where a method
+    ships weights for it.
+
+    Raises:
+        UsageError: there is none of these.
+    """
+    if chosen := wanted or of_gallery:
+        return chosen
+    if any(DEFAULT_BACKBONE in method.shipped_checkpoints for method in methods):
+        return DEFAULT_BACKBONE
+    names = ", ".join(method.name for method in methods)
+    raise UsageError(f"{names} on a folder needs --backbone; bench ls backbones lists them")
+
+
+def build_method(
+    method: type[Method], backbone: Backbone, name: str, checkpoint: Path | None
+) -> Method:
+    """A method with its weights for the backbone of that name.
+
+    Raises:
+        MissingData, CorruptData: its weights are not there, or don't fit.
+    """
+    path = checkpoint_path(method, name, checkpoint)
+    return method.build(backbone=backbone, checkpoint=read_checkpoint(path) if path else None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gallery:
+    """What is searched.
+
+    Attributes:
+        vectors: (N, C) float32, of unit length.
+        unreadable: ids of pictures that were left out.
+    """
+
+    pictures: tuple[ImageRef, ...]
+    vectors: Tensor
+    unreadable: tuple[str, ...] = ()
+
+
+def gallery_features(
+    backbone: Backbone, refs: Sequence[ImageRef], *, workers: int, reporter: Reporter
+) -> ImageFeatures:
+    """The one place where a search embeds pictures.
+
+    Raises:
+        MissingData, CorruptData: a picture can't be read.
+    """
+    transform = preprocess(PROTOCOL.preprocess, backbone.image_spec)
+    with reporter.stage("images", len(refs)) as stage:
+        return embed_images(
+            backbone, refs, transform, batch_size=_BATCH_SIZE, workers=workers, stage=stage
+        )
+
+
+def open_gallery(
+    backbone: Backbone,
+    refs: Sequence[ImageRef],
+    *,
+    skip_unreadable: bool,
+    workers: int,
+    reporter: Reporter,
+) -> Gallery:
+    """Embeds a gallery; where a picture can't be read, looks for all such pictures.
+
+    Raises:
+        CorruptData: some can't be read and are not to be skipped, or none can; names them.
+    """
+    bad: list[str] = []
+    try:
+        features = gallery_features(backbone, refs, workers=workers, reporter=reporter)
+    except (MissingData, CorruptData) as error:
+        transform = preprocess(PROTOCOL.preprocess, backbone.image_spec)
+        bad = unreadable(refs, transform, workers)
+        if not bad:
+            raise
+        if not skip_unreadable or len(bad) == len(refs):
+            raise CorruptData(_refusal(bad, len(refs))) from error
+        refs = [ref for ref in refs if ref.id not in bad]
+        features = gallery_features(backbone, refs, workers=workers, reporter=reporter)
+    vectors = normalize(features.of(refs), dim=1)
+    return Gallery(pictures=tuple(refs), vectors=vectors, unreadable=tuple(bad))
+
+
+def unreadable(refs: Sequence[ImageRef], transform: Transform, workers: int) -> list[str]:
+    """The ids of the pictures that can't be read or decoded."""
+
+    def reads(ref: ImageRef) -> bool:
+        try:
+            load_picture(ref, transform, 0)
+        except CirbenchError:
+            return False
+        return True
+
+    jobs = (partial(reads, ref) for ref in refs)
+    read = prefetched(jobs, workers=workers, ahead=2 * _BATCH_SIZE)
+    return [ref.id for ref, good in zip(refs, read, strict=True) if not good]
+
+
+def _refusal(bad: Sequence[str], count: int) -> str:
+    rest = f" and {len(bad) - _NAMED} more" if len(bad) > _NAMED else ""
+    return (
+        f"{len(bad)} of {count:,} gallery pictures can't be read: {', '.join(bad[:_NAMED])}{rest}; "
+        f"mend or remove them, or leave them out with --skip-unreadable"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hit:
+    """A picture of the gallery, its rank from 1, and its cosine with the composed query."""
+
+    rank: int
+    similarity: float
+    picture: ImageRef
+
+
+@dataclass(frozen=True, kw_only=True)
+class _OneQuery:
+    """The `Queries` seam over one free query. Its P pictures are P rows, so that a method may map
+    each to a word; a text is one row, whatever the number of pictures."""
+
+    query: FreeQuery
+    images: Tensor  # (P, C) float32
+    texts: TextFeatures
+    protocol: EvaluationProtocol = PROTOCOL
+
+    @property
+    def reference_features(self) -> Tensor:
+        if not self.query.images:
+            raise UsageError("this method needs a picture")
+        return self.images
+
+    def text_features(self, family: str = "text") -> Tensor:
+        return self.texts.of([self._text(family)])
+
+    def prompt_features(self, words: Tensor, family: str = "pseudo-word") -> Tensor:
+        return self.texts.backbone.encode_prompts([self._text(family)], words.unsqueeze(0))
+
+    def _text(self, family: str) -> str:
+        fields = {"text": self.query.text, "prompt": self.query.prompt}
+        text = self.protocol.text(family, "all", fields)
+        if not text:
+            raise UsageError("this method needs a text, besides any placeholders")
+        return text
+
+
+@dataclass(frozen=True, kw_only=True)
+class Searcher:
+    """A backbone and a gallery, ready for queries."""
+
+    backbone: Backbone
+    gallery: Gallery
+    workers: int = 2
+
+    @cached_property
+    def texts(self) -> TextFeatures:
+        """Embeddings of texts, kept for all queries and methods."""
+        return TextFeatures(backbone=self.backbone, truncate=False)
+
+    def embed(self, query: FreeQuery) -> Tensor:
+        """(P, C) float32 embeddings of the query's pictures.
+
+        Raises:
+            CorruptData: one can't be decoded.
+        """
+        if not query.images:
+            return torch.empty(0, self.backbone.embedding_width)
+        features = gallery_features(
+            self.backbone, query.images, workers=self.workers, reporter=Reporter(quiet=True)
+        )
+        return features.of(query.images).to(self.backbone.device)
+
+    def find(self, method: Method, query: FreeQuery, images: Tensor, top: int) -> list[Hit]:
+        """The best of the gallery by one method; `images` is what `embed` gave.
+
+        Raises:
+            UsageError: the method has no use for such a query.
+            CorruptData: it composed no unit vector.
+        """
+        with torch.inference_mode():
+            view = _OneQuery(query=query, images=images, texts=self.texts)
+            vector = method.compose(view).float().cpu()
+        if len(vector) != 1:
+            raise UsageError(
+                f"{method.name} composes one picture a query, not {len(query.images)}; only "
+                f"methods of prompts take several"
+            )
+        if not abs(float(vector.norm()) - 1) < 1e-3:
+            raise CorruptData(f"{method.name} composed no unit vector; check its checkpoint")
+        [hits] = best(vector, self.gallery, top)
+        return hits
+
+
+def best(vectors: Tensor, gallery: Gallery, top: int) -> list[list[Hit]]:
+    """(Q, C) unit vectors → the `top` best of the gallery for each; ties go by its order."""
+    count = len(gallery.pictures)
+    found = rank(
+        dot_product(vectors, gallery.vectors), [()] * len(vectors), count, depth=min(top, count)
+    )
+    return [
+        [
+            Hit(rank=i, similarity=float(similarity), picture=gallery.pictures[row])
+            for i, (row, similarity) in enumerate(zip(rows, similarities, strict=True), start=1)
+        ]
+        for rows, similarities in zip(found.top, found.similarity, strict=True)
+    ]
+
+
+def as_dict(query: FreeQuery, hits: Sequence[Hit]) -> dict[str, Any]:
+    """Plain data, for --json."""
+    return {
+        "images": [image.id for image in query.images],
+        "text": query.prompt,
+        "results": [
+            {"rank": hit.rank, "similarity": hit.similarity, "path": hit.picture.id} for hit in hits
+        ],
+    }
