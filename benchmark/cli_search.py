@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cirbench.benchmark.cli_options import HELP, AsJson, DataRoot, Device, Quiet, Workers
+from cirbench.benchmark.errors import CirbenchError
 
 if TYPE_CHECKING:
     from cirbench.benchmark.serve.pages import Answer
@@ -105,6 +106,63 @@ def search(
     else:
         for path in filter(None, (html, png)):
             print(path)
+
+
+@searcher.command(
+    epilog="Examples: bench serve --gallery emoji · bench serve --gallery photos -m image-text -m"
+    " pic2word -b ViT-L-14/openai --checkpoint pic2word_model.pt --port 8080"
+)
+def serve(
+    gallery: GalleryName,
+    method: Annotated[
+        list[str] | None,
+        typer.Option("--method", "-m", help="Repeatable; default: all that have weights."),
+    ] = None,
+    backbone: BackboneName = None,
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="The methods' weights; default: the shipped ones.")
+    ] = None,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free.")] = 8765,
+    skip_unreadable: SkipUnreadable = False,
+    data_root: DataRoot = None,
+    device: Device = "auto",
+    workers: Workers = 2,
+    quiet: Quiet = False,
+) -> None:
+    """Serve a page on this machine where methods are tried side by side.
+
+    It is bound to 127.0.0.1. Uploads of up to 10 MB are kept in memory and nowhere else.
+    """
+    from cirbench.benchmark import search as searching
+    from cirbench.benchmark.backbones import load_backbone
+    from cirbench.benchmark.plan import choose_device
+    from cirbench.benchmark.progress import Reporter
+    from cirbench.benchmark.registry import find_method, methods
+    from cirbench.benchmark.serve.app import HOST, Demo, listen, run
+
+    kinds = [find_method(name) for name in method or methods()]
+    refs, of_gallery = searching.find_gallery(gallery, data_root)
+    name = searching.choose_backbone(backbone, of_gallery, kinds)
+    listener = listen(port)
+    reporter = Reporter(quiet=quiet)
+    towers = load_backbone(name, device=choose_device(device))
+    composers = {}
+    for kind in kinds:
+        try:
+            composers[kind.name] = searching.build_method(kind, towers, name, checkpoint)
+        except CirbenchError as error:
+            if method:
+                raise
+            reporter.say(f"{kind.name} is left out: {error}")
+    opened = searching.open_gallery(
+        towers, refs, skip_unreadable=skip_unreadable, workers=workers, reporter=reporter
+    )
+    about = f"{len(opened.pictures):,} pictures of {gallery}, backbone {name}"
+    if opened.unreadable:
+        about += f"; {len(opened.unreadable)} more can't be read"
+    finder = searching.Searcher(backbone=towers, gallery=opened, workers=workers)
+    print(f"http://{HOST}:{listener.getsockname()[1]}/  (Ctrl-C ends it)", flush=True)
+    run(Demo(searcher=finder, methods=composers, about=about), listener)
 
 
 def _write(answers: Sequence[Answer], about: str, html: Path | None, png: Path | None) -> None:

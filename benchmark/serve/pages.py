@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
@@ -16,6 +17,7 @@ from jinja2 import Environment, PackageLoader
 from PIL import Image
 from torch import Tensor
 
+from cirbench.benchmark.errors import UsageError
 from cirbench.benchmark.free_query import FreeQuery
 from cirbench.benchmark.images import load_picture
 from cirbench.benchmark.interfaces import ImageRef
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
 SIDE = 160
 """Of a thumbnail, in pixels, at most."""
 _COLUMNS = 10
+_MOST_ROWS = 300
+"""Of a grid: matplotlib draws no figure above 65,536 pixels."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,18 +105,25 @@ def results_page(answers: Sequence[Answer], about: str) -> str:
 
 
 def results_png(answers: Sequence[Answer]) -> bytes:
-    """A grid: for each answer its query's pictures, and the hits in rows of ten."""
+    """A grid: for each answer its query's pictures, and the hits in rows of ten.
+
+    Raises:
+        UsageError: it would be too long to draw.
+    """
     from matplotlib.figure import Figure
 
-    columns = max(len(answer.query.images) for answer in answers) + _COLUMNS
-    heights = [max(1, -(-len(answer.hits) // _COLUMNS)) for answer in answers]
+    first = max(1, *(len(answer.query.images) for answer in answers))
+    columns = first + min(_COLUMNS, len(answers[0].hits))
+    heights = [-(-len(answer.hits) // _COLUMNS) for answer in answers]
+    if sum(heights) > _MOST_ROWS:
+        raise UsageError(f"a grid of {sum(heights)} rows is too long for a PNG; use --html")
     figure = Figure(figsize=(1.3 * columns, 1.75 * sum(heights)), layout="constrained")
     axes: Any = figure.subplots(sum(heights), columns, squeeze=False)
     for each in axes.flat:
         each.set_axis_off()
     top = 0
     for answer, height in zip(answers, heights, strict=True):
-        _draw(axes[top : top + height], answer, columns - _COLUMNS)
+        _draw(axes[top : top + height], answer, first)
         top += height
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
@@ -123,9 +134,10 @@ def _draw(axes: Any, answer: Answer, first: int) -> None:
     """One answer into its rows of axes; hits begin in the column `first`."""
     for place, ref in enumerate(answer.query.images):
         _show(axes[0, place], load_picture(ref, _small, 0)[0], "query" if place == 0 else "and")
+    prompt = textwrap.fill(answer.query.prompt, width=20 * first)
     axes[0, 0].text(
-        0, -0.05, f"{answer.method}\n{answer.query.prompt}", fontsize=8, va="top", wrap=True,
-        parse_math=False, transform=axes[0, 0].transAxes,
+        0, -0.05, f"{answer.method}\n{prompt}", fontsize=8, va="top", parse_math=False,
+        transform=axes[0, 0].transAxes,
     )  # fmt: skip
     for place, hit in enumerate(answer.hits):
         row, column = divmod(place, _COLUMNS)
