@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cirbench.benchmark.cli_cache import cache as stored_cache
-from cirbench.benchmark.cli_compare import register as register_compare
+from cirbench.benchmark.cli_compare import comparer
 from cirbench.benchmark.cli_data import data
 from cirbench.benchmark.cli_options import (
     HELP,
@@ -26,7 +26,7 @@ from cirbench.benchmark.cli_options import (
     print_json,
 )
 from cirbench.benchmark.cli_report import register as register_report
-from cirbench.benchmark.cli_search import register as register_search
+from cirbench.benchmark.cli_search import searcher
 from cirbench.benchmark.cli_sweep import sweeper
 from cirbench.benchmark.cli_train import trainer
 from cirbench.benchmark.cli_train_combiner import train_clip_sum, train_combiner
@@ -58,6 +58,8 @@ trainer.command(
     " · bench run -m combiner -t cirr -b tuned:tuned",
 )(train_clip_sum)
 app.add_typer(sweeper, name="sweep")
+app.add_typer(comparer)
+app.add_typer(searcher)
 app.add_typer(data, name="data")
 app.add_typer(stored_cache, name="cache")
 
@@ -280,5 +282,3 @@ def env(as_json: AsJson = False) -> None:
 
 
 register_report(app)
-register_compare(app)
-register_search(app)

@@ -1,44 +1,155 @@
-"""`bench compare`. Nothing heavy is imported before it is needed."""
+"""`bench compare` and `bench diff`. Nothing heavy is imported before a command needs it."""
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cirbench.benchmark.cli_options import AsJson, Results, print_json
+from cirbench.benchmark.cli_options import HELP, AsJson, Results
+from cirbench.benchmark.errors import CheckFailed
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from cirbench.benchmark.compare import Cell, Pair
+    from cirbench.benchmark.diff import Diff
+    from cirbench.benchmark.records import Record
+
+comparer = typer.Typer(**HELP)  # type: ignore[arg-type]  # one dict for all apps
+
+_ONE = "A record's file, a method, or a glob over records' paths."
 
 
+@comparer.command(
+    epilog="Examples: bench compare pic2word image-text · bench compare pic2word '*' --metric R@1"
+    " --group average · bench compare A.json B.json --json"
+)
 def compare(
-    a: Annotated[str, typer.Argument(help="A record's file, a method, its label, or a glob.")],
-    b: Annotated[str, typer.Argument(help="What A is held against.")],
+    a: Annotated[str, typer.Argument(help=_ONE)],
+    b: Annotated[str, typer.Argument(help=_ONE)],
     metric: Annotated[
         list[str] | None, typer.Option(help="Repeatable; default: the protocol's headline.")
+    ] = None,
+    group: Annotated[
+        list[str] | None, typer.Option(help="Repeatable, averages too; default: all.")
     ] = None,
     output: Results = Path("results"),
     as_json: AsJson = False,
 ) -> None:
-    """Test whether A and B differ: paired over references, corrected for the cells shown."""
-    from cirbench.benchmark import compare as comparing
-    from cirbench.benchmark.tables import print_comparisons
+    """Say whether A is better than B, query by query.
 
-    found = comparing.pairs(comparing.chosen(output, a), comparing.chosen(output, b))
-    cells = [
-        cell
-        for x, y in found
-        for cell in comparing.compare(x, y, metric or [x.data["protocol"]["headline"]])
-    ]
-    cells = comparing.corrected(cells)
+    Each row is a mean over queries and its paired difference A - B, in points, with a 95 %
+    bootstrap interval. p is of a randomisation test that flips signs by reference picture; Holm's
+    is adjusted for all rows shown. "Can show" is the smallest true difference that these queries
+    would show with 80 % power at the 5 % level: 2.80 × the bootstrap's standard error.
+    """
+    from cirbench.benchmark.compare import compare as compared
+    from cirbench.benchmark.compare import find_pairs
+    from cirbench.benchmark.paired import DETECTABLE_FACTOR, DRAWS, SEED
+
+    pairs = compared(find_pairs(a, b, output), metrics=metric or (), groups=group or ())
     if as_json:
-        print_json([cell.as_dict() for cell in cells])
+        settings = {"draws": DRAWS, "seed": SEED, "detectable_factor": DETECTABLE_FACTOR}
+        data = {**settings, "pairs": [pair.as_dict() for pair in pairs]}
+        print(json.dumps(data, indent=2, sort_keys=True))
     else:
-        print_comparisons(cells)
+        _print_pairs(pairs)
 
 
-def register(app: typer.Typer) -> None:
-    """Adds the command to `bench`."""
-    app.command(
-        epilog="Examples: bench compare pic2word image-text"
-        " · bench compare 'pic2word*' 'image*' --metric R@1 --metric R@10 --json"
-    )(compare)
+def _print_pairs(pairs: list[Pair]) -> None:
+    from rich.console import Console
+
+    console = Console(markup=False, emoji=False, highlight=False)
+    for pair in pairs:
+        cell, protocol = pair.a.data["cell"], pair.a.data["protocol"]
+        partial = "PARTIAL: " if pair.a.data["run"]["partial"] else ""
+        console.print(
+            f"{partial}{cell['task']} ({cell['split']}), protocol {protocol['name']} "
+            f"v{protocol['version']}\nA: {_label(pair.a)}\nB: {_label(pair.b)}",
+            soft_wrap=True,
+        )
+        console.print(_table(pair))
+    count = sum(len(pair.cells) for pair in pairs)
+    console.print(
+        f"Percent; points [95 % interval]; p, and Holm's over {count} cells; the "
+        "smallest difference the data can show (80 % power at 5 %: 2.80 standard errors)."
+    )
+
+
+def _label(record: Record) -> str:
+    cell = record.data["cell"]
+    seed = f", seed {cell['seed']}" if cell["seed"] else ""
+    return f"{record.method_label}, {cell['backbone']}{seed}"
+
+
+def _table(pair: Pair) -> Table:
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("group")
+    table.add_column("metric", no_wrap=True)
+    for name in ("A\nB", "A - B", "p\nHolm's", "can\nshow", "won/tied/lost"):
+        table.add_column(name, justify="right", no_wrap=True)
+    averages = {cell.group for cell in pair.cells} - set(pair.a.data["groups"])
+    for cell in pair.cells:
+        table.add_row(*_row(cell), style="bold" if cell.group in averages else None)
+    return table
+
+
+def _row(cell: Cell) -> list[str]:
+    found, span = cell.difference, cell.difference.interval
+    return [
+        cell.group,
+        cell.metric,
+        f"{cell.a:.1f}\n{cell.b:.1f}",
+        f"{span.value:+.1f}\n[{span.low:+.1f}, {span.high:+.1f}]",
+        f"{_p_text(found.p)}\n{_p_text(cell.p_holm)}",
+        "–" if found.detectable is None else f"{found.detectable:.1f}",
+        f"{found.wins}/{found.ties}/{found.losses}",
+    ]
+
+
+def _p_text(p: float) -> str:
+    return f"{p:.4f}" if p >= 0.0001 else "<0.0001"
+
+
+@comparer.command(epilog="Examples: bench diff · bench diff HEAD~3 --tolerance 0.5 --json")
+def diff(
+    revision: Annotated[str, typer.Argument(metavar="[REV]", help="What git knows.")] = "HEAD",
+    tolerance: Annotated[float, typer.Option(min=0, help="In points.")] = 0.05,
+    output: Results = Path("results"),
+    as_json: AsJson = False,
+) -> None:
+    """Show what changed in the results against a commit; exit 1 if a metric moved too far."""
+    from cirbench.benchmark.diff import diff as compared
+
+    found = compared(output, revision)
+    if as_json:
+        print(json.dumps(asdict(found), indent=2, sort_keys=True))
+    else:
+        _print_diff(found)
+    if moved := [change for change in found.changes if change.beyond(tolerance)]:
+        raise CheckFailed(
+            f"{len(moved)} metrics in {len({c.record for c in moved})} records differ from "
+            f"{revision} by more than {tolerance:g} points"
+        )
+
+
+def _print_diff(found: Diff) -> None:
+    for sign, names in (("+", found.added), ("-", found.removed)):
+        for name in names:
+            print(f"{sign} {name}")
+    for change in found.changes:
+        before, after = (
+            "–" if value is None else f"{value:.2f}" for value in (change.before, change.after)
+        )
+        print(f"~ {change.record}  {change.group}  {change.metric}  {before} → {after}")
+    print(
+        f"{len(found.added)} records added, {len(found.removed)} removed, "
+        f"{len(found.changes)} metrics changed"
+    )

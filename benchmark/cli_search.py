@@ -1,75 +1,204 @@
-"""`bench search`. Nothing heavy is imported before it is needed."""
+"""`bench search` and `bench serve`. Nothing heavy is imported before a command needs it."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cirbench.benchmark.cli_options import AsJson, Backbone, Device, Quiet, print_json
+from cirbench.benchmark.cli_options import HELP, AsJson, DataRoot, Device, Quiet, Workers
+from cirbench.benchmark.errors import CirbenchError
+
+if TYPE_CHECKING:
+    from cirbench.benchmark.serve.pages import Answer
+
+searcher = typer.Typer(**HELP)  # type: ignore[arg-type]  # one dict for all apps
+
+GalleryName = Annotated[
+    str, typer.Option(help="A folder, or a task (emoji); ./emoji is a folder of that name.")
+]
+BackboneName = Annotated[
+    str | None,
+    typer.Option(
+        "--backbone", "-b",
+        help="Default: the task's own, or emoji-clip where the method ships weights for it.",
+    ),
+]  # fmt: skip
+SkipUnreadable = Annotated[
+    bool, typer.Option("--skip-unreadable", help="Leave unreadable gallery pictures out.")
+]
 
 
+@searcher.command(
+    epilog="Examples: bench search -m pic2word --image dog.jpg --text 'a cartoon of *' --gallery"
+    " photos -b ViT-L-14/openai --checkpoint pic2word_model.pt · bench search -m pic2word --image"
+    " a.png --image b.png --text 'a * beside a *' --gallery emoji --top 5 --html found.html"
+)
 def search(
-    image: Annotated[list[Path], typer.Option("--image", "-i", help="Repeatable.")],
+    method: Annotated[str, typer.Option("--method", "-m", help="bench ls methods.")],
+    gallery: GalleryName,
+    image: Annotated[list[Path] | None, typer.Option(help="Repeatable.")] = None,
     text: Annotated[
-        list[str], typer.Option("--text", help="Repeatable; * is the picture: 'a cartoon of *'.")
-    ],
-    gallery: Annotated[str, typer.Option("--gallery", "-g", help="A folder, or emoji.")],
-    method: Annotated[list[str] | None, typer.Option("--method", "-m", help="Repeatable.")] = None,
-    backbone: Backbone = None,
-    checkpoint: Annotated[
-        list[str] | None, typer.Option(help="METHOD=FILE, repeatable, or FILE for the one.")
+        list[str] | None,
+        typer.Option(help="Repeatable; * as a word of its own stands for the picture."),
     ] = None,
-    top: Annotated[int, typer.Option(min=1, help="How many to show.")] = 10,
-    device: Device = "auto",
-    cache: Annotated[str, typer.Option(help="use, refresh, read-only or off.")] = "use",
-    html: Annotated[Path | None, typer.Option(help="FILE.html to write.")] = None,
-    png: Annotated[Path | None, typer.Option(help="FILE.png to write.")] = None,
+    top: Annotated[int, typer.Option(min=1, help="How many to show.")] = 20,
+    backbone: BackboneName = None,
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="The method's weights; default: the shipped ones.")
+    ] = None,
+    html: Annotated[Path | None, typer.Option(help="Write a page that stands alone.")] = None,
+    png: Annotated[Path | None, typer.Option(help="Write a grid of pictures.")] = None,
     as_json: AsJson = False,
+    skip_unreadable: SkipUnreadable = False,
+    data_root: DataRoot = None,
+    device: Device = "auto",
+    workers: Workers = 2,
     quiet: Quiet = False,
 ) -> None:
-    """Search a folder of pictures by a picture and a text. Commas in a text are just text."""
+    """Search a folder, or a task's gallery, with pictures and a text.
+
+    Several --image and --text pair by position; one --image goes with every --text. A text with two
+    placeholders takes two pictures. Exit 4 if a gallery picture can't be read.
+    """
     from cirbench.benchmark import search as searching
-    from cirbench.benchmark.checkpoints import written_whole
-    from cirbench.benchmark.plan import Request, parse_checkpoints
+    from cirbench.benchmark.backbones import load_backbone
+    from cirbench.benchmark.free_query import free_queries, picture_file
+    from cirbench.benchmark.plan import checkpoint_path, choose_device
     from cirbench.benchmark.progress import Reporter
-    from cirbench.benchmark.tables import print_answers
+    from cirbench.benchmark.records import check_writable
+    from cirbench.benchmark.registry import find_method
+    from cirbench.benchmark.serve.pages import Answer
 
-    methods = tuple(dict.fromkeys(method or ["pic2word"]))
-    request = Request(
-        methods=methods, task="search", backbone=backbone, device=device, cache=cache,
-        checkpoints=parse_checkpoints(checkpoint or (), methods),
-    )  # fmt: skip
-    plan = searching.plan_search(
-        request, searching.gallery_of(gallery), searching.queries_of(image, text)
+    kind = find_method(method)
+    queries = free_queries([picture_file(path) for path in image or ()], text or ())
+    refs, of_gallery = searching.find_gallery(gallery, data_root)
+    name = searching.choose_backbone(backbone, of_gallery, [kind])
+    checkpoint_path(kind, name, {kind.name: checkpoint} if checkpoint else {})
+    for path in filter(None, (html, png)):
+        check_writable(path.parent)
+    reporter = Reporter(quiet=quiet)
+    towers = load_backbone(name, device=choose_device(device))
+    composer = searching.build_method(kind, towers, name, checkpoint)
+    opened = searching.open_gallery(
+        towers, refs, skip_unreadable=skip_unreadable, workers=workers, reporter=reporter
     )
-    found = searching.search(plan, top, Reporter(quiet=quiet))
-    for path, made in ((html, searching.as_html), (png, searching.as_png)):
-        if path:
-            content = made(found)
-            with written_whole(path) as temporary:
-                temporary.write_bytes(content.encode() if isinstance(content, str) else content)
-            print(path)
+    if opened.unreadable:
+        reporter.say(f"left out as unreadable: {', '.join(opened.unreadable)}")
+    finder = searching.Searcher(backbone=towers, gallery=opened, workers=workers)
+    answers = [
+        Answer(method=method, query=q, hits=finder.find(composer, q, finder.embed(q), top))
+        for q in queries
+    ]
+    about = f"{method}, {name}, {len(opened.pictures):,} pictures of {gallery}"
+    _write(answers, about, html, png)
     if as_json:
-        print_json(
-            [
-                {
-                    "method": a.method, "image": a.image.id, "text": a.text,
-                    "hits": [{"rank": h.rank, "picture": h.picture.id,
-                              "similarity": h.similarity} for h in a.hits],
-                }
-                for a in found
-            ]
-        )  # fmt: skip
-    elif not (html or png):
-        print_answers(found)
+        found = [searching.as_dict(answer.query, answer.hits) for answer in answers]
+        data = {"method": method, "backbone": name, "gallery": gallery,
+                "pictures": len(opened.pictures), "unreadable": list(opened.unreadable),
+                "queries": found}  # fmt: skip
+        print(json.dumps(data, indent=2, sort_keys=True))
+    elif html is None and png is None:
+        _print_answers(answers, about)
+    else:
+        for path in filter(None, (html, png)):
+            print(path)
 
 
-def register(app: typer.Typer) -> None:
-    """Adds the command to `bench`."""
-    app.command(
-        epilog="Examples: bench search -i dog.jpg --text 'a cartoon of *' -g ~/pictures"
-        " · bench search -i cat.png --text 'a flat icon of *' -g emoji -m pic2word -m image-text"
-        " --html found.html"
-    )(search)
+@searcher.command(
+    epilog="Examples: bench serve --gallery emoji · bench serve --gallery photos -m image-text -m"
+    " pic2word -b ViT-L-14/openai --checkpoint pic2word_model.pt --port 8080"
+)
+def serve(
+    gallery: GalleryName,
+    method: Annotated[
+        list[str] | None,
+        typer.Option("--method", "-m", help="Repeatable; default: all that have weights."),
+    ] = None,
+    backbone: BackboneName = None,
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="The methods' weights; default: the shipped ones.")
+    ] = None,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free.")] = 8765,
+    skip_unreadable: SkipUnreadable = False,
+    data_root: DataRoot = None,
+    device: Device = "auto",
+    workers: Workers = 2,
+    quiet: Quiet = False,
+) -> None:
+    """Serve a page on this machine where methods are tried side by side.
+
+    It is bound to 127.0.0.1. Uploads of up to 10 MB are kept in memory and nowhere else.
+    """
+    from cirbench.benchmark import search as searching
+    from cirbench.benchmark.backbones import load_backbone
+    from cirbench.benchmark.plan import choose_device
+    from cirbench.benchmark.progress import Reporter
+    from cirbench.benchmark.registry import find_method, methods
+    from cirbench.benchmark.serve.app import HOST, Demo, listen, run
+
+    kinds = [find_method(name) for name in method or methods()]
+    refs, of_gallery = searching.find_gallery(gallery, data_root)
+    name = searching.choose_backbone(backbone, of_gallery, kinds)
+    listener = listen(port)
+    reporter = Reporter(quiet=quiet)
+    towers = load_backbone(name, device=choose_device(device))
+    composers = {}
+    for kind in kinds:
+        try:
+            composers[kind.name] = searching.build_method(kind, towers, name, checkpoint)
+        except CirbenchError as error:
+            if method:
+                raise
+            reporter.say(f"{kind.name} is left out: {error}")
+    opened = searching.open_gallery(
+        towers, refs, skip_unreadable=skip_unreadable, workers=workers, reporter=reporter
+    )
+    about = f"{len(opened.pictures):,} pictures of {gallery}, backbone {name}"
+    if opened.unreadable:
+        about += f"; {len(opened.unreadable)} more can't be read"
+    finder = searching.Searcher(backbone=towers, gallery=opened, workers=workers)
+    print(f"http://{HOST}:{listener.getsockname()[1]}/  (Ctrl-C ends it)", flush=True)
+    run(Demo(searcher=finder, methods=composers, about=about), listener)
+
+
+def _write(answers: Sequence[Answer], about: str, html: Path | None, png: Path | None) -> None:
+    from cirbench.benchmark.checkpoints import written_whole
+    from cirbench.benchmark.serve.pages import results_page, results_png
+
+    if html is not None:
+        page = results_page(answers, about)
+        with written_whole(html) as temporary:
+            temporary.write_text(page, encoding="utf-8")
+    if png is not None:
+        drawn = results_png(answers)
+        with written_whole(png) as temporary:
+            temporary.write_bytes(drawn)
+
+
+def _print_answers(answers: Sequence[Answer], about: str) -> None:
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(markup=False, emoji=False, highlight=False)
+    console.print(about, soft_wrap=True)
+    for answer in answers:
+        images = " + ".join(image.id for image in answer.query.images)
+        asked = (images, answer.query.prompt and f'"{answer.query.prompt}"')
+        console.print(f"\n{', '.join(filter(None, asked))}", soft_wrap=True)
+        table = Table(box=SIMPLE_HEAD, pad_edge=False)
+        table.add_column("rank", justify="right")
+        table.add_column("similarity", justify="right")
+        table.add_column("path", overflow="fold")
+        for hit in answer.hits:
+            table.add_row(str(hit.rank), f"{hit.similarity:.4f}", _plain(hit.picture.id))
+        console.print(table)
+
+
+def _plain(name: str) -> str:
+    """A file's name without the control characters that would move the terminal's cursor."""
+    return "".join(letter if letter.isprintable() else "\ufffd" for letter in name)

@@ -1,241 +1,229 @@
-"""Two records of the same queries, held against each other: is the difference real?
-
-Per-query values are paired, and references are the unit: queries that share one are not
-independent. With d_c the summed differences of reference c, the randomisation test flips the sign
-of every d_c (exactly, where there are few references); the interval is the paired bootstrap of the
-leaderboard. p-values are Holm's over the cells shown. The smallest difference that the data could
-show with a chance of 80 % is (z_0.975 + z_0.8) standard errors of the bootstrap, 2.80 of them.
-"""
+"""Which records may be compared, and what their per-query values say about them."""
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatchcase
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from cirbench.benchmark.bootstrap import (
-    Array,
-    Design,
-    Interval,
-    group_means,
-    intervals,
-    resampled_means,
-)
-from cirbench.benchmark.errors import MissingData, UsageError
+from cirbench.benchmark.bootstrap import Design
+from cirbench.benchmark.errors import CorruptData, MissingData, UsageError
+from cirbench.benchmark.paired import Difference, differences, holm
 from cirbench.benchmark.records import PerQuery, Record, read_record, read_records
-from cirbench.benchmark.scoring import Averages, averages_of_record, with_averages
-
-DRAWS = 10_000
-SEED = 0
-EXACT_CLUSTERS = 12
-"""Up to so many references every combination of signs is tried: 4,096 at most."""
-DETECTABLE = 2.80
-"""z_0.975 + z_0.8: a true difference of so many standard errors is found 80 times in 100."""
-_BLOCK = 500
 
 
 @dataclass(frozen=True, kw_only=True)
-class Comparison:
-    """One cell: a metric of a group or an average, A minus B, in points.
+class Cell:
+    """One metric in one group, or average of groups, of a pair of records.
 
     Attributes:
-        p, p_holm: of the randomisation test, alone and corrected for all cells shown.
-        detectable: the smallest difference that the data could show.
-        wins, ties, losses: queries on which A is better, equal, worse.
+        a, b: the two means, in percent.
+        p_holm: the test's p, adjusted for all cells that are shown together.
     """
 
-    board: str
     group: str
     metric: str
     a: float
     b: float
-    difference: Interval
-    p: float
+    difference: Difference
     p_holm: float
-    detectable: float
-    wins: int
-    ties: int
-    losses: int
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain data."""
-        return asdict(self)
-
-
-def chosen(root: Path, wanted: str) -> list[Record]:
-    """The records that a path, a method's name or label, or a glob over either names.
-
-    Raises:
-        MissingData: none.
-    """
-    if wanted.endswith(".json") and Path(wanted).is_file():
-        return [read_record(Path(wanted))]
-    found = [
-        record
-        for record in read_records(root)
-        if any(
-            fnmatchcase(name, wanted)
-            for name in (record.data["cell"]["method"], record.method_label, record.path.name)
-        )
-    ]
-    if not found:
-        raise MissingData(f"no record in {root} is of {wanted!r}; bench leaderboard lists them")
-    return found
-
-
-def pairs(a: Sequence[Record], b: Sequence[Record]) -> list[tuple[Record, Record]]:
-    """Each record of A with each of B that it may be compared with.
-
-    Raises:
-        UsageError: there is no such pair; names what differs between the two that are nearest.
-    """
-    both = [(x, y) for x in a for y in b if x.path != y.path]
-    if not both:
-        raise UsageError("A and B are the same record")
-    found = [(x, y) for x, y in both if not obstacles(x, y)]
-    if not found:
-        x, y = min(both, key=lambda pair: len(obstacles(*pair)))
-        raise UsageError(
-            f"{x.path.name} and {y.path.name} can't be compared: {'; '.join(obstacles(x, y))}"
-        )
-    return found
-
-
-_SAME = (
-    ("cell", "task"), ("cell", "split"), ("protocol", "hash"), ("fingerprints", "annotations"),
-    ("fingerprints", "gallery"), ("fingerprints", "references"), ("counts", "queries"),
-)  # fmt: skip
-
-
-def obstacles(a: Record, b: Record) -> list[str]:
-    """What differs that must not."""
-    return [
-        f"{part}.{name} {a.data[part].get(name)} and {b.data[part].get(name)}"
-        for part, name in _SAME
-        if a.data[part].get(name) != b.data[part].get(name)
-    ]
-
-
-def compare(a: Record, b: Record, metrics: Sequence[str]) -> list[Comparison]:
-    """Every group and average, in these metrics; `p_holm` is over these alone.
-
-    Raises:
-        UsageError: the queries differ, or a metric is not in the records.
-        CorruptData: per-query data is damaged.
-    """
-    ours, theirs = a.per_query(), b.per_query()
-    if ours.query.tolist() != theirs.query.tolist():
-        raise UsageError(f"{a.path.name} and {b.path.name} are not of the same queries")
-    known = [str(name) for name in ours.metrics]
-    if unknown := [name for name in metrics if name not in known]:
-        raise UsageError(f"no metric {unknown[0]!r} in these records; known: {', '.join(known)}")
-    columns = [known.index(name) for name in metrics]
-    groups, averages = a.data["groups"], averages_of_record(a.data)
-    names = [*averages, *groups] if len(groups) > 1 else list(groups)
-    cells = []
-    for metric, column in zip(metrics, columns, strict=True):
-        found = _cells(ours, theirs, column, groups, averages)
-        cells += [_named(a, b, name, metric, found[name]) for name in names]
-    return corrected(cells)
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Found:
-    a: float
-    b: float
-    difference: Interval
-    error: float
-    p: float
-    signs: Array
+class Pair:
+    """Two records over the same queries, and the cells that were asked for."""
+
+    a: Record
+    b: Record
+    cells: tuple[Cell, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data, for --json."""
+        return {
+            "task": self.a.data["cell"]["task"],
+            "split": self.a.data["cell"]["split"],
+            "protocol": self.a.data["cell"]["protocol"],
+            "a": _named(self.a),
+            "b": _named(self.b),
+            "cells": [asdict(cell) for cell in self.cells],
+        }
 
 
-def _cells(
-    ours: PerQuery, theirs: PerQuery, column: int, groups: Sequence[str], averages: Averages
-) -> dict[str, _Found]:
-    """Group or average → its numbers."""
-    design = Design.of(ours.reference, ours.group, groups)
-    values = np.stack([ours.values[:, column], theirs.values[:, column]], axis=1)
-    delta = values[:, :1] - values[:, 1:]
-    means = with_averages(group_means(values, design), groups, averages)
-    draws = with_averages(resampled_means(delta, design), groups, averages)[:, :, 0]
-    observed = means[:, 0] - means[:, 1]
-    flipped = with_averages(_flipped_means(delta, design), groups, averages)[:, :, 0]
-    found = {}
-    for i, name in enumerate([*averages, *groups]):
-        members = averages.get(name, [name])
-        inside = np.isin(ours.group, list(members))
-        found[name] = _Found(
-            a=float(means[i, 0]),
-            b=float(means[i, 1]),
-            difference=intervals(observed[i : i + 1], draws[:, [i]], [int(inside.sum())])[0],
-            error=float(np.nanstd(draws[:, i], ddof=1)),
-            p=p_value(float(observed[i]), flipped[:, i], exact=_is_exact(design)),
-            signs=np.sign(delta[inside, 0]),
+def _named(record: Record) -> dict[str, Any]:
+    cell = record.data["cell"]
+    kept = ("method", "trained_on", "backbone", "checkpoint", "seed")
+    return {"record": str(record.path), **{name: cell[name] for name in kept}}
+
+
+def compare(
+    pairs: Sequence[tuple[Record, Record]],
+    *,
+    metrics: Sequence[str] = (),
+    groups: Sequence[str] = (),
+) -> list[Pair]:
+    """Compares each pair; p is adjusted over all cells of all pairs.
+
+    Args:
+        metrics: names; none means the protocol's headline.
+        groups: names of groups or averages; none means all.
+
+    Raises:
+        UsageError: two records are not over the same queries, or have no such metric or group.
+        CorruptData: a record's per-query data is missing or altered.
+    """
+    found = [Pair(a=a, b=b, cells=_cells(a, b, metrics, groups)) for a, b in pairs]
+    adjusted = iter(holm([cell.difference.p for pair in found for cell in pair.cells]))
+    return [
+        replace(pair, cells=tuple(replace(cell, p_holm=next(adjusted)) for cell in pair.cells))
+        for pair in found
+    ]
+
+
+def _cells(a: Record, b: Record, metrics: Sequence[str], groups: Sequence[str]) -> tuple[Cell, ...]:
+    check_comparable(a, b)
+    protocol, own_groups = a.data["protocol"], a.data["groups"]
+    averages = {"average": own_groups, **protocol["averages"]}
+    rows = [*averages, *own_groups] if len(own_groups) > 1 else own_groups
+    shown_rows = _known("group", groups, rows) or rows
+    shown_metrics = _known("metric", metrics, protocol["metrics"]) or [protocol["headline"]]
+    of_a, of_b = aligned(a, b)
+    columns = [protocol["metrics"].index(metric) for metric in shown_metrics]
+    design = Design.of(of_a.reference, of_a.group, own_groups)
+    found = differences((of_a.values - of_b.values)[:, columns], design, own_groups, averages)
+    return tuple(
+        Cell(
+            group=row,
+            metric=metric,
+            a=a.data["metrics"][row][metric]["value"],
+            b=b.data["metrics"][row][metric]["value"],
+            difference=found.cells[found.rows.index(row)][column],
+            p_holm=1.0,
         )
+        for row in shown_rows
+        for column, metric in enumerate(shown_metrics)
+    )
+
+
+def _known(kind: str, wanted: Sequence[str], known: Sequence[str]) -> Sequence[str]:
+    for name in wanted:
+        if name not in known:
+            raise UsageError(f"no {kind} {name!r} in these records; known: {', '.join(known)}")
+    return wanted
+
+
+def check_comparable(a: Record, b: Record) -> None:
+    """Holds two records to one protocol, gallery and set of queries.
+
+    Raises:
+        UsageError: they differ; names the first such field, and both values.
+    """
+    for record in (a, b):
+        if not record.data["metrics"]:
+            raise UsageError(f"{record.path} has no metrics: its split has no public labels")
+    fields_a, fields_b = _identity(a.data), _identity(b.data)
+    for name in fields_a | fields_b:
+        if fields_a.get(name) != fields_b.get(name):
+            raise UsageError(
+                f"{a.path} and {b.path} can't be compared: {name} differs, "
+                f"{fields_a.get(name)!r} and {fields_b.get(name)!r}"
+            )
+
+
+def _identity(data: Mapping[str, Any]) -> dict[str, Any]:
+    """What two records must share, by the name a person knows it by."""
+    cell, prints, protocol = data["cell"], data["fingerprints"], data["protocol"]
+    return {
+        "task": cell["task"],
+        "split": cell["split"],
+        **{f"protocol {name}": value for name, value in protocol.items() if name != "hash"},
+        "protocol hash": protocol["hash"],
+        **{name: prints.get(name) for name in ("annotations", "gallery", "references")},
+        "groups": data["groups"],
+        "number of queries": data["counts"]["queries"],
+    }
+
+
+def aligned(a: Record, b: Record) -> tuple[PerQuery, PerQuery]:
+    """The `query`, `reference`, `group` and `values` of both, in one order.
+
+    Raises:
+        UsageError: they hold different queries; names the first.
+        CorruptData: a record's per-query data is missing or altered.
+    """
+    one, other = _in_order(a.per_query()), _in_order(b.per_query())
+    if len(one.query) != len(other.query):
+        raise CorruptData(f"{a.path} or {b.path} has per-query data that its counts belie")
+    for field in ("query", "reference", "group"):
+        ours, theirs = getattr(one, field), getattr(other, field)
+        if differing := np.flatnonzero(ours != theirs).tolist():
+            raise UsageError(
+                f"{a.path} and {b.path} can't be compared: queries differ, {len(differing)} in "
+                f"their {field}, the first {ours[differing[0]]!s} and {theirs[differing[0]]!s}"
+            )
+    return one, other
+
+
+def _in_order(arrays: PerQuery) -> PerQuery:
+    order: NDArray[np.int64] = np.lexsort((arrays.reference, arrays.group, arrays.query))
+    kept = ("query", "reference", "group", "values")
+    return replace(arrays, **{name: getattr(arrays, name)[order] for name in kept})
+
+
+def find_pairs(a: str, b: str, root: Path) -> list[tuple[Record, Record]]:
+    """The pairs that two names stand for: two files are a pair; else, of the records that each
+    name stands for, those of one task, split, protocol and backbone.
+
+    Raises:
+        MissingData: a name stands for no record.
+        UsageError: nothing can be paired.
+    """
+    ours, theirs = find_records(a, root), find_records(b, root)
+    as_given = Path(a).is_file() and Path(b).is_file()
+    found: dict[frozenset[Path], tuple[Record, Record]] = {}
+    for one, other in product(ours, theirs):
+        paths = frozenset((one.path.resolve(), other.path.resolve()))
+        if len(paths) == 2 and (as_given or _setting(one) == _setting(other)):
+            found.setdefault(paths, (one, other))
+    if not found:
+        settings = (
+            ", ".join(sorted({" ".join(_setting(r)) for r in side})) for side in (ours, theirs)
+        )
+        raise UsageError(
+            f"nothing of {a} can be compared with {b}: two different records of one task, split, "
+            f"protocol and backbone are needed; there are {' / '.join(settings)}"
+        )
+    return list(found.values())
+
+
+def _setting(record: Record) -> tuple[str, ...]:
+    cell = record.data["cell"]
+    protocol = str(record.data["protocol"]["name"])
+    return (cell["task"], cell["split"], protocol, cell["backbone"])
+
+
+def find_records(name: str, root: Path) -> list[Record]:
+    """The record in a file, or those below `root` by method, method label, or glob over paths.
+
+    Raises:
+        MissingData: there is none.
+    """
+    if Path(name).is_file():
+        return [read_record(Path(name))]
+    records = list(read_records(root))
+    found = [record for record in records if _matches(record, name, root)]
+    if not found:
+        known = ", ".join(sorted({record.method_label for record in records})) or "none"
+        raise MissingData(f"no record {name!r} in {root}; methods that have one there: {known}")
     return found
 
 
-def _is_exact(design: Design) -> bool:
-    return design.clusters <= EXACT_CLUSTERS
-
-
-def p_value(observed: float, flipped: Array, *, exact: bool) -> float:
-    """Two-sided: how often signs at random give a difference at least as large.
-
-    Drawn ones count the observed one in, so that p is never 0 and never too small.
-    """
-    extreme = int((np.abs(flipped) >= abs(observed) - 1e-12).sum())
-    return extreme / len(flipped) if exact else (extreme + 1) / (len(flipped) + 1)
-
-
-def _flipped_means(delta: Array, design: Design) -> Array:
-    """(draws, G, 1): group means of the differences with each reference's sign at random."""
-    sums = design.sums(delta).reshape(design.clusters, -1)
-    blocks = [signs @ sums for signs in _signs(design.clusters)]
-    means: Array = np.concatenate(blocks)[:, :, None] / design.sizes[None, :, None]
-    return means
-
-
-def _signs(clusters: int) -> Iterator[Array]:
-    """(≤ _BLOCK, C) of ±1: all combinations where they are few, else DRAWS at random."""
-    if clusters <= EXACT_CLUSTERS:
-        yield np.array(list(itertools.product((1.0, -1.0), repeat=clusters)))
-        return
-    rng = np.random.default_rng(SEED)
-    for start in range(0, DRAWS, _BLOCK):
-        rows = min(_BLOCK, DRAWS - start)
-        yield rng.choice(np.array([-1.0, 1.0]), (rows, clusters))
-
-
-def _named(a: Record, b: Record, group: str, metric: str, found: _Found) -> Comparison:
-    cell = a.data["cell"]
-    return Comparison(
-        board=f"{cell['task']} · {cell['split']} · {a.data['protocol']['name']} · "
-        f"{a.method_label} minus {b.method_label}",
-        group=group, metric=metric, a=found.a, b=found.b, difference=found.difference,
-        p=found.p, p_holm=found.p, detectable=DETECTABLE * found.error,
-        wins=int((found.signs > 0).sum()), ties=int((found.signs == 0).sum()),
-        losses=int((found.signs < 0).sum()),
-    )  # fmt: skip
-
-
-def corrected(cells: Sequence[Comparison]) -> list[Comparison]:
-    """With Holm's correction over all these cells."""
-    adjusted = holm([cell.p for cell in cells])
-    return [replace(cell, p_holm=p) for cell, p in zip(cells, adjusted, strict=True)]
-
-
-def holm(p: Sequence[float]) -> list[float]:
-    """Step-down: the i-th smallest of m times m - i + 1, never below the one before, at most 1."""
-    order = np.argsort(p, kind="stable")
-    adjusted = np.empty(len(p))
-    highest = 0.0
-    for place, i in enumerate(order):
-        highest = max(highest, min(1.0, (len(p) - place) * p[i]))
-        adjusted[i] = highest
-    return [float(value) for value in adjusted]
+def _matches(record: Record, name: str, root: Path) -> bool:
+    path = record.path.relative_to(root)
+    names = (record.data["cell"]["method"], record.method_label, path.as_posix(), path.stem)
+    return any(fnmatchcase(known, name) or known == name for known in names)

@@ -17,8 +17,8 @@ from cirbench.benchmark.errors import CorruptData
 from cirbench.benchmark.images import chunks, load_picture, prefetched
 from cirbench.benchmark.interfaces import Backbone, ImageRef
 from cirbench.benchmark.preprocess import Transform, stretched
-from cirbench.benchmark.progress import Stage
-from cirbench.benchmark.store import SHARD_ROWS, Mode, Store, identity
+from cirbench.benchmark.progress import Reporter, Stage
+from cirbench.benchmark.store import SHARD_ROWS, Mode, Space, Store, default_root, identity
 
 T = TypeVar("T")
 
@@ -167,6 +167,18 @@ def stored_images(
         values=store.rows(names), rows={ref.id: row for row, ref in enumerate(distinct)},
         sha256=hashes, batch_size=embedder.size.value, passes=passes,
     )  # fmt: skip
+
+
+def embed_with(
+    embedder: Embedder, refs: Sequence[ImageRef], space: Space, mode: Mode, reporter: Reporter
+) -> ImageFeatures:
+    """Embeds each distinct picture, through the store as the mode says."""
+    if mode is Mode.OFF:
+        return embed_images(embedder, refs)
+    root = default_root()
+    contents = Contents(root=None if mode is Mode.READ_ONLY else root)
+    with reporter.stage("hashing", len(refs)) as hashing:
+        return stored_images(embedder, refs, Store(root, space, mode), contents, hashing)
 
 
 def _unchanged(embedder: Embedder, pictures: Sequence[tuple[ImageRef, str]]) -> Tensor:

@@ -271,14 +271,15 @@ class Backbone(Protocol):
         placeholder: str = "*",
         truncate: bool = False,
     ) -> Tensor:
-        """B prompts, each with the first placeholder token's embedding replaced → (B, C) float32.
+        """B prompts, each with its first placeholders' embeddings replaced → (B, C) float32.
 
         Args:
-            words: (B, W) float32, the pseudo-words. Gradients reach them.
+            words: (B, W) float32, a pseudo-word a prompt, or (B, P, W), for its first P
+                placeholders in their order. Gradients reach them.
 
         Raises:
-            UsageError: a prompt has no placeholder of its own ("*," is another token than "* ,"),
-                or exceeds the context and `truncate` is off.
+            UsageError: a prompt has too few placeholders of its own ("*," is another token than
+                "* ,"), or exceeds the context and `truncate` is off.
         """
         ...
 

@@ -15,15 +15,8 @@ from cirbench.benchmark import bootstrap
 from cirbench.benchmark.backbones import load_backbone
 from cirbench.benchmark.checkpoints import Checkpoint, read_checkpoint
 from cirbench.benchmark.compose import TextFeatures, compose
-from cirbench.benchmark.contents import Contents
 from cirbench.benchmark.data_check import without_unreadable
-from cirbench.benchmark.embed import (
-    BatchSize,
-    Embedder,
-    ImageFeatures,
-    embed_images,
-    stored_images,
-)
+from cirbench.benchmark.embed import BatchSize, Embedder, ImageFeatures, embed_with
 from cirbench.benchmark.interfaces import Backbone, Method
 from cirbench.benchmark.plan import Plan, checkpoint_path
 from cirbench.benchmark.preprocess import preprocess
@@ -41,7 +34,7 @@ from cirbench.benchmark.records import (
 from cirbench.benchmark.registry import find_method
 from cirbench.benchmark.scoring import averages_of, depth, score, summarise
 from cirbench.benchmark.spans import rank_queries
-from cirbench.benchmark.store import Mode, Space, Store, default_root
+from cirbench.benchmark.store import Mode, image_space
 
 
 @dataclass
@@ -110,25 +103,10 @@ def embed(plan: Plan, backbone: Backbone, reporter: Reporter) -> ImageFeatures:
             backbone=backbone, transform=preprocess(plan.protocol.preprocess, backbone.image_spec),
             size=BatchSize(value=request.batch_size), workers=request.workers, stage=stage,
         )  # fmt: skip
-        mode = Mode(request.cache)
-        if mode is Mode.OFF:
-            return embed_images(embedder, refs)
-        store = Store(default_root(), image_space(plan, backbone), mode)
-        contents = Contents(root=None if mode is Mode.READ_ONLY else default_root())
-        with reporter.stage("hashing", len(refs)) as hashing:
-            return stored_images(embedder, refs, store, contents, hashing)
-
-
-def image_space(plan: Plan, backbone: Backbone) -> Space:
-    """Under which the plan's embeddings are stored."""
-    return Space(
-        kind="image",
-        backbone=backbone.name,
-        weights=backbone.weights_sha256,
-        preprocess=backbone.image_spec.fingerprint(plan.protocol.preprocess),
-        precision=plan.request.precision,
-        device=plan.device.partition(":")[0],
-    )
+        space = image_space(
+            backbone, plan.protocol.preprocess, precision=request.precision, device=plan.device
+        )
+        return embed_with(embedder, refs, space, Mode(request.cache), reporter)
 
 
 def _unit_gallery(features: Tensor) -> Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -75,11 +74,6 @@ def averages_of(groups: Sequence[str], protocol: EvaluationProtocol) -> Averages
     if shared := sorted(averages.keys() & set(groups)):
         raise UsageError(f"protocol {protocol.name}: {shared[0]!r} names a group and an average")
     return averages
-
-
-def averages_of_record(record: Mapping[str, Any]) -> Averages:
-    """As `averages_of`, from what a record keeps of its protocol."""
-    return {"average": record["groups"], **record["protocol"]["averages"]}
 
 
 def with_averages(

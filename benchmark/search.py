@@ -1,188 +1,282 @@
-"""`bench search`: any method on one's own pictures and words.
-
-A search is a task made for the occasion: the folder is the gallery, each picture with its text a
-query without positives, and the protocol's templates hand the text through. For methods of plain
-text the placeholder is taken out, as Pic2Word's text-only row does.
-"""
+"""Free search: pictures and a text in, the best of a gallery out, by any registered method."""
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 
 import torch
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from PIL import Image
+from torch import Tensor
 from torch.nn.functional import normalize
 
-from cirbench.benchmark.compose import TextFeatures, compose
-from cirbench.benchmark.embed import BatchSize, ImageFeatures
-from cirbench.benchmark.errors import UsageError
-from cirbench.benchmark.images import file_ref, images_in_folder
-from cirbench.benchmark.interfaces import ImageRef, Method, Query, Task, TaskData
-from cirbench.benchmark.plan import Plan, Request, checkpoint_path, choose_device
+from cirbench.benchmark.checkpoints import read_checkpoint
+from cirbench.benchmark.compose import TextFeatures
+from cirbench.benchmark.embed import BatchSize, Embedder, ImageFeatures, embed_with
+from cirbench.benchmark.errors import CirbenchError, CorruptData, MissingData, UsageError
+from cirbench.benchmark.free_query import FreeQuery
+from cirbench.benchmark.images import images_in_folder, load_picture, prefetched
+from cirbench.benchmark.interfaces import Backbone, ImageRef, Method
+from cirbench.benchmark.plan import checkpoint_path
+from cirbench.benchmark.preprocess import Transform, preprocess
 from cirbench.benchmark.progress import Reporter
 from cirbench.benchmark.protocol import EvaluationProtocol
-from cirbench.benchmark.ranking import dot_product, top_k
-from cirbench.benchmark.registry import find_method, find_task, tasks
-from cirbench.benchmark.report.pictures import thumbnail
+from cirbench.benchmark.ranking import dot_product, rank
+from cirbench.benchmark.registry import find_task, tasks
+from cirbench.benchmark.store import Mode, image_space
 
+DEFAULT_BACKBONE = "emoji-clip"
 PROTOCOL = EvaluationProtocol(
-    name="search",
-    version=1,
-    gallery="the folder",
-    reference_removed=False,
-    preprocess="clip",
-    templates={"text": "{plain}", "caption": "{plain}", "pseudo-word": "{text}", "that": "{text}"},
-    metrics=("R@1",),
-    headline="R@1",
-)
+    name="search", version=1, gallery="what is searched", reference_removed=False,
+    preprocess="clip", metrics=("R@1",), headline="R@1",
+    templates={"text": "{text}", "pseudo-word": "{prompt}", "that": "{prompt}"},
+)  # fmt: skip
+"""Of its fields only the preprocessing, the templates and the sum rule matter to a search."""
+_BATCH_SIZE = 64
+_NAMED = 20
+
+
+def find_gallery(name: str, data_root: Path | None) -> tuple[tuple[ImageRef, ...], str | None]:
+    """The distinct pictures of a task or below a folder, and the task's own backbone.
+
+    Raises:
+        UsageError: it is neither.
+        MissingData, CorruptData: as the task or the folder says.
+    """
+    if name in tasks():
+        task = find_task(name)()
+        protocol = next(iter(task.protocols.values()))
+        data = task.load(protocol=protocol, split=task.splits[0], data_root=data_root)
+        return tuple({ref.id: ref for ref in data.gallery}.values()), task.default_backbone
+    if not Path(name).is_dir():
+        raise UsageError(f"--gallery {name} is no folder, and no task of {', '.join(tasks())}")
+    return images_in_folder(Path(name)), None
+
+
+def choose_backbone(
+    wanted: str | None, of_gallery: str | None, methods: Sequence[type[Method]]
+) -> str:
+    """The backbone asked for, else the gallery's task's, else the embedded one where a method
+    ships weights for it.
+
+    Raises:
+        UsageError: there is none of these.
+    """
+    if chosen := wanted or of_gallery:
+        return chosen
+    if any(DEFAULT_BACKBONE in method.shipped_checkpoints for method in methods):
+        return DEFAULT_BACKBONE
+    names = ", ".join(method.name for method in methods)
+    raise UsageError(f"{names} on a folder needs --backbone; bench ls backbones lists them")
+
+
+def build_method(
+    method: type[Method], backbone: Backbone, name: str, checkpoint: Path | None
+) -> Method:
+    """A method with its weights for the backbone of that name.
+
+    Raises:
+        MissingData, CorruptData: its weights are not there, or don't fit.
+    """
+    path = checkpoint_path(method, name, {method.name: checkpoint} if checkpoint else {})
+    return method.build(backbone=backbone, checkpoint=read_checkpoint(path) if path else None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gallery:
+    """What is searched.
+
+    Attributes:
+        vectors: (N, C) float32, of unit length.
+        unreadable: ids of pictures that were left out.
+    """
+
+    pictures: tuple[ImageRef, ...]
+    vectors: Tensor
+    unreadable: tuple[str, ...] = ()
+
+
+def features_of(
+    backbone: Backbone, refs: Sequence[ImageRef], mode: Mode, *, workers: int, reporter: Reporter
+) -> ImageFeatures:
+    """The one place where a search embeds pictures: a gallery through the store, queries without,
+    so that nothing of an uploaded picture is ever written.
+
+    Raises:
+        MissingData, CorruptData: a picture can't be read.
+    """
+    with reporter.stage("images", len(refs)) as stage:
+        embedder = Embedder(
+            backbone=backbone, transform=preprocess(PROTOCOL.preprocess, backbone.image_spec),
+            size=BatchSize(value=_BATCH_SIZE), workers=workers, stage=stage,
+        )  # fmt: skip
+        device = torch.device(backbone.device).type
+        space = image_space(backbone, PROTOCOL.preprocess, precision="fp32", device=device)
+        return embed_with(embedder, refs, space, mode, reporter)
+
+
+def open_gallery(
+    backbone: Backbone,
+    refs: Sequence[ImageRef],
+    *,
+    skip_unreadable: bool,
+    workers: int,
+    reporter: Reporter,
+) -> Gallery:
+    """Embeds a gallery; where a picture can't be read, looks for all such pictures.
+
+    Raises:
+        CorruptData: some can't be read and are not to be skipped, or none can; names them.
+    """
+    bad: list[str] = []
+    try:
+        features = features_of(backbone, refs, Mode.USE, workers=workers, reporter=reporter)
+    except (MissingData, CorruptData) as error:
+        transform = preprocess(PROTOCOL.preprocess, backbone.image_spec)
+        bad = unreadable(refs, transform, workers)
+        if not bad:
+            raise
+        if not skip_unreadable or len(bad) == len(refs):
+            raise CorruptData(_refusal(bad, len(refs))) from error
+        refs = [ref for ref in refs if ref.id not in bad]
+        features = features_of(backbone, refs, Mode.USE, workers=workers, reporter=reporter)
+    vectors = normalize(features.of(refs), dim=1)
+    return Gallery(pictures=tuple(refs), vectors=vectors, unreadable=tuple(bad))
+
+
+def unreadable(refs: Sequence[ImageRef], transform: Transform, workers: int) -> list[str]:
+    """The ids of the pictures that can't be read or decoded."""
+
+    def reads(ref: ImageRef) -> bool:
+        try:
+            load_picture(ref, transform, 0)
+        except CirbenchError:
+            return False
+        return True
+
+    jobs = (partial(reads, ref) for ref in refs)
+    read = prefetched(jobs, workers=workers, ahead=2 * _BATCH_SIZE)
+    return [ref.id for ref, good in zip(refs, read, strict=True) if not good]
+
+
+def _refusal(bad: Sequence[str], count: int) -> str:
+    rest = f" and {len(bad) - _NAMED} more" if len(bad) > _NAMED else ""
+    return (
+        f"{len(bad)} of {count:,} gallery pictures can't be read: {', '.join(bad[:_NAMED])}{rest}; "
+        f"mend or remove them, or leave them out with --skip-unreadable"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Hit:
-    """A gallery picture at its rank, with its similarity to the query."""
+    """A picture of the gallery, its rank from 1, and its cosine with the composed query."""
 
     rank: int
-    picture: ImageRef
     similarity: float
+    picture: ImageRef
 
 
 @dataclass(frozen=True, kw_only=True)
-class Answer:
-    """What one method finds for one picture and text, best first."""
+class _OneQuery:
+    """The `Queries` seam over one free query. Its P pictures are P rows, so that a method may map
+    each to a word; a text is one row, whatever the number of pictures."""
 
-    method: str
-    image: ImageRef
-    text: str
-    hits: tuple[Hit, ...]
+    query: FreeQuery
+    images: Tensor  # (P, C) float32
+    texts: TextFeatures
+    protocol: EvaluationProtocol = PROTOCOL
+
+    @property
+    def reference_features(self) -> Tensor:
+        if not self.query.images:
+            raise UsageError("this method needs a picture")
+        return self.images
+
+    def text_features(self, family: str = "text") -> Tensor:
+        return self.texts.of([self._text(family)])
+
+    def prompt_features(self, words: Tensor, family: str = "pseudo-word") -> Tensor:
+        return self.texts.backbone.encode_prompts([self._text(family)], words.unsqueeze(0))
+
+    def _text(self, family: str) -> str:
+        fields = {"text": self.query.text, "prompt": self.query.prompt}
+        text = self.protocol.text(family, "all", fields)
+        if not text:
+            raise UsageError("this method needs a text, besides any placeholders")
+        return text
 
 
-def gallery_of(source: str) -> tuple[ImageRef, ...]:
-    """The pictures of a folder, or of an embedded task.
+@dataclass(frozen=True, kw_only=True)
+class Searcher:
+    """A backbone and a gallery, ready for queries."""
 
-    Raises:
-        MissingData: there is no such folder, or no picture in it.
-    """
-    if not Path(source).is_dir() and source in tasks():
-        task: Task = find_task(source)()
-        protocol = next(iter(task.protocols.values()))
-        return task.load(protocol=protocol, split=task.splits[0], data_root=None).gallery
-    return images_in_folder(Path(source))
+    backbone: Backbone
+    gallery: Gallery
+    workers: int = 2
+
+    @cached_property
+    def texts(self) -> TextFeatures:
+        """Embeddings of texts, kept for all queries and methods."""
+        return TextFeatures(backbone=self.backbone, truncate=False)
+
+    def embed(self, query: FreeQuery) -> Tensor:
+        """(P, C) float32 embeddings of the query's pictures.
+
+        Raises:
+            CorruptData: one can't be decoded.
+        """
+        if not query.images:
+            return torch.empty(0, self.backbone.embedding_width)
+        features = features_of(
+            self.backbone, query.images, Mode.OFF, workers=self.workers,
+            reporter=Reporter(quiet=True),
+        )  # fmt: skip
+        return features.of(query.images).to(self.backbone.device)
+
+    def find(self, method: Method, query: FreeQuery, images: Tensor, top: int) -> list[Hit]:
+        """The best of the gallery by one method; `images` is what `embed` gave.
+
+        Raises:
+            UsageError: the method has no use for such a query.
+            CorruptData: it composed no unit vector.
+        """
+        with torch.inference_mode():
+            view = _OneQuery(query=query, images=images, texts=self.texts)
+            vector = method.compose(view).float().cpu()
+        if len(vector) != 1:
+            raise UsageError(
+                f"{method.name} composes one picture a query, not {len(query.images)}; only "
+                f"methods of prompts take several"
+            )
+        if not abs(float(vector.norm()) - 1) < 1e-3:
+            raise CorruptData(f"{method.name} composed no unit vector; check its checkpoint")
+        [hits] = best(vector, self.gallery, top)
+        return hits
 
 
-def queries_of(images: Sequence[Path], texts: Sequence[str]) -> tuple[Query, ...]:
-    """Pictures and texts in pairs; a single one of either goes with all of the other.
-
-    Raises:
-        UsageError: their numbers do not match.
-    """
-    count = max(len(images), len(texts))
-    if not {len(images), len(texts)} <= {1, count}:
-        raise UsageError(
-            f"{len(images)} images and {len(texts)} texts; give as many of both, or one of either"
-        )
-    pairs = zip(
-        images if len(images) == count else list(images) * count,
-        texts if len(texts) == count else list(texts) * count,
-        strict=True,
+def best(vectors: Tensor, gallery: Gallery, top: int) -> list[list[Hit]]:
+    """(Q, C) unit vectors → the `top` best of the gallery for each; ties go by its order."""
+    count = len(gallery.pictures)
+    found = rank(
+        dot_product(vectors, gallery.vectors), [()] * len(vectors), count, depth=min(top, count)
     )
-    return tuple(
-        Query(
-            id=f"{path}: {text}",
-            reference=file_ref(path, f"query {path}"),
-            positives=(),
-            fields={"text": text, "plain": " ".join(w for w in text.split() if w != "*")},
-        )
-        for path, text in pairs
-    )
-
-
-def plan_search(
-    request: Request, gallery: tuple[ImageRef, ...], queries: tuple[Query, ...]
-) -> Plan:
-    """The search as the harness's own plan; its task is never asked for annotations.
-
-    Raises:
-        MissingData: a method's weights are not there.
-    """
-    backbone = request.backbone or find_task("emoji").default_backbone
-    for name in request.methods:
-        checkpoint_path(find_method(name), backbone, request.checkpoints)
-    return Plan(
-        request=request, methods=request.methods, task=find_task("emoji")(), split="test",
-        protocol=PROTOCOL, backbone=backbone, device=choose_device(request.device),
-        data=TaskData(gallery=gallery, queries=queries, annotations={}),
-    )  # fmt: skip
-
-
-def search(plan: Plan, top: int, reporter: Reporter) -> list[Answer]:
-    """The answers of every method of the plan to every query.
-
-    Raises:
-        MissingData, CorruptData: a picture can't be read; the message names it.
-    """
-    from cirbench.benchmark.backbones import load_backbone
-    from cirbench.benchmark.run import embed, load_method
-
-    backbone = load_backbone(plan.backbone, device=plan.device, precision=plan.request.precision)
-    methods = [load_method(find_method(name), backbone, plan)[0] for name in plan.methods]
-    images = embed(plan, backbone, reporter)
-    texts = TextFeatures(backbone=backbone, truncate=False)
-    return [answer for method in methods for answer in answers(plan, method, images, texts, top)]
-
-
-def answers(
-    plan: Plan, method: Method, images: ImageFeatures, texts: TextFeatures, top: int
-) -> list[Answer]:
-    """One method's answers; the ranking is the harness's own, exact and in float32."""
-    data, quiet = plan.data, Reporter(quiet=True)
-    size = BatchSize(value=plan.request.batch_size)
-    with quiet.stage(method.name, len(data.queries)) as stage:
-        vectors = compose(method, data.queries, PROTOCOL, images, texts, size=size, stage=stage)
-    gallery = normalize(images.of(data.gallery), dim=1)
-    with torch.inference_mode():
-        scores = dot_product(vectors, gallery)(slice(0, len(vectors)))
-        similarity, rows = top_k(scores, min(top, len(gallery)))
     return [
-        Answer(
-            method=method.name,
-            image=query.reference,
-            text=query.fields["text"],
-            hits=tuple(
-                Hit(rank=rank, picture=data.gallery[row], similarity=float(value))
-                for rank, (row, value) in enumerate(zip(found, values, strict=True), start=1)
-            ),
-        )
-        for query, found, values in zip(
-            data.queries, rows.tolist(), similarity.tolist(), strict=True
-        )
+        [
+            Hit(rank=i, similarity=float(similarity), picture=gallery.pictures[row])
+            for i, (row, similarity) in enumerate(zip(rows, similarities, strict=True), start=1)
+        ]
+        for rows, similarities in zip(found.top, found.similarity, strict=True)
     ]
 
 
-def as_html(found: Sequence[Answer]) -> str:
-    """A page of its own, with thumbnails; opens from disk, asks no other host."""
-    made = Environment(
-        loader=PackageLoader("cirbench.benchmark.report"), autoescape=True,
-        undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
-    return made.get_template("search.html").render(answers=found, thumbnail=thumbnail)
-
-
-def as_png(found: Sequence[Answer], side: int = 96) -> bytes:
-    """A row an answer: the query's picture, a gap, the hits from left to right."""
-    columns = max(len(answer.hits) for answer in found)
-    sheet = Image.new("RGB", ((columns + 1) * side + side // 4, len(found) * side), "white")
-    for i, answer in enumerate(found):
-        pictures = [answer.image, *(hit.picture for hit in answer.hits)]
-        for j, ref in enumerate(pictures):
-            content = base64.b64decode(thumbnail(ref).partition(",")[2])
-            with Image.open(io.BytesIO(content)) as opened:
-                small = opened.convert("RGB").resize((side - 4, side - 4))
-            sheet.paste(small, (j * side + (side // 4 if j else 0), i * side + 2))
-    buffer = io.BytesIO()
-    sheet.save(buffer, "PNG")
-    return buffer.getvalue()
+def as_dict(query: FreeQuery, hits: Sequence[Hit]) -> dict[str, Any]:
+    """Plain data, for --json."""
+    return {
+        "images": [image.id for image in query.images],
+        "text": query.prompt,
+        "results": [
+            {"rank": hit.rank, "similarity": hit.similarity, "path": hit.picture.id} for hit in hits
+        ],
+    }

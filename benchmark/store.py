@@ -32,6 +32,7 @@ from torch import Tensor
 
 from cirbench.benchmark.checkpoints import sha256_of_file, written_whole
 from cirbench.benchmark.errors import CorruptData, UsageError
+from cirbench.benchmark.interfaces import Backbone
 from cirbench.benchmark.provenance import package_versions
 
 SHARD_ROWS = 4096
@@ -81,6 +82,18 @@ class Space:
     @property
     def key(self) -> str:
         return hashlib.sha256(self.canonical.encode()).hexdigest()
+
+
+def image_space(backbone: Backbone, preprocess: str, *, precision: str, device: str) -> Space:
+    """Under which a backbone's embeddings of pictures are stored."""
+    return Space(
+        kind="image",
+        backbone=backbone.name,
+        weights=backbone.weights_sha256,
+        preprocess=backbone.image_spec.fingerprint(preprocess),
+        precision=precision,
+        device=device.partition(":")[0],
+    )
 
 
 def identity(content_sha256: str, box: tuple[int, int, int, int] | None = None) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -12,13 +11,9 @@ from rich.table import Table
 from tabulate import tabulate
 
 from cirbench.benchmark.bootstrap import Interval
-from cirbench.benchmark.compare import Comparison
 from cirbench.benchmark.data_check import NAMED, Count, SplitCheck
 from cirbench.benchmark.published import STATES, Verdict
 from cirbench.benchmark.records import Record
-
-if TYPE_CHECKING:
-    from cirbench.benchmark.search import Answer
 
 
 def print_record(record: Record, console: Console) -> None:
@@ -87,38 +82,6 @@ def print_checks(checks: Sequence[SplitCheck], collections: Sequence[Count]) -> 
                 print(f"  {kind}: {name} ({why})")
             if len(faults) > NAMED:
                 print(f"  … and {len(faults) - NAMED:,} more {kind}; --json names all")
-
-
-def print_comparisons(cells: Sequence[Comparison]) -> None:
-    """A table a pair of records, one row a group and metric."""
-    headers = ["group", "metric", "A", "B", "A minus B [95 %]", "p", "p (Holm)", "detectable",
-               "wins / ties / losses"]  # fmt: skip
-    for board in dict.fromkeys(cell.board for cell in cells):
-        rows = [
-            [
-                c.group, c.metric, f"{c.a:.1f}", f"{c.b:.1f}",
-                f"{c.difference.value:+.1f} [{c.difference.low:+.1f}, {c.difference.high:+.1f}]",
-                f"{c.p:.4f}", f"{c.p_holm:.4f}", f"{c.detectable:.1f}",
-                f"{c.wins:,} / {c.ties:,} / {c.losses:,}",
-            ]
-            for c in cells
-            if c.board == board
-        ]  # fmt: skip
-        print(f"{board}\n")
-        print(tabulate(rows, headers, disable_numparse=True) + "\n")
-    print(
-        "In percent and points. p: sign-flip randomisation over references; Holm: over all rows "
-        "shown; detectable: the smallest difference these data could show 80 times in 100."
-    )
-
-
-def print_answers(answers: Sequence[Answer]) -> None:
-    """What each method finds for each query."""
-    for answer in answers:
-        print(f"{answer.method}: {answer.image.id.removeprefix('query ')}, {answer.text!r}")
-        for hit in answer.hits:
-            print(f"{hit.rank:4}  {hit.similarity:.3f}  {hit.picture.id}")
-        print()
 
 
 def _expectation(count: Count) -> tuple[str, str]:

@@ -151,6 +151,30 @@ def test_each_row_has_its_own_placeholder_position(backbone):
     torch.testing.assert_close(together, torch.cat(apart), atol=1e-5, rtol=1e-5)
 
 
+@torch.no_grad()
+def test_as_many_placeholders_are_replaced_as_there_are_words_in_their_order(backbone):
+    dog, cat = (backbone.tokenize([name])[0][1] for name in ("dog", "cat"))
+    words = backbone.token_embedding.weight[[dog, cat]].float().unsqueeze(0)
+    for prompt, sentence in (
+        ("a * beside a *", "a dog beside a cat"),
+        ("* * , and *", "dog cat , and *"),
+    ):
+        assert torch.equal(
+            backbone.encode_prompts([prompt], words), backbone.encode_texts([sentence])
+        )
+    two = torch.randn(2, 1, backbone.token_width)
+    prompts = ["* asleep", "a photo of *"]
+    assert torch.equal(
+        backbone.encode_prompts(prompts, two), backbone.encode_prompts(prompts, two.squeeze(1))
+    )
+
+
+def test_fewer_placeholders_than_words_are_refused(backbone):
+    words = torch.zeros(2, 2, backbone.token_width)
+    with pytest.raises(UsageError, match=r"'a photo of \*' has 1 of 2 placeholders"):
+        backbone.encode_prompts(["* and *", "a photo of *"], words)
+
+
 def test_gradients_reach_the_pseudo_word_and_no_weight(backbone):
     words = torch.randn(2, backbone.token_width, requires_grad=True)
     backbone.encode_prompts(["a photo of *"] * 2, words).square().sum().backward()

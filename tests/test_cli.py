@@ -256,7 +256,7 @@ def test_ctrl_c_ends_in_130(bench, folder_task, monkeypatch):
     def interrupted(*_args, **_kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(run, "stored_images", interrupted)
+    monkeypatch.setattr(run, "embed_with", interrupted)
     code, _, err = bench("run", "-m", "image-only", "-t", "folder")
     assert code == 130
     assert "0 of 1 records are stored" in err

@@ -90,7 +90,9 @@ class TorchBackbone:
     ) -> Tensor:
         ids = self._ids(prompts, truncate)
         placeholder_id = self.tokenize([placeholder])[0][1]
-        positions = placeholder_positions(ids, placeholder_id, prompts)
+        if words.dim() == 2:
+            words = words.unsqueeze(1)
+        positions = placeholder_positions(ids, placeholder_id, prompts, words.shape[1])
         with substituted(self.token_embedding, positions, words):
             return self.text_tower(ids).float()
 

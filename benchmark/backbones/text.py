@@ -13,20 +13,23 @@ from cirbench.benchmark.errors import UsageError
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def placeholder_positions(ids: Tensor, placeholder_id: int, prompts: Sequence[str]) -> Tensor:
-    """(B, L) token ids → (B,) index of each row's first placeholder.
+def placeholder_positions(
+    ids: Tensor, placeholder_id: int, prompts: Sequence[str], count: int = 1
+) -> Tensor:
+    """(B, L) token ids → (B, count) index of each row's first `count` placeholders.
 
     Raises:
-        UsageError: a row has none.
+        UsageError: a row has fewer.
     """
     found = ids == placeholder_id
-    missing = (~found.any(dim=1)).nonzero().flatten().tolist()
+    missing = (found.sum(dim=1) < count).nonzero().flatten().tolist()
     if missing:
+        has = f"{int(found[missing[0]].sum())} of {count} placeholders" if count > 1 else None
         raise UsageError(
-            f"the prompt {prompts[missing[0]]!r} has no placeholder; write it as a word of its "
-            f'own, with spaces around it ("a photo of * , red")'
+            f"the prompt {prompts[missing[0]]!r} has {has or 'no placeholder'}; write it as a word "
+            f'of its own, with spaces around it ("a photo of * , red")'
         )
-    return found.int().argmax(dim=1)
+    return found.int().sort(dim=1, descending=True, stable=True).indices[:, :count]
 
 
 def check_context(lengths: Sequence[int], texts: Sequence[str], context_length: int) -> None:
@@ -46,14 +49,14 @@ def check_context(lengths: Sequence[int], texts: Sequence[str], context_length: 
 
 @contextmanager
 def substituted(embedding: nn.Module, positions: Tensor, words: Tensor) -> Iterator[None]:
-    """While open, row i of what `embedding` gives has words[i] at positions[i].
+    """While open, row i of what `embedding` gives has words[i, p] at positions[i, p].
 
     The rest of the text tower runs as it does for plain text: position embeddings are added
     after, and the end of text is found in the original ids (Pic2Word replaces one token by one).
     """
 
     def replace(_module: nn.Module, _args: object, embedded: Tensor) -> Tensor:
-        rows = torch.arange(len(positions), device=embedded.device)
+        rows = torch.arange(len(positions), device=embedded.device).unsqueeze(1)
         return embedded.index_put(
             (rows, positions.to(embedded.device)), words.to(embedded.device, embedded.dtype)
         )

@@ -1,0 +1,1 @@
+"""Search results as pages and pictures, and the local web page behind `bench serve`."""

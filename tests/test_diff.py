@@ -1,0 +1,121 @@
+"""`bench diff`: what moved against a commit, and where it can't be asked."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from cirbench.benchmark.cli import main
+
+
+def record(path, value, metric="R@10", partial=False, schema=1):
+    """A record that holds what a diff looks at."""
+    parts = ("method", "protocol", "counts", "fingerprints", "annotations", "environment")
+    names = ("method", "trained_on", "task", "split", "protocol", "backbone", "checkpoint")
+    cell = {**dict.fromkeys(names, "x"), "seed": 0}
+    metrics = {"average": {metric: {"value": value}}}
+    content = {name: {} for name in parts}
+    content |= {"cell": cell, "per_query": {"file": "x", "sha256": "x"}}
+    content |= {"schema": schema, "metrics": metrics, "run": {"partial": partial}}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content))
+
+
+def git(folder, *arguments):
+    name = ["-c", "user.name=n", "-c", "user.email=e@x"]
+    subprocess.run(["git", "-C", folder, *name, *arguments], check=True, capture_output=True)
+
+
+@pytest.fixture
+def results(tmp_path):
+    """A results folder, two levels below a repository's root, with one commit."""
+    folder = tmp_path / "sub" / "results"
+    for name in ("kept", "moved", "gone"):
+        record(folder / "emoji" / f"{name}.json", 50.0)
+    record(folder / "emoji" / "partial.json", 1.0, partial=True)
+    record(folder / "report" / "deep" / "data.json", 1.0)
+    git(tmp_path, "init", "-q")
+    git(tmp_path, "add", ".")
+    git(tmp_path, "commit", "-qm", "first")
+    return folder
+
+
+@pytest.fixture
+def bench(monkeypatch, capsys):
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["bench", "diff", *map(str, arguments)])
+        code = 0
+        try:
+            main()
+        except SystemExit as ended:
+            code = ended.code or 0
+        return code, *capsys.readouterr()
+
+    return call
+
+
+def test_nothing_changed(bench, results):
+    assert bench("-o", results) == (0, "0 records added, 0 removed, 0 metrics changed\n", "")
+
+
+def test_added_removed_and_moved_records_are_named_and_end_in_1(bench, results):
+    record(results / "emoji" / "moved.json", 50.06)
+    record(results / "emoji" / "new.json", 9.0)
+    (results / "emoji" / "gone.json").unlink()
+    code, out, err = bench("HEAD", "-o", results)
+    assert code == 1
+    assert out.splitlines() == [
+        "+ emoji/new.json",
+        "- emoji/gone.json",
+        "~ emoji/moved.json  average  R@10  50.00 → 50.06",
+        "1 records added, 1 removed, 1 metrics changed",
+    ]
+    assert "1 metrics in 1 records differ from HEAD by more than 0.05 points" in err
+
+
+@pytest.mark.parametrize(
+    ("value", "tolerance", "code"),
+    [(50.06, 0.1, 0), (50.04, 0.05, 0), (49.9, 0.05, 1), (50.001, 0, 1)],
+)
+def test_the_tolerance_decides(bench, results, value, tolerance, code):
+    record(results / "emoji" / "moved.json", value)
+    assert bench("-o", results, "--tolerance", tolerance)[0] == code
+
+
+def test_a_metric_that_went_is_a_change_and_json_holds_it(bench, results):
+    record(results / "emoji" / "moved.json", 50.0, metric="R@5")
+    code, out, _ = bench("-o", results, "--json", "--tolerance", 99)
+    assert code == 1
+    changes = {change["metric"]: change for change in json.loads(out)["changes"]}
+    assert (changes["R@10"]["before"], changes["R@10"]["after"]) == (50.0, None)
+    assert (changes["R@5"]["before"], changes["R@5"]["after"]) == (None, 50.0)
+
+
+@pytest.mark.parametrize("revision", ["nonesuch", "--output=x", "HEAD~7"])
+def test_an_unknown_revision_is_a_clear_error(bench, results, revision, tmp_path):
+    code, _, err = bench("-o", results, "--", revision)
+    assert code == 2
+    assert "a revision that is known there" in err
+    assert not (tmp_path / "x").exists()
+    assert not (results / "x").exists()
+
+
+def test_outside_a_repository_and_without_a_folder(bench, tmp_path_factory, monkeypatch):
+    folder = tmp_path_factory.mktemp("bare")
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(folder.parent))
+    code, _, err = bench("-o", folder)
+    assert code == 2
+    assert "not a git repository" in err
+    assert bench("-o", folder / "nonesuch")[0] == 3
+
+
+def test_records_of_another_schema_then_are_refused_by_name(bench, results):
+    record(results / "emoji" / "moved.json", 50.0, schema=0)
+    git(results, "commit", "-qam", "old")
+    record(results / "emoji" / "moved.json", 50.0)
+    code, _, err = bench("-o", results)
+    assert code == 4
+    assert "HEAD:emoji/moved.json is no record of schema 1" in err
