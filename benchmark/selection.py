@@ -1,8 +1,11 @@
-"""How good a method in training is on the split that selects among its states."""
+"""What supervised training saw, and how good it is on the split that selects among its states."""
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,9 +13,25 @@ from torch.nn.functional import normalize
 
 from cirbench.benchmark.compose import QueryBatch, TextFeatures
 from cirbench.benchmark.embed import ImageFeatures
-from cirbench.benchmark.interfaces import Method, Selection, TaskData
+from cirbench.benchmark.interfaces import Method, Selection, TaskData, Triplet
 from cirbench.benchmark.scoring import depth, score
 from cirbench.benchmark.spans import rank_queries
+
+
+def supervision(
+    triplets: Sequence[Triplet], selection: Selection, validation: TaskData
+) -> dict[str, Any]:
+    """What was learned from and selected on, for a resume to compare and a header to tell."""
+    lines = (f"{t.reference.id}|{t.target.id}|{t.captions}" for t in triplets)
+    digest = hashlib.sha256("\n".join(lines).encode())
+    return {
+        "triplets": {"count": len(triplets), "sha256": digest.hexdigest()},
+        "selection": {
+            "split": selection.split, "metrics": list(selection.metrics),
+            "protocol": f"{selection.protocol.name}@{selection.protocol.hash}",
+            "annotations": validation.annotations_sha256,
+        },
+    }  # fmt: skip
 
 
 def selection_score(

@@ -15,7 +15,6 @@ last whole epoch.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -39,7 +38,7 @@ from cirbench.benchmark.interfaces import Selection, TaskData, Triplet
 from cirbench.benchmark.preprocess import preprocess
 from cirbench.benchmark.progress import Reporter
 from cirbench.benchmark.provenance import code_state, package_versions
-from cirbench.benchmark.selection import selection_score
+from cirbench.benchmark.selection import selection_score, supervision
 from cirbench.benchmark.training_state import load_state, read_epochs, save_state, write_epochs
 from cirbench.methods.baselines import ImageText
 from cirbench.methods.combiner import contrastive_loss
@@ -84,16 +83,10 @@ class Job:
 
     def identity(self) -> dict[str, Any]:
         """What must be the same for a training to be resumed, and what its weights' header says."""
-        lines = (f"{t.reference.id}|{t.target.id}|{t.captions}" for t in self.triplets)
-        digest = hashlib.sha256("\n".join(lines).encode())
         identity = {
             "recipe": asdict(self.recipe),
-            "triplets": {"count": len(self.triplets), "sha256": digest.hexdigest()},
-            "selection": {
-                "split": self.selection.split, "metrics": list(self.selection.metrics),
-                "protocol": f"{self.selection.protocol.name}@{self.selection.protocol.hash}",
-            },
-        }  # fmt: skip
+            **supervision(self.triplets, self.selection, self.validation),
+        }
         as_stored: dict[str, Any] = json.loads(json.dumps(identity))
         return as_stored
 

@@ -12,7 +12,6 @@ interrupted and resumed ends, on the CPU, with the same bits as an unbroken one.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -31,7 +30,7 @@ from cirbench.benchmark.interfaces import Backbone, Selection, TaskData, Triplet
 from cirbench.benchmark.preprocess import preprocess
 from cirbench.benchmark.progress import Reporter
 from cirbench.benchmark.provenance import code_state, package_versions
-from cirbench.benchmark.selection import selection_score
+from cirbench.benchmark.selection import selection_score, supervision
 from cirbench.benchmark.training_state import load_state, read_epochs, save_state, write_epochs
 from cirbench.methods.combiner import Combiner, CombinerNetwork, contrastive_loss
 
@@ -83,18 +82,11 @@ class Job:
 
     def identity(self) -> dict[str, Any]:
         """What must be the same for a training to be resumed, and what its weights' header says."""
-        lines = (f"{t.reference.id}|{t.target.id}|{t.captions}" for t in self.triplets)
-        digest = hashlib.sha256("\n".join(lines).encode())
         identity = {
             "recipe": asdict(self.recipe),
-            "triplets": {"count": len(self.triplets), "sha256": digest.hexdigest()},
             "backbone": {"name": self.backbone.name, "weights": self.backbone.weights_sha256},
-            "selection": {
-                "split": self.selection.split, "metrics": list(self.selection.metrics),
-                "protocol": f"{self.selection.protocol.name}@{self.selection.protocol.hash}",
-                "annotations": self.validation.annotations_sha256,
-            },
-        }  # fmt: skip
+            **supervision(self.triplets, self.selection, self.validation),
+        }
         as_stored: dict[str, Any] = json.loads(json.dumps(identity))
         return as_stored
 
