@@ -208,6 +208,6 @@ def checkpoint_path(method: type[Method], backbone: str, wanted: Mapping[str, Pa
         shipped = ", ".join(method.shipped_checkpoints) or "no backbone"
         raise MissingData(
             f"{method.name} needs --checkpoint {method.name}=FILE for the backbone {backbone} "
-            f"(one is shipped for {shipped}); bench train {method.name} --help makes one"
+            f"(one is shipped for {shipped}); bench train --help lists what can be trained here"
         )
     return Path(str(files("cirbench.methods") / "weights" / method.shipped_checkpoints[backbone]))
