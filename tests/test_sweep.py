@@ -163,7 +163,7 @@ def test_the_sbatch_script_is_the_golden_one(sweeps, monkeypatch):
     file = sweeps.file("golden", methods=["image-only", "image-text", "text-only"])
     _, out, _ = sweeps("submit", file, "--profile", "profile.toml", "--dry-run", "--json",
                        "--no-snapshot")  # fmt: skip
-    script = json.loads(out)["scripts"][1].replace(str(sweeps.folder), "/work")
+    script = json.loads(out)["scripts"][1].replace(str(sweeps.folder), "/cluster")
     assert script == GOLDEN.read_text()
 
 
