@@ -1,24 +1,36 @@
 """Exact ranking: float32, ties broken by gallery order and counted, a block of queries at a time.
 
+A gallery may come in parts (slices of a memory-mapped file, shards of several jobs): each part is
+ranked alone, and `merged` parts are what the whole would have given.
+
 Nothing here knows files or tasks. Scores come from a function of query rows, so a score that is no
 dot product needs no other ranking.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import reduce
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-BLOCK_BYTES = 64 * 2**20
-"""Size of one block of scores; a few such blocks are alive at a time."""
+from cirbench.benchmark.errors import CorruptData
+from cirbench.benchmark.ranking_parts import (
+    BLOCK_BYTES,
+    MARGIN,
+    Part,
+    Scores,
+    Wanted,
+    beside,
+    rank_part,
+)
 
-Scores = Callable[[slice], Tensor]
-"""Query rows → their scores against the whole gallery, (rows, N) float32, free to be changed."""
+PART_ROWS = 2**16
+"""Gallery rows that are scored at once."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,23 +72,88 @@ def rank(
     removed: Sequence[int | None] | None = None,
     members: Sequence[Sequence[int]] | None = None,
 ) -> Ranking:
-    """Ranks the gallery for each query.
+    """Ranks the gallery for each query; see `Wanted` for what is asked."""
+    wanted = Wanted(depth=depth, positives=positives, removed=removed, members=members)
+    return merged([rank_part(scores, wanted, range(gallery_size))], wanted)
 
-    Args:
-        positives: per query, the gallery rows that count as found.
-        depth: K, how many of the best to keep.
-        removed: per query, the gallery row left out of its ranking, or None.
-        members: per query, the gallery rows that are also ranked among themselves.
+
+def rank_vectors(queries: Tensor, gallery: Tensor, wanted: Wanted) -> Ranking:
+    """Ranks (N, D) unit vectors by dot product for (Q, D) unit vectors.
+
+    A gallery of more than `PART_ROWS` is read once, a part at a time, so it may be a memory-mapped
+    file that is larger than memory.
     """
-    members = members or [()] * len(positives)
-    width = max((len(rows) for rows in members), default=0)
-    size = max(1, BLOCK_BYTES // (4 * max(1, gallery_size)))
-    blocks = [slice(start, min(start + size, len(positives)))
-              for start in range(0, len(positives), size)]  # fmt: skip
-    parts = [_rank_block(scores(rows), positives[rows], removed and removed[rows], depth,
-                         members[rows], width)
-             for rows in blocks]  # fmt: skip
-    return joined(parts, np.arange(len(positives)))
+    if len(gallery) <= PART_ROWS:
+        return merged(
+            [rank_part(dot_product(queries, gallery), wanted, range(len(gallery)))], wanted
+        )
+    around = best_positive(queries, gallery, wanted)
+    parts = (
+        rank_part(dot_product(queries, gallery[start : start + PART_ROWS]), wanted,
+                  range(start, min(start + PART_ROWS, len(gallery))), around)
+        for start in range(0, len(gallery), PART_ROWS)
+    )  # fmt: skip
+    return merged(parts, wanted, around)
+
+
+def best_positive(queries: Tensor, gallery: Tensor, wanted: Wanted) -> Tensor:
+    """(Q,) float32: each query's best score of a positive, within `MARGIN`; -inf without one."""
+    removed = wanted.removed or [None] * len(queries)
+    pairs = torch.tensor(
+        [(query, row) for query, rows in enumerate(wanted.positives) for row in rows
+         if row != removed[query]], dtype=torch.long,
+    ).reshape(-1, 2)  # fmt: skip
+    best = torch.full((len(queries),), -torch.inf)
+    size = max(1, BLOCK_BYTES // (8 * queries.shape[1]))
+    for start in range(0, len(pairs), size):
+        chunk = pairs[start : start + size]
+        query, row = chunk.to(queries.device).T
+        products = (queries[query].float() * gallery[row].float()).sum(1)
+        best.scatter_reduce_(0, query.cpu(), products.cpu(), "amax")
+    return best
+
+
+def merged(parts: Iterable[Part], wanted: Wanted, around: Tensor | None = None) -> Ranking:
+    """The ranking of the whole gallery from its parts in their order, wherever these were made.
+
+    Raises:
+        CorruptData: a positive's score is not what `around` says, so that parts were counted wrong.
+    """
+    whole = reduce(beside, parts)
+    if around is not None and (off := _off(whole.best, around.numpy())).any():
+        raise CorruptData(
+            f"query {int(np.flatnonzero(off)[0])}: the score of its best positive differs between "
+            f"two computations by more than {MARGIN}; are all vectors finite and of unit length?"
+        )
+    level = whole.near.score == whole.best[whole.near.query]
+    earlier = level & (whole.near.row < whole.best_item[whole.near.query])
+    before = whole.near.query[(whole.near.score > whole.best[whole.near.query]) | earlier]
+    queries = len(whole.best)
+    first_rank = 1 + whole.above + np.bincount(before, minlength=queries)
+    return Ranking(
+        top=whole.top.astype(np.int32),
+        similarity=whole.similarity,
+        first_rank=np.where(np.isneginf(whole.best), 0, first_rank),
+        tied=np.bincount(whole.near.query[level], minlength=queries) > 0,
+        members=_ranked_members(whole.member_scores, wanted.members or [()] * queries),
+    )
+
+
+def _off(best: NDArray[np.float32], around: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Where two scores of the best positive differ by more than the margin, or one is missing."""
+    with np.errstate(invalid="ignore"):
+        near: NDArray[np.bool_] = np.abs(best - around) <= MARGIN
+    return ~near & ~(np.isneginf(best) & np.isneginf(around))
+
+
+def _ranked_members(
+    scores: NDArray[np.float32], members: Sequence[Sequence[int]]
+) -> NDArray[np.int32]:
+    """(Q, M) gallery rows of each query's members, best first, equal ones in gallery order."""
+    rows = np.full(scores.shape, -1, dtype=np.int32)
+    for query, own in enumerate(members):
+        rows[query, : len(own)] = sorted(own)
+    return np.take_along_axis(rows, np.argsort(-scores, axis=1, kind="stable"), axis=1)
 
 
 def joined(parts: Sequence[Ranking], order: NDArray[np.int64]) -> Ranking:
@@ -98,89 +175,3 @@ def _stacked(parts: Sequence[NDArray[np.int32]]) -> NDArray[np.int32]:
         np.pad(part, ((0, 0), (0, width - part.shape[1])), constant_values=-1) for part in parts
     ]
     return np.concatenate(filled)
-
-
-def _rank_block(
-    scores: Tensor,
-    positives: Sequence[Sequence[int]],
-    removed: Sequence[int | None] | None,
-    depth: int,
-    members: Sequence[Sequence[int]],
-    members_width: int,
-) -> Ranking:
-    if removed is not None:
-        rows = [row for row, item in enumerate(removed) if item is not None]
-        scores[rows, [item for item in removed if item is not None]] = -torch.inf
-    values, items = top_k(scores, min(depth, scores.shape[1]))
-    items = torch.where(values.isneginf(), -1, items)
-    first_rank, tied = _first_ranks(scores, positives)
-    missing = depth - items.shape[1]
-    return Ranking(
-        top=np.pad(items.int().cpu().numpy(), ((0, 0), (0, missing)), constant_values=-1),
-        similarity=np.pad(values.cpu().numpy(), ((0, 0), (0, missing)), constant_values=-np.inf),
-        first_rank=first_rank.cpu().numpy(),
-        tied=tied.cpu().numpy(),
-        members=_ranked_members(scores, members, members_width),
-    )
-
-
-def _ranked_members(
-    scores: Tensor, members: Sequence[Sequence[int]], width: int
-) -> NDArray[np.int32]:
-    """(B, width) gallery rows of each query's members, best first, equal ones in gallery order."""
-    rows = torch.full((len(members), width), -1)
-    for i, own in enumerate(members):
-        rows[i, : len(own)] = torch.tensor(sorted(own))
-    rows = rows.to(scores.device)
-    own_scores = scores.gather(1, rows.clamp(min=0)).masked_fill(rows < 0, -torch.inf)
-    order = own_scores.sort(dim=1, descending=True, stable=True).indices
-    return rows.gather(1, order).int().cpu().numpy()
-
-
-def top_k(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k best of each row of (B, N), best first; of equal scores the lower index comes first.
-
-    `torch.topk` leaves open which of several equal scores it takes. So rows where it had a choice
-    at the k-th place are sorted whole, and all others only within the k.
-    """
-    values, items = scores.topk(k, dim=1, sorted=False)
-    worst = values.amin(dim=1, keepdim=True)
-    chose = _count(scores >= worst) > k
-    if chose.any():
-        order = scores[chose].sort(dim=1, descending=True, stable=True)
-        values[chose], items[chose] = order.values[:, :k], order.indices[:, :k]
-    items, by_index = items.sort(dim=1)
-    values, by_value = values.gather(1, by_index).sort(dim=1, descending=True, stable=True)
-    return values, items.gather(1, by_value)
-
-
-def _first_ranks(scores: Tensor, positives: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
-    """(B,) rank of the best-ranked positive, and (B,) whether a non-positive ties with it."""
-    padded, real = _padded(positives, scores.device)
-    own = scores.gather(1, padded).masked_fill(~real, -torch.inf)
-    best = own.amax(dim=1, keepdim=True)
-    is_best = (own == best) & real
-    ranked = real.any(1) & ~best.squeeze(1).isneginf()
-    before = _count(scores > best)
-    tied = ranked & (_count(scores >= best) - before > is_best.sum(1))
-    item = padded.masked_fill(~is_best, scores.shape[1]).amin(dim=1, keepdim=True)
-    index = torch.arange(scores.shape[1], device=scores.device)
-    before[tied] += ((scores[tied] == best[tied]) & (index < item[tied])).sum(1)
-    return torch.where(ranked, before + 1, 0), tied
-
-
-def _count(mask: Tensor) -> Tensor:
-    """(B, N) bool → (B,) int64. On the CPU NumPy counts four times as fast as torch."""
-    if mask.device.type == "cpu":
-        return torch.from_numpy(np.count_nonzero(mask.numpy(), axis=1))
-    return mask.sum(1)
-
-
-def _padded(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Ragged rows → (B, longest) int64 padded with 0, and (B, longest) bool where they are real."""
-    lengths = torch.tensor([len(row) for row in rows])
-    width = max(1, int(lengths.max()))
-    real = torch.arange(width) < lengths[:, None]
-    padded = torch.zeros(real.shape, dtype=torch.long)
-    padded[real] = torch.tensor([item for row in rows for item in row], dtype=torch.long)
-    return padded.to(device), real.to(device)

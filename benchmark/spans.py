@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cirbench.benchmark.interfaces import Query, TaskData
-from cirbench.benchmark.ranking import Ranking, dot_product, joined, rank
+from cirbench.benchmark.ranking import Ranking, joined, rank_vectors
+from cirbench.benchmark.ranking_parts import Wanted
 
 
 def rank_queries(data: TaskData, vectors: Tensor, gallery: Tensor, depth: int) -> Ranking:
@@ -29,14 +30,13 @@ def rank_queries(data: TaskData, vectors: Tensor, gallery: Tensor, depth: int) -
 def _rank_span(
     queries: Sequence[Query], vectors: Tensor, gallery: Tensor, span: range, depth: int
 ) -> Ranking:
-    found = rank(
-        dot_product(vectors, gallery[span.start : span.stop]),
-        [[row - span.start for row in query.positives] for query in queries],
-        len(span),
+    wanted = Wanted(
         depth=depth,
+        positives=[[row - span.start for row in query.positives] for query in queries],
         removed=[None if q.removed is None else q.removed - span.start for q in queries],
         members=[[row - span.start for row in query.members] for query in queries],
     )
+    found = rank_vectors(vectors, gallery[span.start : span.stop], wanted)
     return replace(
         found, top=_shifted(found.top, span.start), members=_shifted(found.members, span.start)
     )

@@ -6,8 +6,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cirbench.benchmark import ranking
-from cirbench.benchmark.ranking import dot_product, rank, top_k
+from cirbench.benchmark import ranking, ranking_parts
+from cirbench.benchmark.errors import CorruptData
+from cirbench.benchmark.ranking import best_positive, dot_product, merged, rank, rank_vectors
+from cirbench.benchmark.ranking_parts import Wanted, rank_part, top_k
 
 
 def scores_of(matrix):
@@ -95,7 +97,7 @@ def rankings(draw):
         "positives": per_query(st.lists(rows, unique=True, max_size=3)),
         "removed": per_query(st.none() | rows),
         "depth": draw(st.integers(1, items + 2)),
-        "block_bytes": draw(st.sampled_from([1, 8 * items, ranking.BLOCK_BYTES])),
+        "block_bytes": draw(st.sampled_from([1, 8 * items, ranking_parts.BLOCK_BYTES])),
     }
 
 
@@ -104,7 +106,7 @@ def rankings(draw):
 def test_agrees_with_a_stable_sort(case):
     scores, depth = case["scores"], case["depth"]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ranking, "BLOCK_BYTES", case["block_bytes"])
+        patch.setattr(ranking_parts, "BLOCK_BYTES", case["block_bytes"])
         result = rank(
             scores_of(scores),
             case["positives"],
@@ -118,6 +120,75 @@ def test_agrees_with_a_stable_sort(case):
         assert result.top[q].tolist() == order + [-1] * unfilled
         assert result.similarity[q].tolist() == [row[i] for i in order] + [-np.inf] * unfilled
         assert (result.first_rank[q], result.tied[q]) == (first_rank, tied)
+
+
+@settings(max_examples=200, deadline=None)
+@given(case=rankings(), part_rows=st.integers(1, 4), width=st.integers(1, 3))
+def test_a_gallery_in_parts_ranks_as_the_whole(case, part_rows, width):
+    queries, items = len(case["scores"]), len(case["scores"][0])
+    generator = torch.Generator().manual_seed(items)
+    # Whole numbers, so that many scores tie and no computation rounds.
+    gallery = torch.randint(-1, 2, (items, width), generator=generator).float()
+    vectors = torch.randint(-1, 2, (queries, width), generator=generator).float()
+    wanted = Wanted(
+        depth=case["depth"], positives=case["positives"], removed=case["removed"],
+        members=[range(0, items, q + 1) for q in range(queries)],
+    )  # fmt: skip
+    whole = rank_vectors(vectors, gallery, wanted)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ranking, "PART_ROWS", part_rows)
+        parts = rank_vectors(vectors, gallery, wanted)
+    assert same(parts, whole)
+    assert np.array_equal(parts.members, whole.members)
+
+
+def test_positives_within_the_margin_of_others_are_ranked_by_their_exact_scores(monkeypatch):
+    # Neighbours closer than the margin on either side, in other parts than the positive.
+    steps = torch.arange(-20, 21) * 4e-7
+    gallery = torch.stack([0.5 + steps, torch.zeros(41)], dim=1)[torch.randperm(41)]
+    queries = torch.tensor([[1.0, 0.0]]).repeat(41, 1)
+    wanted = Wanted(depth=41, positives=[[row] for row in range(41)])
+    whole = rank_vectors(queries, gallery, wanted)
+    monkeypatch.setattr(ranking, "PART_ROWS", 7)
+    parts = rank_vectors(queries, gallery, wanted)
+    assert same(parts, whole)
+    assert sorted(parts.first_rank.tolist()) == list(range(1, 42))
+
+
+def test_a_gallery_is_read_from_a_mapped_file_and_shards_merge(monkeypatch, tmp_path):
+    generator = torch.Generator().manual_seed(3)
+    gallery = torch.nn.functional.normalize(torch.randn(500, 32, generator=generator), dim=1)
+    gallery[400] = gallery[7]
+    queries = torch.nn.functional.normalize(torch.randn(20, 32, generator=generator), dim=1)
+    wanted = Wanted(depth=30, positives=[[400, q] if q % 3 else [] for q in range(20)])
+    whole = rank_vectors(queries, gallery, wanted)
+    gallery.numpy().tofile(tmp_path / "gallery")
+    mapped = torch.from_file(str(tmp_path / "gallery"), size=gallery.numel()).view(500, 32)
+    monkeypatch.setattr(ranking, "PART_ROWS", 64)
+    found = rank_vectors(queries, mapped, wanted)
+    assert np.array_equal(found.top, whole.top)
+    assert np.array_equal(found.first_rank, whole.first_rank)
+    assert found.tied.tolist() == whole.tied.tolist()
+    around = best_positive(queries, gallery, wanted)
+    shards = [
+        rank_part(dot_product(queries, gallery[start:stop]), wanted, range(start, stop), around)
+        for start, stop in ((0, 300), (300, 500))
+    ]
+    assert np.array_equal(merged(shards, wanted, around).first_rank, whole.first_rank)
+
+
+def test_parts_counted_around_a_wrong_score_are_refused():
+    queries, gallery = torch.eye(2), torch.eye(2)
+    wanted = Wanted(depth=1, positives=[[0], [1]])
+    wrong = torch.tensor([1.0, 0.9])
+    part = rank_part(dot_product(queries, gallery), wanted, range(2), wrong)
+    with pytest.raises(CorruptData, match="query 1"):
+        merged([part], wanted, wrong)
+
+
+def test_a_positive_that_is_named_twice_hides_no_tie():
+    result = rank(scores_of([[0.5, 0.5]]), [[1, 1]], 2, depth=1)
+    assert (result.first_rank[0], result.tied[0]) == (2, True)
 
 
 def test_ties_in_a_gallery_larger_than_the_sort_of_small_rows():
@@ -142,7 +213,7 @@ def test_blocks_change_nothing(monkeypatch, queries_per_block):
         return scores_of(scores)(rows)
 
     whole = rank(scores_of(scores), positives, 40, depth=12, removed=removed)
-    monkeypatch.setattr(ranking, "BLOCK_BYTES", queries_per_block * 40 * 4)
+    monkeypatch.setattr(ranking_parts, "BLOCK_BYTES", queries_per_block * 40 * 4)
     assert same(rank(watched, positives, 40, depth=12, removed=removed), whole)
     assert max(asked) == queries_per_block
     assert sum(asked) == 8
