@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from cirbench.benchmark.errors import CorruptData, UsageError
-from cirbench.benchmark.store import check_shard, read_shard
+from cirbench.benchmark.store import check_place, read_shard
 
+_HOUR_SECONDS = 3_600
 _DAY_SECONDS = 86_400
 
 
@@ -86,11 +87,21 @@ def verify(entries: Sequence[Stored], sample: int | None) -> Iterator[tuple[Path
             shards = random.sample(shards, sample)
         for path in shards:
             try:
-                check_shard(path)
+                check_place(path)
             except CorruptData as error:
                 yield path, str(error)
             else:
                 yield path, None
+
+
+def leftovers(root: Path) -> list[Path]:
+    """Unfinished files of runs that were killed; those of the last hour may be in work."""
+    unfinished = (
+        *root.glob("*/*/.*.safetensors"),
+        *root.glob("*/*/.*.json"),
+        *root.glob("*/.*.json"),
+    )
+    return [path for path in unfinished if time.time() - path.stat().st_mtime > _HOUR_SECONDS]
 
 
 def chosen_to_prune(

@@ -28,8 +28,9 @@ def ls(as_json: AsJson = False) -> None:
         return
     rows = [
         [
-            entry.key[:12], entry.space["kind"], entry.space["backbone"],
-            entry.space["precision"], entry.space["device"], f"{entry.rows():,}",
+            entry.key[:12],
+            *(entry.space.get(name, "?") for name in ("kind", "backbone", "precision", "device")),
+            f"{entry.rows():,}",
             f"{entry.bytes / 1e6:,.1f}", f"{datetime.fromtimestamp(entry.used):%Y-%m-%d %H:%M}",
         ]
         for entry in entries
@@ -78,10 +79,10 @@ def prune(
         float | None, typer.Option(min=0, help="Gigabytes to keep, the last used first.")
     ] = None,
 ) -> None:
-    """Remove what has not been used for long, or what is over a size."""
+    """Remove what has not been used for long, or is over a size, and what killed runs left."""
     import shutil
 
-    from cirbench.benchmark.cache import chosen_to_prune, stored
+    from cirbench.benchmark.cache import chosen_to_prune, leftovers, stored
     from cirbench.benchmark.store import default_root
 
     if older_than is None and max_size is None:
@@ -90,5 +91,9 @@ def prune(
     chosen = chosen_to_prune(stored(default_root()), older_than_days=older_than, max_bytes=limit)
     for entry in chosen:
         shutil.rmtree(entry.folder)
-        print(f"removed {entry.key[:12]}, {entry.space['backbone']}, {entry.bytes / 1e6:,.1f} MB")
+        backbone = entry.space.get("backbone", "?")
+        print(f"removed {entry.key[:12]}, {backbone}, {entry.bytes / 1e6:,.1f} MB")
     print(f"{len(chosen)} removed")
+    for path in leftovers(default_root()):
+        path.unlink(missing_ok=True)
+        print(f"removed {path.name}, which a killed run left")

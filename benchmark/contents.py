@@ -1,9 +1,10 @@
 """The sha256 of pictures' contents, remembered for files that have not changed since.
 
-A file is taken to be the one it was when its size, its time of change and its inode are the same,
-and when it was already older than two seconds when it was hashed: a file written again within the
-clock's grain could look the same. In doubt it is hashed again. One small JSON file a folder of
-pictures; two processes that write it at once lose nothing but time.
+A file is taken to be the one it was when its size, both its times of change (of the content, which
+anyone can set back, and of the inode, which nobody can) and its inode are the same, and when it was
+already older than two seconds when it was hashed: a file written again within the clock's grain
+could look the same. In doubt it is hashed again. One small JSON file a folder of pictures; two
+processes that write it at once lose nothing but time.
 """
 
 from __future__ import annotations
@@ -20,18 +21,20 @@ from cirbench.benchmark.checkpoints import sha256_of_file, written_whole
 from cirbench.benchmark.errors import MissingData
 from cirbench.benchmark.interfaces import ImageRef
 from cirbench.benchmark.progress import Stage
+from cirbench.benchmark.store import unwritable
 
-_SETTLED_NANOSECONDS = 2_000_000_000
+SETTLED_NANOSECONDS = 2_000_000_000
 
 Mark = list[int | str]
-"""Size, time of change in nanoseconds, inode, sha256."""
+"""Size, times of change of content and of inode in nanoseconds, inode, sha256."""
 
 
 @dataclass(kw_only=True)
 class Contents:
-    """What is remembered below `root`; None remembers nothing."""
+    """What is remembered below `root`, and from now on unless it is `read_only`."""
 
-    root: Path | None
+    root: Path
+    read_only: bool = False
     _known: dict[Path, dict[str, Mark]] = field(default_factory=dict)
     _changed: set[Path] = field(default_factory=set)
 
@@ -63,33 +66,34 @@ class Contents:
 
     def _of_file(self, path: Path) -> str:
         state = path.stat()
-        seen: Mark = [state.st_size, state.st_mtime_ns, state.st_ino]
+        seen: Mark = [state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino]
         known = self._known[path.parent].get(path.name)
-        if known and known[:3] == seen:
-            return str(known[3])
+        if known and known[:-1] == seen:
+            return str(known[-1])
         sha256 = sha256_of_file(path)
-        if time.time_ns() - state.st_mtime_ns > _SETTLED_NANOSECONDS:
+        if time.time_ns() - max(state.st_mtime_ns, state.st_ctime_ns) > SETTLED_NANOSECONDS:
             self._known[path.parent][path.name] = [*seen, sha256]
             self._changed.add(path.parent)
         return sha256
 
-    def _file(self, folder: Path) -> Path | None:
-        if self.root is None:
-            return None
+    def _file(self, folder: Path) -> Path:
         name = hashlib.sha256(str(folder.absolute()).encode()).hexdigest()[:32]
         return self.root / "contents" / f"{name}.json"
 
     def _load(self, folder: Path) -> dict[str, Mark]:
-        path = self._file(folder)
         try:
-            found = json.loads(path.read_text()) if path else {}
+            found = json.loads(self._file(folder).read_text())
         except (OSError, ValueError):  # nothing is lost: what is not remembered is hashed
             return {}
         return found if isinstance(found, dict) else {}
 
     def _save(self) -> None:
-        for folder in self._changed:
-            if path := self._file(folder):
-                with written_whole(path) as temporary:
+        if self.read_only:
+            return
+        try:
+            for folder in self._changed:
+                with written_whole(self._file(folder)) as temporary:
                     temporary.write_text(json.dumps(self._known[folder], sort_keys=True))
+        except OSError as error:
+            raise unwritable(self.root, error) from error
         self._changed.clear()

@@ -176,7 +176,7 @@ def embed_with(
     if mode is Mode.OFF:
         return embed_images(embedder, refs)
     root = default_root()
-    contents = Contents(root=None if mode is Mode.READ_ONLY else root)
+    contents = Contents(root=root, read_only=mode is Mode.READ_ONLY)
     with reporter.stage("hashing", len(refs)) as hashing:
         return stored_images(embedder, refs, Store(root, space, mode), contents, hashing)
 

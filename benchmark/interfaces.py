@@ -244,6 +244,8 @@ class Backbone(Protocol):
     context_length: int
     image_spec: ImageSpec
     weights_sha256: str
+    architecture_sha256: str
+    """Of what its vectors depend on besides the weights, such as the number of heads."""
     logit_scale: float
     """What the towers were trained to multiply cosines by (about 100 for OpenAI's)."""
     device: Any

@@ -17,7 +17,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -38,7 +38,8 @@ from cirbench.benchmark.provenance import package_versions
 SHARD_ROWS = 4096
 ENCODER_VERSION = 1
 """Raised whenever code of ours changes what a tower or its preprocessing gives."""
-_PACKAGES = ("torch", "torchvision", "pillow", "open_clip_torch", "transformers")
+_PACKAGES = ("torch", "torchvision", "pillow", "open_clip_torch", "timm", "transformers")
+_KEY_DIGITS = 32
 
 
 class Mode(StrEnum):
@@ -66,6 +67,7 @@ class Space:
     kind: str
     backbone: str
     weights: str
+    architecture: str
     preprocess: str
     precision: str
     device: str
@@ -76,12 +78,30 @@ class Space:
 
     @property
     def canonical(self) -> str:
-        """One text for one space."""
-        return json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
+        """The text that is hashed."""
+        return canonical(asdict(self))
 
     @property
     def key(self) -> str:
-        return hashlib.sha256(self.canonical.encode()).hexdigest()
+        return key_of(asdict(self))
+
+
+def canonical(space: Mapping[str, Any]) -> str:
+    """One text for one space."""
+    return json.dumps(space, sort_keys=True, separators=(",", ":"))
+
+
+def key_of(space: Mapping[str, Any]) -> str:
+    """sha256 of a space's description, whichever version of this code wrote it."""
+    return hashlib.sha256(canonical(space).encode()).hexdigest()
+
+
+def unwritable(folder: Path, error: OSError) -> UsageError:
+    """What a user is told when the store can't be written: full, read-only, no folder."""
+    return UsageError(
+        f"embeddings can't be stored in {folder} ({error.strerror}); what is there stays; make "
+        f"room (bench cache prune), set CIRBENCH_CACHE to another folder, or give --cache off"
+    )
 
 
 def image_space(backbone: Backbone, preprocess: str, *, precision: str, device: str) -> Space:
@@ -90,6 +110,7 @@ def image_space(backbone: Backbone, preprocess: str, *, precision: str, device: 
         kind="image",
         backbone=backbone.name,
         weights=backbone.weights_sha256,
+        architecture=backbone.architecture_sha256,
         preprocess=backbone.image_spec.fingerprint(preprocess),
         precision=precision,
         device=device.partition(":")[0],
@@ -110,7 +131,7 @@ class Store:
 
     def __init__(self, root: Path, space: Space, mode: Mode = Mode.USE) -> None:
         self.space, self.mode = space, mode
-        self.folder = root / "embeddings" / space.key[:32]
+        self.folder = root / "embeddings" / space.key[:_KEY_DIGITS]
         self._places: dict[str, tuple[Path, int]] = {}
         self._read: set[Path] = set()
         self._kept: dict[str, Tensor] = {}
@@ -123,10 +144,7 @@ class Store:
             with written_whole(self.folder / "key.json") as temporary:
                 temporary.write_text(json.dumps(asdict(self.space), indent=2, sort_keys=True))
         except OSError as error:
-            raise UsageError(
-                f"embeddings can't be stored in {self.folder} ({error.strerror}); set "
-                f"CIRBENCH_CACHE to another folder, or give --cache off"
-            ) from error
+            raise unwritable(self.folder, error) from error
 
     def missing(self, identities: Sequence[str]) -> list[str]:
         """Those without a row, each once, in order; looks again for shards of other processes."""
@@ -164,19 +182,26 @@ class Store:
             {"values": values.contiguous()},
             {"cirbench": json.dumps(header, sort_keys=True, separators=(",", ":"))},
         )
-        path = self.folder / f"{hashlib.sha256(content).hexdigest()[:32]}.safetensors"
-        with written_whole(path) as temporary:
-            temporary.write_bytes(content)
+        path = self.folder / f"{hashlib.sha256(content).hexdigest()[:_KEY_DIGITS]}.safetensors"
+        try:
+            with written_whole(path) as temporary:
+                temporary.write_bytes(content)
+        except OSError as error:
+            raise unwritable(self.folder, error) from error
         self._index(path, identities)
 
     @contextmanager
     def working_on(self, identities: Sequence[str]) -> Iterator[None]:
-        """Keeps other processes from computing the same rows; a dead holder's lock is free."""
-        if self.mode is Mode.READ_ONLY:
-            yield
-            return
+        """Keeps other processes from computing the same rows; a dead holder's lock is free.
+
+        Where the file system has no locks, two may do the same work, and store the same bytes.
+        """
         digest = hashlib.sha256("\n".join(identities).encode()).hexdigest()[:16]
-        with FileLock(self.folder / f".{digest}.lock"):
+        lock = FileLock(self.folder / f".{digest}.lock")
+        with ExitStack() as held:
+            if self.mode is not Mode.READ_ONLY:
+                with suppress(OSError, NotImplementedError):
+                    held.enter_context(lock)
             yield
 
     def _look(self) -> None:
@@ -190,15 +215,26 @@ class Store:
             self._places.setdefault(name, (path, row))
 
 
-def check_shard(path: Path, space: Space | None = None) -> list[str]:
+def check_shard(path: Path, space: Space) -> list[str]:
     """The identities in a shard, once its bytes and its space have been found right."""
-    if sha256_of_file(path)[:32] != path.stem:
-        raise _damaged(path, "it was cut or altered")
-    header = read_shard(path, values=False)[0]
-    if space is not None and header["space"] != space.canonical:
+    header = _whole_header(path)
+    if header["space"] != space.canonical:
         raise _damaged(path, f"it is of another space: {_difference(header['space'], space)}")
     identities: list[str] = header["identities"]
     return identities
+
+
+def check_place(path: Path) -> None:
+    """That a shard is whole, and lies in the folder of its own space."""
+    space = json.loads(_whole_header(path)["space"])
+    if (key := key_of(space)[:_KEY_DIGITS]) != path.parent.name:
+        raise _damaged(path, f"it is of another space, {space.get('backbone')} ({key})")
+
+
+def _whole_header(path: Path) -> dict[str, Any]:
+    if sha256_of_file(path)[:_KEY_DIGITS] != path.stem:
+        raise _damaged(path, "it was cut or altered")
+    return read_shard(path, values=False)[0]
 
 
 def read_shard(path: Path, *, values: bool = True) -> tuple[dict[str, Any], Tensor]:

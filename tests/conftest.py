@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import io
+import sys
 from functools import partial
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from cirbench.benchmark.cli import main
 from cirbench.benchmark.interfaces import ImageRef
 
 
@@ -51,3 +53,19 @@ def picture_folder(tmp_path):
     for i in range(24):
         (folder / f"{i:02}.png").write_bytes(png(i))
     return folder
+
+
+@pytest.fixture
+def bench(monkeypatch, capsys):
+    """Runs bench; gives exit code, stdout, stderr."""
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["bench", *map(str, arguments)])
+        code = 0
+        try:
+            main()
+        except SystemExit as ended:
+            code = ended.code or 0
+        return code, *capsys.readouterr()
+
+    return call

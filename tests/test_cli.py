@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 from cirbench.benchmark import registry
-from cirbench.benchmark.cli import main
 from cirbench.benchmark.images import images_in_folder
 from cirbench.benchmark.interfaces import Query, Task, TaskData
 from cirbench.benchmark.plan import Request, methods_of
@@ -22,20 +21,10 @@ FAKE = ["--backbone", "fake", "--limit", "3", "--quiet"]
 
 
 @pytest.fixture
-def bench(monkeypatch, capsys, tmp_path):
-    """Runs bench in an empty folder; gives exit code, stdout, stderr."""
+def bench(bench, monkeypatch, tmp_path):
+    """The fixture of all tests, in an empty folder."""
     monkeypatch.chdir(tmp_path)
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["bench", *map(str, arguments)])
-        code = 0
-        try:
-            main()
-        except SystemExit as ended:
-            code = ended.code or 0
-        return code, *capsys.readouterr()
-
-    return call
+    return bench
 
 
 @pytest.fixture

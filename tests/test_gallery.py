@@ -6,7 +6,6 @@ import base64
 import io
 import re
 import shutil
-import sys
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,7 +14,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cirbench.benchmark.cli import main
 from cirbench.benchmark.errors import CorruptData, MissingData, UsageError
 from cirbench.benchmark.interfaces import ImageRef, Query, TaskData
 from cirbench.benchmark.metrics import hits_at
@@ -221,21 +219,11 @@ def test_boards_of_one_task_have_pages_of_their_own(emoji):
 
 
 @pytest.fixture
-def bench(monkeypatch, capsys, tmp_path):
-    """Runs bench beside a copy of the committed records; gives exit code, stdout, stderr."""
+def bench(bench, monkeypatch, tmp_path):
+    """The fixture of all tests, beside a copy of the committed records."""
     shutil.copytree(RESULTS / "emoji", tmp_path / "results" / "emoji")
     monkeypatch.chdir(tmp_path)
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["bench", *map(str, arguments)])
-        code = 0
-        try:
-            main()
-        except SystemExit as ended:
-            code = ended.code or 0
-        return code, *capsys.readouterr()
-
-    return call
+    return bench
 
 
 SHOW = ["show", "emoji", "--methods", "pic2word, image-text", "--queries", "noto/1f604,mono/1f606"]

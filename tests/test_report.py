@@ -6,7 +6,6 @@ import csv
 import io
 import json
 import re
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +13,6 @@ import numpy as np
 import pytest
 
 from cirbench.benchmark.bootstrap import Interval
-from cirbench.benchmark.cli import main
 from cirbench.benchmark.errors import CorruptData, MissingData
 from cirbench.benchmark.metrics import hits_at, parse_metric
 from cirbench.benchmark.protocol import EvaluationProtocol
@@ -337,22 +335,6 @@ def test_stale_names_what_is_old_missing_or_left_over(three):
     assert stale(three, Permission()) == []
     assert not extra.exists()
     assert mine.exists()
-
-
-@pytest.fixture
-def bench(monkeypatch, capsys):
-    """Runs bench; gives exit code, stdout, stderr."""
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["bench", *map(str, arguments)])
-        code = 0
-        try:
-            main()
-        except SystemExit as ended:
-            code = ended.code or 0
-        return code, *capsys.readouterr()
-
-    return call
 
 
 def test_the_command_writes_and_checks(bench, three):

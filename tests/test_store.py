@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import json
 import os
 import random
@@ -10,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import fields, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 
 import pytest
@@ -28,15 +30,16 @@ from cirbench.benchmark.plan import Request, plan
 from cirbench.benchmark.preprocess import preprocess
 from cirbench.benchmark.progress import Reporter
 from cirbench.benchmark.run import run
-from cirbench.benchmark.store import Mode, Space, Store, check_shard, identity
+from cirbench.benchmark.store import Mode, Space, Store, check_shard, identity, image_space
+from cirbench.datasets.emoji.pictures import FOLDER
 
 SPACE = Space(
-    kind="image", backbone="fake", weights="w", preprocess="p", precision="fp32", device="cpu",
-    packages={"torch": "2"},
+    kind="image", backbone="fake", weights="w", architecture="a", preprocess="p", precision="fp32",
+    device="cpu", packages={"torch": "2"},
 )  # fmt: skip
 OTHER = {
-    "kind": "text", "backbone": "b2", "weights": "w2", "preprocess": "p2", "precision": "bf16",
-    "device": "cuda", "packages": {"torch": "3"}, "encoder": 99,
+    "kind": "text", "backbone": "b2", "weights": "w2", "architecture": "a2", "preprocess": "p2",
+    "precision": "bf16", "device": "cuda", "packages": {"torch": "3"}, "encoder": 99,
 }  # fmt: skip
 FAULTS = int(os.environ.get("CIRBENCH_TEST_FAULTS", "3"))
 """How many kills; `make faults` has thirty."""
@@ -116,14 +119,95 @@ def test_a_folder_that_can_not_be_written_says_what_to_do(tmp_path):
         Store(tmp_path, SPACE)
 
 
+def no_room(*_):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_full_disk_is_one_clear_error_and_leaves_no_piece(tmp_path, monkeypatch):
+    whole = one_shard(tmp_path)
+    store = Store(tmp_path, SPACE)
+    monkeypatch.setattr(Path, "write_bytes", no_room)
+    with pytest.raises(UsageError, match=r"No space left.*bench cache prune.*--cache off"):
+        store.add(["c"], torch.ones(1, 3))
+    assert {path.name for path in store.folder.iterdir()} == {whole.name, "key.json"}
+    assert Store(tmp_path, SPACE, Mode.READ_ONLY).missing(["a", "c"]) == ["c"]
+
+
+def test_a_full_disk_stops_the_memory_of_contents_clearly(tmp_path, picture, monkeypatch):
+    (tmp_path / "a.png").write_bytes(picture(0))
+    monkeypatch.setattr("cirbench.benchmark.contents.SETTLED_NANOSECONDS", -(10**9))
+    monkeypatch.setattr(Path, "write_text", no_room)
+    with pytest.raises(UsageError, match="No space left"):
+        Contents(root=tmp_path).sha256([file_ref(tmp_path / "a.png", "a")], Stage(), 1)
+
+
+def test_without_locks_work_goes_on(tmp_path, monkeypatch):
+    def no_locks(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", no_locks)
+    store = Store(tmp_path, SPACE)
+    with store.working_on(["a"]):
+        store.add(["a"], torch.ones(1, 3))
+    assert store.missing(["a"]) == []
+
+
+def test_a_lock_that_a_dead_process_left_is_free(tmp_path):
+    script = (
+        "import os, sys; from pathlib import Path\n"
+        "from cirbench.benchmark.store import Space, Store\n"
+        f"store = Store(Path(sys.argv[1]), Space(**{asdict(SPACE)!r}))\n"
+        "with store.working_on(['a']): os.kill(os.getpid(), 9)"
+    )
+    subprocess.run([sys.executable, "-P", "-c", script, str(tmp_path)], check=False)
+    store = Store(tmp_path, SPACE)
+    assert list(store.folder.glob(".*.lock"))
+    with store.working_on(["a"]):
+        pass
+
+
+def test_another_architecture_with_the_same_weights_is_another_space(tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(FOLDER / "clip", folder)
+    config = folder / "open_clip_config.json"
+
+    def space():
+        backbone = load_backbone(f"local-dir:{folder}")
+        return image_space(backbone, "clip", precision="fp32", device="cpu")
+
+    before = space()
+    settings = json.loads(config.read_text())
+    settings["model_cfg"]["vision_cfg"]["head_width"] = 32
+    config.write_text(json.dumps(settings))
+    after = space()
+    assert after.weights == before.weights
+    assert after.architecture != before.architecture
+    assert after.key != before.key
+
+
+def test_the_same_model_is_the_same_space_in_every_process():
+    script = (
+        "from cirbench.benchmark.backbones import load_backbone\n"
+        "print(load_backbone('emoji-clip').architecture_sha256)"
+    )
+    told = [
+        subprocess.run(
+            [sys.executable, "-P", "-c", script], capture_output=True, text=True, check=True,
+            env={**os.environ, "PYTHONHASHSEED": seed},
+        ).stdout.strip()
+        for seed in ("1", "2")
+    ]  # fmt: skip
+    assert told[0] == told[1] == load_backbone("emoji-clip").architecture_sha256
+
+
 # Contents
 
 
 def test_a_file_is_hashed_once_and_again_when_it_changes(tmp_path, picture, monkeypatch):
     path = tmp_path / "a.png"
     path.write_bytes(picture(0))
-    old = time.time() - 100
-    os.utime(path, (old, old))
+    os.utime(path, (1e9, 1e9))
+    monkeypatch.setattr("cirbench.benchmark.contents.SETTLED_NANOSECONDS", -(10**9))
     hashed = []
     monkeypatch.setattr(
         "cirbench.benchmark.contents.sha256_of_file", lambda p: hashed.append(p) or str(len(hashed))
@@ -134,8 +218,37 @@ def test_a_file_is_hashed_once_and_again_when_it_changes(tmp_path, picture, monk
 
     assert [sha256(), sha256()] == [["1"], ["1"]]
     path.write_bytes(picture(1))
-    os.utime(path, (old, old + 1))
+    os.utime(path, (1e9, 1e9 + 1))
     assert sha256() == ["2"]
+
+
+def test_a_file_rewritten_in_place_with_its_old_time_is_noticed(tmp_path, monkeypatch):
+    monkeypatch.setattr("cirbench.benchmark.contents.SETTLED_NANOSECONDS", -(10**9))
+    path, found = tmp_path / "a.png", []
+    for content in (b"one", b"two"):
+        path.write_bytes(content)
+        os.utime(path, (1e9, 1e9))
+        found += Contents(root=tmp_path / "c").sha256([file_ref(path, "a")], Stage(), 1)
+        time.sleep(0.02)  # beyond the grain of the file system's clock
+    assert found == [hashlib.sha256(content).hexdigest() for content in (b"one", b"two")]
+
+
+def test_read_only_remembers_what_it_finds_and_adds_nothing(tmp_path, picture, monkeypatch):
+    monkeypatch.setattr("cirbench.benchmark.contents.SETTLED_NANOSECONDS", -(10**9))
+    refs = []
+    for i in range(2):
+        (tmp_path / f"{i}.png").write_bytes(picture(i))
+        refs.append(file_ref(tmp_path / f"{i}.png", str(i)))
+    Contents(root=tmp_path).sha256(refs[:1], Stage(), 1)
+    [memory] = (tmp_path / "contents").iterdir()
+    before = memory.read_bytes()
+    read = []
+    monkeypatch.setattr(
+        "cirbench.benchmark.contents.sha256_of_file", lambda path: read.append(path) or "s"
+    )
+    Contents(root=tmp_path, read_only=True).sha256(refs, Stage(), 1)
+    assert read == [refs[1].path]
+    assert memory.read_bytes() == before
 
 
 def test_a_file_just_written_is_not_remembered(tmp_path, picture, monkeypatch):
@@ -146,10 +259,10 @@ def test_a_file_just_written_is_not_remembered(tmp_path, picture, monkeypatch):
     assert not (tmp_path / "c").exists()
 
 
-def test_a_damaged_memory_is_no_obstacle(tmp_path, picture):
+def test_a_damaged_memory_is_no_obstacle(tmp_path, picture, monkeypatch):
     path = tmp_path / "a.png"
     path.write_bytes(picture(0))
-    os.utime(path, (1, 1))
+    monkeypatch.setattr("cirbench.benchmark.contents.SETTLED_NANOSECONDS", -(10**9))
     first = Contents(root=tmp_path).sha256([file_ref(path, "a")], Stage(), 1)
     [memory] = (tmp_path / "contents").iterdir()
     memory.write_text("[")
@@ -158,7 +271,7 @@ def test_a_damaged_memory_is_no_obstacle(tmp_path, picture):
 
 def test_a_file_that_is_gone_is_named(tmp_path):
     with pytest.raises(MissingData, match=r"picture a: .*gone\.png"):
-        Contents(root=None).sha256([file_ref(tmp_path / "gone.png", "a")], Stage(), 1)
+        Contents(root=tmp_path).sha256([file_ref(tmp_path / "gone.png", "a")], Stage(), 1)
 
 
 # Embedding through the store
@@ -283,8 +396,8 @@ class Stage:
     def advance(self, count): pass
 root, folder = map(Path, sys.argv[1:3])
 backbone = Slow()
-space = Space(kind="image", backbone="fake", weights="w", preprocess="p", precision="fp32",
-              device="cpu", packages={"torch": "2"})
+space = Space(kind="image", backbone="fake", weights="w", architecture="a", preprocess="p",
+              precision="fp32", device="cpu", packages={"torch": "2"})
 embedder = embed.Embedder(backbone=backbone, transform=preprocess("clip", backbone.image_spec),
                           size=embed.BatchSize(value=4), workers=1, stage=Stage())
 print("ready", flush=True)
@@ -384,6 +497,28 @@ def test_verify_names_the_damaged(cached):
     assert isinstance(found.exception, CorruptData)
     assert cached[0].name in str(found.exception)
     assert "1 shards are whole, 1 are not" in found.stdout
+
+
+def test_verify_names_a_shard_in_a_foreign_folder(cached):
+    shutil.copy(cached[0], cached[1].parent)
+    found = bench("verify")
+    assert "2 shards are whole, 1 are not" in found.stdout
+    assert "another space, fake" in str(found.exception)
+
+
+def test_a_space_of_a_newer_version_is_listed_and_left_alone(cached):
+    (cached[0].parent / "key.json").write_text('{"kind": "image", "novelty": 1}')
+    listed = bench("ls")
+    assert (listed.exit_code, "?" in listed.stdout) == (0, True)
+
+
+def test_prune_removes_what_killed_runs_left(cached):
+    left = cached[0].with_name(f".{cached[0].name}.abc.safetensors")
+    left.write_bytes(b"half")
+    assert left.name not in bench("prune", "--older-than", "99").stdout
+    os.utime(left, (1, 1))
+    assert left.name in bench("prune", "--older-than", "99").stdout
+    assert [left.exists(), cached[0].exists()] == [False, True]
 
 
 def test_prune_goes_by_age_and_by_size(cached):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import BuiltinFunctionType, FunctionType, NoneType
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +22,26 @@ from cirbench.benchmark.preprocess import ImageSpec
 
 Tokenizer = Callable[[Sequence[str]], list[list[int]]]
 """Texts → their token ids with start and end of text, uncut and unpadded."""
+
+
+def architecture_sha256(model: nn.Module) -> str:
+    """sha256 over what a model computes besides its weights: modules by name and class, with their
+    plain settings (heads, epsilons, kinds of pooling) and the functions they hold."""
+    digest = hashlib.sha256()
+    for name, module in model.named_modules():
+        settings = {
+            key: value if isinstance(value, _PLAIN) else value.__qualname__
+            for key, value in sorted(vars(module).items())
+            if not key.startswith("_")
+            and key != "training"
+            and isinstance(value, (*_PLAIN, FunctionType, BuiltinFunctionType))
+        }
+        kind = f"{type(module).__module__}.{type(module).__qualname__}"
+        digest.update(f"{name}|{kind}|{settings!r}\n".encode())
+    return digest.hexdigest()
+
+
+_PLAIN = (bool, int, float, str, tuple, NoneType)
 
 
 @dataclass(kw_only=True)
@@ -48,6 +70,7 @@ class TorchBackbone:
     device: torch.device
     precision: str = "fp32"
     weights_sha256: str = field(init=False)
+    architecture_sha256: str = field(init=False)
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
@@ -56,6 +79,7 @@ class TorchBackbone:
             )
         self.model.requires_grad_(False).eval()
         self.weights_sha256 = sha256_of_tensors(self.model.state_dict())
+        self.architecture_sha256 = architecture_sha256(self.model)
         self.model.to(device=self.device, dtype=self.dtype)
 
     @property
