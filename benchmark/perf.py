@@ -285,8 +285,8 @@ def random_vit_b_32() -> TorchBackbone:
     return from_model(f"{name}, random weights", model, open_clip.get_tokenizer(name))
 
 
-NOT_MEASURED = """Not measured: GPUs (none here); bf16 towers; a gallery of a million from disk, for
-which nothing is built: the gallery has to fit into memory."""
+NOT_MEASURED = """Not measured: GPUs (none here); bf16 towers; a gallery of a million from a mapped
+file, which ranking takes (a test has a small one)."""
 
 
 def markdown(rows: Sequence[Row]) -> str:
