@@ -136,11 +136,14 @@ class Cluster:
         return done.stdout
 
     def start_requeued_now(self) -> None:
-        """Slurm holds a requeued job for two minutes; this lets all of them go at once."""
-        for line in self.command("squeue", "-h", "-r", "-t", "PENDING", "-o", "%i %r").splitlines():
-            job, reason = line.split(maxsplit=1)
-            if reason == "BeginTime":
-                self.command("scontrol", "update", f"jobid={job}", "StartTime=now", check=False)
+        """Slurm holds a requeued job for two minutes; this waits for one and lets all go."""
+        wait_until(self._held, 60, "requeued job")
+        for job in self._held():
+            self.command("scontrol", "update", f"jobid={job}", "StartTime=now", check=False)
+
+    def _held(self) -> list[str]:
+        lines = self.command("squeue", "-h", "-r", "-t", "PENDING", "-o", "%i %r").splitlines()
+        return [line.split()[0] for line in lines if line.split()[1] == "BeginTime"]
 
     def _idle(self) -> bool:
         return (

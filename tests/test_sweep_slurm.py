@@ -48,6 +48,8 @@ def test_a_night_with_every_kind_of_fault(cluster, sweeps):
     assert rows["greedy"].state.reason == "MemoryError: simulated"
     assert rows["sleeper"].state.node in ("node0", "node1")
 
+    for method in ("sleeper", "slow"):  # running begins before the method does
+        slurm_cluster.wait_until((sweeps.folder / method).exists, 60, f"mark of {method}")
     cluster.command("scancel", rows["sleeper"].state.job)
     cluster.command("scancel", rows["slow"].state.job, "--signal", "USR2")
     rows = sweeps.wait("night", sleeper="cancelled", slow="queued")
