@@ -19,6 +19,7 @@ from cirbench.benchmark.cli_options import (
     Backbone,
     DataRoot,
     Device,
+    Precision,
     Quiet,
     Results,
     Seed,
@@ -98,9 +99,7 @@ def run(
     ] = None,
     data_root: DataRoot = None,
     device: Device = "auto",
-    precision: Annotated[
-        str, typer.Option(help="fp32, bf16 or fp16, of the towers; ranking stays fp32.")
-    ] = "fp32",
+    precision: Precision = "fp32",
     batch_size: Annotated[int, typer.Option(min=1, help="Halved where memory runs out.")] = 64,
     workers: Workers = 2,
     seed: Seed = 0,

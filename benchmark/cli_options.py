@@ -12,6 +12,10 @@ HELP = {"context_settings": {"help_option_names": ["-h", "--help"]}, "no_args_is
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")]
 AsJson = Annotated[bool, typer.Option("--json", help="JSON on stdout, and nothing else there.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+Precision = Annotated[
+    str,
+    typer.Option(help="Of the towers: fp32, bf16, fp16; amp, amp_bf16: autocast."),
+]
 DataRoot = Annotated[
     Path | None, typer.Option(help="Folder of the data sets.", envvar="CIRBENCH_DATA")
 ]

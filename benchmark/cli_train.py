@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from cirbench.benchmark.cli_options import HELP, Device, Quiet, Seed, Workers
+from cirbench.benchmark.cli_options import HELP, Device, Precision, Quiet, Seed, Workers
 from cirbench.benchmark.errors import UsageError
 
 trainer = typer.Typer(help="Train a method, or the embedded backbone.", **HELP)  # type: ignore[arg-type]  # one dict for all apps
@@ -57,7 +57,7 @@ def train_pic2word(
     warmup: Annotated[int, typer.Option(help="Steps of linear warm-up.")] = 10_000,
     seed: Seed = 0,
     device: Device = "auto",
-    precision: Annotated[str, typer.Option(help="fp32, bf16 or fp16, of the towers.")] = "fp32",
+    precision: Precision = "fp32",
     workers: Workers = 2,
     checkpoint_every: Annotated[int, typer.Option(min=1, help="Steps between saved states.")] = 500,
     resume: Annotated[

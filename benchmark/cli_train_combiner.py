@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cirbench.benchmark.cli_options import DataRoot, Device, Quiet, Seed, Workers
+from cirbench.benchmark.cli_options import DataRoot, Device, Precision, Quiet, Seed, Workers
 from cirbench.benchmark.errors import UsageError
 
 
@@ -27,7 +27,7 @@ def train_combiner(
     ] = None,
     seed: Seed = 0,
     device: Device = "auto",
-    precision: Annotated[str, typer.Option(help="fp32, bf16 or fp16, of the towers.")] = "fp32",
+    precision: Precision = "fp32",
     workers: Workers = 2,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from the saved state, if there is one.")
@@ -72,6 +72,7 @@ def train_clip_sum(
     lr: Annotated[float, typer.Option(help="Learning rate, constant.")] = 2e-6,
     seed: Seed = 0,
     device: Device = "auto",
+    precision: Annotated[str, typer.Option(help="fp32, amp or amp_bf16.")] = "fp32",
     workers: Workers = 2,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from the last whole epoch, if there is one.")
@@ -92,7 +93,9 @@ def train_clip_sum(
     from cirbench.methods.clip_sum_training import Job, Recipe, train
 
     check_writable(output)
-    towers = load_backbone(backbone, device=choose_device(device), precision="fp32")
+    if precision not in ("fp32", "amp", "amp_bf16"):
+        raise UsageError(f"--precision {precision}: CLIP is trained in fp32, amp or amp_bf16")
+    towers = load_backbone(backbone, device=choose_device(device), precision=precision)
     if not isinstance(towers, TorchBackbone):
         raise UsageError(f"{backbone} has no towers that could be trained")
     job = Job(

@@ -249,6 +249,8 @@ class Backbone(Protocol):
     logit_scale: float
     """What the towers were trained to multiply cosines by (about 100 for OpenAI's)."""
     device: Any
+    precision: str
+    """As `backbones.load_backbone` has it."""
 
     @property
     def token_width(self) -> int: ...

@@ -7,31 +7,30 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from cirbench.benchmark.checkpoints import read_checkpoint, write_checkpoint, written_whole
 from cirbench.benchmark.errors import CorruptData, UsageError
+from cirbench.benchmark.learner import Learner
 
 
 def save_state(
     path: Path,
-    network: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    learner: Learner[Any],
     provenance: Mapping[str, Any],
     more: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Everything a resume needs, as tensors and JSON."""
-    tensors = {f"network.{name}": tensor for name, tensor in network.state_dict().items()}
-    for name, parameter in network.named_parameters():
-        for key, value in optimizer.state[parameter].items():
+    tensors = {f"network.{name}": tensor for name, tensor in learner.network.state_dict().items()}
+    for name, parameter in learner.network.named_parameters():
+        for key, value in learner.optimizer.state[parameter].items():
             tensors[f"optimizer.{name}.{key}"] = value
     tensors |= {f"more.{name}": tensor for name, tensor in (more or {}).items()}
-    write_checkpoint(path, tensors, provenance)
+    write_checkpoint(path, tensors, {**provenance, "loss_scale": learner.scaler.state_dict()})
 
 
 def load_state(
-    path: Path, network: nn.Module, optimizer: torch.optim.Optimizer, identity: Mapping[str, Any]
+    path: Path, learner: Learner[Any], identity: Mapping[str, Any]
 ) -> tuple[Mapping[str, Any], Mapping[str, Tensor]]:
     """Puts a saved state back; gives its provenance and what was saved besides.
 
@@ -47,9 +46,11 @@ def load_state(
             f"{path} is of another training ({differing}); give the same options, or start anew "
             f"without --resume"
         )
+    network = learner.network
     network.load_state_dict({n: saved.content[f"network.{n}"] for n in network.state_dict()})
+    learner.scaler.load_state_dict(saved.provenance.get("loss_scale", {}))
     for name, parameter in network.named_parameters():
-        optimizer.state[parameter] = {
+        learner.optimizer.state[parameter] = {
             key: value.to(parameter.device if value.dim() else "cpu")
             for key, value in _below(saved.content, f"optimizer.{name}.").items()
         }

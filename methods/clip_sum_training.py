@@ -35,6 +35,7 @@ from cirbench.benchmark.embed import BatchSize, Embedder, embed_images
 from cirbench.benchmark.errors import CheckFailed, UsageError
 from cirbench.benchmark.images import chunks, load_picture, prefetched
 from cirbench.benchmark.interfaces import Selection, TaskData, Triplet
+from cirbench.benchmark.learner import Learner, loss_scaler
 from cirbench.benchmark.preprocess import preprocess
 from cirbench.benchmark.progress import Reporter
 from cirbench.benchmark.provenance import code_state, package_versions
@@ -84,7 +85,7 @@ class Job:
     def identity(self) -> dict[str, Any]:
         """What must be the same for a training to be resumed, and what its weights' header says."""
         identity = {
-            "recipe": asdict(self.recipe),
+            "recipe": {**asdict(self.recipe), "precision": self.backbone.precision},
             **supervision(self.triplets, self.selection, self.validation),
         }
         as_stored: dict[str, Any] = json.loads(json.dumps(identity))
@@ -143,25 +144,26 @@ def train(job: Job, reporter: Reporter, *, resume: bool = False) -> float:
         trained_parameters(model, job.recipe.encoders), lr=job.recipe.learning_rate,
         betas=(0.9, 0.999), eps=1e-7, weight_decay=job.recipe.weight_decay,
     )  # fmt: skip
+    learner = Learner(network=model, optimizer=optimizer, scaler=loss_scaler(job.backbone))
     save_memory(model)
     header = {**job.identity(), "base": job.backbone.name, "kind": "clip-sum",
               "base_weights": base, "trained_on": job.trained_on,
               "code": code_state(), "packages": package_versions()}  # fmt: skip
     log: list[tuple[float, float]] = []
     if resume and job.state_path.exists():
-        provenance, _ = load_state(job.state_path, model, optimizer, job.identity())
+        provenance, _ = load_state(job.state_path, learner, job.identity())
         log = read_epochs(job.log_path, int(provenance["epochs"]))
     with reporter.stage("epochs", job.recipe.epochs) as stage:
         stage.advance(len(log))
         for epoch in range(len(log), job.recipe.epochs):
-            loss = _one_epoch(optimizer, job, epoch, reporter)
+            loss = _one_epoch(learner, job, epoch, reporter)
             found = score_of(job)
             if found > max((score for _, score in log), default=-1.0):
                 best = {**header, "best_epoch": epoch + 1, "selection_score": found}
                 write_checkpoint(job.output / CLIP_FILE, model.state_dict(), best)
             log.append((loss, found))
             write_epochs(job.log_path, log)
-            save_state(job.state_path, model, optimizer, {**job.identity(), "epochs": len(log)})
+            save_state(job.state_path, learner, {**job.identity(), "epochs": len(log)})
             stage.advance(1)
     job.state_path.unlink(missing_ok=True)
     return max(score for _, score in log)
@@ -177,7 +179,7 @@ def save_memory(model: nn.Module) -> None:
         offered(True)
 
 
-def _one_epoch(optimizer: torch.optim.Optimizer, job: Job, epoch: int, reporter: Reporter) -> float:
+def _one_epoch(learner: Learner[nn.Module], job: Job, epoch: int, reporter: Reporter) -> float:
     """The mean loss."""
     losses = []
     steps = max(1, len(job.triplets) // job.recipe.batch_size)
@@ -192,9 +194,9 @@ def _one_epoch(optimizer: torch.optim.Optimizer, job: Job, epoch: int, reporter:
                     f"the loss is {loss.item()} in epoch {epoch + 1}; --resume goes on from the "
                     f"epoch before; try a lower --lr"
                 )
-            optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]  # untyped in torch
-            optimizer.step()
+            learner.optimizer.zero_grad()
+            learner.scaled(loss).backward()  # type: ignore[no-untyped-call]  # untyped in torch
+            learner.step()
             losses.append(loss.item())
             stage.advance(1)
     return float(np.mean(losses))

@@ -27,6 +27,7 @@ from cirbench.benchmark.compose import TextFeatures
 from cirbench.benchmark.embed import BatchSize, Embedder, ImageFeatures, embed_images
 from cirbench.benchmark.errors import CheckFailed, UsageError
 from cirbench.benchmark.interfaces import Backbone, Selection, TaskData, Triplet
+from cirbench.benchmark.learner import Learner
 from cirbench.benchmark.preprocess import preprocess
 from cirbench.benchmark.progress import Reporter
 from cirbench.benchmark.provenance import code_state, package_versions
@@ -84,7 +85,11 @@ class Job:
         """What must be the same for a training to be resumed, and what its weights' header says."""
         identity = {
             "recipe": asdict(self.recipe),
-            "backbone": {"name": self.backbone.name, "weights": self.backbone.weights_sha256},
+            "backbone": {
+                "name": self.backbone.name,
+                "weights": self.backbone.weights_sha256,
+                "precision": self.backbone.precision,
+            },
             **supervision(self.triplets, self.selection, self.validation),
         }
         as_stored: dict[str, Any] = json.loads(json.dumps(identity))
@@ -167,25 +172,25 @@ def train(job: Job, reporter: Reporter, *, resume: bool = False) -> float:
     if len(job.triplets) < 2:
         raise UsageError(f"{len(job.triplets)} triplets are no training set")
     features = precompute(job, reporter)
-    network = _new_network(job)
-    optimizer = torch.optim.Adam(network.parameters(), lr=job.recipe.learning_rate)
+    learner = new_learner(job)
+    network = learner.network
     log: list[tuple[float, float]] = []
     best = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     if resume and job.state_path.exists():
-        provenance, best_saved = load_state(job.state_path, network, optimizer, job.identity())
+        provenance, best_saved = load_state(job.state_path, learner, job.identity())
         best = dict(best_saved)
         log = read_epochs(job.log_path, int(provenance["epochs"]))
     with reporter.stage("training", job.recipe.epochs) as stage:
         stage.advance(len(log))
         for epoch in range(len(log), job.recipe.epochs):
-            loss = _one_epoch(network, optimizer, job, features, epoch)
+            loss = _one_epoch(learner, job, features, epoch)
             found = score_of(network, job, features)
             if found > max((score for _, score in log), default=-1.0):
                 best = {name: tensor.clone() for name, tensor in network.state_dict().items()}
             log.append((loss, found))
             write_epochs(job.log_path, log)
             progress = {**job.identity(), "epochs": len(log)}
-            save_state(job.state_path, network, optimizer, progress, best)
+            save_state(job.state_path, learner, progress, best)
             stage.advance(1)
     scores = [score for _, score in log]
     header = {
@@ -198,35 +203,39 @@ def train(job: Job, reporter: Reporter, *, resume: bool = False) -> float:
     return max(scores)
 
 
-def _new_network(job: Job) -> CombinerNetwork:
+def new_learner(job: Job) -> Learner[CombinerNetwork]:
+    """Before the first epoch."""
     torch.manual_seed(job.recipe.seed)
-    return CombinerNetwork(
+    network = CombinerNetwork(
         job.backbone.embedding_width, job.recipe.projection, job.recipe.hidden
     ).to(job.backbone.device)
+    return Learner(
+        network=network, scaler=torch.amp.GradScaler(enabled=False),
+        optimizer=torch.optim.Adam(network.parameters(), lr=job.recipe.learning_rate),
+    )  # fmt: skip
 
 
 def _one_epoch(
-    network: CombinerNetwork,
-    optimizer: torch.optim.Optimizer,
+    learner: Learner[CombinerNetwork],
     job: Job,
     features: Features,
     epoch: int,
 ) -> float:
     """The mean loss."""
-    network.train()
+    learner.network.train()
     losses = []
     torch.manual_seed(job.recipe.seed * 1_000_003 + epoch)
     for batch in batches(job, features, epoch):
         references, texts, targets = (part.to(job.backbone.device) for part in batch)
-        loss = contrastive_loss(network(references, texts), targets)
+        loss = contrastive_loss(learner.network(references, texts), targets)
         if not loss.isfinite():
             raise CheckFailed(
                 f"the loss is {loss.item()} in epoch {epoch + 1}; the state after the epoch before "
                 f"is kept, --resume goes on from there; try a lower --lr"
             )
-        optimizer.zero_grad()
+        learner.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]  # untyped in torch
-        optimizer.step()
+        learner.step()
         losses.append(loss.item())
     return float(np.mean(losses))
 

@@ -14,7 +14,7 @@ on how it is split.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -113,18 +113,18 @@ class Step:
     piece: int | None = None
     released_gather: bool = False
 
-    def backward(self, scale: float = 1.0) -> Tensor:
-        """Leaves the gradient, times `scale`, in the network, and gives the whole batch's loss."""
+    def backward(self, scaled: Callable[[Tensor], Tensor] = lambda loss: loss) -> Tensor:
+        """Leaves the gradient of the scaled loss in the network; gives the whole batch's loss."""
         whole = self.processes.count == 1 and (self.piece or len(self.images)) >= len(self.images)
         if whole:
             loss = self._loss(self.images, self._texts(slice(None)))
-            (loss * scale).backward()  # type: ignore[no-untyped-call]  # untyped in torch
+            scaled(loss).backward()  # type: ignore[no-untyped-call]  # untyped in torch
             return loss.detach()
         with torch.no_grad():
             own = torch.cat([self._texts(part) for part in self._pieces()])
         texts = self.processes.gathered(own).requires_grad_()
         loss = self._loss(self.processes.gathered(self.images), texts)
-        (gradient,) = torch.autograd.grad(loss * scale, texts)
+        (gradient,) = torch.autograd.grad(scaled(loss), texts)
         gradient = gradient[self.processes.own(len(texts))]
         for part in self._pieces():
             self._texts(part).backward(gradient[part])  # type: ignore[no-untyped-call]  # the same

@@ -27,6 +27,7 @@ from cirbench.benchmark.checkpoints import write_checkpoint, written_whole
 from cirbench.benchmark.errors import CheckFailed, CorruptData, UsageError
 from cirbench.benchmark.images import chunks, prefetched
 from cirbench.benchmark.interfaces import Backbone, ImageRef
+from cirbench.benchmark.learner import Learner, loss_scaler
 from cirbench.benchmark.loss_plot import write_loss_plot
 from cirbench.benchmark.preprocess import preprocess
 from cirbench.benchmark.progress import Reporter
@@ -112,7 +113,11 @@ class Job:
             "recipe": asdict(self.recipe),
             "trained_on": self.trained_on,
             "images": {"count": len(self.images), "ids_sha256": digest.hexdigest()},
-            "backbone": {"name": self.backbone.name, "weights": self.backbone.weights_sha256},
+            "backbone": {
+                "name": self.backbone.name,
+                "weights": self.backbone.weights_sha256,
+                "precision": self.backbone.precision,
+            },
         }
         as_stored: dict[str, Any] = json.loads(json.dumps(identity))
         return as_stored
@@ -183,14 +188,14 @@ def embed_once(job: Job, pictures: Pictures) -> Tensor:
     return torch.cat(parts)
 
 
-def step_gradient(mapper: MappingNetwork, job: Job, images: Tensor, step: int) -> Tensor:
+def step_gradient(learner: Learner[MappingNetwork], job: Job, images: Tensor, step: int) -> Tensor:
     """Leaves the step's gradient in the mapper, and gives the whole batch's loss."""
-    recipe = job.recipe
+    recipe, mapper = job.recipe, learner.network
     masks = dropout_masks(mapper, recipe.batch_size, recipe.seed * 1_000_003 + step)
     return Step(
         network=mapper, backbone=job.backbone, prompt=recipe.prompt, images=images, masks=masks,
         processes=job.processes, piece=job.micro_batch, released_gather=recipe.released_gather,
-    ).backward()  # fmt: skip
+    ).backward(learner.scaled)  # fmt: skip
 
 
 def train(job: Job, reporter: Reporter, *, resume: bool = False) -> float:
@@ -205,25 +210,24 @@ def train(job: Job, reporter: Reporter, *, resume: bool = False) -> float:
             f"{len(job.images)} pictures make no batch of {job.recipe.batch_size}; "
             f"lower --batch-size"
         )
-    mapper = _new_mapper(job)
-    optimizer = adamw(mapper, job.recipe, job.backbone.name)
-    first = load_state(job, mapper, optimizer) if resume and job.state_path.exists() else 0
+    learner = new_learner(job)
+    first = load_state(job, learner) if resume and job.state_path.exists() else 0
     reporter.say(f"{job.steps} steps, from step {first + 1}, on {len(job.images)} pictures")
     losses = _read_log(job, first)
     pictures = Pictures(refs=job.images, most_unreadable=job.most_unreadable)
     watch = _watch(job, first)
-    mapper.train()
+    learner.network.train()
     try:
         with reporter.stage("training", job.steps) as stage:
             stage.advance(first)
             for step, images in enumerate(embeddings(job, pictures, first), start=first):
-                losses.append(_one_step(mapper, optimizer, job, images, step))
+                losses.append(_one_step(learner, job, images, step))
                 stage.advance(1)
-                watch.after(step + 1, mapper)
+                watch.after(step + 1, learner.network)
                 if (step + 1) % job.checkpoint_every == 0 and step + 1 < job.steps:
-                    save_state(job, mapper, optimizer, losses)
+                    save_state(job, learner, losses)
     except KeyboardInterrupt:
-        save_state(job, mapper, optimizer, losses)
+        save_state(job, learner, losses)
         reporter.say(
             f"interrupted after step {len(losses)}; the same command with --resume goes on"
         )
@@ -235,7 +239,7 @@ def train(job: Job, reporter: Reporter, *, resume: bool = False) -> float:
     header = {**job.identity(), "kind": "pic2word", "final_loss": losses[-1],
               "unreadable": pictures.report(), "validation": watch.last,
               "code": code_state(), "packages": package_versions()}  # fmt: skip
-    write_checkpoint(job.output, mapper.state_dict(), header)
+    write_checkpoint(job.output, learner.network.state_dict(), header)
     job.state_path.unlink(missing_ok=True)
     return losses[-1]
 
@@ -252,49 +256,50 @@ def _watch(job: Job, first_step: int) -> Watch:
     )  # fmt: skip
 
 
-def _new_mapper(job: Job) -> MappingNetwork:
+def new_learner(job: Job) -> Learner[MappingNetwork]:
+    """Before the first step."""
     torch.manual_seed(job.recipe.seed)
-    return MappingNetwork(
+    mapper = MappingNetwork(
         job.backbone.embedding_width, job.backbone.token_width, job.recipe.middle_width,
         job.recipe.layers, job.recipe.dropout,
     ).to(job.backbone.device)  # fmt: skip
+    return Learner(
+        network=mapper, optimizer=adamw(mapper, job.recipe, job.backbone.name),
+        scaler=loss_scaler(job.backbone),
+    )  # fmt: skip
 
 
-def _one_step(
-    mapper: MappingNetwork, optimizer: torch.optim.AdamW, job: Job, images: Tensor, step: int
-) -> float:
-    for group in optimizer.param_groups:
+def _one_step(learner: Learner[MappingNetwork], job: Job, images: Tensor, step: int) -> float:
+    for group in learner.optimizer.param_groups:
         group["lr"] = learning_rate(step, job.steps, job.recipe)
-    optimizer.zero_grad()
-    loss = step_gradient(mapper, job, images, step)
+    learner.optimizer.zero_grad()
+    loss = step_gradient(learner, job, images, step)
     if not loss.isfinite():
         raise CheckFailed(
             f"the loss is {loss.item()} at step {step + 1}; the last state that was saved is kept, "
             f"--resume goes on from there; try a lower --lr"
         )
-    optimizer.step()
+    learner.step()
     return loss.item()
 
 
-def save_state(
-    job: Job, mapper: MappingNetwork, optimizer: torch.optim.AdamW, losses: Sequence[float]
-) -> None:
+def save_state(job: Job, learner: Learner[MappingNetwork], losses: Sequence[float]) -> None:
     """Everything a resume needs, as tensors and JSON; the first process's work."""
     if job.processes.rank:
         return
     _write_log(job, losses)
     provenance = {**job.identity(), "step": len(losses)}
-    training_state.save_state(job.state_path, mapper, optimizer, provenance)
+    training_state.save_state(job.state_path, learner, provenance)
 
 
-def load_state(job: Job, mapper: MappingNetwork, optimizer: torch.optim.AdamW) -> int:
+def load_state(job: Job, learner: Learner[MappingNetwork]) -> int:
     """Puts a saved state back, and gives how many steps it has done.
 
     Raises:
         UsageError: it is of another training; the fields that differ are named.
     """
     identity = {part: job.identity()[part] for part in ("recipe", "images", "backbone")}
-    provenance, _ = training_state.load_state(job.state_path, mapper, optimizer, identity)
+    provenance, _ = training_state.load_state(job.state_path, learner, identity)
     return int(provenance["step"])
 
 

@@ -11,6 +11,7 @@ from transformers import CLIPConfig, CLIPModel
 
 from cirbench.benchmark.backbones import load_backbone, transformers_clip
 from cirbench.benchmark.backbones import open_clip as open_clip_backbones
+from cirbench.benchmark.backbones.text import PRECISIONS
 from cirbench.benchmark.errors import CorruptData, MissingData, UsageError
 
 WIDTH, LAYERS, HEADS, EMBEDDING, SIZE, PATCH = 64, 2, 1, 32, 32, 16
@@ -217,13 +218,16 @@ def test_the_fingerprint_is_of_the_weights(ours):
 
 
 @torch.no_grad()
-def test_half_precision_towers_give_float32():
-    full, half = load_backbone("emoji-clip"), load_backbone("emoji-clip", precision="bf16")
+@pytest.mark.parametrize("precision", ["bf16", "fp16", "amp", "amp_bf16"])
+def test_half_precision_towers_give_float32(precision):
+    full, half = load_backbone("emoji-clip"), load_backbone("emoji-clip", precision=precision)
     a, b = full.encode_texts(TEXTS), half.encode_texts(TEXTS)
     assert b.dtype == torch.float32
     assert not torch.equal(a, b)
     assert torch.cosine_similarity(a, b).min() > 0.99
     assert half.weights_sha256 == full.weights_sha256
+    kept = torch.float32 if "amp" in precision else a.to(PRECISIONS[precision].weights).dtype
+    assert {p.dtype for p in half.parameters()} == {kept}
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from cirbench.benchmark.plan import Request, checkpoint_path, plan
 from cirbench.benchmark.progress import Reporter
 from cirbench.benchmark.protocol import EvaluationProtocol
 from cirbench.benchmark.run import run
+from cirbench.benchmark.training_state import read_epochs
 from cirbench.methods import clip_sum_training as training
 from cirbench.methods.combiner import Combiner
 
@@ -67,6 +68,26 @@ def test_only_the_chosen_encoders_are_trained(picture_refs, tmp_path, encoders, 
     after = made.backbone.model.state_dict()
     assert {name for name in after if not torch.equal(after[name], before[name])} == moved
     assert not made.backbone.model.training
+
+
+@pytest.mark.parametrize("precision", ["amp", "amp_bf16"])
+def test_autocast_trains_weights_that_stay_float32(picture_refs, tmp_path, precision):
+    plain = job(picture_refs, tmp_path / "plain", learning_rate=1e-5)
+    made = replace(plain, output=tmp_path / "amp",
+                   backbone=load_backbone("fake", precision=precision))  # fmt: skip
+    for one in (plain, made):
+        training.train(one, QUIET)
+    assert {p.dtype for p in made.backbone.parameters()} == {torch.float32}
+    losses = [[loss for loss, _ in read_epochs(one.log_path, 4)] for one in (plain, made)]
+    assert losses[0] != losses[1]
+    assert losses[1] == pytest.approx(losses[0], rel=0.1)
+
+
+def test_weights_in_half_precision_are_not_trained(bench, tmp_path):
+    code, _, err = bench("train", "clip-sum", "-t", "emoji", "-b", "emoji-clip", "-o", tmp_path,
+                         "--precision", "bf16")  # fmt: skip
+    assert code == 2
+    assert "fp32, amp or amp_bf16" in err
 
 
 def test_the_temperature_is_never_trained():

@@ -240,7 +240,7 @@ def log_of(made):
 def test_training_lowers_the_loss_raises_recall_and_keeps_the_best(fake, picture_refs, tmp_path):
     made = job(fake, picture_refs, tmp_path / "c.safetensors", epochs=30)
     untrained = training.score_of(
-        training._new_network(made).eval(), made, training.precompute(made, QUIET)
+        training.new_learner(made).network.eval(), made, training.precompute(made, QUIET)
     )
     best = training.train(made, QUIET)
     log = log_of(made)
@@ -264,7 +264,7 @@ def test_the_selection_score_is_the_mean_over_groups_then_metrics(fake, picture_
     ]
     made = replace(made, validation=replace(made.validation, queries=tuple(queries)))
     features = training.precompute(made, QUIET)
-    network = training._new_network(made).eval()
+    network = training.new_learner(made).network.eval()
     vectors = network(
         features.found.of([q.reference for q in queries]),
         fake.encode_texts(["next"] * len(queries)),
@@ -325,9 +325,8 @@ def test_interrupt_and_resume_give_the_same_bits(
 
 def test_a_resume_with_another_recipe_names_the_difference(fake, picture_refs, tmp_path):
     made = job(fake, picture_refs, tmp_path / "c.safetensors")
-    network = training._new_network(made)
-    optimizer = torch.optim.Adam(network.parameters())
-    training.save_state(made.state_path, network, optimizer, {**made.identity(), "epochs": 0})
+    learner = training.new_learner(made)
+    training.save_state(made.state_path, learner, {**made.identity(), "epochs": 0})
     other = replace(made, recipe=replace(made.recipe, learning_rate=0.5))
     with pytest.raises(UsageError, match=r"recipe.learning_rate: 0.01 then, 0.5 now"):
         training.train(other, QUIET, resume=True)

@@ -312,10 +312,10 @@ def test_too_few_pictures_for_a_batch(picture_folder, tmp_path):
 
 def test_the_towers_get_no_gradients(picture_folder, tmp_path):
     one = job(picture_folder, tmp_path / "m.safetensors")
-    mapper = training._new_mapper(one)
+    learner = training.new_learner(one)
     images = next(training.embeddings(one, pictures_of(one), 0))
-    training.step_gradient(mapper, one, images, 0)
-    assert all(p.grad is not None for p in mapper.parameters())
+    training.step_gradient(learner, one, images, 0)
+    assert all(p.grad is not None for p in learner.network.parameters())
     assert all(p.grad is None for p in one.backbone.parameters())
 
 

@@ -17,6 +17,7 @@ from cirbench.benchmark.backbones import load_backbone
 from cirbench.benchmark.checkpoints import read_checkpoint
 from cirbench.benchmark.errors import CheckFailed, CorruptData, MissingData, UsageError
 from cirbench.benchmark.images import images_in_folder
+from cirbench.benchmark.learner import Learner
 from cirbench.benchmark.progress import Reporter
 from cirbench.benchmark.training_images import find_training_images
 from cirbench.benchmark.webdataset import ShardImages, shard_paths
@@ -167,6 +168,85 @@ def test_processes_are_as_the_environment_says(monkeypatch):
     assert own_device("cpu", Processes(rank=7, count=8)) == "cpu"
     with pytest.raises(UsageError, match="not split evenly over 3"):
         Processes(rank=0, count=3).own(8)
+
+
+def recorded_scales(monkeypatch):
+    """The loss scale after each step of any learner."""
+    scales, real = [], Learner.step
+
+    def step(learner):
+        real(learner)
+        scales.append(learner.scaler.get_scale())
+
+    monkeypatch.setattr(Learner, "step", step)
+    return scales
+
+
+@pytest.mark.parametrize("precision", ["amp", "amp_bf16", "fp16", "bf16"])
+def test_training_in_half_precision_stays_near_the_single_one(
+    picture_folder, tmp_path, precision, monkeypatch
+):
+    scales, losses = recorded_scales(monkeypatch), {}
+    for name in ("fp32", precision):
+        made = half_job(picture_folder, tmp_path / f"{name}.safetensors", name)
+        training.train(made, QUIET)
+        losses[name] = training._read_log(made, made.steps)
+    assert losses[precision] != losses["fp32"]
+    assert losses[precision] == pytest.approx(losses["fp32"], rel=0.05)
+    float16 = precision in ("amp", "fp16")
+    assert set(scales[9:]) == ({2.0**16} if float16 else {1.0})
+
+
+def test_a_step_that_overflows_is_left_out_and_a_resume_knows_the_scale(
+    picture_folder, tmp_path, monkeypatch
+):
+    real = training.step_gradient
+
+    def overflowing(learner, one_job, pixels, step):
+        loss = real(learner, one_job, pixels, step)
+        if step == 3:
+            next(iter(learner.network.parameters())).grad[0] = torch.inf
+        if step == 6 and stopping:
+            raise KeyboardInterrupt
+        return loss
+
+    stopping, scales = False, recorded_scales(monkeypatch)
+    monkeypatch.setattr(training, "step_gradient", overflowing)
+    whole, broken = (
+        half_job(picture_folder, tmp_path / n, "amp") for n in ("w.safetensors", "b.safetensors")
+    )
+    training.train(whole, QUIET)
+    assert scales == [2.0**16] * 3 + [2.0**15] * 6
+    stopping = True
+    with pytest.raises(KeyboardInterrupt):
+        training.train(broken, QUIET)
+    stopping = False
+    training.train(broken, QUIET, resume=True)
+    assert scales[-1] == 2.0**15
+    first, second = (read_checkpoint(one.output).content for one in (whole, broken))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_gradient_that_is_never_finite_stops(picture_folder, tmp_path, monkeypatch):
+    made = half_job(picture_folder, tmp_path / "m.safetensors", "amp", epochs=20)
+    real = training.step_gradient
+
+    def overflowing(learner, one_job, pixels, step):
+        loss = real(learner, one_job, pixels, step)
+        next(iter(learner.network.parameters())).grad[0] = torch.inf
+        return loss
+
+    monkeypatch.setattr(training, "step_gradient", overflowing)
+    with pytest.raises(CheckFailed, match="not finite at any loss scale"):
+        training.train(made, QUIET)
+
+
+def half_job(folder, output, precision, epochs=3):
+    return training.Job(
+        recipe=training.Recipe(epochs=epochs, batch_size=8, learning_rate=0.01, warmup_steps=2),
+        backbone=load_backbone("emoji-clip", precision=precision),
+        images=images_in_folder(folder), trained_on="pictures", output=output,
+    )  # fmt: skip
 
 
 def test_rows_are_each_epochs_permutation():

@@ -10,8 +10,9 @@ def load_backbone(name: str, *, device: str = "cpu", precision: str = "fp32") ->
     """The backbone of that name, its towers frozen, in eval mode, on a device.
 
     Args:
-        precision: "fp32", "bf16" or "fp16", for weights and activations of the towers; what
-            they give is float32 in any case.
+        precision: "fp32", "bf16" or "fp16", for weights and activations of the towers; "amp" or
+            "amp_bf16", for float32 weights under autocast to float16 or bfloat16. What the towers
+            give is float32 in any case.
 
     Raises:
         UsageError: no backbone has that name.

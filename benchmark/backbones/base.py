@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from types import BuiltinFunctionType, FunctionType, NoneType
 
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from cirbench.benchmark.backbones.text import (
     PRECISIONS,
+    Precision,
     check_context,
     placeholder_positions,
     substituted,
@@ -80,11 +82,10 @@ class TorchBackbone:
         self.model.requires_grad_(False).eval()
         self.weights_sha256 = sha256_of_tensors(self.model.state_dict())
         self.architecture_sha256 = architecture_sha256(self.model)
-        self.model.to(device=self.device, dtype=self.dtype)
+        self.model.to(device=self.device, dtype=self._precision.weights)
 
     @property
-    def dtype(self) -> torch.dtype:
-        """What the towers compute in."""
+    def _precision(self) -> Precision:
         return PRECISIONS[self.precision]
 
     @property
@@ -98,11 +99,13 @@ class TorchBackbone:
         return self.model.state_dict()
 
     def encode_images(self, pixels: Tensor) -> Tensor:
-        pixels = pixels.to(self.device, self.dtype, non_blocking=True)
-        return self.image_tower(pixels).float()
+        pixels = pixels.to(self.device, self._precision.weights, non_blocking=True)
+        with self._arithmetic():
+            return self.image_tower(pixels).float()
 
     def encode_texts(self, texts: Sequence[str], *, truncate: bool = False) -> Tensor:
-        return self.text_tower(self._ids(texts, truncate)).float()
+        with self._arithmetic():
+            return self.text_tower(self._ids(texts, truncate)).float()
 
     def encode_prompts(
         self,
@@ -117,8 +120,13 @@ class TorchBackbone:
         if words.dim() == 2:
             words = words.unsqueeze(1)
         positions = placeholder_positions(ids, placeholder_id, prompts, words.shape[1])
-        with substituted(self.token_embedding, positions, words):
+        with self._arithmetic(), substituted(self.token_embedding, positions, words):
             return self.text_tower(ids).float()
+
+    def _arithmetic(self) -> AbstractContextManager[object]:
+        return torch.autocast(
+            self.device.type, self._precision.compute, enabled=self._precision.autocast
+        )
 
     def _ids(self, texts: Sequence[str], truncate: bool) -> Tensor:
         """(B, context) int64; a cut text keeps its end-of-text token."""

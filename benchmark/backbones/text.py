@@ -4,13 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from cirbench.benchmark.errors import UsageError
 
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+@dataclass(frozen=True)
+class Precision:
+    """What the towers' weights are kept in, and what their products are computed in."""
+
+    weights: torch.dtype
+    compute: torch.dtype
+
+    @property
+    def autocast(self) -> bool:
+        """Whether torch chooses per operation; norms and sums then stay in float32."""
+        return self.weights != self.compute
+
+
+PRECISIONS = {
+    "fp32": Precision(torch.float32, torch.float32),
+    "bf16": Precision(torch.bfloat16, torch.bfloat16),
+    "fp16": Precision(torch.float16, torch.float16),
+    "amp": Precision(torch.float32, torch.float16),
+    "amp_bf16": Precision(torch.float32, torch.bfloat16),
+}
+"""By open_clip's names."""
 
 
 def placeholder_positions(
