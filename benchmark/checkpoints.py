@@ -54,6 +54,20 @@ def check_widths(checkpoint: Checkpoint, found: tuple[int, int], backbone: Backb
         )
 
 
+def other_weights(checkpoint: Checkpoint, backbone: Backbone) -> tuple[str, ...]:
+    """What is to be said where a checkpoint names the towers it was trained over, and not these.
+
+    No error: the same CLIP through another library has other names for its weights.
+    """
+    trained = checkpoint.provenance.get("backbone", {})
+    if trained.get("weights") in (None, backbone.weights_sha256):
+        return ()
+    return (
+        f"{checkpoint.path.name} was trained over {trained.get('name')}, with other weights than "
+        f"those of {backbone.name}: unless both are one CLIP, its numbers mean nothing",
+    )
+
+
 def sha256_of_file(path: Path) -> str:
     """Hexadecimal sha256 of a file's bytes."""
     with path.open("rb") as file:

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 
-from cirbench.benchmark.checkpoints import Checkpoint
+from cirbench.benchmark.checkpoints import Checkpoint, other_weights
 from cirbench.benchmark.errors import CorruptData
 from cirbench.benchmark.interfaces import Backbone, Method, Queries
 
@@ -123,23 +123,13 @@ class Combiner(Method):
             )
         trained_on = checkpoint.provenance.get("trained_on", "unstated triplets")
         method = cls(network.to(backbone.device), trained_on)
-        method.remarks = tuple(_other_backbone(checkpoint, backbone))
+        method.remarks = other_weights(checkpoint, backbone)
         return method
 
     def compose(self, queries: Queries) -> Tensor:
         family = "caption" if "caption" in queries.protocol.templates else "text"
         composed: Tensor = self.network(queries.reference_features, queries.text_features(family))
         return composed
-
-
-def _other_backbone(checkpoint: Checkpoint, backbone: Backbone) -> list[str]:
-    trained = checkpoint.provenance.get("backbone", {}).get("weights")
-    if trained in (None, backbone.weights_sha256):
-        return []
-    return [
-        f"{checkpoint.path.name} was trained on other weights than those of {backbone.name}: its "
-        f"numbers mean nothing here"
-    ]
 
 
 def contrastive_loss(composed: Tensor, targets: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 
-from cirbench.benchmark.checkpoints import Checkpoint, check_widths
+from cirbench.benchmark.checkpoints import Checkpoint, check_widths, other_weights
 from cirbench.benchmark.errors import CorruptData
 from cirbench.benchmark.interfaces import Backbone, Method, Queries
 
@@ -112,28 +112,28 @@ def mapper_weights(checkpoint: Checkpoint) -> Mapping[str, Tensor]:
     return {str(name).removeprefix("module."): tensor for name, tensor in content.items()}
 
 
-def carried_clip(checkpoint: Checkpoint, backbone: Backbone) -> str | None:
+def carried_clip(checkpoint: Checkpoint, backbone: Backbone) -> tuple[str, ...]:
     """What is to be said of the CLIP that a released checkpoint carries besides the mapper.
 
     It was frozen in training, so it should be the backbone; the backbone is what is used.
     """
     carried = checkpoint.content.get("state_dict")
     if not carried:
-        return None
+        return ()
     ours = backbone.state_dict()
     theirs = {str(name).removeprefix("module."): tensor for name, tensor in carried.items()}
     shared = sorted(ours.keys() & theirs.keys())
     if not shared:
         return (
             f"the CLIP in {checkpoint.path.name} can't be compared with {backbone.name}, which "
-            f"names its weights otherwise"
+            f"names its weights otherwise",
         )
     other = [name for name in shared if not _same(ours[name], theirs[name])]
     if not other:
-        return None
+        return ()
     return (
         f"the CLIP in {checkpoint.path.name} is not {backbone.name}: {len(other)} of {len(shared)} "
-        f"weights differ, the first is {other[0]}"
+        f"weights differ, the first is {other[0]}",
     )
 
 
@@ -163,7 +163,7 @@ class Pic2Word(Method):
         check_widths(checkpoint, mapper.widths, backbone)
         trained_on = checkpoint.provenance.get("trained_on", "unstated images")
         method = cls(mapper.to(backbone.device), trained_on)
-        method.remarks = tuple(filter(None, [carried_clip(checkpoint, backbone)]))
+        method.remarks = (*carried_clip(checkpoint, backbone), *other_weights(checkpoint, backbone))
         return method
 
     def compose(self, queries: Queries) -> Tensor:

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from cirbench.benchmark.backbones import load_backbone
-from cirbench.benchmark.checkpoints import read_checkpoint
+from cirbench.benchmark.checkpoints import read_checkpoint, write_checkpoint
 from cirbench.benchmark.errors import CheckFailed, CorruptData, UsageError
 from cirbench.benchmark.images import images_in_folder
 from cirbench.benchmark.progress import Reporter
@@ -106,6 +106,19 @@ def test_the_clip_that_a_checkpoint_carries_is_compared(tmp_path, fake, change, 
     method = Pic2Word.build(backbone=fake, checkpoint=read_checkpoint(tmp_path / "released.pt"))
     assert len(method.remarks) == bool(words)
     assert re.search(words, "".join(method.remarks))
+
+
+@pytest.mark.parametrize(("weights", "said"), [("of-another", True), (None, False), (0, False)])
+def test_what_was_trained_over_other_towers_says_so(tmp_path, fake, weights, said):
+    mapper = MappingNetwork(fake.embedding_width, fake.token_width).state_dict()
+    over = {"name": "ViT-X", "weights": fake.weights_sha256 if weights == 0 else weights}
+    write_checkpoint(tmp_path / "m.safetensors", mapper, {"backbone": over})
+    checkpoint = read_checkpoint(tmp_path / "m.safetensors")
+    method = Pic2Word.build(backbone=fake, checkpoint=checkpoint)
+    assert [remark for remark in method.remarks if "trained over ViT-X" in remark] == list(
+        method.remarks
+    )
+    assert bool(method.remarks) == said
 
 
 def test_weights_published_in_half_precision_are_the_same_in_single(fake):
