@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import signal
 import sys
 from functools import partial
 
@@ -12,6 +13,9 @@ from PIL import Image
 
 from cirbench.benchmark.cli import main
 from cirbench.benchmark.interfaces import ImageRef
+
+# A shell that starts pytest in the background has it, and all it starts, ignore Ctrl-C.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def png(seed: int, side: int = 24) -> bytes:
