@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cirbench.benchmark.errors import CorruptData, UsageError
-from cirbench.benchmark.store import check_place, read_shard
+from cirbench.benchmark.store import check_place, read_header
 
 _HOUR_SECONDS = 3_600
 _DAY_SECONDS = 86_400
@@ -38,7 +38,7 @@ class Stored:
 
     def rows(self) -> int:
         """How many embeddings there are; reads the shards' headers."""
-        return sum(len(read_shard(path, values=False)[0]["identities"]) for path in self.shards)
+        return sum(len(read_header(path)["identities"]) for path in self.shards)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data."""

@@ -1,35 +1,19 @@
-"""Hands queries to methods in batches; each distinct text is encoded once for all of them."""
+"""Hands queries to methods in batches."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from cirbench.benchmark.embed import BatchSize, ImageFeatures, in_batches
 from cirbench.benchmark.errors import CorruptData
-from cirbench.benchmark.interfaces import Backbone, Method, Query
+from cirbench.benchmark.interfaces import Method, Query
 from cirbench.benchmark.progress import Stage
 from cirbench.benchmark.protocol import EvaluationProtocol
-
-
-@dataclass(kw_only=True)
-class TextFeatures:
-    """Embeddings of texts, kept by text for all methods of a run."""
-
-    backbone: Backbone
-    truncate: bool
-    _kept: dict[str, Tensor] = field(default_factory=dict)
-
-    def of(self, texts: Sequence[str]) -> Tensor:
-        """(len(texts), C) float32, not normalised."""
-        new = [text for text in dict.fromkeys(texts) if text not in self._kept]
-        if new:
-            encoded = self.backbone.encode_texts(new, truncate=self.truncate)
-            self._kept.update(zip(new, encoded, strict=True))
-        return torch.stack([self._kept[text] for text in texts])
+from cirbench.benchmark.texts import TextFeatures
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,9 +29,7 @@ class QueryBatch:
         return self.texts.of(self._texts(family))
 
     def prompt_features(self, words: Tensor, family: str = "pseudo-word") -> Tensor:
-        return self.texts.backbone.encode_prompts(
-            self._texts(family), words, truncate=self.texts.truncate
-        )
+        return self.texts.of_prompts(self._texts(family), words)
 
     def _texts(self, family: str) -> list[str]:
         return [self.protocol.text(family, query.group, query.fields) for query in self.queries]

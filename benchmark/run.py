@@ -14,7 +14,7 @@ from torch import Tensor
 from cirbench.benchmark import bootstrap
 from cirbench.benchmark.backbones import load_backbone
 from cirbench.benchmark.checkpoints import Checkpoint, read_checkpoint
-from cirbench.benchmark.compose import TextFeatures, compose
+from cirbench.benchmark.compose import compose
 from cirbench.benchmark.data_check import without_unreadable
 from cirbench.benchmark.embed import BatchSize, Embedder, ImageFeatures, embed_with
 from cirbench.benchmark.interfaces import Backbone, Method
@@ -35,6 +35,7 @@ from cirbench.benchmark.registry import find_method
 from cirbench.benchmark.scoring import averages_of, depth, score, summarise
 from cirbench.benchmark.spans import rank_queries
 from cirbench.benchmark.store import Mode, image_space
+from cirbench.benchmark.texts import TextFeatures
 
 
 @dataclass
@@ -68,13 +69,17 @@ def run(plan: Plan, reporter: Reporter) -> Iterator[Record]:
         methods = [load_method(find_method(name), backbone, plan) for name in plan.methods]
     with clock.stage("embed"):
         images = embed(plan, backbone, reporter)
-    texts = TextFeatures(backbone=backbone, truncate=plan.protocol.overlong_text == "truncate")
+    texts = TextFeatures(
+        backbone=backbone, truncate=plan.protocol.overlong_text == "truncate",
+        mode=Mode(request.cache),
+    )  # fmt: skip
     gallery = _unit_gallery(images.of(plan.data.gallery)).to(plan.device)
     for method, checkpoint in methods:
         for remark in method.remarks:
             reporter.say(f"{method.name}: {remark}")
         cell_clock = Clock(dict(clock.seconds))
-        ranking = _rank_method(plan, method, images, texts, gallery, cell_clock, reporter)
+        own_texts = texts.of_method(checkpoint.sha256 if checkpoint else None)
+        ranking = _rank_method(plan, method, images, own_texts, gallery, cell_clock, reporter)
         with cell_clock.stage("score"):
             per_query = score(plan.data, ranking, plan.protocol)
             cell = _cell(plan, backbone, method, checkpoint)
@@ -103,9 +108,7 @@ def embed(plan: Plan, backbone: Backbone, reporter: Reporter) -> ImageFeatures:
             backbone=backbone, transform=preprocess(plan.protocol.preprocess, backbone.image_spec),
             size=BatchSize(value=request.batch_size), workers=request.workers, stage=stage,
         )  # fmt: skip
-        space = image_space(
-            backbone, plan.protocol.preprocess, precision=request.precision, device=plan.device
-        )
+        space = image_space(backbone, plan.protocol.preprocess)
         return embed_with(embedder, refs, space, Mode(request.cache), reporter)
 
 
@@ -126,6 +129,7 @@ def _rank_method(
     size = BatchSize(value=plan.request.batch_size)
     with clock.stage("compose"), reporter.stage(method.name, len(queries)) as stage:
         vectors = compose(method, queries, plan.protocol, images, texts, size=size, stage=stage)
+        texts.flush()
     with clock.stage("rank"), torch.inference_mode():
         return rank_queries(plan.data, vectors.to(gallery.device), gallery, depth(plan.protocol))
 

@@ -13,7 +13,6 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from cirbench.benchmark.checkpoints import read_checkpoint
-from cirbench.benchmark.compose import TextFeatures
 from cirbench.benchmark.embed import BatchSize, Embedder, ImageFeatures, embed_with
 from cirbench.benchmark.errors import CirbenchError, CorruptData, MissingData, UsageError
 from cirbench.benchmark.free_query import FreeQuery
@@ -26,6 +25,7 @@ from cirbench.benchmark.protocol import EvaluationProtocol
 from cirbench.benchmark.ranking import dot_product, rank
 from cirbench.benchmark.registry import find_task, tasks
 from cirbench.benchmark.store import Mode, image_space
+from cirbench.benchmark.texts import TextFeatures
 
 DEFAULT_BACKBONE = "emoji-clip"
 PROTOCOL = EvaluationProtocol(
@@ -112,8 +112,7 @@ def features_of(
             backbone=backbone, transform=preprocess(PROTOCOL.preprocess, backbone.image_spec),
             size=BatchSize(value=_BATCH_SIZE), workers=workers, stage=stage,
         )  # fmt: skip
-        device = torch.device(backbone.device).type
-        space = image_space(backbone, PROTOCOL.preprocess, precision="fp32", device=device)
+        space = image_space(backbone, PROTOCOL.preprocess)
         return embed_with(embedder, refs, space, mode, reporter)
 
 

@@ -11,11 +11,12 @@ import numpy as np
 import torch
 from torch.nn.functional import normalize
 
-from cirbench.benchmark.compose import QueryBatch, TextFeatures
+from cirbench.benchmark.compose import QueryBatch
 from cirbench.benchmark.embed import ImageFeatures
 from cirbench.benchmark.interfaces import Method, Selection, TaskData, Triplet
 from cirbench.benchmark.scoring import depth, score
 from cirbench.benchmark.spans import rank_queries
+from cirbench.benchmark.texts import TextFeatures
 
 
 def supervision(

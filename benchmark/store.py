@@ -61,7 +61,9 @@ class Space:
     """Everything but the picture that can change its embedding.
 
     Attributes:
+        preprocess: what is done to a picture, or a text, before it reaches the tower.
         device: its kind alone; cuda:0 and cuda:1 compute alike, a CPU does not.
+        checkpoint: sha256 of the method's weights that make the pseudo-words of prompts.
     """
 
     kind: str
@@ -71,6 +73,7 @@ class Space:
     preprocess: str
     precision: str
     device: str
+    checkpoint: str | None = None
     packages: Mapping[str, str | None] = field(
         default_factory=lambda: {k: v for k, v in package_versions().items() if k in _PACKAGES}
     )
@@ -104,16 +107,28 @@ def unwritable(folder: Path, error: OSError) -> UsageError:
     )
 
 
-def image_space(backbone: Backbone, preprocess: str, *, precision: str, device: str) -> Space:
+def image_space(backbone: Backbone, preprocess: str) -> Space:
     """Under which a backbone's embeddings of pictures are stored."""
+    return _space("image", backbone, backbone.image_spec.fingerprint(preprocess))
+
+
+def text_space(backbone: Backbone, *, truncate: bool, checkpoint: str | None = None) -> Space:
+    """Under which its embeddings of texts are stored; with a checkpoint, those of prompts with the
+    pseudo-words that these weights make."""
+    kind = "prompt" if checkpoint else "text"
+    return _space(kind, backbone, "cut to the context" if truncate else "uncut", checkpoint)
+
+
+def _space(kind: str, backbone: Backbone, preprocess: str, checkpoint: str | None = None) -> Space:
     return Space(
-        kind="image",
+        kind=kind,
         backbone=backbone.name,
         weights=backbone.weights_sha256,
         architecture=backbone.architecture_sha256,
-        preprocess=backbone.image_spec.fingerprint(preprocess),
-        precision=precision,
-        device=device.partition(":")[0],
+        preprocess=preprocess,
+        precision=backbone.precision,
+        device=torch.device(backbone.device).type,
+        checkpoint=checkpoint,
     )
 
 
@@ -160,6 +175,11 @@ class Store:
             self._read.discard(path)
             self._places = {n: p for n, p in self._places.items() if p[0] != path}
 
+    def forget_all(self) -> None:
+        """Removes every shard of the space."""
+        self._look()
+        self.forget(list(self._places))
+
     def rows(self, identities: Sequence[str]) -> Tensor:
         """(len(identities), C) float32."""
         wanted: dict[Path, list[str]] = {}
@@ -168,8 +188,9 @@ class Store:
                 wanted.setdefault(self._places[name][0], []).append(name)
         found = {name: self._kept[name] for name in identities if name in self._kept}
         for path, names in wanted.items():
-            values = read_shard(path)[1]
-            found.update((name, values[self._places[name][1]]) for name in names)
+            rows = [self._places[name][1] for name in names]
+            values = read_rows(path, min(rows), max(rows) + 1)
+            found.update((n, values[row - min(rows)]) for n, row in zip(names, rows, strict=True))
         return torch.stack([found[name] for name in identities])
 
     def add(self, identities: Sequence[str], values: Tensor) -> None:
@@ -234,15 +255,28 @@ def check_place(path: Path) -> None:
 def _whole_header(path: Path) -> dict[str, Any]:
     if sha256_of_file(path)[:_KEY_DIGITS] != path.stem:
         raise _damaged(path, "it was cut or altered")
-    return read_shard(path, values=False)[0]
+    return read_header(path)
 
 
-def read_shard(path: Path, *, values: bool = True) -> tuple[dict[str, Any], Tensor]:
-    """A shard's header and, if wanted, its rows."""
+def read_header(path: Path) -> dict[str, Any]:
+    """What a shard says of itself: its space, and the identities of its rows."""
+    with _opened(path) as file:
+        header: dict[str, Any] = json.loads((file.metadata() or {})["cirbench"])
+        return header
+
+
+def read_rows(path: Path, first: int, end: int) -> Tensor:
+    """(end - first, C) float32; the rest of the file is not read."""
+    with _opened(path) as file:
+        rows: Tensor = file.get_slice("values")[first:end]
+        return rows
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
     try:
         with safe_open(path, framework="pt") as file:
-            header = json.loads((file.metadata() or {})["cirbench"])
-            return header, file.get_tensor("values") if values else torch.empty(0)
+            yield file
     except (SafetensorError, OSError, KeyError, ValueError) as error:
         raise _damaged(path, str(error)) from error
 

@@ -30,7 +30,6 @@ from torch.nn.functional import normalize
 from cirbench.benchmark.backbones.base import TorchBackbone
 from cirbench.benchmark.backbones.tuned import CLIP_FILE
 from cirbench.benchmark.checkpoints import write_checkpoint
-from cirbench.benchmark.compose import TextFeatures
 from cirbench.benchmark.embed import BatchSize, Embedder, embed_images
 from cirbench.benchmark.errors import CheckFailed, UsageError
 from cirbench.benchmark.images import chunks, load_picture, prefetched
@@ -40,6 +39,7 @@ from cirbench.benchmark.preprocess import preprocess
 from cirbench.benchmark.progress import Reporter
 from cirbench.benchmark.provenance import code_state, package_versions
 from cirbench.benchmark.selection import selection_score, supervision
+from cirbench.benchmark.texts import TextFeatures
 from cirbench.benchmark.training_state import load_state, read_epochs, save_state, write_epochs
 from cirbench.methods.baselines import ImageText
 from cirbench.methods.combiner import contrastive_loss

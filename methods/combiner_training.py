@@ -23,7 +23,6 @@ import torch
 from torch import Tensor
 
 from cirbench.benchmark.checkpoints import write_checkpoint
-from cirbench.benchmark.compose import TextFeatures
 from cirbench.benchmark.embed import BatchSize, Embedder, ImageFeatures, embed_images
 from cirbench.benchmark.errors import CheckFailed, UsageError
 from cirbench.benchmark.interfaces import Backbone, Selection, TaskData, Triplet
@@ -32,6 +31,7 @@ from cirbench.benchmark.preprocess import preprocess
 from cirbench.benchmark.progress import Reporter
 from cirbench.benchmark.provenance import code_state, package_versions
 from cirbench.benchmark.selection import selection_score, supervision
+from cirbench.benchmark.texts import TextFeatures
 from cirbench.benchmark.training_state import load_state, read_epochs, save_state, write_epochs
 from cirbench.methods.combiner import Combiner, CombinerNetwork, contrastive_loss
 

@@ -16,12 +16,13 @@ import torch
 
 from cirbench.benchmark.backbones import load_backbone
 from cirbench.benchmark.checkpoints import read_checkpoint
-from cirbench.benchmark.compose import QueryBatch, TextFeatures
+from cirbench.benchmark.compose import QueryBatch
 from cirbench.benchmark.errors import CheckFailed, CorruptData, UsageError
 from cirbench.benchmark.interfaces import ImageRef, Query, Selection, TaskData, Triplet
 from cirbench.benchmark.plan import parse_checkpoints
 from cirbench.benchmark.progress import Reporter
 from cirbench.benchmark.protocol import EvaluationProtocol
+from cirbench.benchmark.texts import TextFeatures
 from cirbench.datasets import cirr, fashion_iq
 from cirbench.datasets.emoji.pictures import pictures
 from cirbench.datasets.emoji.task import Emoji

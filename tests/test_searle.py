@@ -11,9 +11,10 @@ from torch.nn.functional import normalize
 
 from cirbench.benchmark.backbones import load_backbone
 from cirbench.benchmark.checkpoints import read_checkpoint
-from cirbench.benchmark.compose import QueryBatch, TextFeatures
+from cirbench.benchmark.compose import QueryBatch
 from cirbench.benchmark.errors import CorruptData
 from cirbench.benchmark.interfaces import ImageRef, Query
+from cirbench.benchmark.texts import TextFeatures
 from cirbench.datasets import cirr, fashion_iq
 from cirbench.methods.lincir import LinCIR
 from cirbench.methods.searle import Phi, Searle

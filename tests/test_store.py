@@ -40,6 +40,7 @@ SPACE = Space(
 OTHER = {
     "kind": "text", "backbone": "b2", "weights": "w2", "architecture": "a2", "preprocess": "p2",
     "precision": "bf16", "device": "cuda", "packages": {"torch": "3"}, "encoder": 99,
+    "checkpoint": "c2",
 }  # fmt: skip
 FAULTS = int(os.environ.get("CIRBENCH_TEST_FAULTS", "3"))
 """How many kills; `make faults` has thirty."""
@@ -173,7 +174,7 @@ def test_another_architecture_with_the_same_weights_is_another_space(tmp_path):
 
     def space():
         backbone = load_backbone(f"local-dir:{folder}")
-        return image_space(backbone, "clip", precision="fp32", device="cpu")
+        return image_space(backbone, "clip")
 
     before = space()
     settings = json.loads(config.read_text())
