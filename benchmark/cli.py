@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sys
@@ -36,6 +37,7 @@ from cirbench.benchmark.errors import CheckFailed, CirbenchError, UsageError
 if TYPE_CHECKING:
     from cirbench.benchmark.plan import Plan
 
+_FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 KNOWN_VARIABLES = ("CIRBENCH_CACHE", "CIRBENCH_DATA", "CIRBENCH_RESULTS")
 
 app = typer.Typer(
@@ -73,6 +75,15 @@ def main() -> None:
     except CirbenchError as error:
         print(f"bench: error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except OSError as error:
+        if error.errno not in _FULL_DISK:
+            raise
+        print(
+            f"bench: error: {error.filename or 'a file'} can't be written ({error.strerror}); what "
+            f"was written before is whole; make room, or choose another place, and run again",
+            file=sys.stderr,
+        )
+        sys.exit(UsageError.exit_code)
 
 
 def _warn_of_unknown_variables() -> None:

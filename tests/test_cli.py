@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
+import os
 import subprocess
 import sys
 from typing import ClassVar
@@ -160,6 +162,18 @@ def test_a_truncated_image_is_named_with_its_row_and_nothing_is_stored(
     assert code == 4
     assert "07.png (row 7" in err
     assert not list((tmp_path / "results").glob("*/*"))
+
+
+def test_a_disk_that_fills_up_leaves_no_part_of_a_record(bench, folder_task, monkeypatch, tmp_path):
+    def full(*_args, **_more):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(np, "savez_compressed", full)
+    code, _, err = bench("run", "-m", "image-only", "-t", "folder", *FAKE, "-o", tmp_path / "out")
+    assert code == 2
+    assert "No space left on device" in err
+    assert "Traceback" not in err
+    assert not [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
 
 
 def test_an_empty_gallery_is_refused(bench, folder_task):
