@@ -23,6 +23,9 @@ def find_training_images(
     Raises:
         MissingData: it is neither a folder, nor a file, nor webdataset shards, nor a task.
     """
+    if source in tasks():  # a folder of that name is ./emoji
+        task: Task = find_task(source)()
+        return task.training_images(data_root=None), source
     path = Path(source)
     if source.endswith(".tar") or (path.is_dir() and any(path.glob("*.tar"))):
         return ShardImages(shard_paths(source)), path.parent.name if path.suffix else path.name
@@ -30,7 +33,4 @@ def find_training_images(
         return images_in_folder(path), path.resolve().name
     if path.is_file():
         return images_in_table(path, column, separator), path.stem
-    if source in tasks():
-        task: Task = find_task(source)()
-        return task.training_images(data_root=None), source
     raise MissingData(f"--images {source}: no such folder or file, and no task of that name")

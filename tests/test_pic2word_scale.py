@@ -274,6 +274,14 @@ def shards(tmp_path, picture):
     return folder
 
 
+def test_a_tasks_name_is_not_a_folder_of_that_name(tmp_path, monkeypatch, picture):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "emoji").mkdir()
+    (tmp_path / "emoji/one.png").write_bytes(picture(1))
+    assert len(find_training_images("emoji")[0]) > 1000
+    assert len(find_training_images("./emoji")[0]) == 1
+
+
 def test_shards_are_read_at_any_place(shards, picture):
     found, label = find_training_images(str(shards))
     assert (len(found), label) == (12, "cc3m")
