@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 
@@ -27,20 +28,37 @@ def print_record(record: Record, console: Console) -> None:
     limit, missing = record.data["run"]["limit"], record.data["counts"]["missing"]
     note = f"PARTIAL: {limit} queries a group. " if limit else ""
     note += f"PARTIAL: {missing} pictures left out. " if missing else ""
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    table.add_column("group")
-    for metric in protocol["metrics"]:
-        table.add_column(metric, justify="right", no_wrap=True)
-    for name in _rows(record):
-        values = [Interval(**record.data["metrics"][name][m]) for m in protocol["metrics"]]
-        style = "bold" if name == "average" else None
-        texts = (f"{v.value:.1f}\n[{v.low:.1f}, {v.high:.1f}]" for v in values)
-        table.add_row(name, *texts, style=style)
-    console.print(table)
+    for metrics in _beside_each_other(record, console.width):
+        console.print(_metrics_table(record, metrics))
     console.print(
         f"{note}Percent [95 % interval]; protocol {protocol['name']} v{protocol['version']}, "
         f"hash {protocol['hash']}"
     )
+
+
+def _beside_each_other(record: Record, width: int) -> list[Sequence[str]]:
+    """The metrics in as few rows of columns as fit, of about the same length."""
+    metrics, groups = record.data["protocol"]["metrics"], _rows(record)
+    widest = max(len(line) for g in groups for m in metrics for line in _cell(record, g, m))
+    fitting = max(1, (width - max(map(len, groups)) - 2) // (max(widest, *map(len, metrics)) + 3))
+    per_row = math.ceil(len(metrics) / math.ceil(len(metrics) / fitting))
+    return [metrics[i : i + per_row] for i in range(0, len(metrics), per_row)]
+
+
+def _metrics_table(record: Record, metrics: Sequence[str]) -> Table:
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("group", no_wrap=True)
+    for metric in metrics:
+        table.add_column(metric, justify="right", no_wrap=True)
+    for group in _rows(record):
+        cells = ("\n".join(_cell(record, group, metric)) for metric in metrics)
+        table.add_row(group, *cells, style="bold" if group == "average" else None)
+    return table
+
+
+def _cell(record: Record, group: str, metric: str) -> tuple[str, str]:
+    found = Interval(**record.data["metrics"][group][metric])
+    return f"{found.value:.1f}", f"[{found.low:.1f}, {found.high:.1f}]"
 
 
 def print_verdicts(verdicts: Sequence[Verdict]) -> None:

@@ -75,6 +75,17 @@ def test_a_run_prints_a_table_and_stores_its_record(bench, folder_task, tmp_path
         assert arrays["top"].shape == (24, 1)
 
 
+@pytest.mark.parametrize("columns", ["60", "80", "83", "200"])
+def test_the_table_is_whole_however_narrow_the_terminal(bench, monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", columns)
+    _, out, _ = bench("run", "-m", "image-only", "-t", "emoji", "-o", "out", *FAKE)
+    assert "…" not in out
+    for word in ("mono", "average", "average without flat", "R@1 ", "R@10", "R@50"):
+        assert word in out
+    table = [line for line in out.splitlines() if line.startswith(" ")]
+    assert max(map(len, table)) <= int(columns)
+
+
 def test_json_is_all_that_goes_to_stdout(bench, folder_task):
     _, one, _ = bench("run", "-m", "image-only", "-t", "folder", "--json")
     _, two, err = bench("run", "-m", "image-only", "-m", "text-only", "-t", "folder", "--json")
