@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -66,6 +67,35 @@ def verify(
     print(f"{len(checked) - len(faults)} shards are whole, {len(faults)} are not")
     if faults:
         raise CorruptData("\n".join(faults))
+
+
+@cache.command(
+    epilog="Examples: bench cache export 3f2a 9c -o vit-l.tar · bench cache import vit-l.tar"
+)
+def export(
+    keys: Annotated[list[str], typer.Argument(help="Beginnings of keys; bench cache ls.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="FILE.tar to write.")],
+) -> None:
+    """Write spaces into one file, for another machine."""
+    from cirbench.benchmark.cache import find
+    from cirbench.benchmark.cache_archive import export as write
+    from cirbench.benchmark.store import default_root
+
+    entries = [find(default_root(), key) for key in keys]
+    write(entries, output)
+    print(f"{output}: {sum(entry.rows() for entry in entries):,} rows")
+
+
+@cache.command("import", epilog="Examples: bench cache import vit-l.tar")
+def take_in(
+    archive: Annotated[Path, typer.Argument(help="What bench cache export wrote.")],
+) -> None:
+    """Add what another machine exported, once every checksum has been found right."""
+    from cirbench.benchmark import cache_archive
+    from cirbench.benchmark.store import default_root
+
+    for entry in cache_archive.take_in(archive, default_root()):
+        print(f"added {entry.key[:12]}, {entry.space.get('backbone', '?')}")
 
 
 @cache.command(

@@ -39,7 +39,7 @@ SHARD_ROWS = 4096
 ENCODER_VERSION = 1
 """Raised whenever code of ours changes what a tower or its preprocessing gives."""
 _PACKAGES = ("torch", "torchvision", "pillow", "open_clip_torch", "timm", "transformers")
-_KEY_DIGITS = 32
+KEY_DIGITS = 32
 
 
 class Mode(StrEnum):
@@ -146,7 +146,7 @@ class Store:
 
     def __init__(self, root: Path, space: Space, mode: Mode = Mode.USE) -> None:
         self.space, self.mode = space, mode
-        self.folder = root / "embeddings" / space.key[:_KEY_DIGITS]
+        self.folder = root / "embeddings" / space.key[:KEY_DIGITS]
         self._places: dict[str, tuple[Path, int]] = {}
         self._read: set[Path] = set()
         self._kept: dict[str, Tensor] = {}
@@ -203,7 +203,7 @@ class Store:
             {"values": values.contiguous()},
             {"cirbench": json.dumps(header, sort_keys=True, separators=(",", ":"))},
         )
-        path = self.folder / f"{hashlib.sha256(content).hexdigest()[:_KEY_DIGITS]}.safetensors"
+        path = self.folder / f"{hashlib.sha256(content).hexdigest()[:KEY_DIGITS]}.safetensors"
         try:
             with written_whole(path) as temporary:
                 temporary.write_bytes(content)
@@ -248,12 +248,12 @@ def check_shard(path: Path, space: Space) -> list[str]:
 def check_place(path: Path) -> None:
     """That a shard is whole, and lies in the folder of its own space."""
     space = json.loads(_whole_header(path)["space"])
-    if (key := key_of(space)[:_KEY_DIGITS]) != path.parent.name:
+    if (key := key_of(space)[:KEY_DIGITS]) != path.parent.name:
         raise _damaged(path, f"it is of another space, {space.get('backbone')} ({key})")
 
 
 def _whole_header(path: Path) -> dict[str, Any]:
-    if sha256_of_file(path)[:_KEY_DIGITS] != path.stem:
+    if sha256_of_file(path)[:KEY_DIGITS] != path.stem:
         raise _damaged(path, "it was cut or altered")
     return read_header(path)
 

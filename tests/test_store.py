@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import io
 import json
 import os
 import random
@@ -11,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 from dataclasses import asdict, fields, replace
 from pathlib import Path
@@ -479,7 +481,7 @@ def cached(tmp_path):
 
 
 def bench(*arguments):
-    return CliRunner().invoke(app, ["cache", *arguments])
+    return CliRunner().invoke(app, ["cache", *map(str, arguments)])
 
 
 def test_ls_and_info(cached):
@@ -531,6 +533,61 @@ def test_prune_goes_by_age_and_by_size(cached):
     assert "1 removed" in bench("prune", "--older-than", "9").stdout
     assert [path.exists() for path in cached] == [False, True]
     assert "1 removed" in bench("prune", "--max-size", "0").stdout
+
+
+def test_an_export_is_taken_in_elsewhere(cached, tmp_path, monkeypatch):
+    keys = [path.parent.name for path in cached]
+    archive, again = tmp_path / "a.tar", tmp_path / "b.tar"
+    assert "4 rows" in bench("export", keys[0][:9], keys[1], "-o", archive).stdout
+    bench("export", *keys[::-1], "-o", again)
+    assert archive.read_bytes() == again.read_bytes()
+    monkeypatch.setenv("CIRBENCH_CACHE", str(tmp_path / "elsewhere"))
+    for _ in range(2):
+        assert bench("import", archive).stdout.count("added") == 2
+    assert "2 shards are whole, 0 are not" in bench("verify").stdout
+    here, there = Store(tmp_path / "cache", SPACE), Store(tmp_path / "elsewhere", SPACE)
+    assert here.missing(["a", "b"]) == there.missing(["a", "b"]) == []
+    assert torch.equal(here.rows(["a", "b"]), there.rows(["a", "b"]))
+    assert {path.name for path in (tmp_path / "elsewhere").iterdir()} == {"embeddings"}
+
+
+def altered(members):
+    name = next(name for name in members if name.endswith("safetensors"))
+    return {**members, name: members[name][:-2] + b"??"}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (altered, "cut or altered"),
+        (lambda members: {"notes.txt": b"x"}, "holds no embeddings"),
+        (lambda members: {"../out.txt": b"x", **members}, "can't be unpacked"),
+        (lambda members: {n.replace("/", "/0", 1): c for n, c in members.items()}, "not the key"),
+    ],
+)
+def test_an_archive_that_is_not_what_it_says_adds_nothing(
+    cached, tmp_path, monkeypatch, change, said
+):
+    archive = tmp_path / "a.tar"
+    bench("export", cached[0].parent.name, "-o", archive)
+    with tarfile.open(archive) as tar:
+        members = {m.name: tar.extractfile(m).read() for m in tar.getmembers()}
+    with tarfile.open(archive, "w") as tar:
+        for name, content in change(members).items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    monkeypatch.setenv("CIRBENCH_CACHE", str(tmp_path / "elsewhere"))
+    error = bench("import", archive).exception
+    assert isinstance(error, CorruptData)
+    assert said in str(error)
+    assert not list((tmp_path / "elsewhere").iterdir())
+
+
+def test_a_file_that_is_no_archive_is_refused(cached, tmp_path):
+    assert isinstance(bench("import", tmp_path / "none.tar").exception, MissingData)
+    (tmp_path / "text.tar").write_text("no tar")
+    assert isinstance(bench("import", tmp_path / "text.tar").exception, CorruptData)
 
 
 def test_a_shard_says_what_it_holds(tmp_path):
