@@ -5,20 +5,22 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import TypeVar
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from cirbench.benchmark.contents import Contents
 from cirbench.benchmark.errors import CorruptData
 from cirbench.benchmark.images import chunks, load_picture, prefetched
 from cirbench.benchmark.interfaces import Backbone, ImageRef
-from cirbench.benchmark.preprocess import Transform, stretched
+from cirbench.benchmark.preprocess import Transform, preprocess, stretched
 from cirbench.benchmark.progress import Reporter, Stage
-from cirbench.benchmark.store import SHARD_ROWS, Mode, Space, Store, default_root, identity
+from cirbench.benchmark.store import SHARD_ROWS, Mode, Store, default_root, identity, image_space
 
 T = TypeVar("T")
 
@@ -84,53 +86,82 @@ def in_batches(
 
 @dataclass(frozen=True, kw_only=True)
 class Embedder:
-    """How pictures become embeddings in one run.
+    """How pictures become embeddings by one backbone.
 
     Attributes:
+        preprocess: the protocol's name for the way from a picture to the tower's input.
         size: halved where memory runs out, and then for the rest of the run.
         workers: threads that read and decode.
     """
 
     backbone: Backbone
-    transform: Transform
+    preprocess: str
     size: BatchSize
     workers: int
     stage: Stage
 
-    def embed(self, refs: Sequence[ImageRef]) -> tuple[Tensor, list[str]]:
-        """(len(refs), C) float32 on the CPU, and the sha256 of each picture's file.
+    @cached_property
+    def _transform(self) -> Transform:
+        return preprocess(self.preprocess, self.backbone.image_spec)
 
-        Raises:
-            MissingData, CorruptData: a picture can't be read; the message names it and its row.
-        """
-        values: list[Tensor] = []
-        hashes: list[str] = []
-        batch = self.size.value
-        jobs = (
-            partial(load_picture, ref, self._transform_of(ref), row) for row, ref in enumerate(refs)
-        )
-        for chunk in chunks(prefetched(jobs, workers=self.workers, ahead=2 * batch), batch):
-            hashes += [sha256 for _, sha256 in chunk]
-            with torch.inference_mode():
-                values += in_batches([picture for picture, _ in chunk], self.size, self._encode)
-            self.stage.advance(len(chunk))
-        features = torch.cat(values)
-        _check_finite(features, refs)
-        return features, hashes
-
-    def _transform_of(self, ref: ImageRef) -> Transform:
+    def transform_of(self, ref: ImageRef) -> Transform:
+        """Whole pictures are preprocessed as the protocol says, parts are stretched."""
         if ref.box is None:
-            return self.transform
+            return self._transform
         return partial(stretched, box=ref.box, spec=self.backbone.image_spec)
 
-    def _encode(self, pixels: Sequence[Tensor]) -> Tensor:
-        return self.backbone.encode_images(torch.stack(list(pixels))).cpu()
+    def encode(self, pixels: Sequence[Tensor]) -> Iterator[Tensor]:
+        """(3, S, S) each → (b, C) float32 on the CPU, in batches."""
+
+        def work(part: Sequence[Tensor]) -> Tensor:
+            return self.backbone.encode_images(torch.stack(list(part))).cpu()
+
+        with torch.inference_mode():
+            yield from in_batches(pixels, self.size, work)
+
+
+def embed_together(
+    embedders: Sequence[Embedder], refs: Sequence[ImageRef], wanted: Sequence[Sequence[bool]]
+) -> tuple[list[Tensor], list[str]]:
+    """Decodes each picture once for all towers; tower i sees those that `wanted[i]` marks.
+
+    The first embedder's batch size, workers and stage are those of the decoding.
+
+    Returns:
+        Of each tower (number wanted, C) float32 on the CPU; and the sha256 of each picture's file.
+
+    Raises:
+        MissingData, CorruptData: a picture can't be read; the message names it and its row.
+    """
+
+    def transformed(ref: ImageRef, row: int) -> Callable[[Image.Image], list[Tensor | None]]:
+        ways = [
+            e.transform_of(ref) if w[row] else None for e, w in zip(embedders, wanted, strict=True)
+        ]
+        return lambda image: [way(image) if way else None for way in ways]
+
+    first, hashes = embedders[0], list[str]()
+    values: list[list[Tensor]] = [[] for _ in embedders]
+    batch = first.size.value
+    jobs = (partial(load_picture, ref, transformed(ref, row), row) for row, ref in enumerate(refs))
+    for chunk in chunks(prefetched(jobs, workers=first.workers, ahead=2 * batch), batch):
+        hashes += [sha256 for _, sha256 in chunk]
+        for i, embedder in enumerate(embedders):
+            own = [pixels[i] for pixels, _ in chunk]
+            values[i] += embedder.encode([picture for picture in own if picture is not None])
+        first.stage.advance(len(chunk))
+    features = []
+    for embedder, parts, marked in zip(embedders, values, wanted, strict=True):
+        width = 0 if parts else embedder.backbone.embedding_width
+        features.append(torch.cat(parts or [torch.empty(0, width)]))
+        _check_finite(features[-1], [ref for ref, mark in zip(refs, marked, strict=True) if mark])
+    return features, hashes
 
 
 def embed_images(embedder: Embedder, refs: Sequence[ImageRef]) -> ImageFeatures:
     """Embeds each distinct picture of `refs` once, without a store."""
     distinct = list({ref.id: ref for ref in refs}.values())
-    values, hashes = embedder.embed(distinct)
+    [values], hashes = embed_together([embedder], distinct, [[True] * len(distinct)])
     return ImageFeatures(
         values=values, rows={ref.id: row for row, ref in enumerate(distinct)}, sha256=hashes,
         batch_size=embedder.size.value, passes=len(distinct),
@@ -138,9 +169,14 @@ def embed_images(embedder: Embedder, refs: Sequence[ImageRef]) -> ImageFeatures:
 
 
 def stored_images(
-    embedder: Embedder, refs: Sequence[ImageRef], store: Store, contents: Contents, hashing: Stage
-) -> ImageFeatures:
-    """As `embed_images`, but what the store has is not encoded again, and what it lacks is added.
+    embedders: Sequence[Embedder],
+    refs: Sequence[ImageRef],
+    stores: Sequence[Store],
+    contents: Contents,
+    hashing: Stage,
+) -> list[ImageFeatures]:
+    """As `embed_images`, for each tower with its store: what a store has is not encoded again, and
+    what it lacks is added.
 
     Work is done in whole shards, whose batches begin with the shard: a run that was killed and one
     that was not leave the same bytes.
@@ -149,41 +185,69 @@ def stored_images(
         MissingData, CorruptData: a picture can't be read, or changed meanwhile; a shard is damaged.
     """
     distinct = list({ref.id: ref for ref in refs}.values())
-    hashes = contents.sha256(distinct, hashing, embedder.workers)
+    hashes = contents.sha256(distinct, hashing, embedders[0].workers)
     names = [identity(sha256, ref.box) for sha256, ref in zip(hashes, distinct, strict=True)]
     pictures = dict(zip(names, zip(distinct, hashes, strict=True), strict=True))
-    if store.mode is Mode.REFRESH:
-        store.forget(names)
-    passes = 0
-    while missing := store.missing(names):
+    for store in stores:
+        if store.mode is Mode.REFRESH:
+            store.forget(names)
+    passes, done = [0] * len(stores), 0
+    while missing := _lacked(stores, names)[0]:
         shard = missing[:SHARD_ROWS]
-        with store.working_on(shard):
-            lacking = store.missing(shard)
-            if lacking:
-                store.add(lacking, _unchanged(embedder, [pictures[name] for name in lacking]))
-                passes += len(lacking)
-    embedder.stage.advance(len(distinct) - passes)
-    return ImageFeatures(
-        values=store.rows(names), rows={ref.id: row for row, ref in enumerate(distinct)},
-        sha256=hashes, batch_size=embedder.size.value, passes=passes,
-    )  # fmt: skip
+        with ExitStack() as held:
+            for store in sorted(stores, key=lambda store: store.folder):
+                held.enter_context(store.working_on(shard))
+            lacked, wanted = _lacked(stores, shard)
+            if not lacked:  # another process was first
+                continue
+            added = _unchanged(embedders, [pictures[name] for name in lacked], wanted)
+            for i, (store, marks, rows) in enumerate(zip(stores, wanted, added, strict=True)):
+                own = [name for name, mark in zip(lacked, marks, strict=True) if mark]
+                if own:
+                    store.add(own, rows)
+                passes[i] += len(own)
+            done += len(lacked)
+    embedders[0].stage.advance(len(distinct) - done)
+    rows_of = {ref.id: row for row, ref in enumerate(distinct)}
+    return [
+        ImageFeatures(
+            values=store.rows(names), rows=rows_of, sha256=hashes, batch_size=embedder.size.value,
+            passes=seen,
+        )
+        for embedder, store, seen in zip(embedders, stores, passes, strict=True)
+    ]  # fmt: skip
+
+
+def _lacked(stores: Sequence[Store], names: Sequence[str]) -> tuple[list[str], list[list[bool]]]:
+    """Those that any store lacks, each once, and for each store whether it lacks them."""
+    missing = [set(store.missing(names)) for store in stores]
+    lacked = [name for name in dict.fromkeys(names) if any(name in own for own in missing)]
+    return lacked, [[name in own for name in lacked] for own in missing]
 
 
 def embed_with(
-    embedder: Embedder, refs: Sequence[ImageRef], space: Space, mode: Mode, reporter: Reporter
-) -> ImageFeatures:
-    """Embeds each distinct picture, through the store as the mode says."""
+    embedders: Sequence[Embedder],
+    refs: Sequence[ImageRef],
+    mode: Mode,
+    reporter: Reporter,
+) -> list[ImageFeatures]:
+    """Embeds each distinct picture by each tower, through the store as the mode says."""
     if mode is Mode.OFF:
-        return embed_images(embedder, refs)
+        return [embed_images(embedder, refs) for embedder in embedders]
     root = default_root()
     contents = Contents(root=root, read_only=mode is Mode.READ_ONLY)
+    stores = [Store(root, image_space(e.backbone, e.preprocess), mode) for e in embedders]
     with reporter.stage("hashing", len(refs)) as hashing:
-        return stored_images(embedder, refs, Store(root, space, mode), contents, hashing)
+        return stored_images(embedders, refs, stores, contents, hashing)
 
 
-def _unchanged(embedder: Embedder, pictures: Sequence[tuple[ImageRef, str]]) -> Tensor:
+def _unchanged(
+    embedders: Sequence[Embedder],
+    pictures: Sequence[tuple[ImageRef, str]],
+    wanted: Sequence[Sequence[bool]],
+) -> list[Tensor]:
     """The embeddings of pictures whose files are still those that were hashed."""
-    values, found = embedder.embed([ref for ref, _ in pictures])
+    values, found = embed_together(embedders, [ref for ref, _ in pictures], wanted)
     for (ref, sha256), now in zip(pictures, found, strict=True):
         if now != sha256:
             raise CorruptData(f"picture {ref.id} changed while it was read; run again")

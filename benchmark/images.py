@@ -13,11 +13,9 @@ from pathlib import Path
 from typing import TypeVar
 
 from PIL import Image, UnidentifiedImageError
-from torch import Tensor
 
 from cirbench.benchmark.errors import CorruptData, MissingData
 from cirbench.benchmark.interfaces import ImageRef
-from cirbench.benchmark.preprocess import Transform
 
 T = TypeVar("T")
 
@@ -72,8 +70,8 @@ def images_in_table(
     return tuple(file_ref(table.parent / name, name) for name in names)
 
 
-def load_picture(ref: ImageRef, transform: Transform, row: int) -> tuple[Tensor, str]:
-    """The transformed picture (3, S, S) float32, and the sha256 of its file; `row` is for errors.
+def load_picture(ref: ImageRef, transform: Callable[[Image.Image], T], row: int) -> tuple[T, str]:
+    """What `transform` makes of the picture, and the sha256 of its file; `row` is for errors.
 
     Raises:
         MissingData: its file is gone, or can't be opened.

@@ -181,7 +181,7 @@ def pipeline_row(backbone: TorchBackbone, refs: list[ImageRef]) -> Row:
     transform = preprocess("clip", backbone.image_spec)
     with Reporter(quiet=True).stage("perf", len(refs)) as stage:
         embedder = Embedder(
-            backbone=backbone, transform=transform, size=BatchSize(value=64), workers=2,
+            backbone=backbone, preprocess="clip", size=BatchSize(value=64), workers=2,
             stage=stage,
         )  # fmt: skip
 

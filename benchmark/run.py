@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -19,7 +19,6 @@ from cirbench.benchmark.data_check import without_unreadable
 from cirbench.benchmark.embed import BatchSize, Embedder, ImageFeatures, embed_with
 from cirbench.benchmark.interfaces import Backbone, Method
 from cirbench.benchmark.plan import Plan, checkpoint_path
-from cirbench.benchmark.preprocess import preprocess
 from cirbench.benchmark.progress import Reporter
 from cirbench.benchmark.provenance import environment, peak_memory_bytes
 from cirbench.benchmark.ranking import Ranking
@@ -34,7 +33,7 @@ from cirbench.benchmark.records import (
 from cirbench.benchmark.registry import find_method
 from cirbench.benchmark.scoring import averages_of, depth, score, summarise
 from cirbench.benchmark.spans import rank_queries
-from cirbench.benchmark.store import Mode, image_space
+from cirbench.benchmark.store import Mode
 from cirbench.benchmark.texts import TextFeatures
 
 
@@ -68,7 +67,7 @@ def run(plan: Plan, reporter: Reporter) -> Iterator[Record]:
         backbone = load_backbone(plan.backbone, device=plan.device, precision=request.precision)
         methods = [load_method(find_method(name), backbone, plan) for name in plan.methods]
     with clock.stage("embed"):
-        images = embed(plan, backbone, reporter)
+        [images] = embed(plan, [backbone], reporter)
     texts = TextFeatures(
         backbone=backbone, truncate=plan.protocol.overlong_text == "truncate",
         mode=Mode(request.cache),
@@ -100,16 +99,21 @@ def load_method(
     return method.build(backbone=backbone, checkpoint=checkpoint), checkpoint
 
 
-def embed(plan: Plan, backbone: Backbone, reporter: Reporter) -> ImageFeatures:
-    """Every picture of gallery and queries, from the store as far as it has them."""
+def embed(plan: Plan, backbones: Sequence[Backbone], reporter: Reporter) -> list[ImageFeatures]:
+    """Every picture of gallery and queries by each backbone, from the store as far as it has them.
+
+    Each is decoded once for all backbones.
+    """
     request, refs = plan.request, list(plan.data.pictures.values())
     with reporter.stage("images", len(refs)) as stage:
-        embedder = Embedder(
-            backbone=backbone, transform=preprocess(plan.protocol.preprocess, backbone.image_spec),
-            size=BatchSize(value=request.batch_size), workers=request.workers, stage=stage,
-        )  # fmt: skip
-        space = image_space(backbone, plan.protocol.preprocess)
-        return embed_with(embedder, refs, space, Mode(request.cache), reporter)
+        embedders = [
+            Embedder(
+                backbone=backbone, preprocess=plan.protocol.preprocess,
+                size=BatchSize(value=request.batch_size), workers=request.workers, stage=stage,
+            )
+            for backbone in backbones
+        ]  # fmt: skip
+        return embed_with(embedders, refs, Mode(request.cache), reporter)
 
 
 def _unit_gallery(features: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ from cirbench.benchmark.progress import Reporter
 from cirbench.benchmark.protocol import EvaluationProtocol
 from cirbench.benchmark.ranking import dot_product, rank
 from cirbench.benchmark.registry import find_task, tasks
-from cirbench.benchmark.store import Mode, image_space
+from cirbench.benchmark.store import Mode
 from cirbench.benchmark.texts import TextFeatures
 
 DEFAULT_BACKBONE = "emoji-clip"
@@ -109,11 +109,10 @@ def features_of(
     """
     with reporter.stage("images", len(refs)) as stage:
         embedder = Embedder(
-            backbone=backbone, transform=preprocess(PROTOCOL.preprocess, backbone.image_spec),
+            backbone=backbone, preprocess=PROTOCOL.preprocess,
             size=BatchSize(value=_BATCH_SIZE), workers=workers, stage=stage,
         )  # fmt: skip
-        space = image_space(backbone, PROTOCOL.preprocess)
-        return embed_with(embedder, refs, space, mode, reporter)
+        return embed_with([embedder], refs, mode, reporter)[0]
 
 
 def open_gallery(

@@ -205,10 +205,10 @@ def _one_epoch(learner: Learner[nn.Module], job: Job, epoch: int, reporter: Repo
 def score_of(job: Job) -> float:
     """The selection score of the sum of raw features, with the towers as they stand."""
     protocol = replace(job.selection.protocol, image_text_sum="raw")
-    transform = preprocess(protocol.preprocess, job.backbone.image_spec)
     with Reporter(quiet=True).stage("selection", len(job.validation.pictures)) as stage:
         embedder = Embedder(
-            backbone=job.backbone, transform=transform, size=BatchSize(value=_VALIDATION_BATCH),
+            backbone=job.backbone, preprocess=protocol.preprocess,
+            size=BatchSize(value=_VALIDATION_BATCH),
             workers=job.workers, stage=stage,
         )  # fmt: skip
         images = embed_images(embedder, list(job.validation.pictures.values()))

@@ -27,7 +27,6 @@ from cirbench.benchmark.embed import BatchSize, Embedder, ImageFeatures, embed_i
 from cirbench.benchmark.errors import CheckFailed, UsageError
 from cirbench.benchmark.interfaces import Backbone, Selection, TaskData, Triplet
 from cirbench.benchmark.learner import Learner
-from cirbench.benchmark.preprocess import preprocess
 from cirbench.benchmark.progress import Reporter
 from cirbench.benchmark.provenance import code_state, package_versions
 from cirbench.benchmark.selection import selection_score, supervision
@@ -122,7 +121,7 @@ def precompute(job: Job, reporter: Reporter) -> Features:
     with reporter.stage("images", len(distinct)) as stage:
         embedder = Embedder(
             backbone=job.backbone,
-            transform=preprocess(job.selection.protocol.preprocess, job.backbone.image_spec),
+            preprocess=job.selection.protocol.preprocess,
             size=BatchSize(value=64), workers=job.workers, stage=stage,
         )  # fmt: skip
         found = embed_images(embedder, list(distinct.values()))

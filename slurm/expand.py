@@ -206,23 +206,32 @@ class Expansion:
     ) -> tuple[list[SweepCell], list[SweepCell]]:
         """One embedding for the runs that share their pictures and towers, where several do."""
         groups: dict[tuple[str, ...], list[SweepCell]] = {}
+        shared = ["task", "protocol", *([] if self.sweep.decode_once else ["backbone"])]
         for cell in runs:
-            axes = tuple(cell.request[key] for key in ("backbone", "task", "protocol"))
-            groups.setdefault(axes, []).append(cell)
+            groups.setdefault(tuple(cell.request[axis] for axis in shared), []).append(cell)
         embeddings, dependent = [], []
-        for (backbone, task, protocol), members in groups.items():
+        for members in groups.values():
             if len(members) == 1:
                 dependent += members
                 continue
-            names = {"method": "embed", "task": task, "backbone": backbone, "protocol": protocol}
-            request = self._request(names, members[0].request["split"]) | {"methods": []}
-            embedding = SweepCell(
-                id=_id(["embed", task, protocol, backbone], request), kind="embed",
-                request=request, resources=self._resources(names),
-            )  # fmt: skip
-            embeddings.append(embedding)
-            dependent += [replace(cell, needs=(*cell.needs, embedding.id)) for cell in members]
+            embeddings.append(self._embedding(members))
+            needs = embeddings[-1].id
+            dependent += [replace(cell, needs=(*cell.needs, needs)) for cell in members]
         return embeddings, dependent
+
+    def _embedding(self, members: Sequence[SweepCell]) -> SweepCell:
+        """What embeds the pictures of runs on one task, by each of their backbones."""
+        of = members[0].request
+        backbones = list(dict.fromkeys(cell.request["backbone"] for cell in members))
+        names = {"method": "embed", "task": of["task"], "backbone": backbones[0],
+                 "protocol": of["protocol"]}  # fmt: skip
+        request = self._request(names, of["split"]) | {"methods": []}
+        if backbones[1:]:
+            request["more_backbones"] = backbones[1:]
+        return SweepCell(
+            id=_id(["embed", of["task"], of["protocol"], "+".join(backbones)], request),
+            kind="embed", request=request, resources=self._resources(names),
+        )  # fmt: skip
 
     def _resources(self, names: Mapping[str, Any]) -> dict[str, Any]:
         return resources_for(names, self.profile.wishes, self.sweep.wishes)

@@ -19,7 +19,7 @@ SETTINGS: Mapping[str, type] = {
 }  # fmt: skip
 """The other fields of a `plan.Request`."""
 KEYS = ("name", "methods", "tasks", "backbones", "protocols", "seeds", "settings", "exclude",
-        "checkpoints", "train", "resources", "override")  # fmt: skip
+        "checkpoints", "train", "resources", "override", "decode_once")  # fmt: skip
 DEFAULT = "default"
 """As a backbone or a protocol: the task's own."""
 RECIPE: Mapping[str, type | tuple[type, ...]] = {
@@ -46,6 +46,7 @@ class Sweep:
     Attributes:
         backbones: full names, or "default".
         protocols: names or globs within each task, or "default".
+        decode_once: one embedding job for all backbones of a task; its node holds all of them.
         checkpoints: method → glob over backbones → file, where {seed} stands for the seed.
     """
 
@@ -60,6 +61,7 @@ class Sweep:
     checkpoints: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     trainings: tuple[Training, ...] = ()
     wishes: Wishes = field(default_factory=Wishes)
+    decode_once: bool = False
 
 
 def read_sweep(name: str) -> tuple[Sweep, Mistakes]:
@@ -86,6 +88,7 @@ def read_sweep(name: str) -> tuple[Sweep, Mistakes]:
         checkpoints=_checkpoints(_table(content, "checkpoints", mistakes), mistakes),
         trainings=_trainings(content.get("train", []), mistakes),
         wishes=read_wishes(content, mistakes),
+        decode_once=_flag(content, "decode_once", mistakes),
     )  # fmt: skip
     return sweep, mistakes
 
@@ -96,6 +99,13 @@ def _one(table: Mapping[str, Any], key: str, kind: type, default: Any, mistakes:
         mistakes.add(f"{key} = {value!r} is no {kind.__name__}")
         return default
     return value
+
+
+def _flag(table: Mapping[str, Any], key: str, mistakes: Mistakes) -> bool:
+    value = table.get(key, False)
+    if not isinstance(value, bool):
+        mistakes.add(f"{key} = {value!r} is neither true nor false")
+    return value is True
 
 
 def _many(

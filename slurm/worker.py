@@ -169,15 +169,16 @@ def _run(request: Mapping[str, Any]) -> None:
 
 
 def _embed(request: Mapping[str, Any]) -> None:
-    embed(_plan(request))
-
-
-def embed(plan: Plan) -> None:
-    """Embeds a plan's pictures, for the runs that come after: a run of no methods."""
+    """Embeds pictures for the runs that come after, by all their backbones."""
+    from cirbench.benchmark.backbones import load_backbone
     from cirbench.benchmark.progress import Reporter
-    from cirbench.benchmark.run import run
+    from cirbench.benchmark.run import embed
 
-    list(run(plan, Reporter()))
+    made = _plan({key: value for key, value in request.items() if key != "more_backbones"})
+    names = [made.backbone, *request.get("more_backbones", [])]
+    precision = made.request.precision
+    backbones = [load_backbone(name, device=made.device, precision=precision) for name in names]
+    embed(made, backbones, Reporter())
 
 
 def _train(request: Mapping[str, Any]) -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import sys
+from functools import cache
 from pathlib import Path
 
 import sweep_faults
@@ -47,7 +48,7 @@ def install_faults(folder: Path, monkeypatch) -> None:
     monkeypatch.setenv("PYTHONPATH", f"{folder}:{known}" if known else str(folder))
     monkeypatch.setenv("FAULTS", str(folder))
     monkeypatch.syspath_prepend(folder)
-    registry._entries.cache_clear()
+    monkeypatch.setattr(registry, "_entries", cache(registry._entries.__wrapped__))
 
 
 class Sweeps:

@@ -52,7 +52,7 @@ class Stage:
 def embed(backbone, refs, batch_size=4, stage=None):
     embedder = Embedder(
         backbone=backbone,
-        transform=preprocess("clip", load_backbone("fake").image_spec),
+        preprocess="clip",
         size=BatchSize(value=batch_size),
         workers=2,
         stage=stage or Stage(),

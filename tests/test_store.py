@@ -21,6 +21,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from cirbench.benchmark import embed as embed_module
 from cirbench.benchmark import store as store_module
 from cirbench.benchmark.backbones import load_backbone
 from cirbench.benchmark.cli import app
@@ -29,7 +30,6 @@ from cirbench.benchmark.embed import BatchSize, Embedder, stored_images
 from cirbench.benchmark.errors import CorruptData, MissingData, UsageError
 from cirbench.benchmark.images import file_ref, images_in_folder
 from cirbench.benchmark.plan import Request, plan
-from cirbench.benchmark.preprocess import preprocess
 from cirbench.benchmark.progress import Reporter
 from cirbench.benchmark.run import run
 from cirbench.benchmark.store import Mode, Space, Store, check_shard, identity, image_space
@@ -291,22 +291,50 @@ class Counting:
     def __init__(self):
         self.inner = load_backbone("fake")
         self.image_spec, self.seen = self.inner.image_spec, 0
+        self.embedding_width = self.inner.embedding_width
 
     def encode_images(self, pixels):
         self.seen += len(pixels)
         return self.inner.encode_images(pixels)
 
 
-def embed(root, refs, mode=Mode.USE, batch_size=4):
-    backbone = Counting()
-    embedder = Embedder(
-        backbone=backbone, transform=preprocess("clip", backbone.image_spec),
-        size=BatchSize(value=batch_size), workers=2, stage=Stage(),
-    )  # fmt: skip
-    contents = Contents(root=root)
-    found = stored_images(embedder, refs, Store(root, SPACE, mode), contents, Stage())
+def embedder(backbone, batch_size=4):
+    return Embedder(backbone=backbone, preprocess="clip", size=BatchSize(value=batch_size),
+                    workers=2, stage=Stage())  # fmt: skip
+
+
+def embed(root, refs, mode=Mode.USE, batch_size=4, space=SPACE):
+    backbone, contents = Counting(), Contents(root=root)
+    store = Store(root, space, mode)
+    [found] = stored_images([embedder(backbone, batch_size)], refs, [store], contents, Stage())
     assert found.passes == backbone.seen
     return found
+
+
+def test_two_towers_share_one_decoding_and_store_what_each_alone_would(
+    tmp_path, picture_folder, small_shards, monkeypatch
+):
+    refs = images_in_folder(picture_folder)
+    spaces = [SPACE, replace(SPACE, backbone="other")]
+    alone = [embed(tmp_path / "alone", refs, space=space) for space in spaces]
+    embed(tmp_path / "joint", refs[:5], space=spaces[1])
+    decoded, real = [], embed_module.load_picture
+    monkeypatch.setattr(
+        embed_module, "load_picture",
+        lambda ref, *more: (decoded.append(ref.id), real(ref, *more))[1],
+    )  # fmt: skip
+    embedders = [embedder(Counting()) for _ in spaces]
+    stores = [Store(tmp_path / "joint", space) for space in spaces]
+    contents = Contents(root=tmp_path / "joint")
+    joint = stored_images(embedders, refs, stores, contents, Stage())
+    assert sorted(decoded) == sorted(ref.id for ref in refs)
+    assert [found.passes for found in joint] == [24, 19]
+    assert [one.backbone.seen for one in embedders] == [24, 19]
+    for found, wanted in zip(joint, alone, strict=True):
+        torch.testing.assert_close(found.values, wanted.values, rtol=0, atol=1e-5)
+    shards = [{p.name for p in (tmp_path / root).rglob(f"{SPACE.key[:32]}/*.safetensors")}
+              for root in ("alone", "joint")]  # fmt: skip
+    assert shards[0] == shards[1]
 
 
 def test_a_second_run_encodes_nothing_and_gives_the_same(tmp_path, picture_folder, small_shards):
@@ -401,11 +429,11 @@ root, folder = map(Path, sys.argv[1:3])
 backbone = Slow()
 space = Space(kind="image", backbone="fake", weights="w", architecture="a", preprocess="p",
               precision="fp32", device="cpu", packages={"torch": "2"})
-embedder = embed.Embedder(backbone=backbone, transform=preprocess("clip", backbone.image_spec),
+embedder = embed.Embedder(backbone=backbone, preprocess="clip",
                           size=embed.BatchSize(value=4), workers=1, stage=Stage())
 print("ready", flush=True)
-found = embed.stored_images(embedder, images_in_folder(folder), Store(root, space),
-                            Contents(root=root), Stage())
+[found] = embed.stored_images([embedder], images_in_folder(folder), [Store(root, space)],
+                              Contents(root=root), Stage())
 print(found.passes)
 """
 
