@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from cirbench.benchmark.errors import CorruptData, MissingData
+from cirbench.benchmark.files import sha256_of_file as sha256_of_file
 from cirbench.benchmark.files import written_whole as written_whole
 
 if TYPE_CHECKING:
@@ -52,12 +53,6 @@ def check_widths(checkpoint: Checkpoint, found: tuple[int, int], backbone: Backb
             f"{checkpoint.path} maps embeddings of width {found[0]} to words of width {found[1]}; "
             f"{backbone.name} has {wanted[0]} and {wanted[1]}: it was trained for another backbone"
         )
-
-
-def sha256_of_file(path: Path) -> str:
-    """Hexadecimal sha256 of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def sha256_of_tensors(tensors: Mapping[str, Tensor]) -> str:
