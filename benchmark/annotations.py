@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cirbench.benchmark.checkpoints import sha256_of_file
 from cirbench.benchmark.errors import CorruptData, MissingData
+from cirbench.benchmark.files import sha256_of_file
 from cirbench.benchmark.images import EXTENSIONS
 
 

@@ -7,8 +7,9 @@ right, and the same seed gives the same draw.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -86,22 +87,29 @@ def resampled_means(values: Array, design: Design, resamples: int = RESAMPLES) -
     counts = design.sums(np.ones((len(values), 1)))
     clusters, groups, metrics = sums.shape
     flat = np.concatenate([sums.reshape(clusters, -1), counts.reshape(clusters, -1)], axis=1)
-    drawn = np.concatenate([weights @ flat for weights in _weights(clusters, resamples)])
+    drawn = np.concatenate([chunk.astype(float) @ flat for chunk in _weights(clusters, resamples)])
     total = drawn[:, : groups * metrics].reshape(-1, groups, metrics)
     with np.errstate(invalid="ignore"):
         means: Array = total / drawn[:, groups * metrics :, None]
     return means
 
 
-def _weights(clusters: int, resamples: int) -> Iterator[Array]:
+@lru_cache(maxsize=1)  # the records of a board have the same references: one draw for all
+def _weights(clusters: int, resamples: int) -> tuple[NDArray[np.uint16], ...]:
     """How often each reference is drawn, (≤ _CHUNK, C) at a time."""
     rng = np.random.default_rng(SEED)
-    for start in range(0, resamples, _CHUNK):
-        rows = min(_CHUNK, resamples - start)
-        drawn = rng.integers(0, clusters, size=(rows, clusters))
-        offset = drawn + clusters * np.arange(rows)[:, None]
-        counts = np.bincount(offset.reshape(-1), minlength=rows * clusters)
-        yield counts.reshape(rows, clusters).astype(np.float64)
+    return tuple(
+        _times_drawn(rng.integers(0, clusters, size=(min(_CHUNK, resamples - start), clusters)))
+        for start in range(0, resamples, _CHUNK)
+    )
+
+
+def _times_drawn(drawn: NDArray[np.int64]) -> NDArray[np.uint16]:
+    """(R, C) references, C drawn a row → (R, C) how often each is in its row."""
+    rows, clusters = drawn.shape
+    offset = drawn + clusters * np.arange(rows)[:, None]
+    counts = np.bincount(offset.reshape(-1), minlength=rows * clusters)
+    return counts.reshape(rows, clusters).astype(np.uint16)
 
 
 def intervals(estimates: Array, draws: Array, sizes: Sequence[int]) -> list[Interval]:

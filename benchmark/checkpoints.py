@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from cirbench.benchmark.errors import CorruptData, MissingData
+from cirbench.benchmark.files import sha256_of_file as sha256_of_file
 from cirbench.benchmark.files import written_whole as written_whole
 
 if TYPE_CHECKING:
@@ -66,12 +67,6 @@ def other_weights(checkpoint: Checkpoint, backbone: Backbone) -> tuple[str, ...]
         f"{checkpoint.path.name} was trained over {trained.get('name')}, with other weights than "
         f"those of {backbone.name}: unless both are one CLIP, its numbers mean nothing",
     )
-
-
-def sha256_of_file(path: Path) -> str:
-    """Hexadecimal sha256 of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def sha256_of_tensors(tensors: Mapping[str, Tensor]) -> str:

@@ -56,7 +56,7 @@ def show(
     output: Results = Path("results"),
 ) -> None:
     """Draw queries and what methods find for them as one PNG, from stored records."""
-    from cirbench.benchmark.checkpoints import written_whole
+    from cirbench.benchmark.files import written_whole
     from cirbench.benchmark.publish import read_boards
     from cirbench.benchmark.report.figure import choose_board, choose_records, choose_rows, figure
     from cirbench.benchmark.report.pictures import task_data

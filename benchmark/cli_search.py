@@ -166,7 +166,7 @@ def serve(
 
 
 def _write(answers: Sequence[Answer], about: str, html: Path | None, png: Path | None) -> None:
-    from cirbench.benchmark.checkpoints import written_whole
+    from cirbench.benchmark.files import written_whole
     from cirbench.benchmark.serve.pages import results_page, results_png
 
     if html is not None:

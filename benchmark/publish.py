@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from cirbench.benchmark.checkpoints import written_whole
 from cirbench.benchmark.errors import MissingData
+from cirbench.benchmark.files import written_whole
 from cirbench.benchmark.leaderboard import Board, boards, page, plot_names
 from cirbench.benchmark.published import read_published
 from cirbench.benchmark.records import read_records

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,8 +19,10 @@ from cirbench.benchmark.errors import UsageError
 from cirbench.benchmark.interfaces import TaskData
 from cirbench.benchmark.metrics import SUBSET, Metric, Values, hits_at, parse_metrics
 from cirbench.benchmark.protocol import EvaluationProtocol
-from cirbench.benchmark.ranking import Ranking
 from cirbench.benchmark.records import PerQuery
+
+if TYPE_CHECKING:  # a report, which summarises too, need not wait for torch
+    from cirbench.benchmark.ranking import Ranking
 
 
 def depth(protocol: EvaluationProtocol) -> int:

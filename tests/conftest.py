@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 import signal
 import sys
 from functools import partial
@@ -16,6 +17,7 @@ from cirbench.benchmark.interfaces import ImageRef
 
 # A shell that starts pytest in the background has it, and all it starts, ignore Ctrl-C.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 
 def png(seed: int, side: int = 24) -> bytes:
@@ -73,3 +75,54 @@ def bench(monkeypatch, capsys):
         return code, *capsys.readouterr()
 
     return call
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    """A running browser, for one module: while it runs no test can have its own event loop."""
+    from playwright.sync_api import sync_playwright  # not for every test
+
+    path = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if path is None:
+        pytest.fail(f"no browser ({', '.join(BROWSERS)}); apt-get install chromium")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def visited(chromium):
+    """Opens an address; at the end no page must have had an error or asked another host.
+
+    That a form was refused (status 400, 413) Chromium counts among the errors; here it is none.
+    """
+    contexts, wrong = [], []
+
+    def visit(url, **options):
+        home = "file:" if url.startswith("file:") else url
+
+        def heard(message):
+            itself = message.location["url"].partition("#")[0] == home
+            refused = itself and "responded with a status of 4" in message.text
+            if message.type in ("error", "warning") and not refused:
+                wrong.append(message.text)
+
+        def asked(request):
+            if not request.url.startswith((home, "data:")):
+                wrong.append(request.url)
+
+        context = chromium.new_context(**options)
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(10_000)
+        page.on("console", heard)
+        page.on("pageerror", lambda error: wrong.append(str(error)))
+        page.on("request", asked)
+        page.goto(url)
+        return page
+
+    yield visit
+    for context in contexts:
+        context.close()
+    assert wrong == []

@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -249,7 +250,16 @@ def test_an_unknown_variable_draws_a_warning(bench, monkeypatch):
     assert "CIRBENCH_RESULT is not known" in err
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["ls"], ["run", "-m", "x"]])
+RESULTS = ["--output", str(Path(__file__).parents[1] / "results")]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--help"], ["run", "--help"], ["ls"], ["run", "-m", "x"], ["report", "--check", *RESULTS],
+        ["leaderboard", "--check", *RESULTS], ["compare", "pic2word", "image-text", *RESULTS],
+    ],
+)  # fmt: skip
 def test_light_commands_import_nothing_heavy(arguments):
     code = (
         "import sys; sys.argv = ['bench', *sys.argv[1:]]\n"

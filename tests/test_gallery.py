@@ -195,6 +195,27 @@ def test_pictures_of_every_mode_can_be_shown(mode):
     assert decoded(thumbnail(ImageRef(id="x", read=buffer.getvalue))).size == (64, 32)
 
 
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+def test_of_a_picture_with_a_box_only_the_box_is_shown(kind):
+    """As in COCO's object composition; a JPEG must not be scaled before it is cut."""
+    whole, buffer = Image.new("RGB", (800, 600)), io.BytesIO()
+    whole.paste("red", (400, 200, 700, 300))
+    whole.save(buffer, kind)
+    ref = ImageRef(id="masked", read=buffer.getvalue, box=(400, 200, 700, 300))
+    assert pictures.opened(ref).size == (300, 100)
+    small = decoded(thumbnail(ref))
+    assert small.size == (64, 21)
+    assert min(red for red, _, _ in np.asarray(small).reshape(-1, 3)) > 200
+
+
+def test_a_small_picture_is_cut_to_its_box_and_an_empty_box_is_black(picture):
+    ref = ImageRef(id="masked", read=lambda: picture(1, 40), box=(10, 10, 30, 20))
+    assert decoded(thumbnail(ref)).size == (20, 10)
+    ref = ImageRef(id="black", read=lambda: picture(1, 40), box=(10, 10, 10, 20))
+    assert np.asarray(decoded(thumbnail(ref))).max() <= 2  # WebP is not exact
+    assert pictures.opened(ref).getextrema() == ((0, 0),) * 3
+
+
 def test_what_is_no_picture_or_not_there_is_named(picture):
     with pytest.raises(CorruptData, match=r"torn\.png"):
         thumbnail(ImageRef(id="torn.png", read=lambda: picture(1, 300)[:400]))

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from cirbench.benchmark.checkpoints import written_whole
+from cirbench.benchmark.files import written_whole
 from cirbench.benchmark.leaderboard import Board
 from cirbench.benchmark.publish import read_boards
 from cirbench.benchmark.published import Verdict, read_published, verify

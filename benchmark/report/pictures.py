@@ -77,7 +77,7 @@ def task_data(board: Board, data_root: Path | None) -> TaskData:
 
 
 def opened(ref: ImageRef) -> Image.Image:
-    """A picture, decoded.
+    """A picture, decoded; its box alone, at its own proportions, where it has one.
 
     Raises:
         MissingData: its file can't be read.
@@ -87,7 +87,7 @@ def opened(ref: ImageRef) -> Image.Image:
     try:
         with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
             image.load()
-            return image.copy()
+            return _looked_at(image, ref.box).copy()
     except _UNDECODABLE as error:
         raise _undecodable(ref, error) from error
 
@@ -98,16 +98,26 @@ def thumbnail(ref: ImageRef) -> str:
     try:
         with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
             small = max(image.size) <= SIDE and len(content) <= SMALL_BYTES
-            if small and image.format in _MIME:
+            if small and image.format in _MIME and ref.box is None:
                 image.verify()
                 return _data_uri(content, _MIME[image.format])
-            image.draft("RGB", (2 * SIDE, 2 * SIDE))
-            image.thumbnail((SIDE, SIDE))
+            if ref.box is None:  # a draft's pixels are others than the box's
+                image.draft("RGB", (2 * SIDE, 2 * SIDE))
+            part = _looked_at(image, ref.box)
+            part.thumbnail((SIDE, SIDE))
             buffer = io.BytesIO()
-            image.convert("RGB").save(buffer, "WEBP", quality=75)
+            part.convert("RGB").save(buffer, "WEBP", quality=75)
     except _UNDECODABLE as error:
         raise _undecodable(ref, error) from error
     return _data_uri(buffer.getvalue(), "image/webp")
+
+
+def _looked_at(image: Image.Image, box: tuple[int, int, int, int] | None) -> Image.Image:
+    """The part of a picture that a tower sees; black where it has no area, as in preprocessing."""
+    if box is None:
+        return image
+    left, upper, right, lower = box
+    return image.crop(box) if left < right and upper < lower else Image.new("RGB", (SIDE, SIDE))
 
 
 _UNDECODABLE = (

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
-from cirbench.benchmark.checkpoints import sha256_of_file
+from cirbench.benchmark.files import sha256_of_file
 from cirbench.benchmark.interfaces import ImageRef, Query, Selection, Task, TaskData, Triplet
 from cirbench.benchmark.protocol import EvaluationProtocol
 from cirbench.datasets.emoji.pictures import (

@@ -1,0 +1,33 @@
+"""What the tests in a browser share beside their fixtures, which are in conftest.py."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Page
+
+SCREENSHOTS = Path(__file__).parents[1] / "build" / "screenshots"
+LOOKS = {
+    "light": {"color_scheme": "light", "viewport": {"width": 1280, "height": 1000}},
+    "dark": {"color_scheme": "dark", "viewport": {"width": 1280, "height": 1000}},
+    "phone": {"color_scheme": "light", "viewport": {"width": 375, "height": 1000}},
+}
+"""How a page is looked at: options of a browser's context, by name."""
+
+
+def barriers(page: Page) -> list[tuple[str, str]]:
+    """What axe-core finds wrong: the rule, and the first element that breaks it."""
+    found = Axe().run(page).response["violations"]
+    return [(rule["id"], rule["nodes"][0]["html"]) for rule in found]
+
+
+def fits(page: Page) -> bool:
+    """Whether nothing is wider than the window."""
+    return bool(page.evaluate("document.documentElement.scrollWidth <= innerWidth"))
+
+
+def keep_screenshot(page: Page, name: str, *, whole: bool) -> None:
+    """Keeps a picture for people to look at, of the whole page or of what the window shows."""
+    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+    page.screenshot(path=SCREENSHOTS / f"{name}.png", full_page=whole)
