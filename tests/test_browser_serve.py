@@ -131,6 +131,7 @@ def test_a_pixel_bomb_is_refused_in_words(page, tmp_path):
 
 def test_the_keyboard_is_enough(page, clown):
     page.keyboard.press("Tab")
+    page.wait_for_function("document.activeElement.id === 'picture'")
     with page.expect_file_chooser() as chooser:
         page.keyboard.press("Space")
     chooser.value.set_files(clown)
