@@ -221,7 +221,7 @@ def train(job: Job, reporter: Reporter, *, resume: bool = False) -> float:
         with reporter.stage("training", job.steps) as stage:
             stage.advance(first)
             for step, images in enumerate(embeddings(job, pictures, first), start=first):
-                losses.append(_one_step(learner, job, images, step))
+                losses.append(one_step(learner, job, images, step))
                 stage.advance(1)
                 watch.after(step + 1, learner.network)
                 if (step + 1) % job.checkpoint_every == 0 and step + 1 < job.steps:
@@ -269,7 +269,12 @@ def new_learner(job: Job) -> Learner[MappingNetwork]:
     )  # fmt: skip
 
 
-def _one_step(learner: Learner[MappingNetwork], job: Job, images: Tensor, step: int) -> float:
+def one_step(learner: Learner[MappingNetwork], job: Job, images: Tensor, step: int) -> float:
+    """Moves the mapper by one batch's gradient, and gives the batch's loss.
+
+    Raises:
+        CheckFailed: the loss is not finite.
+    """
     for group in learner.optimizer.param_groups:
         group["lr"] = learning_rate(step, job.steps, job.recipe)
     learner.optimizer.zero_grad()

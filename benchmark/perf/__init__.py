@@ -1,0 +1,1 @@
+"""Speed and memory as ratios within one run: `make perf`. Never a test: it prints, people judge."""

@@ -1,0 +1,113 @@
+"""Ranking, scoring and intervals, on made features of the tasks' real sizes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cirbench.benchmark.bootstrap import Design, resampled_means
+from cirbench.benchmark.interfaces import ImageRef, Query, TaskData
+from cirbench.benchmark.perf.measure import Row, anonymous_memory, seconds, unit_vectors
+from cirbench.benchmark.protocol import EvaluationProtocol
+from cirbench.benchmark.ranking import PART_ROWS, rank_vectors
+from cirbench.benchmark.ranking_parts import Wanted
+from cirbench.benchmark.scoring import averages_of, depth, score, summarise
+from cirbench.benchmark.spans import rank_queries
+
+WIDTH = 768
+_QUERIES_AT_ONCE = 512
+
+
+def bare(queries: Tensor, gallery: Tensor, k: int) -> None:
+    """The least that any ranking does: a matmul and a top-k, in pieces that fit into memory."""
+    for first in range(0, len(gallery), PART_ROWS):
+        part = gallery[first : first + PART_ROWS]
+        for start in range(0, len(queries), _QUERIES_AT_ONCE):
+            (queries[start : start + _QUERIES_AT_ONCE] @ part.T).topk(k, dim=1)
+
+
+def wanted(queries: int, gallery: int, k: int) -> Wanted:
+    """One positive a query, anywhere."""
+    rows = np.random.default_rng(2).integers(gallery, size=queries)
+    return Wanted(depth=k, positives=[(int(row),) for row in rows])
+
+
+def ranking_row(queries: int, gallery: Tensor, k: int, *, where: str = "") -> Row:
+    """How ranking compares with the bare one."""
+    q, asked = unit_vectors(queries, WIDTH, 0), wanted(queries, len(gallery), k)
+    least = seconds(lambda: bare(q, gallery, k), 1)
+    with anonymous_memory() as memory:
+        ours = seconds(lambda: rank_vectors(q, gallery, asked), 1)
+    limit = f"≤ 1.5{', < 2,000 MB' if where else ''}"
+    return Row(
+        name=f"ranking {queries:,} × {len(gallery):,} × {WIDTH}, k = {k}{where}",
+        against="bare matmul + top-k", ratio=ours / least, target=limit,
+        ok=ours / least <= 1.5 and memory.peak < 2000,
+        measured=f"{ours:.1f} s, {memory.peak:,.0f} MB above the inputs",
+    )  # fmt: skip
+
+
+def mapped_gallery(folder: Path, rows: int) -> Tensor:
+    """(rows, WIDTH) unit vectors in a memory-mapped file."""
+    path = folder / "gallery"
+    with path.open("wb") as file:
+        for start in range(0, rows, PART_ROWS):
+            part = unit_vectors(min(PART_ROWS, rows - start), WIDTH, start)
+            part.numpy().tofile(file)
+    return torch.from_file(str(path), size=rows * WIDTH).view(rows, WIDTH)
+
+
+PROTOCOL = EvaluationProtocol(
+    name="perf", version=1, gallery="all", reference_removed=False, preprocess="clip",
+    templates={}, metrics=("R@10", "R@50", "R@200"), headline="R@10",
+)  # fmt: skip
+
+
+def made_task(queries: int, gallery: int) -> TaskData:
+    """Queries whose one positive is their own reference."""
+    refs = tuple(ImageRef(id=str(i), read=bytes) for i in range(gallery))
+    places = [i % gallery for i in range(queries)]
+    return TaskData(
+        gallery=refs, annotations={},
+        queries=tuple(
+            Query(id=str(i), reference=refs[place], positives=(place,))
+            for i, place in enumerate(places)
+        ),
+    )  # fmt: skip
+
+
+def to_metrics(data: TaskData, queries: Tensor, gallery: Tensor) -> None:
+    """Vectors in, metrics with intervals out."""
+    found = score(data, rank_queries(data, queries, gallery, depth(PROTOCOL)), PROTOCOL)
+    summarise(found, data.groups, averages_of(data.groups, PROTOCOL))
+
+
+def scoring_row(name: str, queries: int, gallery: int) -> Row:
+    """A task from vectors to metrics, at its real size."""
+    data = made_task(queries, gallery)
+    q, g = unit_vectors(queries, WIDTH, 0), unit_vectors(gallery, WIDTH, 1)
+    least = seconds(lambda: bare(q, g, depth(PROTOCOL)), 1)
+    with anonymous_memory() as memory:
+        taken = seconds(lambda: to_metrics(data, q, g), 1)
+    return Row(
+        name=f"{name}: vectors to metrics, {queries:,} × {gallery:,}",
+        against="bare matmul + top-k", ratio=taken / least, target="≤ 2, < 1,000 MB",
+        ok=taken / least <= 2 and memory.peak < 1000,
+        measured=f"{taken:.1f} s, {memory.peak:,.0f} MB above the inputs",
+    )  # fmt: skip
+
+
+def bootstrap_row() -> Row:
+    """Intervals for 10,000 queries × 6 metrics × 2,000 resamples."""
+    values = np.random.default_rng(0).random((10_000, 6))
+    design = Design(reference=np.arange(10_000), group=np.zeros(10_000, dtype=np.int64))
+    with anonymous_memory() as memory:
+        taken = seconds(lambda: resampled_means(values, design), 1)
+    return Row(
+        name="bootstrap, 10,000 queries × 6 metrics × 2,000 resamples", against="2 s",
+        ratio=taken / 2, target="≤ 1, < 500 MB", ok=taken < 2 and memory.peak < 500,
+        measured=f"{taken:.2f} s, {memory.peak:,.0f} MB",
+    )  # fmt: skip

@@ -1,0 +1,237 @@
+"""Everything that goes through a tower: the pipeline, the store, half precision, training."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+import open_clip
+import torch
+from PIL import Image
+
+from cirbench.benchmark.backbones import load_backbone
+from cirbench.benchmark.backbones.base import TorchBackbone
+from cirbench.benchmark.backbones.open_clip import from_model
+from cirbench.benchmark.embed import BatchSize, Embedder, embed_images
+from cirbench.benchmark.images import file_ref, load_picture, prefetched
+from cirbench.benchmark.interfaces import ImageRef
+from cirbench.benchmark.perf.measure import Row, seconds
+from cirbench.benchmark.plan import Request, plan
+from cirbench.benchmark.preprocess import preprocess
+from cirbench.benchmark.progress import Reporter
+from cirbench.benchmark.records import Record
+from cirbench.benchmark.run import run
+from cirbench.benchmark.training_images import find_training_images
+from cirbench.methods import pic2word_training as training
+from cirbench.methods.pic2word import MappingNetwork
+from cirbench.methods.pic2word_batches import Pictures, augmented
+from cirbench.methods.pic2word_gradient import Processes, Step, dropout_masks
+
+METHODS = ("image-only", "text-only", "image-text", "pic2word")
+QUIET = Reporter(quiet=True)
+_BATCH = 64
+_WARM_STEPS, _STEPS = 3, 20
+
+
+def start_up_row(arguments: list[str]) -> Row:
+    """What `bench` costs before it does anything."""
+    run = "import sys; from cirbench.benchmark.cli import main; main()"
+    command = [sys.executable, "-P", "-c", run, *arguments]
+    bench = seconds(lambda: subprocess.run(command, capture_output=True, check=False), 5)
+    bare = seconds(lambda: subprocess.run([sys.executable, "-c", "pass"], check=True), 5)
+    return Row(
+        name=f"bench {' '.join(arguments)}", against="python -c pass", ratio=bench / bare,
+        target="≤ 0.3 s more", ok=bench - bare <= 0.3, measured=f"{bench - bare:.2f} s more",
+    )  # fmt: skip
+
+
+def embedded_clip() -> TorchBackbone:
+    """The towers that are on every machine."""
+    backbone = load_backbone("emoji-clip")
+    assert isinstance(backbone, TorchBackbone)
+    return backbone
+
+
+def random_vit_b_32(precision: str = "fp32") -> TorchBackbone:
+    """The usual towers without their weights, which are not on every machine."""
+    name = "ViT-B-32-quickgelu"
+    torch.manual_seed(0)
+    model = open_clip.create_model(name, pretrained=None)
+    tokenizer = open_clip.get_tokenizer(name)
+    return from_model(f"{name}, random weights", model, tokenizer, precision=precision)
+
+
+def jpegs(folder: Path, count: int) -> list[ImageRef]:
+    """Photo-like pictures of 224 × 224."""
+    rng = np.random.default_rng(0)
+    refs = []
+    for i in range(count):
+        coarse = Image.fromarray(rng.integers(0, 255, (14, 14, 3), dtype=np.uint8))
+        path = folder / f"{i}.jpg"
+        coarse.resize((224, 224), Image.Resampling.BICUBIC).save(path, quality=90)
+        refs.append(file_ref(path, path.name))
+    return refs
+
+
+def pipeline_row(backbone: TorchBackbone, refs: Sequence[ImageRef]) -> Row:
+    """Decoding and tower together, against what they can reach where they share the cores."""
+    transform = preprocess("clip", backbone.image_spec)
+
+    def decode() -> list[torch.Tensor]:
+        jobs = (partial(load_picture, ref, transform, i) for i, ref in enumerate(refs))
+        return [pixels for pixels, _ in prefetched(jobs, workers=2, ahead=2 * _BATCH)]
+
+    pixels = torch.stack(decode())
+    alone = seconds(decode) + seconds(lambda: forward(backbone, pixels))
+    together = seconds(lambda: embedded(backbone, refs))
+    return Row(
+        name=f"embedding pipeline, {backbone.name}, {len(refs)} JPEGs of 224 px",
+        against="1 / (1 / decode + 1 / forward), cores shared", ratio=alone / together,
+        target="≥ 0.9", ok=alone / together >= 0.9,
+        measured=f"{len(refs) / together:,.0f} images/s",
+    )  # fmt: skip
+
+
+def embedded(backbone: TorchBackbone, refs: Sequence[ImageRef]) -> None:
+    """The harness's own way from files to embeddings, without a store."""
+    with QUIET.stage("perf", len(refs)) as stage:
+        embedder = Embedder(
+            backbone=backbone, preprocess="clip", size=BatchSize(value=_BATCH), workers=2,
+            stage=stage,
+        )  # fmt: skip
+        embed_images(embedder, refs)
+
+
+def forward(backbone: TorchBackbone, pixels: torch.Tensor) -> None:
+    """The bare image tower."""
+    with torch.inference_mode():
+        for start in range(0, len(pixels), _BATCH):
+            backbone.encode_images(pixels[start : start + _BATCH])
+
+
+def emoji_records(folder: Path, precision: str = "fp32") -> list[Record]:
+    """The four methods on emoji, with a store below the folder."""
+    request = Request(methods=METHODS, task="emoji", precision=precision, output=folder / "results")
+    with mock.patch.dict(os.environ, CIRBENCH_CACHE=str(folder / "cache")):
+        return list(run(plan(request), QUIET))
+
+
+def store_rows(folder: Path) -> Iterator[Row]:
+    """Four methods over emoji, then again with what is stored."""
+    cold, warm = (emoji_records(folder)[0].data for _ in range(2))
+    passes = cold["counts"]["image_passes"] / cold["counts"]["pictures"]
+    ratio = warm["run"]["seconds"]["embed"] / cold["run"]["seconds"]["embed"]
+    yield Row(
+        name="image passes of four methods on emoji", against="distinct images", ratio=passes,
+        target="1.00", ok=passes == 1, measured=f"{cold['counts']['image_passes']:,} passes",
+    )  # fmt: skip
+    yield Row(
+        name="embedding with a stored backbone", against="the first run", ratio=ratio,
+        target="≤ 0.1, 0 image passes", ok=ratio <= 0.1 and warm["counts"]["image_passes"] == 0,
+        measured=f"{warm['run']['seconds']['embed']:.2f} s",
+    )  # fmt: skip
+
+
+def bf16_row() -> Row | None:
+    """Weights in bfloat16 against float32; None where the CPU has no instructions for them."""
+    if "bf16" not in Path("/proc/cpuinfo").read_text():
+        return None
+    pixels = torch.randn(_BATCH, 3, 224, 224)
+    full, half = (
+        seconds(partial(forward, random_vit_b_32(precision), pixels), 5)
+        for precision in ("fp32", "bf16")
+    )
+    return Row(
+        name=f"bf16 image tower, ViT-B-32, batch {_BATCH}", against="float32 tower",
+        ratio=full / half, target="≥ 1.5", ok=full / half >= 1.5,
+        measured=f"{_BATCH / half:,.0f} images/s",
+    )  # fmt: skip
+
+
+def bf16_changes(folder: Path) -> list[tuple[str, str, float, float]]:
+    """Method, metric, percent in float32, percent in bfloat16: the emoji task's averages."""
+    full, half = (emoji_records(folder / p, p) for p in ("fp32", "bf16"))
+    return [
+        (one.data["cell"]["method"], metric, value["value"],
+         other.data["metrics"]["average"][metric]["value"])
+        for one, other in zip(full, half, strict=True)
+        for metric, value in one.data["metrics"]["average"].items()
+    ]  # fmt: skip
+
+
+def training_row(backbone: TorchBackbone) -> Row:
+    """A step of Pic2Word against its bare parts: images forward, texts forward and backward."""
+    mapper = MappingNetwork(backbone.embedding_width, backbone.token_width)
+    size = backbone.image_spec.size
+    pixels = torch.randn(_BATCH, 3, size, size)
+    prompts = ["a photo of *"] * _BATCH
+
+    def ours() -> None:
+        with torch.no_grad():
+            images = backbone.encode_images(pixels)
+        Step(
+            network=mapper, backbone=backbone, prompt=prompts[0], images=images,
+            masks=dropout_masks(mapper, _BATCH, 0), processes=Processes(),
+        ).backward()  # fmt: skip
+
+    def bare() -> None:
+        with torch.no_grad():
+            backbone.encode_images(pixels)
+        words = torch.randn(_BATCH, backbone.token_width, requires_grad=True)
+        backbone.encode_prompts(prompts, words).sum().backward()  # type: ignore[no-untyped-call]  # untyped in torch
+
+    ratio = seconds(ours, 5) / seconds(bare, 5)
+    return Row(
+        name=f"a training step of Pic2Word, {backbone.name}, batch {_BATCH}",
+        against="bare image forward, text forward and backward", ratio=ratio, target="≤ 1.1",
+        ok=ratio <= 1.1, measured=f"{seconds(ours):.2f} s",
+    )  # fmt: skip
+
+
+def loading_row(backbone: TorchBackbone, folder: Path) -> Row:
+    """How long a training step waits for its pictures, the embedded ones, decoded and cropped."""
+    refs, label = find_training_images("emoji")
+    job = training.Job(
+        recipe=training.Recipe(epochs=1, batch_size=_BATCH), backbone=backbone, images=refs,
+        trained_on=label, output=folder / "mapper.safetensors",
+    )  # fmt: skip
+    learner = training.new_learner(job)
+    waited: list[float] = []
+    with mock.patch.object(training, "augmented", _timed(augmented, waited)):
+        embeddings = training.embeddings(job, Pictures(refs=refs, most_unreadable=0), 0)
+        for step in range(_WARM_STEPS + _STEPS):
+            if step == _WARM_STEPS:
+                waited.clear()
+                started = time.perf_counter()
+            training.one_step(learner, job, next(embeddings), step)
+    share = sum(waited) / (time.perf_counter() - started)
+    return Row(
+        name=f"waiting for pictures in training, {backbone.name}, batch {_BATCH}",
+        against="the step", ratio=share, target="≤ 0.05", ok=share <= 0.05,
+        measured=f"{1000 * sum(waited) / _STEPS:.1f} ms a step",
+    )  # fmt: skip
+
+
+def _timed(
+    made: Callable[..., Iterator[torch.Tensor]], waited: list[float]
+) -> Callable[..., Iterator[torch.Tensor]]:
+    """The same iterator, with the seconds of each of its steps noted."""
+
+    def timed(*arguments: object, **named: object) -> Iterator[torch.Tensor]:
+        batches = made(*arguments, **named)
+        while True:
+            started = time.perf_counter()
+            batch = next(batches, None)
+            if batch is None:
+                return
+            waited.append(time.perf_counter() - started)
+            yield batch
+
+    return timed
