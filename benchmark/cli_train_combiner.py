@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -43,13 +43,14 @@ def train_combiner(
     from cirbench.benchmark.plan import choose_device
     from cirbench.benchmark.progress import Reporter
     from cirbench.benchmark.records import check_writable
+    from cirbench.benchmark.selection import task_supervision
     from cirbench.methods.combiner_training import Job, Recipe, train
 
     if output.suffix != ".safetensors":
         raise UsageError(f"--output {output} must end in .safetensors")
     check_writable(output.parent)
     job = Job(
-        **_supervision(task, data_root),
+        **task_supervision(task, data_root),
         recipe=Recipe(
             epochs=epochs, batch_size=batch_size, learning_rate=lr, projection=projection,
             hidden=hidden, seed=seed,
@@ -90,6 +91,7 @@ def train_clip_sum(
     from cirbench.benchmark.plan import choose_device
     from cirbench.benchmark.progress import Reporter
     from cirbench.benchmark.records import check_writable
+    from cirbench.benchmark.selection import task_supervision
     from cirbench.methods.clip_sum_training import Job, Recipe, train
 
     check_writable(output)
@@ -99,7 +101,7 @@ def train_clip_sum(
     if not isinstance(towers, TorchBackbone):
         raise UsageError(f"{backbone} has no towers that could be trained")
     job = Job(
-        **_supervision(task, data_root),
+        **task_supervision(task, data_root),
         recipe=Recipe(
             epochs=epochs, batch_size=batch_size, learning_rate=lr, encoders=encoders, seed=seed
         ),
@@ -107,24 +109,3 @@ def train_clip_sum(
     )  # fmt: skip
     best = train(job, Reporter(quiet=quiet), resume=resume)
     print(f"{output / CLIP_FILE}: {len(job.triplets)} triplets, best selection score {best:.2f}")
-
-
-def _supervision(task: str, data_root: Path | None) -> dict[str, Any]:
-    """A task's triplets, and how the best epoch is selected."""
-    from cirbench.benchmark.plan import check_whole
-    from cirbench.benchmark.registry import find_task
-
-    found = find_task(task)()
-    if found.selection is None:
-        raise UsageError(f"{task} has no triplets to train on")
-    selection = found.selection
-    validation = found.load(protocol=selection.protocol, split=selection.split, data_root=data_root)
-    check_whole(found, validation)
-    return {
-        "triplets": found.triplets(data_root=data_root), "selection": selection,
-        "validation": validation, "trained_on": TRAINED_ON.get(task, task),
-    }  # fmt: skip
-
-
-TRAINED_ON = {"fashion-iq": "Fashion-IQ", "cirr": "CIRR"}
-"""Task → the data set's name in tables, as the literature writes it."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,10 +14,35 @@ from torch.nn.functional import normalize
 
 from cirbench.benchmark.compose import QueryBatch
 from cirbench.benchmark.embed import ImageFeatures
+from cirbench.benchmark.errors import UsageError
 from cirbench.benchmark.interfaces import Method, Selection, TaskData, Triplet
+from cirbench.benchmark.plan import check_whole
+from cirbench.benchmark.registry import find_task
 from cirbench.benchmark.scoring import depth, score
 from cirbench.benchmark.spans import rank_queries
 from cirbench.benchmark.texts import TextFeatures
+
+TRAINED_ON = {"fashion-iq": "Fashion-IQ", "cirr": "CIRR"}
+"""Task → the data set's name in tables, as the literature writes it."""
+
+
+def task_supervision(task: str, data_root: Path | None) -> dict[str, Any]:
+    """A task's triplets, and how the best epoch is selected: fields of a training's job.
+
+    Raises:
+        UsageError: the task has no triplets.
+        MissingData, CorruptData: as the task says.
+    """
+    found = find_task(task)()
+    if found.selection is None:
+        raise UsageError(f"{task} has no triplets to train on")
+    selection = found.selection
+    validation = found.load(protocol=selection.protocol, split=selection.split, data_root=data_root)
+    check_whole(found, validation)
+    return {
+        "triplets": found.triplets(data_root=data_root), "selection": selection,
+        "validation": validation, "trained_on": TRAINED_ON.get(task, task),
+    }  # fmt: skip
 
 
 def supervision(

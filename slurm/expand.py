@@ -16,11 +16,12 @@ from cirbench.benchmark.checkpoints import read_checkpoint
 from cirbench.benchmark.errors import CirbenchError, MissingData
 from cirbench.benchmark.plan import Plan, Request, checkpoint_path, plan
 from cirbench.benchmark.registry import find_backbone, find_method, find_task
+from cirbench.benchmark.selection import task_supervision
 from cirbench.benchmark.training_images import find_training_images
 from cirbench.slurm.manifest import Manifest, SweepCell
 from cirbench.slurm.mistakes import Mistakes
 from cirbench.slurm.resources import Profile, matches, resources_for
-from cirbench.slurm.sweep_file import DEFAULT, Sweep, Training
+from cirbench.slurm.sweep_file import DEFAULT, SOURCES, Sweep, Training
 
 _SLUG_LENGTH = 24
 
@@ -178,17 +179,18 @@ class Expansion:
         for training in self.sweep.trainings:
             with self.mistakes.noted():
                 find_backbone(training.backbone)
-                images = training.images
-                if "/" in images:
-                    images = str(Path(images).expanduser().absolute())
-                if not find_training_images(images)[0]:
-                    raise MissingData(f"[[train]]: no pictures in {images}")
-                yield replace(training, images=images)
+                if training.method == "combiner":
+                    root = Path(self.data_root) if self.data_root else None
+                    task_supervision(training.source, root)
+                    yield training
+                else:
+                    yield replace(training, source=_images(training.source))
 
     def _training(self, training: Training, seed: int) -> SweepCell:
         slug = "--".join(map(_slug, (training.method, training.backbone, f"s{seed}")))
         request = {
-            "method": training.method, "backbone": training.backbone, "images": training.images,
+            "method": training.method, "backbone": training.backbone,
+            SOURCES[training.method]: training.source, "data_root": self.data_root,
             "output": str(self.manifest.folder / "checkpoints" / f"{slug}.safetensors"),
             "recipe": {**training.recipe, "seed": seed},
             "checkpoint_every": training.checkpoint_every,
@@ -196,9 +198,16 @@ class Expansion:
             "precision": self.sweep.settings.get("precision", "fp32"),
         }  # fmt: skip
         names = {"method": "train", "backbone": training.backbone, "seed": seed}
+        resources = self._resources(names)
+        tasks = resources.get("tasks_per_node", 1) * resources.get("nodes", 1)
+        if training.method == "pic2word" and training.recipe.get("batch_size", tasks) % tasks:
+            self.mistakes.add(
+                f"[[train]]: a batch of {training.recipe['batch_size']} is not split evenly over "
+                f"{tasks} tasks"
+            )
         return SweepCell(
             id=_id(["train", training.method, training.backbone, f"s{seed}"], request),
-            kind="train", request=request, resources=self._resources(names),
+            kind="train", request=request, resources=resources,
         )  # fmt: skip
 
     def _with_embeddings(
@@ -235,6 +244,19 @@ class Expansion:
 
     def _resources(self, names: Mapping[str, Any]) -> dict[str, Any]:
         return resources_for(names, self.profile.wishes, self.sweep.wishes)
+
+
+def _images(source: str) -> str:
+    """What is trained on, by a path that holds wherever a job starts.
+
+    Raises:
+        MissingData: there are no pictures.
+    """
+    if "/" in source:
+        source = str(Path(source).expanduser().absolute())
+    if not find_training_images(source)[0]:
+        raise MissingData(f"[[train]]: no pictures in {source}")
+    return source
 
 
 def _emptied(made: Plan) -> Any:

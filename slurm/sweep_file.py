@@ -22,19 +22,30 @@ KEYS = ("name", "methods", "tasks", "backbones", "protocols", "seeds", "settings
         "checkpoints", "train", "resources", "override", "decode_once")  # fmt: skip
 DEFAULT = "default"
 """As a backbone or a protocol: the task's own."""
-RECIPE: Mapping[str, type | tuple[type, ...]] = {
-    "epochs": int, "batch_size": int, "learning_rate": (int, float),
-    "weight_decay": (int, float), "warmup_steps": int,
+_NUMBER = (int, float)
+_COMMON: Mapping[str, type | tuple[type, ...]] = {
+    "epochs": int, "batch_size": int, "learning_rate": _NUMBER,
 }  # fmt: skip
+RECIPES: Mapping[str, Mapping[str, type | tuple[type, ...]]] = {
+    "pic2word": {**_COMMON, "weight_decay": _NUMBER, "warmup_steps": int},
+    "combiner": {**_COMMON, "projection": int, "hidden": int},
+}  # fmt: skip
+"""Method → the fields of its training's recipe that a sweep may set."""
+SOURCES: Mapping[str, str] = {"pic2word": "images", "combiner": "task"}
+"""Method → the key that says what it is trained on."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """Weights that the sweep makes before it uses them, one set a seed."""
+    """Weights that the sweep makes before it uses them, one set a seed.
+
+    Attributes:
+        source: as `SOURCES` has it, what `--images` or `--task` takes.
+    """
 
     method: str
     backbone: str
-    images: str
+    source: str
     checkpoint_every: int = 500
     recipe: Mapping[str, Any] = field(default_factory=dict)
 
@@ -190,27 +201,31 @@ def _trainings(tables: Any, mistakes: Mistakes) -> tuple[Training, ...]:
     if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
         mistakes.add("trainings are tables [[train]]")
         return ()
-    found = []
-    for table in tables:
-        mistakes.unknown_keys(
-            table, ("method", "backbone", "images", "checkpoint_every", *RECIPE), "[[train]]"
-        )
-        if missing := [key for key in ("method", "backbone", "images") if key not in table]:
-            mistakes.add(f"[[train]] lacks {', '.join(missing)}")
-            continue
-        if table["method"] != "pic2word":
-            mistakes.add(f"[[train]]: {table['method']!r} can't be trained here; known: pic2word")
-        for key, kind in RECIPE.items():
-            if key in table and (not isinstance(table[key], kind) or table[key] < 0):
-                mistakes.add(f"[[train]]: {key} = {table[key]!r} can't be")
-        found.append(
-            Training(
-                method=table["method"], backbone=table["backbone"], images=table["images"],
-                checkpoint_every=table.get("checkpoint_every", 500),
-                recipe={key: table[key] for key in RECIPE if key in table},
-            )
-        )  # fmt: skip
-    return tuple(found)
+    return tuple(
+        training for table in tables if (training := _training(table, mistakes)) is not None
+    )
+
+
+def _training(table: Mapping[str, Any], mistakes: Mistakes) -> Training | None:
+    method: Any = table.get("method")
+    if method not in RECIPES:
+        mistakes.add(f"[[train]]: method = {method!r}; known: {', '.join(RECIPES)}")
+        return None
+    recipe, source = RECIPES[method], SOURCES[method]
+    mistakes.unknown_keys(
+        table, ("method", "backbone", source, "checkpoint_every", *recipe), "[[train]]"
+    )
+    if missing := [key for key in ("backbone", source) if key not in table]:
+        mistakes.add(f"[[train]] of {method} lacks {', '.join(missing)}")
+        return None
+    for key, kind in recipe.items():
+        if key in table and (not isinstance(table[key], kind) or table[key] < 0):
+            mistakes.add(f"[[train]]: {key} = {table[key]!r} can't be")
+    return Training(
+        method=method, backbone=table["backbone"], source=table[source],
+        checkpoint_every=table.get("checkpoint_every", 500),
+        recipe={key: table[key] for key in recipe if key in table},
+    )  # fmt: skip
 
 
 def expanded(path: str) -> str:

@@ -34,6 +34,7 @@ from cirbench.slurm.manifest import (
     SweepCell,
     changed,
 )
+from cirbench.slurm.training import task_rank, train
 
 if TYPE_CHECKING:
     from cirbench.benchmark.plan import Plan
@@ -69,6 +70,8 @@ def work(path: Path) -> State:
     """
     manifest, name = _located(path)
     cell = manifest.cell(name)
+    if task_rank():
+        return _work_beside(manifest, cell)
     state = _begun(manifest.state(name))
     if manifest.stop_sign.is_file():
         stopper = manifest.stop_sign.read_text()
@@ -76,12 +79,32 @@ def work(path: Path) -> State:
         return _ended(manifest, name, changed(state, status=SKIPPED, reason=reason))
     manifest.write_state(name, state)
     status, reason, trace = _outcome(cell)
-    state = changed(state, status=status, reason=reason)
+    before = manifest.state(name)
+    if status == FAILED and before.status in (FAILED, OOM):  # another task did, so this one had to
+        state = before
+    else:
+        state = changed(state, status=status, reason=reason)
     if status not in (DONE, CANCELLED):
-        state = changed(state, log=_log_tail(manifest, state) or trace[-LOG_LINES:])
+        log = state.log or _log_tail(manifest, state) or trace[-LOG_LINES:]
+        state = changed(state, log=log)
         if manifest.plan().fail_fast:
             manifest.stop_sign.write_text(name)
     return _ended(manifest, name, state)
+
+
+def _work_beside(manifest: Manifest, cell: SweepCell) -> State:
+    """The part of a job's other tasks, in a training of several processes; the first one speaks.
+
+    They write a state only to say why the first one will fail.
+    """
+    alone = cell.kind != "train" or manifest.stop_sign.is_file()
+    status, reason, trace = (DONE, "", ()) if alone else _outcome(cell)
+    state = manifest.state(cell.id)
+    if status != DONE and state.status == RUNNING:
+        reason = f"task {task_rank()}: {reason}"
+        state = changed(state, status=status, reason=reason, log=trace[-LOG_LINES:])
+        manifest.write_state(cell.id, state)
+    return changed(state, status=status)
 
 
 def _located(path: Path) -> tuple[Manifest, str]:
@@ -181,26 +204,6 @@ def _embed(request: Mapping[str, Any]) -> None:
     embed(made, backbones, Reporter())
 
 
-def _train(request: Mapping[str, Any]) -> None:
-    from cirbench.benchmark.backbones import load_backbone
-    from cirbench.benchmark.plan import choose_device
-    from cirbench.benchmark.progress import Reporter
-    from cirbench.benchmark.training_images import find_training_images
-    from cirbench.methods.pic2word_training import Job, Recipe, train
-
-    if Path(request["output"]).is_file():
-        return
-    refs, label = find_training_images(request["images"])
-    device = choose_device(request["device"])
-    job = Job(
-        recipe=Recipe(**request["recipe"]),
-        backbone=load_backbone(request["backbone"], device=device, precision=request["precision"]),
-        images=refs, trained_on=label, output=Path(request["output"]),
-        checkpoint_every=request["checkpoint_every"],
-    )  # fmt: skip
-    train(job, Reporter(), resume=True)
-
-
 def _plan(request: Mapping[str, Any]) -> Plan:
     from cirbench.benchmark.plan import Request, plan
 
@@ -211,7 +214,7 @@ def _plan(request: Mapping[str, Any]) -> Plan:
 
 
 WORK: Mapping[str, Callable[[Mapping[str, Any]], None]] = {
-    "run": _run, "embed": _embed, "train": _train,
+    "run": _run, "embed": _embed, "train": train,
 }  # fmt: skip
 
 

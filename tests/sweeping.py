@@ -29,6 +29,32 @@ cpus_per_task = 1
 mem_gb = 1
 """
 
+TRAINING = """
+methods = ["pic2word"]
+tasks = ["emoji"]
+backbones = ["fake"]
+protocols = ["emoji"]
+[settings]
+limit = 1
+[[train]]
+method = "pic2word"
+backbone = "fake"
+images = "{images}"
+epochs = {epochs}
+batch_size = 8
+warmup_steps = 10
+checkpoint_every = 20
+[resources]
+timeout_min = 30
+cpus_per_task = 1
+mem_gb = 1
+"""
+TWO_TASKS = """
+[[override]]
+method = "train"
+tasks_per_node = 2
+"""
+
 
 def install_faults(folder: Path, monkeypatch) -> None:
     """Makes the faults known as a plug-in, here and in every job that is started from here."""

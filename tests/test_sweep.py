@@ -9,9 +9,11 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from slurm_cluster import wait_until
-from sweeping import Sweeps, install_faults
+from sweeping import TRAINING, TWO_TASKS, Sweeps, install_faults
 
+from cirbench.benchmark.checkpoints import read_checkpoint
 from cirbench.slurm import local, queue, status
 from cirbench.slurm.manifest import (
     FAILED,
@@ -120,7 +122,14 @@ partition = "gpu"
         ('methods = ["image-only"]\ntasks = ["cirr"]', "task cirr needs its data"),
         (f'{ONE}[[exclude]]\ntask = "*"', "no cell is left"),
         (f'name = "../x"\n{ONE}', "no name for a sweep"),
-        (f'{ONE}[[train]]\nmethod = "x"', "lacks backbone"),
+        (f'{ONE}[[train]]\nmethod = "x"', "known: pic2word, combiner"),
+        (f'{ONE}[[train]]\nmethod = "combiner"\nbackbone = "fake"', "combiner lacks task"),
+        (f'{ONE}[[train]]\nmethod = "combiner"\nbackbone = "fake"\ntask = "coco"', "triplets"),
+        (
+            f'{ONE}[[train]]\nmethod = "pic2word"\nbackbone = "fake"\nimages = "emoji"\n'
+            "batch_size = 7\n[resources]\ntasks_per_node = 2",
+            "a batch of 7 is not split evenly over 2 tasks",
+        ),
     ],
 )
 def test_one_mistake_is_one_line(sweeps, text, said):
@@ -152,6 +161,55 @@ mem_gb = 9
     assert all(len(cell["needs"]) == 1 for cell in runs)
     assert sum("--mem=9216MB" in script for script in planned["scripts"]) == 2
     assert not (sweeps.folder / "sweeps").exists()
+
+
+def test_two_processes_train_what_one_does(sweeps, picture_folder):
+    text = TRAINING.format(images=picture_folder, epochs=5)
+    weights = []
+    for name, more in (("one", ""), ("two", TWO_TASKS)):
+        assert sweeps("submit", sweeps.file(name, text + more), "--cluster", "local")[0] == 0
+        rows = sweeps.wait(name)
+        assert {row.state.status for row in rows.values()} == {"done"}
+        path = sweeps.manifest(name).folder / "checkpoints/pic2word--fake--s0.safetensors"
+        weights.append(read_checkpoint(path).content)
+    for name, tensor in weights[0].items():
+        assert torch.allclose(tensor, weights[1][name], atol=1e-5), name
+
+
+def test_a_task_that_fails_gives_the_cell_its_reason(sweeps, picture_folder, monkeypatch):
+    for picture in picture_folder.iterdir():
+        picture.write_bytes(b"no picture")
+    text = TRAINING.format(images=picture_folder, epochs=5) + TWO_TASKS
+    assert sweeps("submit", sweeps.file("broken", text), "--cluster", "local")[0] == 0
+    row = sweeps.wait("broken")["train"]
+    assert row.state.status == "failed"
+    assert "can't be decoded" in row.state.reason
+
+
+COMBINER = """
+methods = ["combiner"]
+tasks = ["emoji"]
+backbones = ["fake"]
+seeds = [0, 1]
+[settings]
+limit = 1
+[[train]]
+method = "combiner"
+backbone = "fake"
+task = "emoji"
+epochs = 1
+projection = 4
+hidden = 8
+"""
+
+
+def test_a_combiner_is_trained_then_evaluated(sweeps):
+    assert sweeps("submit", sweeps.file("triplets", COMBINER), "--cluster", "debug")[0] == 0
+    rows = look(sweeps.manifest("triplets"))
+    assert {row.state.status for row in rows} == {"done"}
+    records = [json.loads(row.record.read_text()) for row in rows if row.cell.kind == "run"]
+    assert [record["cell"]["trained_on"] for record in records] == ["emoji"] * 2
+    assert len({record["cell"]["checkpoint"] for record in records}) == 2
 
 
 def test_the_sbatch_script_is_the_golden_one(sweeps, monkeypatch):

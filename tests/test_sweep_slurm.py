@@ -7,7 +7,7 @@ import sys
 
 import pytest
 import slurm_cluster
-from sweeping import Sweeps, install_faults
+from sweeping import TRAINING, TWO_TASKS, Sweeps, install_faults
 
 from cirbench.slurm.manifest import Manifest
 
@@ -146,31 +146,13 @@ def test_two_submits_at_once_send_each_cell_once(cluster, sweeps):
     assert cluster.command("squeue", "-h", "--states=all", "-o", "%j").count("twice-") == 1
 
 
-TRAINING = """
-methods = ["pic2word"]
-tasks = ["emoji"]
-backbones = ["fake"]
-protocols = ["emoji"]
-[settings]
-limit = 1
-[[train]]
-method = "pic2word"
-backbone = "fake"
-images = "{images}"
-epochs = {epochs}
-batch_size = 8
-warmup_steps = 10
-checkpoint_every = 20
-[resources]
-timeout_min = 30
-cpus_per_task = 1
-mem_gb = 1
-"""
-
-
-def test_a_training_that_was_requeued_ends_in_the_same_weights(cluster, sweeps, picture_folder):
-    settings = {"images": picture_folder, "epochs": 100}
-    file = sweeps.file("trained", TRAINING.format(**settings))
+@pytest.mark.parametrize("tasks", ["one task", "two tasks"])
+def test_a_training_that_was_requeued_ends_in_the_same_weights(
+    cluster, sweeps, picture_folder, tasks
+):
+    text = TRAINING.format(images=picture_folder, epochs=100)
+    text += TWO_TASKS if tasks == "two tasks" else ""
+    file = sweeps.file("trained", text)
     assert sweeps("submit", file, "--no-snapshot")[0] == 0
     output = sweeps.manifest("trained").folder / "checkpoints/pic2word--fake--s0.safetensors"
     slurm_cluster.wait_until(output.with_suffix(".state.safetensors").exists, 90, "saved state")
@@ -182,8 +164,9 @@ def test_a_training_that_was_requeued_ends_in_the_same_weights(cluster, sweeps, 
     assert rows["train"].state.attempts == 2
     assert rows["pic2word"].state.status == "done"
 
-    file = sweeps.file("unbroken", TRAINING.format(**settings))
-    assert sweeps("submit", file, "--cluster", "debug")[0] == 0
+    cluster_of = ["--cluster", "local"] if tasks == "two tasks" else ["--cluster", "debug"]
+    assert sweeps("submit", sweeps.file("unbroken", text), *cluster_of, "--no-snapshot")[0] == 0
+    sweeps.wait("unbroken")
     unbroken = sweeps.manifest("unbroken").folder / "checkpoints" / output.name
     assert output.read_bytes() == unbroken.read_bytes()
 
