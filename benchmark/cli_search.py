@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -82,6 +83,7 @@ def search(
         check_writable(path.parent)
     reporter = Reporter(quiet=quiet)
     towers = load_backbone(name, device=choose_device(device))
+    gc.freeze()  # nothing of a model is garbage, and each look for some takes 0.1 s
     composer = searching.build_method(kind, towers, name, checkpoint)
     opened = searching.open_gallery(
         towers, refs, skip_unreadable=skip_unreadable, workers=workers, reporter=reporter

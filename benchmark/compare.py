@@ -89,8 +89,9 @@ def _cells(a: Record, b: Record, metrics: Sequence[str], groups: Sequence[str]) 
     check_comparable(a, b)
     protocol, own_groups = a.data["protocol"], a.data["groups"]
     averages = {"average": own_groups, **protocol["averages"]}
-    rows = [*averages, *own_groups] if len(own_groups) > 1 else own_groups
-    shown_rows = _known("group", groups, rows) or rows
+    rows = [*averages, *own_groups]
+    told_apart = rows if len(own_groups) > 1 else own_groups  # one group is its own average
+    shown_rows = _known("group", groups, rows) or told_apart
     shown_metrics = _known("metric", metrics, protocol["metrics"]) or [protocol["headline"]]
     of_a, of_b = aligned(a, b)
     columns = [protocol["metrics"].index(metric) for metric in shown_metrics]

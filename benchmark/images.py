@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
+import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -33,10 +34,18 @@ def images_in_folder(folder: Path) -> tuple[ImageRef, ...]:
     Raises:
         MissingData: there is no such folder, or no picture in it.
     """
-    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in EXTENSIONS and p.is_file())
-    if not paths:
+    found = sorted(
+        (*inside, name)
+        for parent, _, names in os.walk(folder)
+        for inside in [Path(parent).relative_to(folder).parts]
+        for name in names
+        if Path(name).suffix.lower() in EXTENSIONS
+    )
+    paths = ((folder.joinpath(*parts), "/".join(parts)) for parts in found)
+    pictures = tuple(file_ref(path, name) for path, name in paths if path.is_file())
+    if not pictures:
         raise MissingData(f"no pictures below {folder} (endings: {', '.join(sorted(EXTENSIONS))})")
-    return tuple(file_ref(path, path.relative_to(folder).as_posix()) for path in paths)
+    return pictures
 
 
 def images_in_table(

@@ -85,6 +85,19 @@ def test_methods_answer_an_uploaded_emoji_side_by_side(page, clown):
         page.wait_for_function("image => image.naturalWidth > 0", arg=image.element_handle())
 
 
+def test_a_picture_can_be_dropped_anywhere_on_its_field(page, clown):
+    field = page.get_by_label("Picture")
+    box = field.bounding_box()
+    where = {"x": box["x"] + 0.9 * box["width"], "y": box["y"] + 0.9 * box["height"]}
+    carried = {"items": [], "files": [str(clown)], "dragOperationsMask": 1}
+    devtools = page.context.new_cdp_session(page)
+    for kind in ("dragEnter", "dragOver", "drop"):
+        devtools.send("Input.dispatchDragEvent", {"type": kind, "data": carried, **where})
+    page.wait_for_function("field => field.files.length == 1", arg=field.element_handle())
+    search(page)
+    assert found(page, "pic2word")[0] == f"noto/{CODE}"
+
+
 def test_the_text_alone_can_change(page, clown):
     search(page, clown)
     cartoons = found(page, "pic2word")

@@ -30,30 +30,32 @@ PROTOCOL = EvaluationProtocol(
 )  # fmt: skip
 
 
-def store(root, method, values, protocol=PROTOCOL, order=None, fingerprints=(), **cell):
-    """A record over references × 2 groups, whose per-query `values` are (2 * references,) or
-    (2 * references, 2) percent, the first group's queries first."""
+def store(
+    root, method, values, protocol=PROTOCOL, order=None, fingerprints=(), groups=GROUPS, **cell
+):
+    """A record over references × groups, whose per-query `values` are (groups * references,) or
+    (groups * references, 2) percent, the first group's queries first."""
     values = np.asarray(values, dtype=float)
     values = np.column_stack([values, values]) if values.ndim == 1 else values
-    count = len(values)
-    groups = np.repeat(GROUPS, count // 2)
+    count, references = len(values), len(values) // len(groups)
+    of_query = np.repeat(groups, references)
     order = np.arange(count) if order is None else order
     nothing = np.zeros((count, 1), dtype=np.int32)
     arrays = PerQuery(
-        query=np.array([f"{g}/{i % (count // 2)}" for i, g in enumerate(groups)])[order],
-        reference=np.array([f"r{i % (count // 2)}" for i in range(count)])[order],
-        group=groups[order], gallery=np.array(["a"]), top=nothing,
+        query=np.array([f"{g}/{i % references}" for i, g in enumerate(of_query)])[order],
+        reference=np.array([f"r{i % references}" for i in range(count)])[order],
+        group=of_query[order], gallery=np.array(["a"]), top=nothing,
         similarity=nothing.astype(np.float32), hits=nothing.astype(bool),
         positives=np.ones(count, dtype=np.int64), first_rank=np.ones(count, dtype=np.int64),
         tied=np.zeros(count, dtype=bool), metrics=np.array(protocol.metrics),
         values=values[order],
     )  # fmt: skip
-    metrics = summarise(arrays, GROUPS, averages_of(GROUPS, protocol))
+    metrics = summarise(arrays, groups, averages_of(groups, protocol))
     data = {
         "metrics": {g: {m: vars(v) for m, v in row.items()} for g, row in metrics.items()},
-        "groups": list(GROUPS),
+        "groups": list(groups),
         "protocol": {**protocol.as_dict(), "hash": protocol.hash},
-        "counts": {"queries": count, "references": count // 2, "gallery": 1},
+        "counts": {"queries": count, "references": references, "gallery": 1},
         "fingerprints": {
             "gallery": "g",
             "annotations": "a",
@@ -237,6 +239,16 @@ def test_holm_is_over_every_cell_that_is_shown(tmp_path):
     assert one.cells[0].difference.p == one.cells[0].p_holm == 2 / 2**10
     assert len(both) == 2
     assert {cell.p_holm for cell in both[0].cells} == {4 * 2 / 2**10}
+
+
+def test_a_task_of_one_group_has_one_row_and_may_be_asked_for_its_average(tmp_path):
+    for name, values in (("a", A), ("b", B)):
+        store(tmp_path, name, values, groups=("all",))
+    [[cell]] = [pair.cells for pair in compare(find_pairs("a", "b", tmp_path))]
+    asked = compare(find_pairs("a", "b", tmp_path), groups=["average"])
+    [[average]] = [pair.cells for pair in asked]
+    assert cell.group == "all"
+    assert average == replace(cell, group="average")
 
 
 @pytest.mark.parametrize(

@@ -195,6 +195,19 @@ def test_pictures_of_every_mode_can_be_shown(mode):
     assert decoded(thumbnail(ImageRef(id="x", read=buffer.getvalue))).size == (64, 32)
 
 
+@pytest.mark.parametrize(("count", "side"), [(2, 64), (3, 48), (4, 48), (5, 32)])
+def test_the_more_pictures_a_page_has_the_smaller_they_are(monkeypatch, picture, count, side):
+    monkeypatch.setattr(pictures, "SIZES", [
+        (most, size) for most, (_, size) in zip((2, 4, None), pictures.SIZES, strict=True)
+    ])  # fmt: skip
+    album = pictures.Album()
+    for i in [*range(count), 0, 1]:
+        album.number(ImageRef(id=str(i), read=lambda: picture(1, 300)))
+    made = album.thumbnails()
+    assert len(made) == count
+    assert {decoded(uri).size for uri in made} == {(side, side)}
+
+
 @pytest.mark.parametrize("kind", ["PNG", "JPEG"])
 def test_of_a_picture_with_a_box_only_the_box_is_shown(kind):
     """As in COCO's object composition; a JPEG must not be scaled before it is cut."""

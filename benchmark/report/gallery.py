@@ -180,5 +180,5 @@ def gallery(board: Board, data: TaskData | None) -> str:
         groups=[name for name in board.groups if any(a.group == name for a in asked)],
         pictures=data is not None,
         credit=CREDITS.get(board.first["cell"]["task"], ""),
-        uris=looker.album.uris,
+        uris=looker.album.thumbnails(),
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -26,8 +25,18 @@ CREDITS = {
 
 The pictures of every other task are its owners', and only embedded when a person asks for it.
 """
-SIDE = 64
-"""Pixels of a thumbnail's longer side."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Size:
+    """Of thumbnails: pixels of the longer side, and WebP's quality in percent."""
+
+    side: int = 64
+    quality: int = 75
+
+
+SIZES = ((2_500, Size()), (5_000, Size(side=48, quality=50)), (None, Size(side=32, quality=20)))
+"""By how many pictures a page has at most. Photos of 1, 0.5 and 0.25 kB keep it below 5 MB."""
 SMALL_BYTES = 4096
 """A picture that is no larger in either respect is taken as it is, without another encoding."""
 
@@ -92,21 +101,21 @@ def opened(ref: ImageRef) -> Image.Image:
         raise _undecodable(ref, error) from error
 
 
-def thumbnail(ref: ImageRef) -> str:
-    """A data URI of at most 64 × 64 pixels; raises as `opened` does."""
+def thumbnail(ref: ImageRef, size: Size = Size()) -> str:
+    """A data URI of a small picture; raises as `opened` does."""
     content = _content(ref)
     try:
         with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
-            small = max(image.size) <= SIDE and len(content) <= SMALL_BYTES
+            small = max(image.size) <= size.side and len(content) <= SMALL_BYTES
             if small and image.format in _MIME and ref.box is None:
                 image.verify()
                 return _data_uri(content, _MIME[image.format])
             if ref.box is None:  # a draft's pixels are others than the box's
-                image.draft("RGB", (2 * SIDE, 2 * SIDE))
+                image.draft("RGB", (2 * size.side, 2 * size.side))
             part = _looked_at(image, ref.box)
-            part.thumbnail((SIDE, SIDE))
+            part.thumbnail((size.side, size.side))
             buffer = io.BytesIO()
-            part.convert("RGB").save(buffer, "WEBP", quality=75)
+            part.convert("RGB").save(buffer, "WEBP", quality=size.quality)
     except _UNDECODABLE as error:
         raise _undecodable(ref, error) from error
     return _data_uri(buffer.getvalue(), "image/webp")
@@ -117,7 +126,7 @@ def _looked_at(image: Image.Image, box: tuple[int, int, int, int] | None) -> Ima
     if box is None:
         return image
     left, upper, right, lower = box
-    return image.crop(box) if left < right and upper < lower else Image.new("RGB", (SIDE, SIDE))
+    return image.crop(box) if left < right and upper < lower else Image.new("RGB", (64, 64))
 
 
 _UNDECODABLE = (
@@ -141,20 +150,21 @@ def _data_uri(content: bytes, mime: str) -> str:
 
 
 class Album:
-    """Thumbnails by number, each made once, in the order in which they are first asked for."""
+    """A page's pictures by number, each once, in the order in which they are first asked for."""
 
     def __init__(self) -> None:
         self._number: dict[str, int] = {}
-        self._uris: list[str] = []
+        self._refs: list[ImageRef] = []
 
     def number(self, ref: ImageRef) -> int:
-        """The picture's number; makes its thumbnail if it is new."""
+        """The picture's number, a new one if it is new."""
         if ref.id not in self._number:
-            self._uris.append(thumbnail(ref))
-            self._number[ref.id] = len(self._number)
+            self._number[ref.id] = len(self._refs)
+            self._refs.append(ref)
         return self._number[ref.id]
 
-    @property
-    def uris(self) -> Sequence[str]:
-        """By number."""
-        return self._uris
+    def thumbnails(self) -> list[str]:
+        """Data URIs by number, the smaller the more there are; raises as `opened` does."""
+        count = len(self._refs)
+        size = next(size for most, size in SIZES if most is None or count <= most)
+        return [thumbnail(ref, size) for ref in self._refs]
