@@ -1,7 +1,5 @@
 """The command `bench`. Nothing heavy is imported before a command needs it."""
 
-from __future__ import annotations
-
 import errno
 import json
 import os
@@ -166,7 +164,7 @@ def run(
         print_json(records[0] if len(records) == 1 else records)
 
 
-def _plan_summary(plan: Plan) -> dict[str, Any]:
+def _plan_summary(plan: "Plan") -> dict[str, Any]:
     return {
         "methods": list(plan.methods),
         "task": plan.task.name,
@@ -191,7 +189,7 @@ def leaderboard(
         bool, typer.Option("--check", help="Write nothing; exit 1 if a file is stale.")
     ] = False,
 ) -> None:
-    """Write leaderboard.md and the plots from the records in the results folder."""
+    """Write leaderboard.md and the plots from the stored records."""
     from cirbench.benchmark.publish import publish, stale
 
     if check:
@@ -212,7 +210,10 @@ def verify(
     output: Results = Path("results"),
     as_json: AsJson = False,
 ) -> None:
-    """Hold the records against published numbers; exit 1 if a confirmed one differs."""
+    """Hold the records against published numbers.
+
+    Exit 1 if a confirmed one differs.
+    """
     from cirbench.benchmark import published
     from cirbench.benchmark.records import read_records
     from cirbench.benchmark.tables import print_verdicts
@@ -280,7 +281,7 @@ def info(
 
 @app.command(epilog="Examples: bench env · bench env --json > env.json")
 def env(as_json: AsJson = False) -> None:
-    """Print the code's commit, versions and hardware, as records keep them."""
+    """Print commit, versions and hardware, as records keep them."""
     from cirbench.benchmark.provenance import environment
 
     found = environment()

@@ -1,7 +1,5 @@
 """`bench cache`. Nothing heavy is imported before a command needs it."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 
@@ -15,7 +13,7 @@ cache = typer.Typer(help="The store of embeddings (CIRBENCH_CACHE).", **HELP)  #
 
 @cache.command(epilog="Examples: bench cache ls · bench cache ls --json")
 def ls(as_json: AsJson = False) -> None:
-    """List what is stored: tower, preprocessing, rows, size, when it was last used."""
+    """List what is stored, its size, and when it was last used."""
     from datetime import datetime
 
     from tabulate import tabulate
@@ -58,7 +56,10 @@ def verify(
         int | None, typer.Option(min=1, help="Only so many shards of each space, at random.")
     ] = None,
 ) -> None:
-    """Read the shards and compare their checksums; exit 4 if one was cut or altered."""
+    """Read the shards and compare their checksums.
+
+    Exit 4 if one was cut or altered.
+    """
     from cirbench.benchmark import cache as stored_cache
     from cirbench.benchmark.store import default_root
 
@@ -109,7 +110,7 @@ def prune(
         float | None, typer.Option(min=0, help="Gigabytes to keep, the last used first.")
     ] = None,
 ) -> None:
-    """Remove what has not been used for long, or is over a size, and what killed runs left."""
+    """Remove what is old or over a size, and what killed runs left."""
     import shutil
 
     from cirbench.benchmark.cache import chosen_to_prune, leftovers, stored

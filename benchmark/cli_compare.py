@@ -1,7 +1,5 @@
 """`bench compare` and `bench diff`. Nothing heavy is imported before a command needs it."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import asdict
 from pathlib import Path
@@ -60,7 +58,7 @@ def compare(
         _print_pairs(pairs)
 
 
-def _print_pairs(pairs: list[Pair]) -> None:
+def _print_pairs(pairs: "list[Pair]") -> None:
     from rich.console import Console
 
     console = Console(markup=False, emoji=False, highlight=False)
@@ -80,13 +78,13 @@ def _print_pairs(pairs: list[Pair]) -> None:
     )
 
 
-def _label(record: Record) -> str:
+def _label(record: "Record") -> str:
     cell = record.data["cell"]
     seed = f", seed {cell['seed']}" if cell["seed"] else ""
     return f"{record.method_label}, {cell['backbone']}{seed}"
 
 
-def _table(pair: Pair) -> Table:
+def _table(pair: "Pair") -> "Table":
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
@@ -101,7 +99,7 @@ def _table(pair: Pair) -> Table:
     return table
 
 
-def _row(cell: Cell) -> list[str]:
+def _row(cell: "Cell") -> list[str]:
     found, span = cell.difference, cell.difference.interval
     return [
         cell.group,
@@ -125,7 +123,10 @@ def diff(
     output: Results = Path("results"),
     as_json: AsJson = False,
 ) -> None:
-    """Show what changed in the results against a commit; exit 1 if a metric moved too far."""
+    """Show what changed in the results against a commit.
+
+    Exit 1 if a metric moved too far.
+    """
     from cirbench.benchmark.diff import diff as compared
 
     found = compared(output, revision)
@@ -140,7 +141,7 @@ def diff(
         )
 
 
-def _print_diff(found: Diff) -> None:
+def _print_diff(found: "Diff") -> None:
     for sign, names in (("+", found.added), ("-", found.removed)):
         for name in names:
             print(f"{sign} {name}")

@@ -1,7 +1,5 @@
 """`bench data`. Nothing heavy is imported before a command needs it."""
 
-from __future__ import annotations
-
 import sys
 from typing import Annotated
 
@@ -19,7 +17,7 @@ def where(
     data_root: DataRoot = None,
     as_json: AsJson = False,
 ) -> None:
-    """Print what a task looks for below the data root, and what is there."""
+    """Print what a task looks for, and what is there."""
     from cirbench.benchmark.registry import find_task
 
     looked = [
@@ -51,7 +49,10 @@ def check(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Count a data set against the released numbers; exit 3 if incomplete, 4 if corrupt."""
+    """Count a data set against the released numbers.
+
+    Exit 3 if it is incomplete, 4 if it is corrupt.
+    """
     from dataclasses import asdict
 
     from cirbench.benchmark.data_check import check_split, collection_count
@@ -84,7 +85,7 @@ def prepare(
     seed: Annotated[int, typer.Option(help="Of what is drawn at random (coco's queries).")] = 0,
     quiet: Quiet = False,
 ) -> None:
-    """Fetch what may be fetched, make what is made from it, and say how to get the rest."""
+    """Fetch and make what can be, and say how to get the rest."""
     from cirbench.benchmark.downloads import fetch
     from cirbench.benchmark.progress import Reporter
     from cirbench.benchmark.registry import find_task

@@ -1,6 +1,9 @@
-"""What several commands of `bench` share: options, and JSON on stdout."""
+"""What several commands of `bench` share: options, and JSON on stdout.
 
-from __future__ import annotations
+Start-up time decides two things here. Help is plain text (`rich_markup_mode`), since typer's rich
+help takes longer to import than all the rest of `bench --help`. And the cli modules do without
+`from __future__ import annotations`, since typer would evaluate each annotation's text, twice.
+"""
 
 import json
 from pathlib import Path
@@ -8,7 +11,11 @@ from typing import Annotated
 
 import typer
 
-HELP = {"context_settings": {"help_option_names": ["-h", "--help"]}, "no_args_is_help": True}
+HELP = {
+    "context_settings": {"help_option_names": ["-h", "--help"]},
+    "no_args_is_help": True,
+    "rich_markup_mode": None,
+}
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")]
 AsJson = Annotated[bool, typer.Option("--json", help="JSON on stdout, and nothing else there.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]

@@ -1,7 +1,5 @@
 """`bench report` and `bench show`. Nothing heavy is imported before a command needs it."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 
@@ -28,7 +26,10 @@ def report(
     data_root: DataRoot = None,
     output: Results = Path("results"),
 ) -> None:
-    """Write report/ in the results folder: a page, a gallery a task, tables as CSV and LaTeX."""
+    """Write a report of the results: page, galleries, tables.
+
+    It goes to report/ in the results folder: a page, a gallery a task, tables as CSV and LaTeX.
+    """
     from cirbench.benchmark.report.files import stale, write
     from cirbench.benchmark.report.pictures import Permission
 
@@ -55,7 +56,7 @@ def show(
     data_root: DataRoot = None,
     output: Results = Path("results"),
 ) -> None:
-    """Draw queries and what methods find for them as one PNG, from stored records."""
+    """Draw queries and what methods found for them as one PNG."""
     from cirbench.benchmark.files import written_whole
     from cirbench.benchmark.publish import read_boards
     from cirbench.benchmark.report.figure import choose_board, choose_records, choose_rows, figure

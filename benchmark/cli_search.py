@@ -1,7 +1,5 @@
 """`bench search` and `bench serve`. Nothing heavy is imported before a command needs it."""
 
-from __future__ import annotations
-
 import gc
 import json
 from collections.abc import Sequence
@@ -60,7 +58,7 @@ def search(
     workers: Workers = 2,
     quiet: Quiet = False,
 ) -> None:
-    """Search a folder, or a task's gallery, with pictures and a text.
+    """Search a folder or a task's gallery with pictures and a text.
 
     Several --image and --text pair by position; one --image goes with every --text. A text with two
     placeholders takes two pictures. Exit 4 if a gallery picture can't be read.
@@ -131,7 +129,7 @@ def serve(
     workers: Workers = 2,
     quiet: Quiet = False,
 ) -> None:
-    """Serve a page on this machine where methods are tried side by side.
+    """Serve a page, to this machine, to try methods side by side.
 
     It is bound to 127.0.0.1. Uploads of up to 10 MB are kept in memory and nowhere else.
     """
@@ -167,7 +165,7 @@ def serve(
     run(Demo(searcher=finder, methods=composers, about=about), listener)
 
 
-def _write(answers: Sequence[Answer], about: str, html: Path | None, png: Path | None) -> None:
+def _write(answers: "Sequence[Answer]", about: str, html: Path | None, png: Path | None) -> None:
     from cirbench.benchmark.files import written_whole
     from cirbench.benchmark.serve.pages import results_page, results_png
 
@@ -181,7 +179,7 @@ def _write(answers: Sequence[Answer], about: str, html: Path | None, png: Path |
             temporary.write_bytes(drawn)
 
 
-def _print_answers(answers: Sequence[Answer], about: str) -> None:
+def _print_answers(answers: "Sequence[Answer]", about: str) -> None:
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table

@@ -1,7 +1,5 @@
 """`bench sweep`. Nothing heavy is imported before a command needs it."""
 
-from __future__ import annotations
-
 import json
 import sys
 from collections.abc import Sequence
@@ -117,7 +115,7 @@ def retry(
     snapshot: Snapshot = True,
     as_json: AsJson = False,
 ) -> None:
-    """Submit cells again that ended badly, with those that were skipped for them."""
+    """Submit cells again that failed or were skipped for others."""
     from cirbench.slurm import choose
     from cirbench.slurm.status import look
 
@@ -188,7 +186,10 @@ def collect(
     sweeps_dir: SweepsDir = SWEEPS,
     as_json: AsJson = False,
 ) -> None:
-    """Copy the records of what is done into the results folder, and write the leaderboard."""
+    """Copy what is done into the results folder.
+
+    Its records join those that are there, and the leaderboard is written anew.
+    """
     from cirbench.benchmark.publish import publish
     from cirbench.slurm.collect import collect as copied
     from cirbench.slurm.status import look
@@ -212,7 +213,7 @@ def collect(
         )
 
 
-def _manifest(name: str, sweeps: Path) -> Manifest:
+def _manifest(name: str, sweeps: Path) -> "Manifest":
     from cirbench.slurm.manifest import manifest_of
 
     manifest = manifest_of(name, sweeps)
@@ -228,7 +229,7 @@ def _known_cluster(cluster: str) -> None:
 
 
 def _send(
-    manifest: Manifest, cells: Sequence[Any], cluster: str, snapshot: bool, as_json: bool
+    manifest: "Manifest", cells: Sequence[Any], cluster: str, snapshot: bool, as_json: bool
 ) -> None:
     from cirbench.slurm.snapshot import build, code_for
     from cirbench.slurm.submit import submit as send
@@ -254,7 +255,7 @@ def _send(
         )
 
 
-def _watch(manifest: Manifest, every: float) -> None:
+def _watch(manifest: "Manifest", every: float) -> None:
     import time
 
     from rich.console import Group

@@ -1,7 +1,5 @@
 """`bench train`. Nothing heavy is imported before a command needs it."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 
@@ -114,7 +112,7 @@ def train_emoji_clip(
     steps: Annotated[int | None, typer.Option(min=1, help="Default: the shipped model's.")] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Train the embedded tiny CLIP from nothing, about ten minutes on one core."""
+    """Train the embedded tiny CLIP, in ten minutes on one core."""
     from dataclasses import replace
 
     from cirbench.benchmark.progress import Reporter

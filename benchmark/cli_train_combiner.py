@@ -1,7 +1,5 @@
 """`bench train combiner` and `clip-sum`. Nothing heavy is imported before a command needs it."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 
@@ -80,10 +78,10 @@ def train_clip_sum(
     ] = False,
     quiet: Quiet = False,
 ) -> None:
-    """Fine-tune CLIP so that image plus text is near the target: the Combiner's first stage.
+    """Fine-tune CLIP so that image plus text is near the target.
 
-    The folder is then a backbone, tuned:FOLDER; a Combiner trained over it goes into the folder as
-    combiner.safetensors and is found there.
+    This is the Combiner's first stage. The folder is then a backbone, tuned:FOLDER; a Combiner
+    trained over it goes into the folder as combiner.safetensors and is found there.
     """
     from cirbench.benchmark.backbones import load_backbone
     from cirbench.benchmark.backbones.base import TorchBackbone

@@ -274,6 +274,15 @@ def test_light_commands_import_nothing_heavy(arguments):
     assert done.returncode == 0, done.stderr.decode()
 
 
+@pytest.mark.parametrize("group", [[], ["train"], ["sweep"], ["data"], ["cache"]])
+def test_a_commands_summary_fits_its_line(bench, group):
+    code, out, _ = bench(*group, "--help")
+    _, _, commands = out.partition("Commands:\n")
+    assert code == 0
+    assert commands
+    assert "..." not in commands
+
+
 def test_ctrl_c_ends_in_130(bench, folder_task, monkeypatch):
     from cirbench.benchmark import run
 
