@@ -91,7 +91,7 @@ def export(
 def take_in(
     archive: Annotated[Path, typer.Argument(help="What bench cache export wrote.")],
 ) -> None:
-    """Add what another machine exported, once every checksum has been found right."""
+    """Add what another machine exported, if all of it is whole."""
     from cirbench.benchmark import cache_archive
     from cirbench.benchmark.store import default_root
 
