@@ -297,6 +297,14 @@ def test_requests_at_once_do_not_mix_their_words(client, picture_folder):
     assert together == alone * 3
 
 
+def test_a_refusal_keeps_what_was_filled_in(client):
+    form = {"text": "a * as a stamp", "method": ["image-only"], "top": "7"}
+    page = client.post("/", data=form, files={"picture": ("notes.txt", b"no picture")}).text
+    assert 'value="a * as a stamp"' in page
+    assert 'value="7"' in page
+    assert re.findall(r'value="([\w-]+)" checked', page) == ["image-only"]
+
+
 def test_a_port_in_use_is_a_clear_error(monkeypatch, capsys, picture_folder):
     with listen(0) as taken:
         port = taken.getsockname()[1]

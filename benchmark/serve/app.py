@@ -14,7 +14,7 @@ from threading import Lock
 
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
-from starlette.datastructures import MutableHeaders
+from starlette.datastructures import FormData, MutableHeaders
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
@@ -38,6 +38,7 @@ HEADERS = {
     "Cache-Control": "no-store",
 }
 _DEFAULT_TOP = 12
+_NO_FORM = FormData()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,21 +77,22 @@ class Demo:
         wanted: Asked | None = None,
         answers: list[Answer] | None = None,
         error: str = "",
-        typed: str = "",
+        form: FormData = _NO_FORM,
     ) -> str:
-        """The form, and below it the answers or what is wrong."""
+        """The form, with the answers below it, or above it what is wrong with `form`."""
+        ticked = [str(name) for name in form.getlist("method")] or list(self.methods)
         return (
             environment()
             .get_template("page.html")
             .render(
                 about=self.about,
                 known=list(self.methods),
-                ticked=wanted.methods if wanted else list(self.methods),
-                top=wanted.top if wanted else _DEFAULT_TOP,
+                ticked=wanted.methods if wanted else ticked,
+                top=wanted.top if wanted else form.get("top", _DEFAULT_TOP),
                 wanted=wanted,
                 answers=answers or [],
                 error=error,
-                typed=wanted.query.prompt if wanted else typed,
+                typed=wanted.query.prompt if wanted else form.get("text", ""),
             )
         )
 
@@ -102,17 +104,16 @@ def application(demo: Demo) -> Starlette:
         return HTMLResponse(demo.page())
 
     async def search(request: Request) -> Response:
-        typed = ""
+        form = _NO_FORM
         try:
             form = await read_form(request)
-            typed = str(form.get("text") or "")
             wanted = await asked(form, list(demo.methods), demo.recent)
             answers = await run_in_threadpool(demo.answers, wanted)
             return HTMLResponse(await run_in_threadpool(demo.page, wanted, answers))
         except TooLarge as error:
             return HTMLResponse(demo.page(error=str(error)), status_code=413)
         except CirbenchError as error:
-            return HTMLResponse(demo.page(error=str(error), typed=typed), status_code=400)
+            return HTMLResponse(demo.page(error=str(error), form=form), status_code=400)
 
     async def style(_request: Request) -> Response:
         return Response(stylesheet(), media_type="text/css")
