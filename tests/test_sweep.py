@@ -501,7 +501,11 @@ def test_a_folder_that_cant_be_written_is_one_clear_error(sweeps):
         (["retry", "known"], 2, "say which"),
         (["logs", "known", "x"], 2, "no cells begin with 'x'"),
         (["logs", "known", "image"], 3, "has had no job"),
-        (["submit", "nowhere.toml"], 3, "shipped name: emoji, paper"),
+        (
+            ["submit", "nowhere.toml"],
+            3,
+            "shipped name: combiner-cirr, combiner-fashion-iq, emoji, paper",
+        ),
     ],
 )
 def test_questions_about_what_is_not_there(sweeps, arguments, code, said):
