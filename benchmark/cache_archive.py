@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cirbench.benchmark.cache import Stored, stored, verify
-from cirbench.benchmark.checkpoints import written_whole
 from cirbench.benchmark.downloads import unpack
 from cirbench.benchmark.errors import CorruptData, MissingData
+from cirbench.benchmark.files import written_whole
 from cirbench.benchmark.store import KEY_DIGITS, key_of, unwritable
 
 

@@ -18,8 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from cirbench.benchmark.errors import CorruptData, MissingData
-from cirbench.benchmark.files import sha256_of_file as sha256_of_file
-from cirbench.benchmark.files import written_whole as written_whole
+from cirbench.benchmark.files import sha256_of_file, written_whole
 
 if TYPE_CHECKING:
     from cirbench.benchmark.interfaces import Backbone

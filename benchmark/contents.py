@@ -17,8 +17,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cirbench.benchmark.checkpoints import sha256_of_file, written_whole
 from cirbench.benchmark.errors import MissingData
+from cirbench.benchmark.files import sha256_of_file, written_whole
 from cirbench.benchmark.images import chunks
 from cirbench.benchmark.interfaces import ImageRef
 from cirbench.benchmark.progress import Stage

@@ -9,7 +9,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
-from cirbench.benchmark.checkpoints import written_whole
+from cirbench.benchmark.files import written_whole
 from cirbench.benchmark.plots import COLOURS, STYLE, png_bytes
 
 _SMOOTHED_SHARE = 0.05

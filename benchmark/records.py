@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cirbench.benchmark.errors import CorruptData, UsageError
-from cirbench.benchmark.files import written_whole
+from cirbench.benchmark.files import sha256_of_file, written_whole
 
 SCHEMA = 1
 _SLUG_BYTES = 48
@@ -110,17 +110,12 @@ class Record:
         """
         path = self.path.parent / self.data["per_query"]["file"]
         try:
-            if sha256_of(path) != self.data["per_query"]["sha256"]:
+            if sha256_of_file(path) != self.data["per_query"]["sha256"]:
                 raise CorruptData(f"{path} is not the file that {self.path} was written with")
             with np.load(path, allow_pickle=False) as arrays:
                 return PerQuery(**dict(arrays))
         except (OSError, ValueError, TypeError, zipfile.BadZipFile) as error:
             raise CorruptData(f"{path} can't be read ({error}); run the cell again") from error
-
-
-def sha256_of(path: Path) -> str:
-    """Hexadecimal sha256 of a small file."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def write_record(root: Path, cell: Cell, data: Mapping[str, Any], per_query: PerQuery) -> Record:
@@ -129,7 +124,7 @@ def write_record(root: Path, cell: Cell, data: Mapping[str, Any], per_query: Per
     arrays = path.with_suffix(".npz")
     with written_whole(path) as json_file, written_whole(arrays) as arrays_file:
         np.savez_compressed(arrays_file, **asdict(per_query))
-        named = {"file": arrays.name, "sha256": sha256_of(arrays_file)}
+        named = {"file": arrays.name, "sha256": sha256_of_file(arrays_file)}
         whole = {"schema": SCHEMA, "cell": asdict(cell), **data, "per_query": named}
         text = json.dumps(whole, indent=2, sort_keys=True, allow_nan=False)
         json_file.write_text(f"{text}\n")

@@ -30,8 +30,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from cirbench.benchmark.checkpoints import sha256_of_file, written_whole
 from cirbench.benchmark.errors import CorruptData, UsageError
+from cirbench.benchmark.files import sha256_of_file, written_whole
 from cirbench.benchmark.interfaces import Backbone
 from cirbench.benchmark.provenance import package_versions
 

@@ -9,8 +9,9 @@ from typing import Any
 
 from torch import Tensor
 
-from cirbench.benchmark.checkpoints import read_checkpoint, write_checkpoint, written_whole
+from cirbench.benchmark.checkpoints import read_checkpoint, write_checkpoint
 from cirbench.benchmark.errors import CorruptData, UsageError
+from cirbench.benchmark.files import written_whole
 from cirbench.benchmark.learner import Learner
 
 

@@ -26,9 +26,9 @@ from PIL import Image, UnidentifiedImageError
 from pycocotools import mask as coco_mask
 
 from cirbench.benchmark.annotations import read_json
-from cirbench.benchmark.checkpoints import sha256_of_file, written_whole
 from cirbench.benchmark.downloads import unpack
 from cirbench.benchmark.errors import CorruptData, MissingData
+from cirbench.benchmark.files import sha256_of_file, written_whole
 from cirbench.benchmark.progress import Reporter
 from cirbench.datasets.coco import COLUMNS, Row
 

@@ -23,8 +23,9 @@ import torch
 from torch import Tensor
 
 from cirbench.benchmark import training_state
-from cirbench.benchmark.checkpoints import write_checkpoint, written_whole
+from cirbench.benchmark.checkpoints import write_checkpoint
 from cirbench.benchmark.errors import CheckFailed, CorruptData, UsageError
+from cirbench.benchmark.files import written_whole
 from cirbench.benchmark.images import chunks, prefetched
 from cirbench.benchmark.interfaces import Backbone, ImageRef
 from cirbench.benchmark.learner import Learner, loss_scaler

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from cirbench.benchmark.checkpoints import written_whole
+from cirbench.benchmark.files import written_whole
 from cirbench.benchmark.interfaces import Backbone, ImageRef
 from cirbench.methods.pic2word import MappingNetwork, contrastive_loss
 

@@ -11,6 +11,7 @@ import pytest
 
 from cirbench.benchmark import records
 from cirbench.benchmark.errors import CorruptData, UsageError
+from cirbench.benchmark.files import sha256_of_file
 from cirbench.benchmark.records import (
     Cell,
     PerQuery,
@@ -18,7 +19,6 @@ from cirbench.benchmark.records import (
     check_writable,
     read_record,
     read_records,
-    sha256_of,
     write_record,
 )
 
@@ -172,7 +172,7 @@ def with_arrays(tmp_path, arrays):
     """A record whose per-query file holds these arrays and is vouched for."""
     path = tmp_path / "arrays.npz"
     np.savez(path, **arrays)
-    named = {"file": path.name, "sha256": sha256_of(path)}
+    named = {"file": path.name, "sha256": sha256_of_file(path)}
     return Record(path=tmp_path / "record.json", data={"per_query": named})
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from cirbench.benchmark.annotations import sha256_by_name
-from cirbench.benchmark.checkpoints import sha256_of_file
+from cirbench.benchmark.files import sha256_of_file
 from cirbench.benchmark.plan import Request, plan
 from cirbench.benchmark.progress import Reporter
 from cirbench.benchmark.records import read_records

@@ -20,7 +20,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 
-from cirbench.benchmark.checkpoints import written_whole
+from cirbench.benchmark.files import written_whole
 from cirbench.benchmark.preprocess import CLIP_MEAN, CLIP_STD
 from cirbench.datasets.emoji.captions import Caption, draw_caption
 from cirbench.datasets.emoji.pictures import Picture, read_bytes, training_pictures
