@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cirbench.benchmark.cli_options import HELP, AsJson, DataRoot, Device, Quiet, Workers
-from cirbench.benchmark.errors import CirbenchError
+from cirbench.benchmark.errors import CirbenchError, UsageError
 
 if TYPE_CHECKING:
     from cirbench.benchmark.serve.pages import Answer
@@ -37,7 +37,7 @@ SkipUnreadable = Annotated[
     " a.png --image b.png --text 'a * beside a *' --gallery emoji --top 5 --html found.html"
 )
 def search(
-    method: Annotated[str, typer.Option("--method", "-m", help="bench ls methods.")],
+    methods: Annotated[list[str], typer.Option("--method", "-m", help="One; bench ls methods.")],
     gallery: GalleryName,
     image: Annotated[list[Path] | None, typer.Option(help="Repeatable.")] = None,
     text: Annotated[
@@ -72,6 +72,9 @@ def search(
     from cirbench.benchmark.registry import find_method
     from cirbench.benchmark.serve.pages import Answer
 
+    if methods[1:]:
+        raise UsageError("search takes one --method; bench serve shows several side by side")
+    [method] = methods
     kind = find_method(method)
     queries = free_queries([picture_file(path) for path in image or ()], text or ())
     refs, of_gallery = searching.find_gallery(gallery, data_root)

@@ -16,7 +16,7 @@ def train_combiner(
     data_root: DataRoot = None,
     epochs: Annotated[int, typer.Option(min=1)] = 300,
     batch_size: Annotated[int, typer.Option(min=2, help="At most the number of triplets.")] = 4096,
-    lr: Annotated[float, typer.Option(help="Learning rate, constant.")] = 2e-5,
+    lr: Annotated[float, typer.Option(min=0, help="Learning rate, constant.")] = 2e-5,
     projection: Annotated[
         int | None, typer.Option(min=1, help="Projection width; default: 4 × the embedding's.")
     ] = None,
@@ -68,7 +68,7 @@ def train_clip_sum(
     encoders: Annotated[str, typer.Option(help="both, text or image.")] = "both",
     epochs: Annotated[int, typer.Option(min=1)] = 100,
     batch_size: Annotated[int, typer.Option(min=2, help="At most the number of triplets.")] = 128,
-    lr: Annotated[float, typer.Option(help="Learning rate, constant.")] = 2e-6,
+    lr: Annotated[float, typer.Option(min=0, help="Learning rate, constant.")] = 2e-6,
     seed: Seed = 0,
     device: Device = "auto",
     precision: Annotated[str, typer.Option(help="fp32, amp or amp_bf16.")] = "fp32",

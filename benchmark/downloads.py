@@ -49,7 +49,6 @@ def fetch(download: Download, root: Path, reporter: Reporter) -> str:
         check_sum(path, download.checksum)
         said = f"{path}: there"
     else:
-        path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_name(f"{path.name}.part")
         _fetch(download.url, part, reporter)
         check_sum(part, download.checksum)
@@ -68,6 +67,7 @@ def _fetch(url: str, part: Path, reporter: Reporter) -> None:
         with urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS) as answer:
             resumed = answer.status == 206
             length = int(answer.headers.get("Content-Length") or 0)
+            part.parent.mkdir(parents=True, exist_ok=True)
             with (
                 part.open("ab" if resumed else "wb") as file,
                 reporter.stage(part.name.removesuffix(".part"), length) as stage,

@@ -22,7 +22,7 @@ from cirbench.benchmark.bootstrap import (
 )
 from cirbench.benchmark.published import Published, Verdict, verify
 from cirbench.benchmark.records import PerQuery, Record
-from cirbench.benchmark.scoring import with_averages
+from cirbench.benchmark.scoring import check_means, with_averages
 
 Draws = NDArray[np.float64]
 
@@ -81,8 +81,16 @@ class Board:
 
     @cached_property
     def per_query(self) -> tuple[PerQuery, ...]:
-        """By record."""
-        return tuple(record.per_query() for record in self.records)
+        """By record.
+
+        Raises:
+            CorruptData: a file is missing or altered, or its record says other than it does.
+        """
+        averages = {average: _members(self, average) for average in self.averages}
+        found = tuple(record.per_query() for record in self.records)
+        for record, arrays in zip(self.records, found, strict=True):
+            check_means(record, arrays, averages)
+        return found
 
     def value(self, record: Record, group: str, metric: str) -> Interval:
         return Interval(**record.data["metrics"][group][metric])

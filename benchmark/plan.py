@@ -12,7 +12,7 @@ import torch
 from cirbench.benchmark.errors import MissingData, UsageError
 from cirbench.benchmark.interfaces import Method, Task, TaskData
 from cirbench.benchmark.protocol import EvaluationProtocol
-from cirbench.benchmark.registry import find_method, find_task, methods
+from cirbench.benchmark.registry import backbone_entry, find_method, find_task, methods
 from cirbench.benchmark.store import Mode
 from cirbench.benchmark.subsets import limited, without
 
@@ -102,6 +102,7 @@ def plan(request: Request) -> Plan:
     """
     task: Task = find_task(request.task)()
     backbone = request.backbone or task.default_backbone
+    backbone_entry(backbone)
     chosen = methods_of(request, backbone)
     for name in chosen:
         checkpoint_path(find_method(name), backbone, request.checkpoints)

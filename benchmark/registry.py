@@ -172,15 +172,18 @@ def find_task(name: str) -> Any:
 
 def find_backbone(name: str) -> Any:
     """The loader for a backbone's full name; raises UsageError with suggestions."""
+    return backbone_entry(name).load()
+
+
+def backbone_entry(name: str) -> Entry:
+    """What would load it, which is not imported yet; raises UsageError with suggestions."""
     known = backbones()
     prefix = name[: name.find(":") + 1]
-    if name in known and not name.endswith(":"):
-        return known[name].load()
     if prefix in known and name != prefix:
-        return known[prefix].load()
+        return known[prefix]
     if "/" in name and not prefix:
-        return OPEN_CLIP.load()
-    return _find(name, "backbone", known).load()
+        return OPEN_CLIP
+    return _find(name, "backbone", known)
 
 
 def _find(name: str, kind: str, entries: Mapping[str, Entry]) -> Entry:

@@ -61,7 +61,6 @@ def run(plan: Plan, reporter: Reporter) -> Iterator[Record]:
     if request.allow_missing:
         plan = without_unreadable(plan, reporter)
     torch.manual_seed(request.seed)
-    torch.backends.cuda.matmul.allow_tf32 = False
     clock = Clock()
     with clock.stage("load"):
         backbone = load_backbone(plan.backbone, device=plan.device, precision=request.precision)

@@ -15,14 +15,16 @@ from cirbench.benchmark.bootstrap import (
     intervals,
     resampled_means,
 )
-from cirbench.benchmark.errors import UsageError
+from cirbench.benchmark.errors import CorruptData, UsageError
 from cirbench.benchmark.interfaces import TaskData
 from cirbench.benchmark.metrics import SUBSET, Metric, Values, hits_at, parse_metrics
 from cirbench.benchmark.protocol import EvaluationProtocol
-from cirbench.benchmark.records import PerQuery
+from cirbench.benchmark.records import PerQuery, Record
 
 if TYPE_CHECKING:  # a report, which summarises too, need not wait for torch
     from cirbench.benchmark.ranking import Ranking
+
+_ROUNDING = 1e-6
 
 
 def depth(protocol: EvaluationProtocol) -> int:
@@ -88,6 +90,29 @@ def with_averages(
         for members in averages.values()
     ]
     return np.concatenate([*rows, means], axis=-2)
+
+
+def check_means(
+    record: Record,
+    per_query: PerQuery,
+    averages: Averages,
+) -> None:
+    """Holds a record's metrics to the per-query values that they were computed from.
+
+    Raises:
+        CorruptData: one is another; says which.
+    """
+    groups, said = record.data["groups"], record.data["metrics"]
+    design = Design.of(per_query.reference, per_query.group, groups)
+    means = with_averages(group_means(per_query.values, design), groups, averages)
+    for name, row in zip([*averages, *groups], means, strict=True):
+        for metric, mean in zip(map(str, per_query.metrics), row, strict=True):
+            found = said[name][metric]
+            if not abs(found["value"] - mean) <= _ROUNDING:
+                raise CorruptData(
+                    f"{record.path} was edited: {name} {metric} is {found['value']}, and {mean} by "
+                    f"its per-query data; run the cell again"
+                )
 
 
 def summarise(

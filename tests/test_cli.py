@@ -134,6 +134,18 @@ def test_leaderboard_is_written_then_current_then_stale(bench, folder_task, tmp_
     assert before == {path: path.read_bytes() for path in paths}
 
 
+def test_a_record_whose_number_was_edited_is_refused(bench, folder_task, tmp_path):
+    bench("run", "-m", "image-only", "-t", "folder", "-q")
+    [path] = (tmp_path / "results").glob("folder/*.json")
+    record = json.loads(path.read_text())
+    record["metrics"]["average"]["R@1"]["value"] = 95.0
+    path.write_text(json.dumps(record))
+    for command in ("leaderboard", "report"):
+        code, _, err = bench(command)
+        assert code == 4
+        assert f"{path.name} was edited: average R@1 is 95.0, and 100.0" in err
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
@@ -148,6 +160,10 @@ def test_leaderboard_is_written_then_current_then_stale(bench, folder_task, tmp_
         (["run", "-m", "pic2word", "-t", "emoji", *FAKE], 3, "needs --checkpoint"),
         (["run", "-m", "pic2word", "-t", "emoji", *FAKE, "--checkpoint", "x.pt"], 3, "x.pt"),
         (["run", "-m", "image-only", "-t", "emoji", "-o", "/dev/null/x", "-q"], 2, "can't write"),
+        (["run", "-m", "pic2word", "-t", "emoji", "-b", "emojiclip"], 2, "did you mean emoji-clip"),
+        (["search", "-m", "pic2word", "-m", "image-text", "--gallery", "emoji"], 2, "takes one"),
+        (["train", "pic2word", "--images", "emoji", "-b", "fake", "-o", "m.safetensors", "--lr",
+          "-1"], 2, "--lr"),
         (["leaderboard"], 3, "bench run makes one"),
         (["info", "nothing"], 2, "bench ls"),
         (["ls", "methodz"], 2, "methods"),

@@ -97,7 +97,8 @@ def test_an_answer_that_is_no_file_and_a_dead_server(server, tmp_path):
     with pytest.raises(MissingData, match="404"):
         fetch(Download(url=f"{server.url}/other", path="b"), tmp_path, QUIET)
     with pytest.raises(MissingData, match=r"can't be fetched .* put the file at"):
-        fetch(Download(url="http://127.0.0.1:9/file", path="b"), tmp_path, QUIET)
+        fetch(Download(url="http://127.0.0.1:9/file", path="new/b"), tmp_path, QUIET)
+    assert not (tmp_path / "new").exists()  # it would pass for data
 
 
 def zipped(path, names):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import torch
+
 from cirbench.benchmark.interfaces import Backbone
 from cirbench.benchmark.registry import find_backbone
 
@@ -18,5 +20,6 @@ def load_backbone(name: str, *, device: str = "cpu", precision: str = "fp32") ->
         UsageError: no backbone has that name.
         MissingData: its weights are not on this machine and can't be fetched.
     """
+    torch.backends.cuda.matmul.allow_tf32 = False  # in towers, and in the ranking that follows
     backbone: Backbone = find_backbone(name)(name, device=device, precision=precision)
     return backbone

@@ -99,8 +99,8 @@ class TorchBackbone:
         return self.model.state_dict()
 
     def encode_images(self, pixels: Tensor) -> Tensor:
-        if self.device.type == "cuda":  # from pinned memory a copy does not wait for the GPU
-            pixels = pixels.pin_memory()
+        if self.device.type == "cuda" and not pixels.is_cuda:
+            pixels = pixels.pin_memory()  # from there a copy does not wait for the GPU
         pixels = pixels.to(self.device, self._precision.weights, non_blocking=True)
         with self._arithmetic():
             return self.image_tower(pixels).float()
