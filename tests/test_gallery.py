@@ -67,7 +67,7 @@ def licensed(monkeypatch, tmp_path, picture):
         positives=np.array([2] * 3), first_rank=np.array([1, 2, 3]), tied=np.zeros(3, dtype=bool),
         metrics=np.array(["R@1"]), values=np.array([[50.0], [0.0], [0.0]]),
     )  # fmt: skip
-    interval = {"value": 16.7, "low": 0.0, "high": 33.0, "n": 3}
+    interval = {"value": 50 / 3, "low": 0.0, "high": 33.0, "n": 3}
     content = {
         "metrics": {name: {"R@1": interval} for name in ("average", "all")},
         "groups": ["all"],
