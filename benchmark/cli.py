@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -68,6 +69,7 @@ app.add_typer(stored_cache, name="cache")
 def main() -> None:
     """Runs `bench`; every error a person can act on ends in its documented exit code."""
     _warn_of_unknown_variables()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         app()
     except CirbenchError as error:

@@ -15,6 +15,20 @@ from cirbench.benchmark.files import written_whole
 from cirbench.benchmark.learner import Learner
 
 
+def goes_on(path: Path, *, resume: bool) -> bool:
+    """Whether a training begins from the saved state at `path`.
+
+    Raises:
+        UsageError: there is one, and none was asked for; it would be lost.
+    """
+    if path.exists() and not resume:
+        raise UsageError(
+            f"{path} is the state of an unfinished training; --resume goes on from it, and to "
+            f"start anew, delete it"
+        )
+    return path.exists()
+
+
 def save_state(
     path: Path,
     learner: Learner[Any],
@@ -44,8 +58,8 @@ def load_state(
     saved = read_checkpoint(path)
     if differing := _differences(saved.provenance, identity):
         raise UsageError(
-            f"{path} is of another training ({differing}); give the same options, or start anew "
-            f"without --resume"
+            f"{path} is of another training ({differing}); give the same options, or "
+            f"delete it to start anew"
         )
     network = learner.network
     network.load_state_dict({n: saved.content[f"network.{n}"] for n in network.state_dict()})

@@ -40,7 +40,13 @@ from cirbench.benchmark.progress import Reporter
 from cirbench.benchmark.provenance import code_state, package_versions
 from cirbench.benchmark.selection import selection_score, supervision
 from cirbench.benchmark.texts import TextFeatures
-from cirbench.benchmark.training_state import load_state, read_epochs, save_state, write_epochs
+from cirbench.benchmark.training_state import (
+    goes_on,
+    load_state,
+    read_epochs,
+    save_state,
+    write_epochs,
+)
 from cirbench.methods.baselines import ImageText
 from cirbench.methods.combiner import contrastive_loss
 
@@ -134,7 +140,8 @@ def train(job: Job, reporter: Reporter, *, resume: bool = False) -> float:
     """Fine-tunes, writes the best epoch's towers and a log, gives its selection score in percent.
 
     Raises:
-        UsageError: no triplets, unknown encoders, or a resume with another recipe.
+        UsageError: no triplets, unknown encoders, a resume with another recipe, or a state that
+            would be lost.
         CheckFailed: the loss is not finite; the state after the epoch before stays on disk.
     """
     if len(job.triplets) < 2:
@@ -150,7 +157,7 @@ def train(job: Job, reporter: Reporter, *, resume: bool = False) -> float:
               "base_weights": base, "trained_on": job.trained_on,
               "code": code_state(), "packages": package_versions()}  # fmt: skip
     log: list[tuple[float, float]] = []
-    if resume and job.state_path.exists():
+    if goes_on(job.state_path, resume=resume):
         provenance, _ = load_state(job.state_path, learner, job.identity())
         log = read_epochs(job.log_path, int(provenance["epochs"]))
     with reporter.stage("epochs", job.recipe.epochs) as stage:

@@ -31,7 +31,13 @@ from cirbench.benchmark.progress import Reporter
 from cirbench.benchmark.provenance import code_state, package_versions
 from cirbench.benchmark.selection import selection_score, supervision
 from cirbench.benchmark.texts import TextFeatures
-from cirbench.benchmark.training_state import load_state, read_epochs, save_state, write_epochs
+from cirbench.benchmark.training_state import (
+    goes_on,
+    load_state,
+    read_epochs,
+    save_state,
+    write_epochs,
+)
 from cirbench.methods.combiner import Combiner, CombinerNetwork, contrastive_loss
 
 _TEXTS_AT_ONCE = 256
@@ -165,17 +171,18 @@ def train(job: Job, reporter: Reporter, *, resume: bool = False) -> float:
     """Trains, writes the best epoch's weights and a log, and gives its selection score in percent.
 
     Raises:
-        UsageError: no triplets, or a resume with another recipe.
+        UsageError: no triplets, a resume with another recipe, or a state that would be lost.
         CheckFailed: the loss is not finite; the last good state stays on disk.
     """
     if len(job.triplets) < 2:
         raise UsageError(f"{len(job.triplets)} triplets are no training set")
+    going_on = goes_on(job.state_path, resume=resume)
     features = precompute(job, reporter)
     learner = new_learner(job)
     network = learner.network
     log: list[tuple[float, float]] = []
     best = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    if resume and job.state_path.exists():
+    if going_on:
         provenance, best_saved = load_state(job.state_path, learner, job.identity())
         best = dict(best_saved)
         log = read_epochs(job.log_path, int(provenance["epochs"]))

@@ -33,6 +33,7 @@ from cirbench.benchmark.loss_plot import write_loss_plot
 from cirbench.benchmark.preprocess import preprocess
 from cirbench.benchmark.progress import Reporter
 from cirbench.benchmark.provenance import code_state, package_versions
+from cirbench.benchmark.signals import uninterrupted
 from cirbench.methods.pic2word import DROPOUT, MappingNetwork
 from cirbench.methods.pic2word_batches import Pictures, augmented, rows_of_step
 from cirbench.methods.pic2word_gradient import Processes, Step, dropout_masks
@@ -203,7 +204,8 @@ def train(job: Job, reporter: Reporter, *, resume: bool = False) -> float:
     """Trains, writes `job.output` and the loss log beside it, and gives the last loss.
 
     Raises:
-        UsageError: fewer pictures than a batch, or a resume with another recipe.
+        UsageError: fewer pictures than a batch, a resume with another recipe, or a state that
+            would be lost.
         CheckFailed: the loss is not finite; the last good state stays on disk.
     """
     if job.steps_per_epoch == 0:
@@ -211,8 +213,9 @@ def train(job: Job, reporter: Reporter, *, resume: bool = False) -> float:
             f"{len(job.images)} pictures make no batch of {job.recipe.batch_size}; "
             f"lower --batch-size"
         )
+    going_on = training_state.goes_on(job.state_path, resume=resume)
     learner = new_learner(job)
-    first = load_state(job, learner) if resume and job.state_path.exists() else 0
+    first = load_state(job, learner) if going_on else 0
     reporter.say(f"{job.steps} steps, from step {first + 1}, on {len(job.images)} pictures")
     losses = _read_log(job, first)
     pictures = Pictures(refs=job.images, most_unreadable=job.most_unreadable)
@@ -222,7 +225,8 @@ def train(job: Job, reporter: Reporter, *, resume: bool = False) -> float:
         with reporter.stage("training", job.steps) as stage:
             stage.advance(first)
             for step, images in enumerate(embeddings(job, pictures, first), start=first):
-                losses.append(one_step(learner, job, images, step))
+                with uninterrupted():
+                    losses.append(one_step(learner, job, images, step))
                 stage.advance(1)
                 watch.after(step + 1, learner.network)
                 if (step + 1) % job.checkpoint_every == 0 and step + 1 < job.steps:

@@ -318,6 +318,8 @@ def test_interrupt_and_resume_give_the_same_bits(
     with pytest.raises(KeyboardInterrupt):
         training.train(broken, QUIET)
     monkeypatch.undo()
+    with pytest.raises(UsageError, match="--resume goes on from it"):
+        training.train(broken, QUIET)
     training.train(broken, QUIET, resume=True)
     first, second = (read_checkpoint(j.output).content for j in (unbroken, broken))
     assert all(torch.equal(first[name], second[name]) for name in first)

@@ -238,6 +238,47 @@ def test_interrupt_and_resume_give_the_same_bits(picture_folder, tmp_path, monke
     assert whole.with_suffix(".log.csv").read_text() == broken.with_suffix(".log.csv").read_text()
 
 
+def test_a_signal_within_a_step_waits_for_its_end(picture_folder, tmp_path, monkeypatch):
+    whole, broken = tmp_path / "whole.safetensors", tmp_path / "broken.safetensors"
+    training.train(job(picture_folder, whole), QUIET)
+    real = training.step_gradient
+
+    def signalled(mapper, one_job, pixels, step):
+        if step == 4:
+            os.kill(os.getpid(), signal.SIGINT)
+        return real(mapper, one_job, pixels, step)
+
+    monkeypatch.setattr(training, "step_gradient", signalled)
+    with pytest.raises(KeyboardInterrupt):
+        training.train(job(picture_folder, broken), QUIET)
+    monkeypatch.undo()
+    state = broken.with_suffix(".state.safetensors")
+    assert read_checkpoint(state).provenance["step"] == 5
+    with pytest.raises(UsageError, match="--resume goes on from it"):
+        training.train(job(picture_folder, broken), QUIET)
+    training.train(job(picture_folder, broken), QUIET, resume=True)
+    assert_same_weights(weights(whole), weights(broken))
+
+
+def test_a_terminated_training_keeps_its_last_step(picture_folder, tmp_path):
+    output = tmp_path / "mapper.safetensors"
+    command = [
+        sys.executable, "-P", "-c", "from cirbench.benchmark.cli import main; main()", "train",
+        "pic2word", "--images", str(picture_folder), "-b", "fake", "-o", str(output), "--epochs",
+        "4000", "--batch-size", "8", "--checkpoint-every", "5",
+    ]  # fmt: skip
+    state = output.with_suffix(".state.safetensors")
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        while not state.exists():
+            assert process.poll() is None
+        process.terminate()
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    steps = read_checkpoint(state).provenance["step"]
+    assert f"interrupted after step {steps}; the same command with --resume goes on" in said
+    assert len(output.with_suffix(".log.csv").read_text().splitlines()) == 1 + steps
+
+
 def test_kill_and_resume_give_the_same_bits(picture_folder, tmp_path):
     whole, broken = tmp_path / "whole.safetensors", tmp_path / "broken.safetensors"
     code = (
