@@ -66,6 +66,26 @@ app.add_typer(data, name="data")
 app.add_typer(stored_cache, name="cache")
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from cirbench.benchmark.provenance import code_state, package_versions
+
+        print(f"cirbench {package_versions()['cirbench']}, commit {code_state()['commit']}")
+        raise typer.Exit
+
+
+@app.callback()
+def _bench(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print version and commit."
+        ),
+    ] = False,
+) -> None:
+    pass
+
+
 def main() -> None:
     """Runs `bench`; every error a person can act on ends in its documented exit code."""
     _warn_of_unknown_variables()
@@ -138,7 +158,7 @@ def run(
     from cirbench.benchmark import plan as planning
     from cirbench.benchmark import run as harness
     from cirbench.benchmark.progress import Reporter
-    from cirbench.benchmark.tables import print_record
+    from cirbench.benchmark.tables import print_record, print_together
 
     plan = planning.plan(
         planning.Request(
@@ -155,7 +175,7 @@ def run(
     records, reporter = [], Reporter(quiet=quiet)
     try:
         for record in harness.run(plan, reporter):
-            records.append(record.data)
+            records.append(record)
             if not as_json:
                 print_record(record, Console())
                 print(f"record: {record.path}\n")
@@ -163,7 +183,9 @@ def run(
         reporter.say(f"interrupted; {len(records)} of {len(plan.methods)} records are stored")
         raise
     if as_json:
-        print_json(records[0] if len(records) == 1 else records)
+        print_json(records[0].data if len(records) == 1 else [record.data for record in records])
+    else:
+        print_together(records)
 
 
 def _plan_summary(plan: "Plan") -> dict[str, Any]:

@@ -36,6 +36,23 @@ def print_record(record: Record, console: Console) -> None:
     )
 
 
+def print_together(records: Sequence[Record]) -> None:
+    """Several records of one task as a row each, best first; nothing where there is one."""
+    scored = [record for record in records if record.data["metrics"]]
+    if len(scored) < 2:
+        return
+    metrics, headline = (scored[0].data["protocol"][key] for key in ("metrics", "headline"))
+
+    def value(record: Record, metric: str) -> float:
+        return float(record.data["metrics"]["average"][metric]["value"])
+
+    scored.sort(key=lambda record: -value(record, headline))
+    rows = [[record.method_label, *(f"{value(record, m):.1f}" for m in metrics)]
+            for record in scored]  # fmt: skip
+    align = ["left", *["right"] * len(metrics)]
+    print(tabulate(rows, ["average", *metrics], disable_numparse=True, colalign=align))
+
+
 def _beside_each_other(record: Record, width: int) -> list[Sequence[str]]:
     """The metrics in as few rows of columns as fit, of about the same length."""
     metrics, groups = record.data["protocol"]["metrics"], _rows(record)
@@ -88,7 +105,8 @@ def print_checks(checks: Sequence[SplitCheck], collections: Sequence[Count]) -> 
         for count in check.counts
     ]
     rows += [["all", count.name, f"{count.found:,}", *_expectation(count)] for count in collections]
-    print(tabulate(rows, ["split", "what", "found", "expected", ""], disable_numparse=True))
+    if rows:
+        print(tabulate(rows, ["split", "what", "found", "expected", ""], disable_numparse=True))
     for check in checks:
         print(f"\n{check.split}: {check.error or _verdict(check)}")
         for name, sha256 in check.annotations.items():
