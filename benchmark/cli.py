@@ -32,6 +32,7 @@ from cirbench.benchmark.cli_sweep import sweeper
 from cirbench.benchmark.cli_train import trainer
 from cirbench.benchmark.cli_train_combiner import train_clip_sum, train_combiner
 from cirbench.benchmark.errors import CheckFailed, CirbenchError, UsageError
+from cirbench.benchmark.threads import sleep_soon
 
 if TYPE_CHECKING:
     from cirbench.benchmark.plan import Plan
@@ -90,6 +91,7 @@ def main() -> None:
     """Runs `bench`; every error a person can act on ends in its documented exit code."""
     _warn_of_unknown_variables()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    sleep_soon()
     try:
         app()
     except CirbenchError as error:

@@ -56,9 +56,11 @@ class Ranking:
 def dot_product(queries: Tensor, gallery: Tensor) -> Scores:
     """Scores of (Q, D) unit vectors against (N, D) unit vectors, in float32 on their device."""
     queries, gallery = queries.float(), gallery.float()
+    block = queries.new_empty(0)
 
     def scores(rows: slice) -> Tensor:
-        return queries[rows] @ gallery.T
+        block.resize_(len(queries[rows]), len(gallery))  # new memory costs a fifth of the product
+        return torch.mm(queries[rows], gallery.T, out=block)
 
     return scores
 

@@ -15,14 +15,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-BLOCK_BYTES = 64 * 2**20
+from cirbench.benchmark.scan import Scan, scan
+
+BLOCK_BYTES = 128 * 2**20
 """Size of one block of scores; a few such blocks are alive at a time."""
 MARGIN = 1e-5
 """How far two computations of one dot product of unit vectors may lie apart: a hundred times what
 float32 usually rounds off."""
 
 Scores = Callable[[slice], Tensor]
-"""Query rows → their scores against the gallery's rows, (rows, N) float32, free to be changed."""
+"""Query rows → their scores against the gallery's rows, (rows, N) float32, free to be changed, and
+read before the next are asked for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,59 +125,36 @@ def _rank_block(
     for query, row in enumerate(wanted.removed or ()):
         if row is not None and row in rows:
             scores[query, row - rows.start] = -torch.inf
-    values, items = top_k(scores, min(wanted.depth, scores.shape[1]))
-    items = torch.where(values.isneginf(), -1, items + rows.start)
-    missing = ((0, 0), (0, wanted.depth - items.shape[1]))
     positives, real = _padded([_within(own, rows) for own in wanted.positives], scores.device)
     own = scores.gather(1, positives).masked_fill(~real, -torch.inf)
     best = own.amax(dim=1)
     best_item = positives.masked_fill((own < best[:, None]) | ~real, len(rows)).amin(dim=1)
-    above, near = _rivals(scores, own, positives, best if around is None else around,
-                          margin=0.0 if around is None else MARGIN)  # fmt: skip
+    level, margin = (best, 0.0) if around is None else (around.to(scores.device), MARGIN)
+    level = level.masked_fill(level.isneginf(), torch.inf)  # without a positive, no rivals
+    depth = min(wanted.depth, scores.shape[1])
+    low, high = level - margin, level + margin
+    found = scan(scores, depth, low, high)
+    query, place = ((own >= low[:, None]) & (own <= high[:, None])).nonzero().T
+    items = np.where(np.isneginf(found.values), -1, found.columns + rows.start)
+    missing = ((0, 0), (0, wanted.depth - depth))
     return Part(
-        top=np.pad(items.cpu().numpy(), missing, constant_values=-1),
-        similarity=np.pad(values.cpu().numpy(), missing, constant_values=-np.inf),
+        top=np.pad(items, missing, constant_values=-1),
+        similarity=np.pad(found.values, missing, constant_values=-np.inf),
         best=best.cpu().numpy(),
         best_item=best_item.cpu().numpy() + rows.start,
-        above=above,
-        near=Near(near.query, near.row + rows.start, near.score),
+        above=found.above,
+        near=_rivals(scores, found, query, positives[query, place], rows.start),
         member_scores=_member_scores(scores, wanted.members, rows, members_width),
     )
 
 
-def _rivals(
-    scores: Tensor, own: Tensor, positives: Tensor, around: Tensor, *, margin: float
-) -> tuple[NDArray[np.int64], Near]:
-    """How many of each row of (B, N) lie above `around`, and which others lie within the margin.
-
-    Args:
-        own: (B, P) the positives' scores, -inf beyond their number.
-        positives: (B, P) their columns.
-        around: (B,) the best positive's score; -inf where there is none, which then has no rivals.
-    """
-    around = around.to(scores.device).masked_fill(around.isneginf().to(scores.device), torch.inf)
-    low, high = around - margin, around + margin
-    above, reaching = _count(scores, np.greater, high), _count(scores, np.greater_equal, low)
-    expected = (own >= low[:, None]).sum(1).cpu().numpy()
-    near = [Near.none()]
-    for query in np.flatnonzero(reaching - above > expected):
-        row = scores[query].cpu().numpy()
-        columns = np.flatnonzero((row >= low[query].item()) & (row <= high[query].item()))
-        columns = np.setdiff1d(columns, positives[query][own[query] >= low[query]].cpu().numpy())
-        near.append(Near(np.full(len(columns), query), columns, row[columns]))
-    return above, Near.joined(near)
-
-
-def _count(scores: Tensor, compare: np.ufunc, limits: Tensor) -> NDArray[np.int64]:
-    """How many of each row of (B, N) compare so with that row's limit.
-
-    On the CPU row by row: what is compared is then still in the cache when it is counted.
-    """
-    if scores.device.type != "cpu":
-        mask = scores > limits[:, None] if compare is np.greater else scores >= limits[:, None]
-        return mask.sum(1).cpu().numpy()
-    pairs = zip(scores.numpy(), limits.numpy(), strict=True)
-    return np.array([np.count_nonzero(compare(row, limit)) for row, limit in pairs], dtype=np.int64)
+def _rivals(scores: Tensor, found: Scan, query: Tensor, column: Tensor, first_row: int) -> Near:
+    """What is near a query's best positive, but for its positives, in these places."""
+    width = scores.shape[1]
+    own = (query * width + column).cpu().numpy()
+    others = ~np.isin(found.near_row * width + found.near_column, own)
+    rows, columns = found.near_row[others], found.near_column[others]
+    return Near(rows, columns + first_row, scores[rows, columns].cpu().numpy())
 
 
 def _member_scores(
@@ -192,30 +172,6 @@ def _member_scores(
 def _within(items: Sequence[int], rows: range) -> list[int]:
     """Those among the rows, each once, counted from the first of the rows."""
     return [item - rows.start for item in dict.fromkeys(items) if item in rows]
-
-
-def top_k(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k best of each row of (B, N), best first; of equal scores the lower index comes first.
-
-    `torch.topk` leaves open which of several equal scores it takes, and in which order. So one more
-    is taken: rows where it had a choice at the k-th place are sorted whole, and those where others
-    of the k are equal within the k.
-    """
-    values, items = scores.topk(min(k + 1, scores.shape[1]), dim=1)
-    equal = values[:, 1:] == values[:, :-1]
-    values, items = values[:, :k].clone(), items[:, :k].clone()
-    chose = equal[:, k - 1 :].any(dim=1)
-    if chose.any():
-        order = scores[chose].sort(dim=1, descending=True, stable=True)
-        values[chose], items[chose] = order.values[:, :k], order.indices[:, :k]
-    within = equal[:, : k - 1].any(dim=1) & ~chose
-    if within.any():
-        by_index, place = items[within].sort(dim=1)
-        ordered, by_value = (
-            values[within].gather(1, place).sort(dim=1, descending=True, stable=True)
-        )
-        values[within], items[within] = ordered, by_index.gather(1, by_value)
-    return values, items
 
 
 def beside(left: Part, right: Part) -> Part:

@@ -299,6 +299,15 @@ def test_a_commands_summary_fits_its_line(bench, group):
     assert "..." not in commands
 
 
+@pytest.mark.parametrize(("given", "found"), [(None, "10000"), ("7", "7")])
+def test_waiting_threads_sleep_soon_unless_told_otherwise(bench, monkeypatch, given, found):
+    monkeypatch.setenv("GOMP_SPINCOUNT", given or "")  # what it was comes back after the test
+    if not given:
+        del os.environ["GOMP_SPINCOUNT"]
+    bench("ls")
+    assert os.environ["GOMP_SPINCOUNT"] == found
+
+
 def test_ctrl_c_ends_in_130(bench, folder_task, monkeypatch):
     from cirbench.benchmark import run
 

@@ -6,10 +6,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cirbench.benchmark import ranking, ranking_parts
+from cirbench.benchmark import ranking, ranking_parts, scan
 from cirbench.benchmark.errors import CorruptData
 from cirbench.benchmark.ranking import best_positive, dot_product, merged, rank, rank_vectors
-from cirbench.benchmark.ranking_parts import Wanted, rank_part, top_k
+from cirbench.benchmark.ranking_parts import Wanted, rank_part
 
 
 def scores_of(matrix):
@@ -191,13 +191,28 @@ def test_a_positive_that_is_named_twice_hides_no_tie():
     assert (result.first_rank[0], result.tied[0]) == (2, True)
 
 
-def test_ties_in_a_gallery_larger_than_the_sort_of_small_rows():
+@pytest.mark.parametrize("bytes_at_once", [1, 40_000, 2**21])
+@pytest.mark.parametrize(
+    ("distinct", "items", "k"),
+    [(5, 3000, 700), (5, 3001, 20), (2000, 3001, 20), (2**23, 3001, 1), (5, 20, 20), (1, 999, 3)],
+)
+def test_a_scan_finds_what_a_stable_sort_and_counting_do(
+    monkeypatch, bytes_at_once, distinct, items, k
+):
+    monkeypatch.setattr(scan, "PIECE_BYTES", bytes_at_once)
     generator = torch.Generator().manual_seed(0)
-    scores = torch.randint(0, 5, (6, 3000), generator=generator).float()
-    values, items = top_k(scores.clone(), 700)
+    scores = torch.randint(-distinct, distinct, (6, items), generator=generator) * -0.5
+    scores[0, ::2] = -torch.inf
+    scores[1] = -torch.inf
+    low = torch.tensor([0.0, 1.0, 2.0, torch.inf, -1.0, 3.0])
     expected = scores.sort(dim=1, descending=True, stable=True)
-    assert torch.equal(items, expected.indices[:, :700])
-    assert torch.equal(values, expected.values[:, :700])
+    for way in (scan.scan, scan.scan_block):
+        found = way(scores.clone(), k, low, low + 1)
+        assert np.array_equal(found.columns, expected.indices[:, :k])
+        assert np.array_equal(found.values, expected.values[:, :k])
+        assert np.array_equal(found.above, (scores > low[:, None] + 1).sum(1))
+        near = (scores >= low[:, None]) & (scores <= low[:, None] + 1)
+        assert np.array_equal(np.stack([found.near_row, found.near_column]), near.nonzero().T)
 
 
 @pytest.mark.parametrize("queries_per_block", [1, 2, 3, 5, 8])

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from cirbench.benchmark.files import written_whole
 from cirbench.benchmark.interfaces import ImageRef
-from cirbench.benchmark.perf.measure import seconds, unit_vectors
+from cirbench.benchmark.perf.measure import medians, unit_vectors
 from cirbench.benchmark.perf.ranks import WIDTH, made_task, to_metrics, wanted
 from cirbench.benchmark.perf.towers import embedded, embedded_clip
 from cirbench.benchmark.plots import COLOURS, STYLE, svg_bytes
@@ -37,10 +37,7 @@ def growth(refs: Sequence[ImageRef]) -> dict[str, list[float]]:
             made_task(_QUERIES * n, _GALLERY), queries[: _QUERIES * n], gallery[:_GALLERY]
         ),
     }
-    return {
-        name: [seconds(partial(work, n)) for n in (1, *FACTORS)][1:]  # the first one warms up
-        for name, work in works.items()
-    }
+    return {name: medians(*(partial(work, n) for n in FACTORS)) for name, work in works.items()}
 
 
 def _ranked(queries: Tensor, gallery: Tensor) -> None:

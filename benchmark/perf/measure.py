@@ -29,14 +29,17 @@ class Row:
     measured: str
 
 
-def seconds(work: Callable[[], object], repeats: int = 3) -> float:
-    """Median wall time."""
-    times = []
-    for _ in range(repeats):
-        started = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - started)
-    return statistics.median(times)
+def medians(*works: Callable[[], object], rounds: int = 3) -> list[float]:
+    """Median wall time of each, in turns, so that what else the machine does meets all alike."""
+    turns = [[seconds(work) for work in works] for _ in range(rounds)]
+    return [statistics.median(times) for times in zip(*turns, strict=True)]
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """Wall time of work that is done once."""
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
 
 
 @dataclass

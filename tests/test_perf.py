@@ -1,0 +1,62 @@
+"""The script behind `make perf`, on small sizes: that it works, not how fast."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from cirbench.benchmark.perf import growth, ranks
+from cirbench.benchmark.perf.__main__ import as_json, markdown
+from cirbench.benchmark.perf.measure import Row, anonymous_memory, medians, unit_vectors
+
+
+def row(*, ok):
+    return Row(name="a", against="b", ratio=1.234, target="≤ 1", ok=ok, measured="2 s")
+
+
+def test_works_take_turns_and_each_has_its_median():
+    done = []
+    found = medians(lambda: done.append("a"), lambda: done.append("b"), rounds=3)
+    assert done == ["a", "b"] * 3
+    assert len(found) == 2
+
+
+def test_memory_is_what_comes_on_top():
+    with anonymous_memory() as memory:
+        held = bytearray(200 * 2**20)
+        held[:: 2**12] = b"x" * len(held[:: 2**12])
+    assert 190 < memory.peak < 300
+
+
+def test_a_mapped_gallery_ranks_as_one_in_memory(tmp_path):
+    gallery = ranks.mapped_gallery(tmp_path, 100)
+    assert gallery.shape == (100, ranks.WIDTH)
+    assert gallery[0].norm() == pytest.approx(1)
+    measured = ranks.ranking_row(10, gallery, 5, where=", from disk")
+    assert measured.ratio > 0
+    assert measured.name == "ranking 10 × 100 × 768, k = 5, from disk"
+
+
+def test_scoring_goes_from_vectors_to_metrics():
+    data = ranks.made_task(20, 10)
+    ranks.to_metrics(data, unit_vectors(20, 8, 0), unit_vectors(10, 8, 1))
+    assert ranks.scoring_row("made", 20, 250).target == "≤ 2, < 1,000 MB"
+
+
+def test_growth_is_the_slope_between_logarithms():
+    assert growth.exponent([1, 2, 4, 8]) == pytest.approx(1)
+    assert growth.exponent([1, 4, 16, 64]) == pytest.approx(2)
+
+
+def test_the_page_marks_what_was_missed(tmp_path):
+    changes = [("pic2word", "R@1", 20.0, 19.5)]
+    page = markdown([row(ok=True), row(ok=False)], changes, {"ranking": [1, 2, 4, 8]})
+    assert "| a      | b         | 1.23    | ≤ 1      | ok     | 2 s        |" in page
+    assert page.count("MISSED") == 1
+    assert "| pic2word | R@1      | 20.00     | 19.50      | -0.50    |" in page
+    assert json.loads(as_json([row(ok=False)])) == [
+        {"name": "a", "ratio": 1.234, "target": "≤ 1", "ok": False}
+    ]
+    growth.write_plot(tmp_path / "growth.svg", {"ranking": [1, 2, 4, 8]})
+    assert (tmp_path / "growth.svg").read_text().count("<svg") == 1
