@@ -36,7 +36,7 @@ from cirbench.benchmark.interfaces import Backbone
 from cirbench.benchmark.provenance import package_versions
 
 SHARD_ROWS = 4096
-ENCODER_VERSION = 1
+ENCODER_VERSION = 2
 """Raised whenever code of ours changes what a tower or its preprocessing gives."""
 _PACKAGES = ("torch", "torchvision", "pillow", "open_clip_torch", "timm", "transformers")
 KEY_DIGITS = 32

@@ -46,6 +46,10 @@ def architecture_sha256(model: nn.Module) -> str:
 _PLAIN = (bool, int, float, str, tuple, NoneType)
 
 
+_LAYOUT = torch.channels_last
+"""Of pictures and convolutions; on a CPU it makes a ResNet 1.6 times as fast, a transformer not."""
+
+
 @dataclass(kw_only=True)
 class TorchBackbone:
     """A frozen CLIP in torch.
@@ -82,7 +86,7 @@ class TorchBackbone:
         self.model.requires_grad_(False).eval()
         self.weights_sha256 = sha256_of_tensors(self.model.state_dict())
         self.architecture_sha256 = architecture_sha256(self.model)
-        self.model.to(device=self.device, dtype=self._precision.weights)
+        self.model.to(device=self.device, dtype=self._precision.weights).to(memory_format=_LAYOUT)
 
     @property
     def _precision(self) -> Precision:
@@ -103,7 +107,7 @@ class TorchBackbone:
             pixels = pixels.pin_memory()  # from there a copy does not wait for the GPU
         pixels = pixels.to(self.device, self._precision.weights, non_blocking=True)
         with self._arithmetic():
-            return self.image_tower(pixels).float()
+            return self.image_tower(pixels.contiguous(memory_format=_LAYOUT)).float()
 
     def encode_texts(self, texts: Sequence[str], *, truncate: bool = False) -> Tensor:
         with self._arithmetic():
