@@ -6,7 +6,8 @@ import hashlib
 import json
 import pickle
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,6 +39,32 @@ class Checkpoint:
     content: Mapping[str, Any]
     provenance: Mapping[str, Any] = field(default_factory=dict)
     sha256: str
+
+
+@contextmanager
+def holding(checkpoint: Checkpoint, what: str) -> Iterator[None]:
+    """Where a network can't be made from a checkpoint's weights, it is the checkpoint's fault.
+
+    Raises:
+        CorruptData: it holds something else; says what.
+    """
+    try:
+        yield
+    except (KeyError, ValueError, IndexError, AttributeError, RuntimeError) as error:
+        raise CorruptData(
+            f"{checkpoint.path} holds no {what} ({type(error).__name__}: "
+            f"{str(error).splitlines()[0]}); its keys are "
+            f"{', '.join(map(str, list(checkpoint.content)[:6]))}"
+        ) from error
+
+
+def network_weights(checkpoint: Checkpoint, key: str) -> dict[str, Tensor]:
+    """A network's weights in a file of ours, or under `key` in one that its authors released.
+
+    Several GPUs leave "module." before each name. For use within `holding`.
+    """
+    content = checkpoint.content.get(key, checkpoint.content)
+    return {str(name).removeprefix("module."): tensor.float() for name, tensor in content.items()}
 
 
 def check_widths(checkpoint: Checkpoint, found: tuple[int, int], backbone: Backbone) -> None:
@@ -86,7 +113,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
         CorruptData: it is cut short, no weights file at all, or holds executable pickle.
     """
     if not path.is_file():
-        raise MissingData(f"no checkpoint at {path}; check the path given to --checkpoint")
+        raise MissingData(f"no checkpoint at {path}; check the path")
     sha256 = sha256_of_file(path)
     if path.suffix == ".safetensors":
         tensors, provenance = _read_safetensors(path)
@@ -147,7 +174,10 @@ def _read_torch(path: Path) -> Mapping[str, Any]:
             f"{str(error).splitlines()[0]}; ask its author for a file of plain tensors"
         ) from error
     except _DAMAGED as error:
-        raise CorruptData(f"{path} can't be read as weights ({error}); copy it again") from error
+        raise CorruptData(
+            f"{path} can't be read as weights ({type(error).__name__}: {error}); it is cut short, "
+            f"or something else: copy it again"
+        ) from error
     if not isinstance(content, Mapping):
         raise CorruptData(f"{path} holds a {type(content).__name__}, not named weights")
     return content

@@ -200,7 +200,7 @@ def _plan_summary(plan: "Plan") -> dict[str, Any]:
         "device": plan.device,
         "queries": len(plan.data.queries),
         "gallery": len(plan.data.gallery),
-        "image_passes": plan.image_passes,
+        "pictures": plan.pictures,
         "output": str(plan.output),
         "missing": len(plan.data.missing),
         "released_annotations": plan.released,

@@ -146,7 +146,7 @@ def _nothing(_image: Image.Image) -> Tensor:
 
 def without_unreadable(plan: Plan, reporter: Reporter) -> Plan:
     """The plan without the pictures that can't be decoded, which then count as missing."""
-    with reporter.stage("decoding every picture", plan.image_passes) as stage:
+    with reporter.stage("decoding every picture", plan.pictures) as stage:
         faults = find_unreadable(plan.data, stage, plan.request.workers)
     for fault in faults.values():
         reporter.say(f"left out: {fault}")

@@ -55,7 +55,7 @@ class Plan:
     data: TaskData
 
     @property
-    def image_passes(self) -> int:
+    def pictures(self) -> int:
         """How many pictures the image tower sees at most: what is stored is not encoded again."""
         return len(self.data.pictures)
 
@@ -146,12 +146,15 @@ def parse_checkpoints(given: Sequence[str], chosen: Sequence[str]) -> dict[str, 
     """METHOD=FILE, or FILE alone where one of the chosen methods takes weights.
 
     Raises:
-        UsageError: a FILE alone could be of several methods, or of none; or a method has two.
+        UsageError: a FILE alone could be of several methods, or of none; METHOD is unknown, or has
+            two.
     """
     found: dict[str, Path] = {}
     for text in given:
         method, _, path = text.rpartition("=")
         if method not in methods():
+            if method.isidentifier() and not Path(text).exists():
+                find_method(method)
             method, path = _only_taker(text, chosen), text
         if found.setdefault(method, Path(path)) != Path(path):
             raise UsageError(f"{method} has two checkpoints: {found[method]} and {path}")

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 
-from cirbench.benchmark.checkpoints import Checkpoint, other_weights
+from cirbench.benchmark.checkpoints import Checkpoint, holding, network_weights, other_weights
 from cirbench.benchmark.errors import CorruptData
 from cirbench.benchmark.interfaces import Backbone, Method, Queries
 
@@ -66,35 +66,13 @@ class CombinerNetwork(nn.Module):
 
     @classmethod
     def from_weights(cls, weights: Mapping[str, Tensor]) -> CombinerNetwork:
-        """Infers the widths from the shapes.
-
-        Raises:
-            CorruptData: names or shapes are not those of a Combiner.
-        """
-        try:
-            projection, width = weights["text_projection_layer.weight"].shape
-            hidden = weights["combiner_layer.weight"].shape[0]
-            with torch.random.fork_rng(devices=[]):
-                network = cls(width, projection, hidden)
-            network.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
-        except (KeyError, ValueError, IndexError, AttributeError, RuntimeError) as error:
-            raise CorruptData(f"no Combiner: {error}") from error
+        """Infers the widths from the shapes; for use within `holding`."""
+        projection, width = weights["text_projection_layer.weight"].shape
+        hidden = weights["combiner_layer.weight"].shape[0]
+        with torch.random.fork_rng(devices=[]):
+            network = cls(width, projection, hidden)
+        network.load_state_dict(weights)
         return network
-
-
-def combiner_weights(checkpoint: Checkpoint) -> Mapping[str, Tensor]:
-    """The network's weights in a file of ours or in the released layout.
-
-    Raises:
-        CorruptData: it holds something else.
-    """
-    content = checkpoint.content.get("Combiner", checkpoint.content)
-    if not isinstance(content, Mapping) or not all(isinstance(t, Tensor) for t in content.values()):
-        raise CorruptData(
-            f"{checkpoint.path} is no Combiner checkpoint; its keys are "
-            f"{', '.join(map(str, list(checkpoint.content)[:6]))}"
-        )
-    return {str(name).removeprefix("module."): tensor for name, tensor in content.items()}
 
 
 class Combiner(Method):
@@ -115,7 +93,8 @@ class Combiner(Method):
     def build(cls, *, backbone: Backbone, checkpoint: Checkpoint | None) -> Self:
         if checkpoint is None:
             raise CorruptData("combiner needs a checkpoint")
-        network = CombinerNetwork.from_weights(combiner_weights(checkpoint))
+        with holding(checkpoint, "Combiner"):
+            network = CombinerNetwork.from_weights(network_weights(checkpoint, "Combiner"))
         if network.width != backbone.embedding_width:
             raise CorruptData(
                 f"{checkpoint.path} combines features of width {network.width}; {backbone.name} "

@@ -27,7 +27,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 
-from cirbench.benchmark.checkpoints import Checkpoint, check_widths, other_weights
+from cirbench.benchmark.checkpoints import (
+    Checkpoint,
+    check_widths,
+    holding,
+    network_weights,
+    other_weights,
+)
 from cirbench.benchmark.errors import CorruptData
 from cirbench.benchmark.interfaces import Backbone, Method, Queries
 
@@ -77,39 +83,14 @@ class MappingNetwork(nn.Module):
 
     @classmethod
     def from_weights(cls, weights: Mapping[str, Tensor]) -> MappingNetwork:
-        """Infers widths and depth from the shapes.
-
-        Raises:
-            CorruptData: names or shapes are not those of a mapping network.
-        """
-        try:
-            layers = sum(name.startswith("layers.") and name.endswith("weight") for name in weights)
-            middle, embedding_width = weights["layers.0.0.weight"].shape
-            token_width = weights["fc_out.weight"].shape[0]
-            with torch.random.fork_rng(devices=[]):
-                network = cls(embedding_width, token_width, middle, layers)
-            network.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
-        except (KeyError, ValueError, IndexError, AttributeError, RuntimeError) as error:
-            raise CorruptData(f"no Pic2Word mapping network: {error}") from error
+        """Infers widths and depth from the shapes; for use within `holding`."""
+        layers = sum(name.startswith("layers.") and name.endswith("weight") for name in weights)
+        middle, embedding_width = weights["layers.0.0.weight"].shape
+        token_width = weights["fc_out.weight"].shape[0]
+        with torch.random.fork_rng(devices=[]):
+            network = cls(embedding_width, token_width, middle, layers)
+        network.load_state_dict(weights)
         return network
-
-
-def mapper_weights(checkpoint: Checkpoint) -> Mapping[str, Tensor]:
-    """The mapping network's weights in a file of ours or in the released layout.
-
-    The released file is {"state_dict_img2text": ..., "state_dict": CLIP, ...}, with "module."
-    before each name where several GPUs trained it.
-
-    Raises:
-        CorruptData: it holds something else.
-    """
-    content = checkpoint.content.get("state_dict_img2text", checkpoint.content)
-    if not isinstance(content, Mapping) or not all(isinstance(t, Tensor) for t in content.values()):
-        raise CorruptData(
-            f"{checkpoint.path} is no Pic2Word checkpoint; its keys are "
-            f"{', '.join(map(str, list(checkpoint.content)[:6]))}"
-        )
-    return {str(name).removeprefix("module."): tensor for name, tensor in content.items()}
 
 
 def carried_clip(checkpoint: Checkpoint, backbone: Backbone) -> tuple[str, ...]:
@@ -142,6 +123,10 @@ def _same(ours: Tensor, theirs: Tensor) -> bool:
     return ours.shape == theirs.shape and torch.equal(ours.cpu(), theirs.to(ours.dtype).cpu())
 
 
+RELEASED_KEY = "state_dict_img2text"
+"""The mapping network's in the authors' file, beside "state_dict", which is CLIP's."""
+
+
 class Pic2Word(Method):
     """A prompt whose placeholder is the reference picture's pseudo-word."""
 
@@ -159,7 +144,8 @@ class Pic2Word(Method):
     def build(cls, *, backbone: Backbone, checkpoint: Checkpoint | None) -> Self:
         if checkpoint is None:
             raise CorruptData("pic2word needs a checkpoint")
-        mapper = MappingNetwork.from_weights(mapper_weights(checkpoint))
+        with holding(checkpoint, "Pic2Word mapping network"):
+            mapper = MappingNetwork.from_weights(network_weights(checkpoint, RELEASED_KEY))
         check_widths(checkpoint, mapper.widths, backbone)
         trained_on = checkpoint.provenance.get("trained_on", "unstated images")
         method = cls(mapper.to(backbone.device), trained_on)

@@ -17,12 +17,13 @@ Known deviations: none in inference; training (textual inversion, distillation) 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar, Self
 
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from cirbench.benchmark.checkpoints import Checkpoint, check_widths
+from cirbench.benchmark.checkpoints import Checkpoint, check_widths, holding, network_weights
 from cirbench.benchmark.errors import CorruptData
 from cirbench.benchmark.interfaces import Backbone, Method, Queries
 
@@ -44,26 +45,12 @@ class Phi(nn.Sequential):
         )  # fmt: skip
 
     @classmethod
-    def from_checkpoint(cls, checkpoint: Checkpoint) -> Self:
-        """Infers the widths from the shapes.
-
-        Raises:
-            CorruptData: it holds no phi.
-        """
-        content = checkpoint.content.get("Phi", checkpoint.content)
-        try:
-            weights = {
-                str(name).removeprefix("module.").removeprefix("layers."): tensor.float()
-                for name, tensor in content.items()
-            }
-            hidden, embedding_width = weights["0.weight"].shape
-            network = cls(embedding_width, hidden, weights["6.weight"].shape[0])
-            network.load_state_dict(weights)
-        except (KeyError, ValueError, IndexError, AttributeError, RuntimeError) as error:
-            raise CorruptData(
-                f"{checkpoint.path} holds no phi ({error}); its keys are "
-                f"{', '.join(map(str, list(checkpoint.content)[:6]))}"
-            ) from error
+    def from_weights(cls, weights: Mapping[str, Tensor]) -> Self:
+        """Infers the widths from the shapes; for use within `holding`."""
+        weights = {name.removeprefix("layers."): tensor for name, tensor in weights.items()}
+        hidden, embedding_width = weights["0.weight"].shape
+        network = cls(embedding_width, hidden, weights["6.weight"].shape[0])
+        network.load_state_dict(weights)
         return network
 
 
@@ -83,7 +70,8 @@ class Searle(Method):
     def build(cls, *, backbone: Backbone, checkpoint: Checkpoint | None) -> Self:
         if checkpoint is None:
             raise CorruptData(f"{cls.name} needs a checkpoint")
-        phi = Phi.from_checkpoint(checkpoint)
+        with holding(checkpoint, "phi"):
+            phi = Phi.from_weights(network_weights(checkpoint, "Phi"))
         check_widths(checkpoint, phi.widths, backbone)
         trained_on = checkpoint.provenance.get("trained_on", cls.released_training)
         return cls(phi.to(backbone.device), trained_on)

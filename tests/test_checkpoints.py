@@ -179,7 +179,7 @@ def test_weights_without_names_are_refused(tmp_path, content):
 @pytest.mark.parametrize("name", ["phi.pt", "phi.safetensors", "folder"])
 def test_a_missing_file_is_named(tmp_path, name):
     (tmp_path / "folder").mkdir()
-    with pytest.raises(MissingData, match="--checkpoint") as error:
+    with pytest.raises(MissingData, match="check the path") as error:
         read_checkpoint(tmp_path / name)
     assert str(tmp_path / name) in str(error.value)
     assert error.value.exit_code == 3

@@ -112,7 +112,7 @@ def test_a_dry_run_does_no_work(bench, tmp_path):
     planned = json.loads(out)
     assert code == 0
     assert planned["queries"] == 2400
-    assert planned["gallery"] == planned["image_passes"] == 3000
+    assert planned["gallery"] == planned["pictures"] == 3000
     assert set(planned["methods"]) >= {"image-only", "text-only", "image-text", "pic2word"}
     assert not list(tmp_path.glob("results*"))
 
@@ -159,6 +159,10 @@ def test_a_record_whose_number_was_edited_is_refused(bench, folder_task, tmp_pat
         (["run", "-m", "image-only", "-t", "emoji", "--nonsense"], 2, "nonsense"),
         (["run", "-m", "pic2word", "-t", "emoji", *FAKE], 3, "needs --checkpoint"),
         (["run", "-m", "pic2word", "-t", "emoji", *FAKE, "--checkpoint", "x.pt"], 3, "x.pt"),
+        (["run", "-m", "pic2word", "-t", "emoji", "--checkpoint", "pic2wrd=x"], 2, "mean pic2word"),
+        (["run", "-m", "pic2word", "-t", "emoji", "--checkpoint", "a=b/x.pt"], 2, "unknown method"),
+        (["run", "-m", "image-only", "-t", "emoji", "-b", "hf:/none"], 3, "there is no /none"),
+        (["run", "-m", "image-only", "-t", "emoji", "-b", "local-dir:no"], 3, "there is no no"),
         (["run", "-m", "image-only", "-t", "emoji", "-o", "/dev/null/x", "-q"], 2, "can't write"),
         (["run", "-m", "pic2word", "-t", "emoji", "-b", "emojiclip"], 2, "did you mean emoji-clip"),
         (["search", "-m", "pic2word", "-m", "image-text", "--gallery", "emoji"], 2, "takes one"),

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 
+from cirbench.benchmark.errors import MissingData
 from cirbench.benchmark.interfaces import Backbone
 from cirbench.benchmark.registry import find_backbone
 
@@ -20,6 +23,14 @@ def load_backbone(name: str, *, device: str = "cpu", precision: str = "fp32") ->
         UsageError: no backbone has that name.
         MissingData: its weights are not on this machine and can't be fetched.
     """
+    _check_folder(name)
     torch.backends.cuda.matmul.allow_tf32 = False  # in towers, and in the ranking that follows
     backbone: Backbone = find_backbone(name)(name, device=device, precision=precision)
     return backbone
+
+
+def _check_folder(name: str) -> None:
+    """Some backbones are folders, which the libraries would look for on the hub."""
+    kind, _, path = name.partition(":")
+    if (kind == "local-dir" or path.startswith(("/", "."))) and not Path(path).exists():
+        raise MissingData(f"backbone {name}: there is no {path}; check the path")
