@@ -82,8 +82,8 @@ def join_processes(device: str) -> Processes:
 
 
 def own_device(device: str, processes: Processes) -> str:
-    """The GPU of this process, where several share a machine."""
-    if device != "cuda" or processes.count == 1:
+    """The GPU of this process, where several share a machine; Slurm may show each only its own."""
+    if device != "cuda" or processes.count == 1 or torch.cuda.device_count() == 1:
         return device
     return f"cuda:{os.environ.get('LOCAL_RANK') or os.environ.get('SLURM_LOCALID') or 0}"
 

@@ -168,6 +168,9 @@ def sbatch_parameters(
         "setup": [*parameters.get("setup", []), *exports],
         "stderr_to_stdout": True,
     }
+    if parameters.get("ntasks_per_node", 1) * parameters.get("nodes", 1) > 1:
+        # else the tasks of a training would wait for one that has failed
+        parameters["srun_args"] = [*parameters.get("srun_args", []), "--kill-on-bad-exit"]
     jobs = _jobs_of(manifest, array.needs) if waits_for is None else waits_for
     if jobs:
         parameters["dependency"] = ",".join(f"afterok:{job}" for job in jobs)

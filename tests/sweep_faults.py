@@ -101,3 +101,10 @@ class Brief(Fault):
 
 def broken_backbone(name, *, device, precision):
     raise RuntimeError("no such towers")
+
+
+def half_dead_backbone(name, *, device, precision):
+    """One task of a job is killed, the other would wait for it all night."""
+    if os.environ.get("SLURM_PROCID") == "1":
+        os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(600)

@@ -166,6 +166,8 @@ def test_processes_are_as_the_environment_says(monkeypatch):
     monkeypatch.setenv("LOCAL_RANK", "3")
     assert own_device("cuda", Processes(rank=7, count=8)) == "cuda:3"
     assert own_device("cpu", Processes(rank=7, count=8)) == "cpu"
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    assert own_device("cuda", Processes(rank=7, count=8)) == "cuda"
     with pytest.raises(UsageError, match="not split evenly over 3"):
         Processes(rank=0, count=3).own(8)
 

@@ -171,6 +171,19 @@ def test_a_training_that_was_requeued_ends_in_the_same_weights(
     assert output.read_bytes() == unbroken.read_bytes()
 
 
+def test_when_one_task_of_a_training_is_killed_the_others_are_not_waited_for(
+    sweeps, picture_folder
+):
+    text = TRAINING.format(images=picture_folder, epochs=5) + TWO_TASKS
+    text = text.replace('"fake"', '"half-dead"')
+    assert sweeps("submit", sweeps.file("cut", text), "--no-snapshot")[0] == 0
+    rows = sweeps.wait("cut")
+    assert rows["train"].state.status == "failed"
+    assert "killed by signal 9" in rows["train"].state.reason
+    assert "task 1: Killed" in "\n".join(rows["train"].state.log)
+    assert rows["pic2word"].state.status == "skipped"
+
+
 @pytest.mark.parametrize(
     ("line", "said"),
     [
