@@ -71,7 +71,7 @@ def _scan_piece(
 ) -> Scan:
     over = np.packbits(scores > high[:, None], axis=1)
     near = np.packbits(scores >= low[:, None], axis=1) ^ over
-    row, byte = np.divmod(np.flatnonzero(near.view(bool)), near.shape[1])
+    row, byte = np.divmod(np.flatnonzero(near != 0), near.shape[1])
     nth, bit = np.nonzero(np.unpackbits(near[row, byte][:, None], axis=1))
     above = np.bitwise_count(over).sum(axis=1, dtype=np.int64)
     return Scan(*best_of_piece(scores, k), above, row[nth], 8 * byte[nth] + bit)
