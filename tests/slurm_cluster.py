@@ -136,10 +136,13 @@ class Cluster:
         return done.stdout
 
     def start_requeued_now(self) -> None:
-        """Slurm holds a requeued job for two minutes; this waits for one and lets all go."""
+        """Slurm holds a requeued job for two minutes; this waits for one and lets all go soon.
+
+        A node takes no job in the second in which it revoked the job's last credential.
+        """
         wait_until(self._held, 60, "requeued job")
         for job in self._held():
-            self.command("scontrol", "update", f"jobid={job}", "StartTime=now", check=False)
+            self.command("scontrol", "update", f"jobid={job}", "StartTime=now+2", check=False)
 
     def _held(self) -> list[str]:
         lines = self.command("squeue", "-h", "-r", "-t", "PENDING", "-o", "%i %r").splitlines()
