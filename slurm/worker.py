@@ -80,8 +80,8 @@ def work(path: Path) -> State:
     manifest.write_state(name, state)
     status, reason, trace = _outcome(cell)
     before = manifest.state(name)
-    if before.status == QUEUED:  # requeued: Slurm may kill the command that asks for it before it
-        return before  # answers, which looks like a failure of the work it has interrupted
+    if status == FAILED and before.status == QUEUED:
+        return before  # requeued: Slurm may kill the command that asks for it before it answers
     if status == FAILED and before.status in (FAILED, OOM):  # another task did, so this one had to
         state = before
     else:
