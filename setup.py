@@ -29,7 +29,7 @@ class StampedBuild(build_py):
             return
         stamp = {"commit": commit, "dirty": hashlib.sha256(diff).hexdigest() if diff else None}
         target = Path(self.build_lib, "cirbench", "benchmark", "_build.json")
-        target.write_text(json.dumps(stamp))
+        target.write_text(json.dumps(stamp), encoding="utf-8")
 
 
 setup(cmdclass={"build_py": StampedBuild})

@@ -57,7 +57,7 @@ def stored(root: Path) -> list[Stored]:
     found = []
     for path in sorted((root / "embeddings").glob("*/key.json")):
         try:
-            space = json.loads(path.read_text())
+            space = json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:
             raise CorruptData(f"{path} is no JSON ({error}); remove its folder") from error
         shards = tuple(sorted(path.parent.glob("[!.]*.safetensors")))

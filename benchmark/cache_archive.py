@@ -68,6 +68,8 @@ def _move(entry: Stored, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / "key.json").exists():
         with written_whole(folder / "key.json") as temporary:
-            temporary.write_text(json.dumps(entry.space, indent=2, sort_keys=True))
+            temporary.write_text(
+                json.dumps(entry.space, indent=2, sort_keys=True), encoding="utf-8"
+            )
     for path in entry.shards:
         path.replace(folder / path.name)

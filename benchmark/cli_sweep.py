@@ -169,7 +169,7 @@ def logs(
         raise MissingData(f"{fitting[0]} is {state.status} and has had no job, so no log")
     path = manifest.log_path(state.job)
     if path.is_file():
-        sys.stdout.write(path.read_text(errors="replace"))
+        sys.stdout.write(path.read_text(errors="replace", encoding="utf-8"))
     elif state.log:
         print("\n".join(state.log))
     else:

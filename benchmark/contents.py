@@ -85,7 +85,7 @@ class Contents:
 
     def _load(self, folder: Path) -> dict[str, Mark]:
         try:
-            found = json.loads(self._file(folder).read_text())
+            found = json.loads(self._file(folder).read_text(encoding="utf-8"))
         except (OSError, ValueError):  # nothing is lost: what is not remembered is hashed
             return {}
         return found if isinstance(found, dict) else {}
@@ -96,7 +96,9 @@ class Contents:
         try:
             for folder in self._changed:
                 with written_whole(self._file(folder)) as temporary:
-                    temporary.write_text(json.dumps(self._known[folder], sort_keys=True))
+                    temporary.write_text(
+                        json.dumps(self._known[folder], sort_keys=True), encoding="utf-8"
+                    )
         except OSError as error:
             raise unwritable(self.root, error) from error
         self._changed.clear()

@@ -47,7 +47,7 @@ def code_state() -> dict[str, str | None]:
     """The commit this code came from: stamped when the wheel was built, else asked of git."""
     stamp = Path(str(files("cirbench.benchmark") / "_build.json"))
     if stamp.is_file():
-        state: dict[str, str | None] = json.loads(stamp.read_text())
+        state: dict[str, str | None] = json.loads(stamp.read_text(encoding="utf-8"))
         return state
     return git_state(Path(__file__).resolve().parents[1]) or {"commit": None, "dirty": None}
 
@@ -79,7 +79,7 @@ def environment(device: str = "cpu") -> dict[str, Any]:
 
 def _cpu_model() -> str:
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         return platform.processor()
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")),

@@ -53,7 +53,9 @@ def stale(root: Path) -> list[Path]:
     """
     found = read_boards(root)
     page_path = root / PAGE
-    old = not page_path.is_file() or page_path.read_text() != page(found, read_published())
+    old = not page_path.is_file() or page_path.read_text(encoding="utf-8") != page(
+        found, read_published()
+    )
     return [page_path] * old + [path for board in found for path in _stale_plots(root, board)]
 
 
@@ -61,9 +63,9 @@ def _stale_plots(root: Path, board: Board) -> Sequence[Path]:
     bases = [root / name for name in plot_names(board).values()]
     svgs = [_ending(base, ".svg") for base in bases]
     pngs = [_ending(base, ".png") for base in bases]
-    return [p for p in svgs if not p.is_file() or board.digest not in p.read_text()] + [
-        p for p in pngs if not p.is_file()
-    ]
+    return [
+        p for p in svgs if not p.is_file() or board.digest not in p.read_text(encoding="utf-8")
+    ] + [p for p in pngs if not p.is_file()]
 
 
 def _ending(path: Path, ending: str) -> Path:

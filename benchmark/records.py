@@ -127,7 +127,7 @@ def write_record(root: Path, cell: Cell, data: Mapping[str, Any], per_query: Per
         named = {"file": arrays.name, "sha256": sha256_of_file(arrays_file)}
         whole = {"schema": SCHEMA, "cell": asdict(cell), **data, "per_query": named}
         text = json.dumps(whole, indent=2, sort_keys=True, allow_nan=False)
-        json_file.write_text(f"{text}\n")
+        json_file.write_text(f"{text}\n", encoding="utf-8")
     return Record(path=path, data=whole)
 
 
@@ -136,7 +136,7 @@ def write_submission(record: Path, files: Mapping[str, str]) -> list[str]:
     names = [f"submissions/{record.stem}--{name}" for name in files]
     for name, content in zip(names, files.values(), strict=True):
         with written_whole(record.parent / name) as temporary:
-            temporary.write_text(content)
+            temporary.write_text(content, encoding="utf-8")
     return names
 
 
@@ -147,7 +147,7 @@ def read_record(path: Path) -> Record:
         CorruptData: it is no JSON, of another schema, or misses a field.
     """
     try:
-        data = json.loads(path.read_text())
+        data = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise CorruptData(f"{path} is no JSON ({error}); run the cell again") from error
     if not isinstance(data, dict) or data.get("schema") != SCHEMA:

@@ -157,7 +157,9 @@ class Store:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             with written_whole(self.folder / "key.json") as temporary:
-                temporary.write_text(json.dumps(asdict(self.space), indent=2, sort_keys=True))
+                temporary.write_text(
+                    json.dumps(asdict(self.space), indent=2, sort_keys=True), encoding="utf-8"
+                )
         except OSError as error:
             raise unwritable(self.folder, error) from error
 

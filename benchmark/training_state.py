@@ -87,7 +87,10 @@ def _below(content: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 def write_epochs(path: Path, log: Sequence[tuple[float, float]]) -> None:
     """Mean loss and selection score of each epoch, as CSV."""
-    with written_whole(path) as temporary, temporary.open("w", newline="") as file:
+    with (
+        written_whole(path) as temporary,
+        temporary.open("w", newline="", encoding="utf-8") as file,
+    ):
         rows = csv.writer(file, lineterminator="\n")
         rows.writerow(("epoch", "loss", "selection_score"))
         rows.writerows((i, repr(a), repr(b)) for i, (a, b) in enumerate(log, start=1))
@@ -100,7 +103,7 @@ def read_epochs(path: Path, epochs: int) -> list[tuple[float, float]]:
         CorruptData: it is not there, damaged, or shorter.
     """
     try:
-        with path.open(newline="") as file:
+        with path.open(newline="", encoding="utf-8") as file:
             log = [(float(r["loss"]), float(r["selection_score"])) for r in csv.DictReader(file)]
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise CorruptData(f"{path} can't be read ({error}); start anew") from error

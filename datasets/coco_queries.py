@@ -179,7 +179,10 @@ def cut_out(path: Path, photo: Photo, instance: Mapping[str, Any]) -> bytes:
 
 def write_queries(path: Path, rows: Sequence[Row]) -> None:
     """A query list in the released layout, sorted by image."""
-    with written_whole(path) as temporary, temporary.open("w", newline="") as file:
+    with (
+        written_whole(path) as temporary,
+        temporary.open("w", newline="", encoding="utf-8") as file,
+    ):
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(COLUMNS)
         writer.writerows(_cells(row) for row in sorted(rows, key=lambda row: row.image))

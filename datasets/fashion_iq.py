@@ -122,7 +122,9 @@ def wordings(captions: Sequence[str]) -> tuple[str, ...]:
 
 
 def _downloads() -> tuple[Download, ...]:
-    lines = (files("cirbench.datasets") / "fashion_iq.sha256").read_text().splitlines()
+    lines = (
+        (files("cirbench.datasets") / "fashion_iq.sha256").read_text(encoding="utf-8").splitlines()
+    )
     return tuple(
         Download(
             url=f"https://raw.githubusercontent.com/XiaoxiaoGuo/fashion-iq/master/{path}",

@@ -102,7 +102,7 @@ def listed(queries: Path, targets: Path) -> tuple[list[Item], list[Item]]:
 
 def _lines(path: Path, *, photos_only: bool = False) -> Iterator[tuple[Item, int]]:
     seen = set()
-    for row, line in enumerate(path.read_text().splitlines(), start=1):
+    for row, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         match = re.fullmatch(r"\S*?([^/\s]+)/([^/\s]+) (\d+) ?", line)
         if not match or match[1] in (".", ".."):
             raise CorruptData(f"{path}, row {row}: no path with a label: {line!r}")

@@ -314,7 +314,7 @@ def load_state(job: Job, learner: Learner[MappingNetwork]) -> int:
 
 
 def _write_log(job: Job, losses: Sequence[float]) -> None:
-    with written_whole(job.log_path) as path, path.open("w", newline="") as file:
+    with written_whole(job.log_path) as path, path.open("w", newline="", encoding="utf-8") as file:
         rows = csv.writer(file, lineterminator="\n")
         rows.writerow(("step", "loss"))
         rows.writerows(enumerate(map(repr, losses), start=1))
@@ -325,7 +325,7 @@ def _read_log(job: Job, steps: int) -> list[float]:
     if steps == 0:
         return []
     try:
-        with job.log_path.open(newline="") as file:
+        with job.log_path.open(newline="", encoding="utf-8") as file:
             losses = [float(row["loss"]) for row in csv.DictReader(file)]
     except (OSError, KeyError, ValueError) as error:
         raise CorruptData(f"{job.log_path} can't be read ({error}); start anew") from error

@@ -80,7 +80,10 @@ def validate(
 
 def write_validations(path: Path, found: Sequence[Validation]) -> None:
     """As CSV, a row a validation."""
-    with written_whole(path) as temporary, temporary.open("w", newline="") as file:
+    with (
+        written_whole(path) as temporary,
+        temporary.open("w", newline="", encoding="utf-8") as file,
+    ):
         rows = csv.DictWriter(file, ("step", "loss", "recall_at_1"), lineterminator="\n")
         rows.writeheader()
         rows.writerows(asdict(one) for one in found)
@@ -90,7 +93,7 @@ def read_validations(path: Path, steps: int) -> list[Validation]:
     """Those of the steps already done; none where nothing was written."""
     if not path.exists():
         return []
-    with path.open(newline="") as file:
+    with path.open(newline="", encoding="utf-8") as file:
         found = [
             Validation(
                 step=int(row["step"]), loss=float(row["loss"]),

@@ -84,7 +84,7 @@ def _members(group: int) -> list[int]:
     found = []
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
-            fields = path.read_text().rpartition(")")[2].split()
+            fields = path.read_text(encoding="utf-8").rpartition(")")[2].split()
         except OSError:
             continue
         if fields[0] != "Z" and int(fields[2]) == group:
@@ -95,7 +95,9 @@ def _members(group: int) -> list[int]:
 def _began(process: int) -> str | None:
     """When a process began, in the kernel's ticks: a process id alone is used again."""
     try:
-        fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+        fields = (
+            Path(f"/proc/{process}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+        )
     except OSError:
         return None
     return None if fields[0] == "Z" else fields[19]

@@ -226,7 +226,7 @@ class Manifest:
         """One submitter at a time; the others wait. The system frees it with its process."""
         with _clear_of_disk_errors(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
-            file = (self.folder / "lock").open("w")
+            file = (self.folder / "lock").open("w", encoding="utf-8")
         with file:
             fcntl.lockf(file, fcntl.LOCK_EX)
             yield
@@ -234,7 +234,7 @@ class Manifest:
     def log_tail(self, job: str) -> tuple[str, ...]:
         """The last lines of what a job printed; none where there is no log any more."""
         try:
-            text = self.log_path(job).read_text(errors="replace")
+            text = self.log_path(job).read_text(errors="replace", encoding="utf-8")
         except OSError:
             return ()
         return tuple(text.splitlines()[-LOG_LINES:])
@@ -268,7 +268,7 @@ def blocked(cell: SweepCell, statuses: Mapping[str, str]) -> str:
 
 def _read(path: Path, kind: type[T], mend: str) -> T:
     try:
-        data = json.loads(path.read_text())
+        data = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise CorruptData(f"{path} can't be read ({error}); {mend}") from error
     known = {f.name for f in fields(kind)}  # type: ignore[arg-type]  # always a dataclass
@@ -282,7 +282,7 @@ def _read(path: Path, kind: type[T], mend: str) -> T:
 
 def _write(path: Path, value: Any) -> None:
     with _clear_of_disk_errors(path), written_whole(path) as temporary:
-        temporary.write_text(f"{json.dumps(asdict(value), indent=1)}\n")
+        temporary.write_text(f"{json.dumps(asdict(value), indent=1)}\n", encoding="utf-8")
 
 
 @contextmanager

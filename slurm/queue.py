@@ -132,6 +132,7 @@ def _ask(
         return subprocess.run(
             arguments, input=stdin, capture_output=True, text=True, timeout=_TIMEOUT_SECONDS,
             env=environment,
+            encoding="utf-8",
         )  # fmt: skip
     except subprocess.TimeoutExpired as error:
         raise CheckFailed(

@@ -131,6 +131,6 @@ def read_toml(name: str, shipped: str) -> dict[str, Any]:
         known = ", ".join(sorted(p.stem for p in folder.glob("*.toml")))
         raise MissingData(f"no file {name}; give a path, or a shipped name: {known}")
     try:
-        return tomllib.loads(path.read_text())
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"{path} is no TOML: {error}") from error

@@ -89,14 +89,22 @@ def _build(root: Path, folder: Path) -> None:
         aside = Path(name)
         # else setuptools would build inside the checkout, and pack what earlier builds left there
         config = aside / "build.cfg"
-        config.write_text(f"[build]\nbuild_base={aside}/build\n[egg_info]\negg_base={aside}\n")
+        config.write_text(
+            f"[build]\nbuild_base={aside}/build\n[egg_info]\negg_base={aside}\n", encoding="utf-8"
+        )
         command = [
             sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation",
             "--disable-pip-version-check", "--wheel-dir", str(aside), str(root),
         ]  # fmt: skip
         environment = {**os.environ, "DIST_EXTRA_CONFIG": str(config), "PYTHONSAFEPATH": "1"}
         done = subprocess.run(
-            command, capture_output=True, text=True, env=environment, cwd=aside, check=False
+            command,
+            capture_output=True,
+            text=True,
+            env=environment,
+            cwd=aside,
+            check=False,
+            encoding="utf-8",
         )
         if done.returncode:
             last = (done.stderr.strip() or done.stdout.strip()).splitlines()[-1:]

@@ -74,7 +74,7 @@ def work(path: Path) -> State:
         return _work_beside(manifest, cell)
     state = _begun(manifest.state(name))
     if manifest.stop_sign.is_file():
-        stopper = manifest.stop_sign.read_text()
+        stopper = manifest.stop_sign.read_text(encoding="utf-8")
         reason = f"--fail-fast: {stopper} failed"
         return _ended(manifest, name, changed(state, status=SKIPPED, reason=reason))
     manifest.write_state(name, state)
@@ -90,7 +90,7 @@ def work(path: Path) -> State:
         log = state.log or _log_tail(manifest, state) or trace[-LOG_LINES:]
         state = changed(state, log=log)
         if manifest.plan().fail_fast:
-            manifest.stop_sign.write_text(name)
+            manifest.stop_sign.write_text(name, encoding="utf-8")
     return _ended(manifest, name, state)
 
 

@@ -131,7 +131,12 @@ class Cluster:
         """What one of Slurm's commands prints."""
         environment = {**os.environ, **self.environment}
         done = subprocess.run(
-            arguments, env=environment, check=check, capture_output=True, text=True
+            arguments,
+            env=environment,
+            check=check,
+            capture_output=True,
+            text=True,
+            encoding="utf-8",
         )
         return done.stdout
 
@@ -168,12 +173,13 @@ class Cluster:
                 f"Port={self.port + 1 + number} CPUs={CPUS} RealMemory={MEMORY_MB} "
                 f"Gres=gpu:{GPUS} State=UNKNOWN\n"
             )
-        (self.folder / "etc/slurm.conf").write_text(text)
+        (self.folder / "etc/slurm.conf").write_text(text, encoding="utf-8")
         for number in range(GPUS):
             (self.folder / f"dev/gpu{number}").symlink_to("/dev/null")
         (self.folder / "etc/gres.conf").write_text(
             f"AutoDetect=off\nNodeName=node[0-{NODES - 1}] Name=gpu "
-            f"File={self.folder}/dev/gpu[0-{GPUS - 1}]\n"
+            f"File={self.folder}/dev/gpu[0-{GPUS - 1}]\n",
+            encoding="utf-8",
         )
         key = self.folder / "munge/key"
         key.write_bytes(secrets.token_bytes(1024))

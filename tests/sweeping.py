@@ -61,7 +61,9 @@ def install_faults(folder: Path, monkeypatch) -> None:
     shutil.copy(sweep_faults.__file__, folder)
     info = folder / "sweep_faults-0.dist-info"
     info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: sweep-faults\nVersion: 0\n")
+    (info / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: sweep-faults\nVersion: 0\n", encoding="utf-8"
+    )
     classes = [
         c for c in vars(sweep_faults).values() if hasattr(c, "happen") and hasattr(c, "name")
     ]
@@ -69,7 +71,8 @@ def install_faults(folder: Path, monkeypatch) -> None:
     (info / "entry_points.txt").write_text(
         "\n".join(["[cirbench.methods]", *lines, "[cirbench.backbones]",
                    "broken = sweep_faults:broken_backbone",
-                   "half-dead = sweep_faults:half_dead_backbone"])
+                   "half-dead = sweep_faults:half_dead_backbone"]),
+        encoding="utf-8",
     )  # fmt: skip
     known = os.environ.get("PYTHONPATH")
     monkeypatch.setenv("PYTHONPATH", f"{folder}:{known}" if known else str(folder))
@@ -98,7 +101,7 @@ class Sweeps:
     def file(self, name: str, text: str = "", *, methods=("image-only",)) -> Path:
         """Writes a sweep file; without a text, of some methods on the fake backbone."""
         path = self.folder / f"{name}.toml"
-        path.write_text(text or SMALL.format(methods=json.dumps(list(methods))))
+        path.write_text(text or SMALL.format(methods=json.dumps(list(methods))), encoding="utf-8")
         return path
 
     def manifest(self, name: str) -> Manifest:

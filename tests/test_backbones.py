@@ -286,6 +286,6 @@ def test_weights_that_can_not_be_fetched_are_missing_data(monkeypatch, capfd):
 
 
 def test_a_damaged_model_folder_is_corrupt(tmp_path):
-    (tmp_path / "open_clip_config.json").write_text("{")
+    (tmp_path / "open_clip_config.json").write_text("{", encoding="utf-8")
     with pytest.raises(CorruptData):
         load_backbone(f"local-dir:{tmp_path}")

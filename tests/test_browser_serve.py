@@ -29,7 +29,13 @@ def address(tmp_path_factory):
             "--port", "0", *(f"--method={name}" for name in METHODS)]  # fmt: skip
     environment = {**os.environ, "CIRBENCH_CACHE": str(folder / "cache")}
     with subprocess.Popen(
-        call, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=folder, env=environment
+        call,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=folder,
+        env=environment,
+        encoding="utf-8",
     ) as server:
         said = server.stdout.readline()
         yield re.match(r"http://127\.0\.0\.1:\d+/", said).group()
@@ -121,7 +127,7 @@ def refused(page):
 
 def test_a_file_that_is_no_picture_is_named_and_the_text_stays(page, tmp_path):
     path = tmp_path / "notes.txt"
-    path.write_text("no picture")
+    path.write_text("no picture", encoding="utf-8")
     search(page, path)
     assert "notes.txt (10 bytes) is no picture that can be read" in refused(page)
     assert page.get_by_label("Text", exact=True).input_value() == "a cartoon of *"
@@ -170,7 +176,7 @@ def test_axe_finds_no_barrier(visited, address, clown, tmp_path, scheme):
     assert barriers(page) == []
     search(page, clown)
     assert barriers(page) == []
-    (tmp_path / "notes.txt").write_text("no picture")
+    (tmp_path / "notes.txt").write_text("no picture", encoding="utf-8")
     search(page, tmp_path / "notes.txt")
     assert barriers(page) == []
 
@@ -183,7 +189,7 @@ def test_it_fits_the_screen_and_its_picture_is_kept(visited, address, clown, tmp
     search(page, clown)
     assert fits(page)
     keep_screenshot(page, f"serve-results-{look}", whole=True)
-    (tmp_path / "notes.txt").write_text("no picture")
+    (tmp_path / "notes.txt").write_text("no picture", encoding="utf-8")
     search(page, tmp_path / "notes.txt")
     assert fits(page)
     keep_screenshot(page, f"serve-refused-{look}", whole=True)

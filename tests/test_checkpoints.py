@@ -164,7 +164,9 @@ def test_a_file_cut_short_anywhere_is_refused(tmp_path, kind):
 
 @pytest.mark.parametrize("name", ["page.pt", "page.safetensors"])
 def test_a_file_that_is_no_weights_at_all_is_refused(tmp_path, name):
-    (tmp_path / name).write_text("<!DOCTYPE html><title>404 Not Found</title>\n" * 20)
+    (tmp_path / name).write_text(
+        "<!DOCTYPE html><title>404 Not Found</title>\n" * 20, encoding="utf-8"
+    )
     with pytest.raises(CorruptData, match="page"):
         read_checkpoint(tmp_path / name)
 
@@ -213,22 +215,22 @@ def test_the_hash_of_tensors_is_of_their_values_only():
 
 def test_a_failed_write_leaves_what_was_there(tmp_path):
     path = tmp_path / "phi.safetensors"
-    path.write_text("former")
+    path.write_text("former", encoding="utf-8")
 
     def fail():
         with written_whole(path) as temporary:
-            temporary.write_text("half")
-            assert path.read_text() == "former"
+            temporary.write_text("half", encoding="utf-8")
+            assert path.read_text(encoding="utf-8") == "former"
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         fail()
-    assert path.read_text() == "former"
+    assert path.read_text(encoding="utf-8") == "former"
     assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_written_file_has_the_permissions_of_any_new_file(tmp_path):
     with written_whole(tmp_path / "ours") as temporary:
-        temporary.write_text("")
-    (tmp_path / "plain").write_text("")
+        temporary.write_text("", encoding="utf-8")
+    (tmp_path / "plain").write_text("", encoding="utf-8")
     assert (tmp_path / "ours").stat().st_mode == (tmp_path / "plain").stat().st_mode

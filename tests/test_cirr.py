@@ -44,9 +44,11 @@ def write(picture, root, annotations="cirr", images="cirr/img_raw"):
             path.mkdir(parents=True, exist_ok=True)
         hidden = () if split == "val" else ("target_hard", "target_soft")
         rows = [{k: v for k, v in row.items() if k not in hidden} for row in ROWS]
-        (base / "captions" / f"cap.rc2.{split}.json").write_text(json.dumps(rows))
+        (base / "captions" / f"cap.rc2.{split}.json").write_text(json.dumps(rows), encoding="utf-8")
         paths = {name: f"./{folder}/{name}.png" for name in NAMES}
-        (base / "image_splits" / f"split.rc2.{split}.json").write_text(json.dumps(paths))
+        (base / "image_splits" / f"split.rc2.{split}.json").write_text(
+            json.dumps(paths), encoding="utf-8"
+        )
         for i, name in enumerate(NAMES):
             (root / images / folder / f"{name}.png").write_bytes(picture(i))
     return root
@@ -125,7 +127,7 @@ def test_test1_gives_the_two_server_files_and_no_metrics(make, tmp_path, capsys)
     paths = [record.path.parent / name for name in record.data["submission"]]
     printed = capsys.readouterr().out
     assert all(str(path) in printed for path in paths)
-    recall, subset = (json.loads(path.read_text()) for path in paths)
+    recall, subset = (json.loads(path.read_text(encoding="utf-8")) for path in paths)
     for file, metric, count in ((recall, "recall", 11), (subset, "recall_subset", 3)):
         assert file.pop("version") == "rc2"
         assert file.pop("metric") == metric
@@ -172,9 +174,9 @@ def test_members_that_tie_are_in_gallery_order():
 )
 def test_a_wrong_row_is_named(make, tmp_path, change, words):
     path = make(tmp_path) / "cirr" / "captions" / "cap.rc2.val.json"
-    rows = json.loads(path.read_text())
+    rows = json.loads(path.read_text(encoding="utf-8"))
     rows[0].update(change)
-    path.write_text(json.dumps(rows))
+    path.write_text(json.dumps(rows), encoding="utf-8")
     with pytest.raises(CorruptData, match=words):
         load(tmp_path)
 
@@ -182,7 +184,10 @@ def test_a_wrong_row_is_named(make, tmp_path, change, words):
 @pytest.mark.parametrize("path", ["../dev/x.png", "/etc/x.png", "./dev/../../x.png"])
 def test_a_path_that_climbs_out_is_refused(make, tmp_path, path):
     split = make(tmp_path) / "cirr" / "image_splits" / "split.rc2.val.json"
-    split.write_text(json.dumps({**json.loads(split.read_text()), NAMES[0]: path}))
+    split.write_text(
+        json.dumps({**json.loads(split.read_text(encoding="utf-8")), NAMES[0]: path}),
+        encoding="utf-8",
+    )
     with pytest.raises(CorruptData, match="leaves its folder"):
         load(tmp_path)
 

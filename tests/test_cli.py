@@ -67,7 +67,7 @@ def test_a_run_prints_a_table_and_stores_its_record(bench, folder_task, tmp_path
     assert "100.0" in out
     [path] = (tmp_path / "results").glob("folder/*.json")
     assert str(path.relative_to(tmp_path)) in out
-    record = json.loads(path.read_text())
+    record = json.loads(path.read_text(encoding="utf-8"))
     assert record["metrics"]["all"] == record["metrics"]["average"]
     assert record["metrics"]["all"]["R@1"] == {"value": 100, "low": 100, "high": 100, "n": 24}
     assert record["counts"]["queries"] == record["counts"]["gallery"] == 24
@@ -101,7 +101,7 @@ def test_a_limited_run_stays_out_of_results(bench, tmp_path):
     assert "PARTIAL: 3 queries a group" in out
     assert not list((tmp_path / "results").glob("*/*"))
     [path] = (tmp_path / "results-partial").glob("emoji/*.json")
-    record = json.loads(path.read_text())
+    record = json.loads(path.read_text(encoding="utf-8"))
     assert record["run"]["partial"]
     assert record["counts"]["queries"] == 12
     assert bench("leaderboard", "-o", "results-partial")[0] == 3
@@ -137,9 +137,9 @@ def test_leaderboard_is_written_then_current_then_stale(bench, folder_task, tmp_
 def test_a_record_whose_number_was_edited_is_refused(bench, folder_task, tmp_path):
     bench("run", "-m", "image-only", "-t", "folder", "-q")
     [path] = (tmp_path / "results").glob("folder/*.json")
-    record = json.loads(path.read_text())
+    record = json.loads(path.read_text(encoding="utf-8"))
     record["metrics"]["average"]["R@1"]["value"] = 95.0
-    path.write_text(json.dumps(record))
+    path.write_text(json.dumps(record), encoding="utf-8")
     for command in ("leaderboard", "report"):
         code, _, err = bench(command)
         assert code == 4

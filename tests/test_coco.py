@@ -58,7 +58,9 @@ def made(tmp_path):
     folder = tmp_path / "coco"
     (folder / "annotations").mkdir(parents=True)
     (folder / "val2017").mkdir()
-    (folder / "annotations/instances_val2017.json").write_text(json.dumps(ANNOTATIONS))
+    (folder / "annotations/instances_val2017.json").write_text(
+        json.dumps(ANNOTATIONS), encoding="utf-8"
+    )
     for image in ANNOTATIONS["images"]:
         rng = np.random.default_rng(image["id"])
         pixels = rng.integers(0, 100, (HEIGHT, WIDTH, 3), dtype=np.uint8)
@@ -75,7 +77,7 @@ def test_prepare_writes_a_list_and_masked_images(made):
     rows = read_queries(made / "coco/coco_eval.csv")
     assert [row.image for row in rows] == ["000000000003.jpg", "000000000009.jpg"]
     assert "2 queries of 3 annotated images" in lines[0]
-    text = (made / "coco/coco_eval.csv").read_text().splitlines()
+    text = (made / "coco/coco_eval.csv").read_text(encoding="utf-8").splitlines()
     assert text[0] == "id,query_regions,query_class,classes"
     assert text[1] == "000000000003.jpg,5.5;6.9;17.7;17.700000000000003 ,dog,"
     with Image.open(made / "coco/val2017_masked/000000000003.jpg") as image:
@@ -172,7 +174,9 @@ def test_the_box_is_cut_off_not_rounded_and_its_shape_is_not_kept():
 def test_a_box_without_a_whole_pixel_is_black_and_said(made):
     prepare(made, seed=0, reporter=QUIET)
     table = made / "coco/coco_eval.csv"
-    table.write_text(table.read_text().replace("5.5;6.9;17.7", "5.5;6.9;5.9"))
+    table.write_text(
+        table.read_text(encoding="utf-8").replace("5.5;6.9;17.7", "5.5;6.9;5.9"), encoding="utf-8"
+    )
     data = load(made)
     assert any("1 queries are black" in remark for remark in data.remarks)
     reference = data.queries[0].reference
@@ -246,9 +250,9 @@ def test_archives_are_unpacked_first(made):
 )
 def test_wrong_annotations_are_named(made, change, words):
     path = made / "coco/annotations/instances_val2017.json"
-    content = json.loads(path.read_text())
+    content = json.loads(path.read_text(encoding="utf-8"))
     change(content)
-    path.write_text(json.dumps(content))
+    path.write_text(json.dumps(content), encoding="utf-8")
     with pytest.raises(CorruptData, match=words) as error:
         prepare(made, seed=0, reporter=QUIET)
     assert str(path) in str(error.value)
@@ -278,6 +282,6 @@ def test_an_image_of_another_size_and_one_that_is_not_there(made):
 def test_a_wrong_list_is_named(made, old, new, words):
     prepare(made, seed=0, reporter=QUIET)
     table = made / "coco/coco_eval.csv"
-    table.write_text(table.read_text().replace(old, new))
+    table.write_text(table.read_text(encoding="utf-8").replace(old, new), encoding="utf-8")
     with pytest.raises(CorruptData, match=words):
         load(made)

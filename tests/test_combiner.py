@@ -170,7 +170,9 @@ def test_the_triplets_of_the_real_layouts(tmp_path, picture):
         (base / name).mkdir(parents=True)
     for category in fashion_iq.CATEGORIES:
         rows = [{"candidate": f"{category}0", "target": f"{category}1", "captions": ["a", "b"]}]
-        (base / "captions" / f"cap.{category}.train.json").write_text(json.dumps(rows))
+        (base / "captions" / f"cap.{category}.train.json").write_text(
+            json.dumps(rows), encoding="utf-8"
+        )
         for i in range(2):
             (base / "images" / f"{category}{i}.jpg").write_bytes(picture(i))
     found = fashion_iq.FashionIQ().triplets(data_root=tmp_path)
@@ -188,9 +190,9 @@ def test_the_triplets_of_the_real_layouts(tmp_path, picture):
         "pairid": 1, "reference": names[0], "target_hard": names[2], "caption": "two of them",
         "img_set": {"id": 1, "members": names},
     }  # fmt: skip
-    (base / "captions/cap.rc2.train.json").write_text(json.dumps([row]))
+    (base / "captions/cap.rc2.train.json").write_text(json.dumps([row]), encoding="utf-8")
     paths = {name: f"./train/34/{name}.png" for name in names}
-    (base / "image_splits/split.rc2.train.json").write_text(json.dumps(paths))
+    (base / "image_splits/split.rc2.train.json").write_text(json.dumps(paths), encoding="utf-8")
     for i, name in enumerate(names):
         (base / "img_raw/train/34" / f"{name}.png").write_bytes(picture(i))
     [triplet] = cirr.CIRR().triplets(data_root=tmp_path)
@@ -234,7 +236,7 @@ def job(fake, picture_refs, output, **recipe):
 
 
 def log_of(made):
-    with made.log_path.open() as file:
+    with made.log_path.open(encoding="utf-8") as file:
         return [(float(r["loss"]), float(r["selection_score"])) for r in csv.DictReader(file)]
 
 
@@ -360,7 +362,7 @@ def test_kill_9_and_resume_give_the_same_bits(tmp_path):
     subprocess.run(command("a"), check=True, capture_output=True)
     log = tmp_path / "b.log.csv"
     with subprocess.Popen(command("b")) as process:
-        while not (log.exists() and len(log.read_text().splitlines()) > 2):
+        while not (log.exists() and len(log.read_text(encoding="utf-8").splitlines()) > 2):
             assert process.poll() is None
         os.kill(process.pid, signal.SIGKILL)
     subprocess.run(command("b", "--resume"), check=True, capture_output=True)

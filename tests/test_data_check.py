@@ -31,8 +31,12 @@ def root(picture, tmp_path):
         rows = [
             {"candidate": names[j], "target": names[j + 1], "captions": ["a", "b"]} for j in (0, 1)
         ]
-        (base / "captions" / f"cap.{category}.val.json").write_text(json.dumps(rows))
-        (base / "image_splits" / f"split.{category}.val.json").write_text(json.dumps(names))
+        (base / "captions" / f"cap.{category}.val.json").write_text(
+            json.dumps(rows), encoding="utf-8"
+        )
+        (base / "image_splits" / f"split.{category}.val.json").write_text(
+            json.dumps(names), encoding="utf-8"
+        )
         for j, name in enumerate(names):
             (base / "images" / f"{name}.png").write_bytes(picture(10 * i + j))
     return tmp_path
@@ -76,7 +80,7 @@ def test_only_a_deep_check_finds_the_unreadable_and_exits_4(root):
 
 
 def test_a_split_that_can_not_be_loaded_says_why(root):
-    (root / "fashion-iq/captions/cap.dress.val.json").write_text("[")
+    (root / "fashion-iq/captions/cap.dress.val.json").write_text("[", encoding="utf-8")
     code, said = check(root)
     assert code == 4
     assert "no JSON" in said["splits"][0]["error"]

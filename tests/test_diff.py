@@ -21,7 +21,7 @@ def record(path, value, metric="R@10", partial=False, schema=1):
     content |= {"cell": cell, "per_query": {"file": "x", "sha256": "x"}}
     content |= {"schema": schema, "metrics": metrics, "run": {"partial": partial}}
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content))
+    path.write_text(json.dumps(content), encoding="utf-8")
 
 
 def git(folder, *arguments):

@@ -36,8 +36,12 @@ def write(picture, root, folder="fashion-iq", captions="captions", ending=".jpg"
     for i, category in enumerate(CATEGORIES):
         split = [f"{name}{i}" if name != "B3" else name for name in SPLIT]
         rows = [{**row, **{r: f"{row[r]}{i}" for r in ("candidate", "target")}} for row in TRIPLETS]
-        (base / captions / f"cap.{category}.val.json").write_text(json.dumps(rows))
-        (base / "image_splits" / f"split.{category}.val.json").write_text(json.dumps(split))
+        (base / captions / f"cap.{category}.val.json").write_text(
+            json.dumps(rows), encoding="utf-8"
+        )
+        (base / "image_splits" / f"split.{category}.val.json").write_text(
+            json.dumps(split), encoding="utf-8"
+        )
         for j, name in enumerate(split):
             (base / "images" / f"{name}{ending}").write_bytes(picture(10 * i + j))
     return root
@@ -150,9 +154,9 @@ def test_a_missing_image_is_counted_and_named(make, tmp_path):
 )
 def test_a_wrong_row_is_named(make, tmp_path, change, words):
     path = make(tmp_path) / "fashion-iq" / "captions" / "cap.dress.val.json"
-    rows = json.loads(path.read_text())
+    rows = json.loads(path.read_text(encoding="utf-8"))
     rows[0].update(change)
-    path.write_text(json.dumps(rows))
+    path.write_text(json.dumps(rows), encoding="utf-8")
     with pytest.raises(CorruptData, match=words):
         load(tmp_path)
 
@@ -162,7 +166,7 @@ def test_a_wrong_row_is_named(make, tmp_path, change, words):
 )
 def test_a_wrong_split_file_is_named(make, tmp_path, text, words):
     path = make(tmp_path) / "fashion-iq" / "image_splits" / "split.shirt.val.json"
-    path.write_text(text)
+    path.write_text(text, encoding="utf-8")
     with pytest.raises(CorruptData, match=words) as error:
         load(tmp_path)
     assert "split.shirt.val.json" in str(error.value)

@@ -50,8 +50,8 @@ def write(picture, root, photos="imgnet/real", renditions="imgnet/imagenet-r", l
     if lists:
         folder = root / "imgnet"
         folder.mkdir(exist_ok=True)
-        (folder / "imgnet_real_query.txt").write_text("\n".join(queries) + "\n")
-        (folder / "imgnet_targets.txt").write_text("\n".join(targets) + "\n")
+        (folder / "imgnet_real_query.txt").write_text("\n".join(queries) + "\n", encoding="utf-8")
+        (folder / "imgnet_targets.txt").write_text("\n".join(targets) + "\n", encoding="utf-8")
     return root
 
 
@@ -112,8 +112,12 @@ def test_with_lists_a_class_without_renditions_needs_no_folder(make, tmp_path):
     whole = load(make(tmp_path))
     shutil.rmtree(tmp_path / "imgnet/imagenet-r/n03")
     targets = tmp_path / "imgnet" / "imgnet_targets.txt"
-    kept = [line for line in targets.read_text().splitlines() if "imagenet-r/n03" not in line]
-    targets.write_text("\n".join(kept))
+    kept = [
+        line
+        for line in targets.read_text(encoding="utf-8").splitlines()
+        if "imagenet-r/n03" not in line
+    ]
+    targets.write_text("\n".join(kept), encoding="utf-8")
     data = load(tmp_path)
     assert len(data.queries) == len(whole.queries)
     assert len(data.gallery) == len(whole.gallery) - 1
@@ -174,7 +178,7 @@ def test_a_picture_that_is_not_listed_is_refused(make, tmp_path):
 )
 def test_a_list_that_contradicts_itself_names_file_and_row(make, tmp_path, line, words):
     targets = make(tmp_path) / "imgnet" / "imgnet_targets.txt"
-    targets.write_text(line + "\n" + targets.read_text())
+    targets.write_text(line + "\n" + targets.read_text(encoding="utf-8"), encoding="utf-8")
     with pytest.raises(CorruptData, match=words) as error:
         load(tmp_path)
     assert "imgnet_targets.txt" in str(error.value)

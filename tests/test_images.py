@@ -103,7 +103,7 @@ def test_a_folders_pictures_come_in_the_order_of_their_paths(tmp_path):
     for name in [*names, "notes.txt", "b/readme.md", "png"]:
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(name)
+        path.write_text(name, encoding="utf-8")
     refs = images_in_folder(tmp_path)
     expected = ["B.JPEG", "a.jpg", "b/1.gif", "b/10.PNG", "b/2.png", "c/d/e.webp"]
     assert [ref.id for ref in refs] == expected
@@ -118,7 +118,7 @@ def test_a_folder_called_like_a_picture_is_none(tmp_path):
 
 @pytest.mark.parametrize("name", ["", "nowhere"])
 def test_a_folder_without_pictures_is_refused(tmp_path, name):
-    (tmp_path / "notes.txt").write_text("")
+    (tmp_path / "notes.txt").write_text("", encoding="utf-8")
     with pytest.raises(MissingData, match="no pictures below") as error:
         images_in_folder(tmp_path / name)
     assert str(tmp_path / name) in str(error.value)

@@ -67,7 +67,7 @@ def test_the_page_is_the_golden_one(tmp_path):
     store(tmp_path, "good", 0.8, trained_on="CC3M")
     store(tmp_path, "bad|<b>", 0.3)
     text = page(read_boards(tmp_path))
-    assert text == GOLDEN.read_text()
+    assert text == GOLDEN.read_text(encoding="utf-8")
 
 
 def test_the_best_row_comes_first_and_its_values_are_bold(tmp_path):

@@ -35,6 +35,10 @@ def test_hugging_faces_datasets_is_not_shadowed():
 def test_the_build_is_stamped_with_the_commit(tmp_path):
     code = "from cirbench.benchmark.provenance import code_state; print(code_state()['commit'])"
     done = subprocess.run(
-        [sys.executable, "-P", "-c", code], capture_output=True, text=True, cwd=tmp_path
+        [sys.executable, "-P", "-c", code],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        encoding="utf-8",
     )
     assert len(done.stdout.strip()) == 40

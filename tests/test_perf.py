@@ -59,4 +59,4 @@ def test_the_page_marks_what_was_missed(tmp_path):
         {"name": "a", "ratio": 1.234, "target": "≤ 1", "ok": False}
     ]
     growth.write_plot(tmp_path / "growth.svg", {"ranking": [1, 2, 4, 8]})
-    assert (tmp_path / "growth.svg").read_text().count("<svg") == 1
+    assert (tmp_path / "growth.svg").read_text(encoding="utf-8").count("<svg") == 1

@@ -200,7 +200,7 @@ def test_biases_do_not_decay():
 def test_training_lowers_the_loss_and_logs_it(picture_folder, tmp_path):
     output = tmp_path / "mapper.safetensors"
     last = training.train(job(picture_folder, output, epochs=20), QUIET)
-    with output.with_suffix(".log.csv").open() as file:
+    with output.with_suffix(".log.csv").open(encoding="utf-8") as file:
         losses = [float(row["loss"]) for row in csv.DictReader(file)]
     assert len(losses) == 60
     assert losses[-1] == last
@@ -239,7 +239,9 @@ def test_interrupt_and_resume_give_the_same_bits(picture_folder, tmp_path, monke
     assert not broken.exists()
     training.train(job(picture_folder, broken), QUIET, resume=True)
     assert_same_weights(weights(whole), weights(broken))
-    assert whole.with_suffix(".log.csv").read_text() == broken.with_suffix(".log.csv").read_text()
+    assert whole.with_suffix(".log.csv").read_text(encoding="utf-8") == broken.with_suffix(
+        ".log.csv"
+    ).read_text(encoding="utf-8")
 
 
 def test_a_signal_within_a_step_waits_for_its_end(picture_folder, tmp_path, monkeypatch):
@@ -272,7 +274,7 @@ def test_a_terminated_training_keeps_its_last_step(picture_folder, tmp_path):
         "4000", "--batch-size", "8", "--checkpoint-every", "5",
     ]  # fmt: skip
     state = output.with_suffix(".state.safetensors")
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, encoding="utf-8") as process:
         while not state.exists():
             assert process.poll() is None
         process.terminate()
@@ -280,7 +282,7 @@ def test_a_terminated_training_keeps_its_last_step(picture_folder, tmp_path):
     assert process.returncode == 130
     steps = read_checkpoint(state).provenance["step"]
     assert f"interrupted after step {steps}; the same command with --resume goes on" in said
-    assert len(output.with_suffix(".log.csv").read_text().splitlines()) == 1 + steps
+    assert len(output.with_suffix(".log.csv").read_text(encoding="utf-8").splitlines()) == 1 + steps
 
 
 def test_kill_and_resume_give_the_same_bits(picture_folder, tmp_path):

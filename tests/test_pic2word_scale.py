@@ -313,7 +313,7 @@ def test_a_damaged_shard_and_one_without_pictures(shards, tmp_path):
 
 def test_a_tables_column_and_separator(tmp_path, picture):
     (tmp_path / "a.png").write_bytes(picture(0))
-    (tmp_path / "t.csv").write_text("title;image\nx;a.png\n")
+    (tmp_path / "t.csv").write_text("title;image\nx;a.png\n", encoding="utf-8")
     [ref], label = find_training_images(str(tmp_path / "t.csv"), column="image", separator=";")
     assert (ref.read(), label) == (picture(0), "t")
     with pytest.raises(CorruptData, match="no column `filepath`"):

@@ -206,7 +206,7 @@ def test_what_is_no_record_of_this_schema_is_refused(tmp_path, content):
 def test_a_record_of_the_next_schema_is_refused(tmp_path):
     written = write_record(tmp_path, CELL, body(), per_query())
     newer = {**written.data, "schema": records.SCHEMA + 1}
-    written.path.write_text(json.dumps(newer))
+    written.path.write_text(json.dumps(newer), encoding="utf-8")
     with pytest.raises(CorruptData, match=f"schema {records.SCHEMA};") as error:
         read_record(written.path)
     assert error.value.exit_code == 4
@@ -215,7 +215,7 @@ def test_a_record_of_the_next_schema_is_refused(tmp_path):
 def test_missing_fields_are_named(tmp_path):
     written = write_record(tmp_path, CELL, body(), per_query())
     less = {name: v for name, v in written.data.items() if name not in ("counts", "run")}
-    written.path.write_text(json.dumps(less))
+    written.path.write_text(json.dumps(less), encoding="utf-8")
     with pytest.raises(CorruptData, match="lacks counts, run"):
         read_record(written.path)
 
@@ -225,7 +225,7 @@ def test_missing_fields_are_named(tmp_path):
 )
 def test_an_emptied_field_is_one_clear_error(tmp_path, change):
     written = write_record(tmp_path, CELL, body(), per_query())
-    written.path.write_text(json.dumps({**written.data, **change}))
+    written.path.write_text(json.dumps({**written.data, **change}), encoding="utf-8")
     with pytest.raises(CorruptData, match="was edited or cut"):
         read_record(written.path)
 
@@ -248,7 +248,7 @@ def test_records_come_in_the_order_of_their_paths(tmp_path):
 def test_a_write_under_way_is_not_read(tmp_path):
     written = write_record(tmp_path, CELL, body(), per_query())
     with records.written_whole(written.path) as temporary:
-        temporary.write_text('{"schema": 1, "cel')
+        temporary.write_text('{"schema": 1, "cel', encoding="utf-8")
         assert [record.path for record in read_records(tmp_path)] == [written.path]
 
 
@@ -295,7 +295,7 @@ def test_a_writable_folder_is_made_and_left_empty(tmp_path):
 
 
 def test_an_output_that_can_not_be_written_is_refused(tmp_path):
-    (tmp_path / "file").write_text("")
+    (tmp_path / "file").write_text("", encoding="utf-8")
     with pytest.raises(UsageError, match="--output") as error:
         check_writable(tmp_path / "file" / "results")
     assert str(tmp_path / "file" / "results") in str(error.value)

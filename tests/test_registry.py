@@ -18,8 +18,10 @@ def plug_in(tmp_path, monkeypatch):
         folder = tmp_path / f"{distribution}-1.0.dist-info"
         folder.mkdir()
         metadata = f"Metadata-Version: 2.1\nName: {distribution}\nVersion: 1.0\n"
-        (folder / "METADATA").write_text(metadata)
-        (folder / "entry_points.txt").write_text(f"[cirbench.{kind}]\n{name} = {target}\n")
+        (folder / "METADATA").write_text(metadata, encoding="utf-8")
+        (folder / "entry_points.txt").write_text(
+            f"[cirbench.{kind}]\n{name} = {target}\n", encoding="utf-8"
+        )
         monkeypatch.syspath_prepend(tmp_path)
         registry._entries.cache_clear()
 
@@ -145,6 +147,11 @@ def test_listing_names_loads_no_torch(tmp_path):
         " if name in sys.modules])\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True
+        [sys.executable, "-c", program],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+        encoding="utf-8",
     )
     assert done.stdout == "[]\n"

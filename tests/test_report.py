@@ -91,14 +91,14 @@ def three(tmp_path):
 
 def test_the_page_is_the_golden_one(three):
     main_part = re.search(r"<main.*</main>\n", page(three), flags=re.DOTALL).group()
-    assert main_part == (GOLDEN / "report.html").read_text()
+    assert main_part == (GOLDEN / "report.html").read_text(encoding="utf-8")
 
 
 def test_the_tables_are_the_golden_ones(three):
     text = "".join(as_csv(table) + "\n" for table in tables(three))
-    assert text == (GOLDEN / "report.csv").read_text()
+    assert text == (GOLDEN / "report.csv").read_text(encoding="utf-8")
     text = "".join(as_latex(table) + "\n" for table in tables(three))
-    assert text == (GOLDEN / "report.tex").read_text()
+    assert text == (GOLDEN / "report.tex").read_text(encoding="utf-8")
 
 
 def test_tied_is_what_the_paired_interval_does_not_tell_from_the_best(three):
@@ -229,7 +229,7 @@ def test_links_lead_to_files_that_are_there(three):
     write(three, Permission())
     folder = three / "report"
     for source in folder.glob("*.html"):
-        for link in re.findall(r'href="([^"#:]+)"', source.read_text()):
+        for link in re.findall(r'href="([^"#:]+)"', source.read_text(encoding="utf-8")):
             assert (folder / link).is_file(), link
 
 
@@ -288,9 +288,9 @@ def test_a_bars_height_is_its_value(three):
 
 def test_times_that_were_not_kept_leave_the_cost_out(three):
     for path in three.glob("shapes/*.json"):
-        data = json.loads(path.read_text())
+        data = json.loads(path.read_text(encoding="utf-8"))
         data["run"].pop("seconds")
-        path.write_text(json.dumps(data))
+        path.write_text(json.dumps(data), encoding="utf-8")
     assert "Cost against" not in page(three)
 
 
@@ -308,7 +308,9 @@ def contrast(first, second):
 
 @pytest.mark.parametrize("theme", [0, 1])
 def test_colours_stand_out_from_the_ground_in_both_themes(theme):
-    block = re.findall(r":root \{(.*?)\}", STYLE.read_text(), flags=re.DOTALL)[theme]
+    block = re.findall(r":root \{(.*?)\}", STYLE.read_text(encoding="utf-8"), flags=re.DOTALL)[
+        theme
+    ]
     found = re.findall(r"--([\w-]+): (#[0-9a-f]{3,6})", block)
     colours = {name: c if len(c) == 7 else f"#{c[1] * 2}{c[2] * 2}{c[3] * 2}" for name, c in found}
     for name in ("fg", "dim", "link"):
@@ -323,12 +325,12 @@ def test_stale_names_what_is_old_missing_or_left_over(three):
     assert len(stale(three, Permission())) == 8
     write(three, Permission())
     assert stale(three, Permission()) == []
-    (three / "report" / "index.html").write_text("old")
+    (three / "report" / "index.html").write_text("old", encoding="utf-8")
     next(three.glob("report/tables/*.csv")).unlink()
     extra = three / "report" / "gallery-gone.html"
-    extra.write_text("")
+    extra.write_text("", encoding="utf-8")
     mine = three / "report" / "notes.txt"
-    mine.write_text("")
+    mine.write_text("", encoding="utf-8")
     assert {path.suffix for path in stale(three, Permission())} == {".html", ".csv"}
     assert len(stale(three, Permission())) == 3
     write(three, Permission())
@@ -358,6 +360,6 @@ def test_no_record_an_old_one_and_one_of_other_queries_are_refused(tmp_path):
     record = store(tmp_path, "b", 0.5, queries="other")
     with pytest.raises(CorruptData, match="not their queries"):
         contents(tmp_path, Permission())
-    record.path.write_text(json.dumps({**record.data, "schema": 0}))
+    record.path.write_text(json.dumps({**record.data, "schema": 0}), encoding="utf-8")
     with pytest.raises(CorruptData, match="schema"):
         contents(tmp_path, Permission())

@@ -68,7 +68,7 @@ def test_the_committed_results_are_of_this_code_and_data():
 
 
 def test_the_readmes_table_is_the_leaderboards():
-    readme = (RESULTS.parent / "README.md").read_text()
+    readme = (RESULTS.parent / "README.md").read_text(encoding="utf-8")
     for record in read_records(RESULTS):
         value = record.data["metrics"]["average"]["R@10"]
         assert f"{value['value']:.1f} [{value['low']:.1f}, {value['high']:.1f}]" in readme

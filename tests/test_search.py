@@ -295,7 +295,7 @@ def test_json_table_page_and_grid_hold_the_same_hits(bench, picture_folder, tmp_
     assert [q["text"] for q in data["queries"]] == ["<b>red</b>, *", "x $y$ *"]
     paths = [hit["path"] for q in data["queries"] for hit in q["results"]]
     assert len(paths) == 8
-    page = (tmp_path / "sub" / "found.html").read_text()
+    page = (tmp_path / "sub" / "found.html").read_text(encoding="utf-8")
     assert re.findall(r'alt="(\d\d\.png)"', page) == paths
     assert "<b>" not in page.replace("<body>", "")
     assert html.escape("<b>red</b>, *") in page

@@ -324,7 +324,12 @@ def test_bench_serve_serves_until_it_is_interrupted(picture_folder, tmp_path):
     call = [sys.executable, "-P", "-c", code, "serve", "--gallery", str(picture_folder),
             "-b", "fake", "--port", "0"]  # fmt: skip
     with subprocess.Popen(
-        call, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path
+        call,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
+        encoding="utf-8",
     ) as server:
         [url] = re.findall(r"http://127.0.0.1:\d+/", server.stdout.readline())
         with urllib.request.urlopen(url, timeout=60) as answer:

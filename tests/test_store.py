@@ -79,7 +79,7 @@ def test_rows_are_found_by_content_in_any_order(tmp_path):
 
 def test_the_key_lies_beside_the_data(tmp_path):
     store = Store(tmp_path, SPACE)
-    assert json.loads((store.folder / "key.json").read_text())["weights"] == "w"
+    assert json.loads((store.folder / "key.json").read_text(encoding="utf-8"))["weights"] == "w"
 
 
 def one_shard(root, space=SPACE):
@@ -117,7 +117,7 @@ def test_the_part_of_a_picture_is_in_its_identity():
 
 
 def test_a_folder_that_can_not_be_written_says_what_to_do(tmp_path):
-    (tmp_path / "embeddings").write_text("a file")
+    (tmp_path / "embeddings").write_text("a file", encoding="utf-8")
     with pytest.raises(UsageError, match="--cache off"):
         Store(tmp_path, SPACE)
 
@@ -179,9 +179,9 @@ def test_another_architecture_with_the_same_weights_is_another_space(tmp_path):
         return image_space(backbone, "clip")
 
     before = space()
-    settings = json.loads(config.read_text())
+    settings = json.loads(config.read_text(encoding="utf-8"))
     settings["model_cfg"]["vision_cfg"]["head_width"] = 32
-    config.write_text(json.dumps(settings))
+    config.write_text(json.dumps(settings), encoding="utf-8")
     after = space()
     assert after.weights == before.weights
     assert after.architecture != before.architecture
@@ -197,6 +197,7 @@ def test_the_same_model_is_the_same_space_in_every_process():
         subprocess.run(
             [sys.executable, "-P", "-c", script], capture_output=True, text=True, check=True,
             env={**os.environ, "PYTHONHASHSEED": seed},
+            encoding="utf-8",
         ).stdout.strip()
         for seed in ("1", "2")
     ]  # fmt: skip
@@ -268,7 +269,7 @@ def test_a_damaged_memory_is_no_obstacle(tmp_path, picture, monkeypatch):
     monkeypatch.setattr("cirbench.benchmark.contents.SETTLED_NANOSECONDS", -(10**9))
     first = Contents(root=tmp_path).sha256([file_ref(path, "a")], Stage(), 1)
     [memory] = (tmp_path / "contents").iterdir()
-    memory.write_text("[")
+    memory.write_text("[", encoding="utf-8")
     assert Contents(root=tmp_path).sha256([file_ref(path, "a")], Stage(), 1) == first
 
 
@@ -442,6 +443,7 @@ def start(root, folder):
     return subprocess.Popen(
         [sys.executable, "-P", "-c", SCRIPT, str(root), str(folder)], stdout=subprocess.PIPE,
         text=True,
+        encoding="utf-8",
     )  # fmt: skip
 
 
@@ -538,7 +540,7 @@ def test_verify_names_a_shard_in_a_foreign_folder(cached):
 
 
 def test_a_space_of_a_newer_version_is_listed_and_left_alone(cached):
-    (cached[0].parent / "key.json").write_text('{"kind": "image", "novelty": 1}')
+    (cached[0].parent / "key.json").write_text('{"kind": "image", "novelty": 1}', encoding="utf-8")
     listed = bench("ls")
     assert (listed.exit_code, "?" in listed.stdout) == (0, True)
 
@@ -614,7 +616,7 @@ def test_an_archive_that_is_not_what_it_says_adds_nothing(
 
 def test_a_file_that_is_no_archive_is_refused(cached, tmp_path):
     assert isinstance(bench("import", tmp_path / "none.tar").exception, MissingData)
-    (tmp_path / "text.tar").write_text("no tar")
+    (tmp_path / "text.tar").write_text("no tar", encoding="utf-8")
     assert isinstance(bench("import", tmp_path / "text.tar").exception, CorruptData)
 
 

@@ -207,7 +207,9 @@ def test_a_combiner_is_trained_then_evaluated(sweeps):
     assert sweeps("submit", sweeps.file("triplets", COMBINER), "--cluster", "debug")[0] == 0
     rows = look(sweeps.manifest("triplets"))
     assert {row.state.status for row in rows} == {"done"}
-    records = [json.loads(row.record.read_text()) for row in rows if row.cell.kind == "run"]
+    records = [
+        json.loads(row.record.read_text(encoding="utf-8")) for row in rows if row.cell.kind == "run"
+    ]
     assert [record["cell"]["trained_on"] for record in records] == ["emoji"] * 2
     assert len({record["cell"]["checkpoint"] for record in records}) == 2
 
@@ -215,14 +217,15 @@ def test_a_combiner_is_trained_then_evaluated(sweeps):
 def test_the_sbatch_script_is_the_golden_one(sweeps, monkeypatch):
     (sweeps.folder / "profile.toml").write_text(
         '[resources]\nslurm_partition = "gpu"\nslurm_account = "me"\ngpus_per_node = 1\n'
-        'slurm_array_parallelism = 2\nslurm_setup = ["source venv/bin/activate"]\n'
+        'slurm_array_parallelism = 2\nslurm_setup = ["source venv/bin/activate"]\n',
+        encoding="utf-8",
     )
     monkeypatch.setattr("sys.executable", "/venv/bin/python")
     file = sweeps.file("golden", methods=["image-only", "image-text", "text-only"])
     _, out, _ = sweeps("submit", file, "--profile", "profile.toml", "--dry-run", "--json",
                        "--no-snapshot")  # fmt: skip
     script = json.loads(out)["scripts"][1].replace(str(sweeps.folder), "/cluster")
-    assert script == GOLDEN.read_text()
+    assert script == GOLDEN.read_text(encoding="utf-8")
 
 
 def test_shipped_files_are_sound(sweeps, tmp_path, monkeypatch):
@@ -283,7 +286,10 @@ def test_local_jobs_survive_each_others_faults(sweeps):
 
 
 def test_a_local_cell_out_of_time_begins_again(sweeps):
-    text = sweeps.file("late", methods=["slow"]).read_text() + "slurm_signal_delay_s = 52\n"
+    text = (
+        sweeps.file("late", methods=["slow"]).read_text(encoding="utf-8")
+        + "slurm_signal_delay_s = 52\n"
+    )
     file = sweeps.file("late", text.replace("timeout_min = 30", "timeout_min = 1"))
     sweeps("submit", file, "--cluster", "local", "--no-snapshot")
     state = sweeps.wait("late")["slow"].state
@@ -331,7 +337,11 @@ def test_jobs_run_the_code_that_was_submitted(sweeps):
         "from cirbench.benchmark import provenance as p; print(p.__file__, p.code_state())",
     ]
     told = subprocess.run(
-        [sys.executable, *command], env=environment, capture_output=True, text=True
+        [sys.executable, *command],
+        env=environment,
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
     )
     assert told.stdout.startswith(str(code.folder))
     assert str(code.commit) in told.stdout
@@ -356,7 +366,7 @@ def test_oom_is_retried_with_half_the_batch_or_twice_the_memory(sweeps):
     assert (row.state.status, row.cell.request["batch_size"]) == ("done", 32)
 
     (sweeps.folder / "greedy").unlink()
-    (sweeps.folder / "big.toml").write_text('on_oom = "double-memory"\n')
+    (sweeps.folder / "big.toml").write_text('on_oom = "double-memory"\n', encoding="utf-8")
     sweeps("submit", sweeps.file("more", methods=["greedy"]), "--cluster", "debug",
            "--profile", "big.toml")  # fmt: skip
     sweeps("retry", "more", "--oom", "--cluster", "debug")
@@ -475,16 +485,18 @@ def test_a_manifest_damaged_by_hand_loses_no_other_cell(sweeps):
     manifest = sweeps.manifest("hurt")
     names = {cell.split("--")[0]: cell for cell in manifest.plan().cells}
     state = manifest.folder / "states" / f"{names['embed']}.json"
-    state.write_text(state.read_text()[:20])
+    state.write_text(state.read_text(encoding="utf-8")[:20], encoding="utf-8")
     assert sweeps.statuses("hurt") == {"embed": "failed", "image-only": "done", "text-only": "done"}
-    (manifest.folder / "states" / f"{names['text-only']}.json").write_text('{"status": "fine"}')
+    (manifest.folder / "states" / f"{names['text-only']}.json").write_text(
+        '{"status": "fine"}', encoding="utf-8"
+    )
     assert sweeps.statuses("hurt")["text-only"] == "done", "its record is there"
 
-    manifest.cell_path(names["image-only"]).write_text("{}")
+    manifest.cell_path(names["image-only"]).write_text("{}", encoding="utf-8")
     code, _, err = sweeps("status", "hurt")
     assert code == 4
     assert "submit the sweep file again" in err
-    (manifest.folder / "sweep.json").write_text("half")
+    (manifest.folder / "sweep.json").write_text("half", encoding="utf-8")
     assert sweeps("status", "hurt")[0] == 4
     assert sweeps("submit", file, "--cluster", "debug")[0] == 0
     assert set(sweeps.statuses("hurt").values()) <= {"done", "failed"}
@@ -495,10 +507,10 @@ def test_a_record_that_does_not_validate_is_not_done(sweeps):
     file = sweeps.file("record", methods=["image-only"])
     sweeps("submit", file, "--cluster", "debug")
     path = sweeps.rows("record")["image-only"].record
-    whole = path.read_text()
-    path.write_text(whole[:100])
+    whole = path.read_text(encoding="utf-8")
+    path.write_text(whole[:100], encoding="utf-8")
     assert "is no JSON" in sweeps.rows("record")["image-only"].state.reason
-    path.write_text(whole.replace('"seed": 0', '"seed": 1'))
+    path.write_text(whole.replace('"seed": 0', '"seed": 1'), encoding="utf-8")
     assert sweeps.statuses("record") == {"image-only": "failed"}
     sweeps("retry", "record", "--failed", "--cluster", "debug")
     assert sweeps.statuses("record") == {"image-only": "done"}
@@ -579,5 +591,5 @@ def test_the_status_of_a_thousand_cells_takes_no_two_seconds(tmp_path, slurm):
 
 
 def test_states_are_the_documented_ones():
-    text = (Path(__file__).parents[1] / "slurm" / "README.md").read_text()
+    text = (Path(__file__).parents[1] / "slurm" / "README.md").read_text(encoding="utf-8")
     assert all(f"`{state}`" in text for state in STATES)

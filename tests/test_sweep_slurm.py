@@ -80,7 +80,10 @@ def test_a_night_with_every_kind_of_fault(cluster, sweeps):
 
 
 def test_a_cell_out_of_time_and_of_requeues_is_a_timeout_that_can_be_retried(cluster, sweeps):
-    text = sweeps.file("late", methods=["slow"]).read_text() + "slurm_max_num_timeout = 0\n"
+    text = (
+        sweeps.file("late", methods=["slow"]).read_text(encoding="utf-8")
+        + "slurm_max_num_timeout = 0\n"
+    )
     file = sweeps.file("late", text.replace("timeout_min = 30", "timeout_min = 10"))
     sweeps("submit", file, "--no-snapshot")
     slurm_cluster.wait_until((sweeps.folder / "slow").exists, 60, "begin")
@@ -93,7 +96,7 @@ def test_a_cell_out_of_time_and_of_requeues_is_a_timeout_that_can_be_retried(clu
 
 
 def test_where_the_embedding_fails_its_cells_are_skipped_and_a_retry_takes_them_along(sweeps):
-    text = sweeps.file("broken", methods=["image-only", "text-only"]).read_text()
+    text = sweeps.file("broken", methods=["image-only", "text-only"]).read_text(encoding="utf-8")
     file = sweeps.file("broken", text.replace("fake", "broken"))
     sweeps("submit", file, "--no-snapshot")
     rows = sweeps.wait("broken")
@@ -138,7 +141,10 @@ def test_two_submits_at_once_send_each_cell_once(cluster, sweeps):
     file = sweeps.file("twice", methods=["image-only"])
     command = [sys.executable, "-P", "-c", "from cirbench.benchmark.cli import main; main()",
                "sweep", "submit", file, "--no-snapshot"]  # fmt: skip
-    both = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    both = [
+        subprocess.Popen(command, stderr=subprocess.PIPE, text=True, encoding="utf-8")
+        for _ in range(2)
+    ]
     said = sorted(process.communicate()[1] for process in both)
     assert "1 cells" in said[0]
     assert "nothing to submit" in said[1]
@@ -193,7 +199,9 @@ def test_when_one_task_of_a_training_is_killed_the_others_are_not_waited_for(
     ],
 )
 def test_what_slurm_does_not_have_is_refused_before_any_job(cluster, sweeps, line, said):
-    (sweeps.folder / "profile.toml").write_text(f"[[override]]\nmethod = '*'\n{line}\n")
+    (sweeps.folder / "profile.toml").write_text(
+        f"[[override]]\nmethod = '*'\n{line}\n", encoding="utf-8"
+    )
     file = sweeps.file("refused", methods=["image-only", "text-only"])
     code, _, err = sweeps("submit", file, "--profile", "profile.toml", "--no-snapshot")
     assert code == 2
@@ -207,7 +215,9 @@ def test_a_node_without_a_usable_gpu_fails_the_cell_at_once_with_the_reason(swee
 
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
-    file = sweeps.file("gpu", sweeps.file("gpu").read_text() + "gpus_per_node = 1\n")
+    file = sweeps.file(
+        "gpu", sweeps.file("gpu").read_text(encoding="utf-8") + "gpus_per_node = 1\n"
+    )
     sweeps("submit", file, "--no-snapshot")
     state = sweeps.wait("gpu")["image-only"].state
     assert state.status == "failed"

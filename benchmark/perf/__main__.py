@@ -103,7 +103,7 @@ def main() -> None:
     growth.write_plot(output / PLOT, grown)
     for file, text in (("perf.md", markdown(rows, changes, grown)), ("perf.json", as_json(rows))):
         with written_whole(output / file) as temporary:
-            temporary.write_text(text)
+            temporary.write_text(text, encoding="utf-8")
     print(f"{sum(not row.ok for row in rows)} of {len(rows)} targets missed; {output}/perf.md")
 
 

@@ -70,7 +70,7 @@ def anonymous_memory() -> Iterator[Memory]:
 
 
 def _anonymous_megabytes() -> float:
-    lines = Path("/proc/self/status").read_text().splitlines()
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("RssAnon"))
 
 

@@ -146,7 +146,7 @@ def store_rows(folder: Path) -> Iterator[Row]:
 
 def bf16_row() -> Row | None:
     """Weights in bfloat16 against float32; None where the CPU has no instructions for them."""
-    if "bf16" not in Path("/proc/cpuinfo").read_text():
+    if "bf16" not in Path("/proc/cpuinfo").read_text(encoding="utf-8"):
         return None
     pixels = torch.randn(_BATCH, 3, 224, 224)
     full, half = medians(

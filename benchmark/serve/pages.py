@@ -95,7 +95,9 @@ def environment() -> Environment:
 
 def stylesheet() -> str:
     """The one style of all pages."""
-    return (files("cirbench.benchmark.serve") / "templates" / "style.css").read_text()
+    return (files("cirbench.benchmark.serve") / "templates" / "style.css").read_text(
+        encoding="utf-8"
+    )
 
 
 def results_page(answers: Sequence[Answer], about: str) -> str:

@@ -253,7 +253,10 @@ def write(drawings: Sequence[Drawing], splits: Mapping[Concept, str], output: Pa
     data = np.frombuffer(b"".join(d.webp for d in drawings), dtype=np.uint8)
     with written_whole(output / "pictures.safetensors") as path:
         save_file({"bytes": data, "offsets": offsets}, path)
-    with written_whole(output / "pictures.csv") as path, path.open("w", newline="") as file:
+    with (
+        written_whole(output / "pictures.csv") as path,
+        path.open("w", newline="", encoding="utf-8") as file,
+    ):
         rows = csv.writer(file, lineterminator="\n")
         rows.writerow(("style", "code", "name", "split", "sha256"))
         for d in drawings:

@@ -211,4 +211,4 @@ def export(model: open_clip.CLIP, seen: Tensor, recipe: Recipe, output: Path) ->
     with written_whole(output / "open_clip_model.safetensors") as path:
         save_file(halves, path)
     with written_whole(output / "open_clip_config.json") as path:
-        path.write_text(json.dumps(config, indent=2) + "\n")
+        path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")

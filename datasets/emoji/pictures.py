@@ -47,7 +47,7 @@ class Picture:
 @cache
 def pictures() -> tuple[Picture, ...]:
     """Every picture, in the order in which they are packed."""
-    with (FOLDER / "pictures.csv").open(newline="") as file:
+    with (FOLDER / "pictures.csv").open(newline="", encoding="utf-8") as file:
         rows = csv.reader(file)
         columns = next(rows)
         return tuple(
