@@ -1,7 +1,10 @@
-"""Exact ranking: float32, ties broken by gallery order and counted, a block of queries at a time.
+"""Exact ranking: ties broken by gallery order and counted, a block of queries at a time.
+
+A score is the dot product of float32 vectors, added in one order and rounded once to float32 (see
+`dot_product`): the same on every processor and GPU, with any number of threads and any blocks.
 
 A gallery may come in parts (slices of a memory-mapped file, shards of several jobs): each part is
-ranked alone, and `merged` parts are what the whole would have given.
+ranked alone, and `merge_parts` gives what the whole would have given.
 
 Nothing here knows files or tasks. Scores come from a function of query rows, so a score that is no
 dot product needs no other ranking.
@@ -14,23 +17,16 @@ from dataclasses import dataclass, field
 from functools import reduce
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cirbench.benchmark.errors import CorruptData
-from cirbench.benchmark.ranking_parts import (
-    BLOCK_BYTES,
-    MARGIN,
-    Part,
-    Scores,
-    Wanted,
-    beside,
-    rank_part,
-)
+from cirbench.benchmark.dot_product import DotProduct, Scored
+from cirbench.benchmark.equal_vectors import Rows
+from cirbench.benchmark.ranking_parts import Best, Pairs, Part, Scores, Wanted, merge, rank_part
 
 PART_ROWS = 2**16
 """Gallery rows that are scored at once."""
+_TARGETS_AT_ONCE = 2**15
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +39,8 @@ class Ranking:
         first_rank: (Q,) int64, 1-based rank of the best-ranked positive; 0 where there is none.
         tied: (Q,) bool, whether an item that is no positive scores exactly what the best-ranked
             positive does, so that gallery order decided.
+        fragile: (Q,) bool, whether one scores within 1e-6 of it, so that embeddings which differ
+            in their last digits could give another first rank.
         members: (Q, M) int32, the query's members alone, best first; -1 beyond their number.
     """
 
@@ -50,19 +48,13 @@ class Ranking:
     similarity: NDArray[np.float32]
     first_rank: NDArray[np.int64]
     tied: NDArray[np.bool_]
+    fragile: NDArray[np.bool_]
     members: NDArray[np.int32] = field(default_factory=lambda: np.zeros((0, 0), dtype=np.int32))
 
 
-def dot_product(queries: Tensor, gallery: Tensor) -> Scores:
-    """Scores of (Q, D) unit vectors against (N, D) unit vectors, in float32 on their device."""
-    queries, gallery = queries.float(), gallery.float()
-    block = queries.new_empty(0)
-
-    def scores(rows: slice) -> Tensor:
-        block.resize_(len(queries[rows]), len(gallery))  # new memory costs a fifth of the product
-        return torch.mm(queries[rows], gallery.T, out=block)
-
-    return scores
+def dot_product(queries: Tensor, gallery: Tensor) -> DotProduct:
+    """Scores of (Q, D) unit vectors against (N, D) unit vectors, on their device."""
+    return DotProduct(queries, gallery)
 
 
 def rank(
@@ -76,7 +68,7 @@ def rank(
 ) -> Ranking:
     """Ranks the gallery for each query; see `Wanted` for what is asked."""
     wanted = Wanted(depth=depth, positives=positives, removed=removed, members=members)
-    return merged([rank_part(scores, wanted, range(gallery_size))], wanted)
+    return merge_parts([rank_part(scores, wanted, range(gallery_size))], wanted)
 
 
 def rank_vectors(queries: Tensor, gallery: Tensor, wanted: Wanted) -> Ranking:
@@ -84,71 +76,55 @@ def rank_vectors(queries: Tensor, gallery: Tensor, wanted: Wanted) -> Ranking:
 
     A gallery of more than `PART_ROWS` is read once, a part at a time, so it may be a memory-mapped
     file that is larger than memory.
-    """
-    if len(gallery) <= PART_ROWS:
-        return merged(
-            [rank_part(dot_product(queries, gallery), wanted, range(len(gallery)))], wanted
-        )
-    around = best_positive(queries, gallery, wanted)
-    parts = (
-        rank_part(dot_product(queries, gallery[start : start + PART_ROWS]), wanted,
-                  range(start, min(start + PART_ROWS, len(gallery))), around)
-        for start in range(0, len(gallery), PART_ROWS)
-    )  # fmt: skip
-    return merged(parts, wanted, around)
-
-
-def best_positive(queries: Tensor, gallery: Tensor, wanted: Wanted) -> Tensor:
-    """(Q,) float32: each query's best score of a positive, within `MARGIN`; -inf without one."""
-    removed = wanted.removed or [None] * len(queries)
-    pairs = torch.tensor(
-        [(query, row) for query, rows in enumerate(wanted.positives) for row in rows
-         if row != removed[query]], dtype=torch.long,
-    ).reshape(-1, 2)  # fmt: skip
-    best = torch.full((len(queries),), -torch.inf)
-    size = max(1, BLOCK_BYTES // (8 * queries.shape[1]))
-    for start in range(0, len(pairs), size):
-        chunk = pairs[start : start + size]
-        query, row = chunk.to(queries.device).T
-        products = (queries[query].float() * gallery[row].float()).sum(1)
-        best.scatter_reduce_(0, query.cpu(), products.cpu(), "amax")
-    return best
-
-
-def merged(parts: Iterable[Part], wanted: Wanted, around: Tensor | None = None) -> Ranking:
-    """The ranking of the whole gallery from its parts in their order, wherever these were made.
 
     Raises:
-        CorruptData: a positive's score is not what `around` says, so that parts were counted wrong.
+        CorruptData: a vector is not finite.
     """
-    whole = reduce(beside, parts)
-    if around is not None and (off := _off(whole.best, around.numpy())).any():
-        raise CorruptData(
-            f"query {int(np.flatnonzero(off)[0])}: the score of its best positive differs between "
-            f"two computations by more than {MARGIN}; are all vectors finite and of unit length?"
-        )
-    level = whole.near.score == whole.best[whole.near.query]
-    earlier = level & (whole.near.row < whole.best_item[whole.near.query])
-    before = whole.near.query[(whole.near.score > whole.best[whole.near.query]) | earlier]
-    queries = len(whole.best)
-    first_rank = 1 + whole.above + np.bincount(before, minlength=queries)
+    size = len(gallery)
+    if size <= PART_ROWS:
+        whole = rank_part(DotProduct(queries, gallery), wanted, range(size))
+        return merge_parts([whole], wanted)
+    best = best_positives(queries, gallery, wanted)
+    starts = range(0, size, PART_ROWS)
+    parts = (
+        rank_part(DotProduct(queries, gallery[rows.start : rows.stop]), wanted, rows, best)
+        for rows in (range(start, min(start + PART_ROWS, size)) for start in starts)
+    )
+    return merge_parts(parts, wanted)
+
+
+def best_positives(queries: Tensor, gallery: Tensor, wanted: Wanted) -> Best:
+    """Each query's best-ranked positive, from the rows of the positives alone."""
+    query, row = wanted.targets
+    scores = [np.zeros(0, dtype=np.float32)]
+    for start in range(0, len(row), _TARGETS_AT_ONCE):
+        part = slice(start, start + _TARGETS_AT_ONCE)
+        scores.append(_score_pairs(queries, gallery, query[part], row[part]))
+    return Best.among(Pairs(query, row, np.concatenate(scores)), len(queries))
+
+
+def _score_pairs(queries: Tensor, gallery: Tensor, query: Rows, row: Rows) -> Scored:
+    """(P,) exact scores; no other rows of the gallery are read."""
+    used, place = np.unique(row, return_inverse=True)
+    return DotProduct(queries, gallery[used.tolist()]).exact_of_rows(query, place)
+
+
+def merge_parts(parts: Iterable[Part], wanted: Wanted) -> Ranking:
+    """The ranking of the whole gallery from its parts in their order, wherever these were made."""
+    whole = reduce(merge, parts)
+    found = np.zeros(len(whole.before), dtype=bool)
+    found[wanted.targets[0]] = True
     return Ranking(
         top=whole.top.astype(np.int32),
         similarity=whole.similarity,
-        first_rank=np.where(np.isneginf(whole.best), 0, first_rank),
-        tied=np.bincount(whole.near.query[level], minlength=queries) > 0,
-        members=_ranked_members(whole.member_scores, wanted.members or [()] * queries),
+        first_rank=np.where(found, 1 + whole.before, 0),
+        tied=whole.tied,
+        fragile=whole.fragile,
+        members=_rank_members(whole.member_scores, wanted.members or [()] * len(found)),
     )
 
 
-def _off(best: NDArray[np.float32], around: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """Where two scores of the best positive differ by more than the margin, or one is missing."""
-    with np.errstate(invalid="ignore"):
-        near: NDArray[np.bool_] = np.abs(best - around) <= MARGIN
-    return ~near & ~(np.isneginf(best) & np.isneginf(around))
-
-
-def _ranked_members(
+def _rank_members(
     scores: NDArray[np.float32], members: Sequence[Sequence[int]]
 ) -> NDArray[np.int32]:
     """(Q, M) gallery rows of each query's members, best first, equal ones in gallery order."""
@@ -166,6 +142,7 @@ def joined(parts: Sequence[Ranking], order: NDArray[np.int64]) -> Ranking:
         similarity=np.concatenate([part.similarity for part in parts])[back],
         first_rank=np.concatenate([part.first_rank for part in parts])[back],
         tied=np.concatenate([part.tied for part in parts])[back],
+        fragile=np.concatenate([part.fragile for part in parts])[back],
         members=_stacked([part.members for part in parts])[back],
     )
 

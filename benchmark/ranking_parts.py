@@ -1,31 +1,36 @@
 """What one part of a gallery comes to for each query, and how two parts become one.
 
-Exact whatever the parts are: the score that a query's best positive will turn out to have is known
-within a margin before, so a part counts what lies above that margin and keeps what lies within.
+Fast scores nominate, exact ones decide: what the fast product can't have wrong, being further than
+its margin from the score in question, is counted; the rest is looked at.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Self
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cirbench.benchmark.dot_product import DotProduct, Scored
+from cirbench.benchmark.equal_vectors import Copies, Rows
+from cirbench.benchmark.errors import CorruptData
 from cirbench.benchmark.scan import Scan, scan
 
 BLOCK_BYTES = 128 * 2**20
 """Size of one block of scores; a few such blocks are alive at a time."""
-MARGIN = 1e-5
-"""How far two computations of one dot product of unit vectors may lie apart: a hundred times what
-float32 usually rounds off."""
+FRAGILE = 1e-6
+"""A query is fragile where scores that were off by so much could move its first rank."""
+_BAND = 1.25 * FRAGILE
+"""What is looked at around a best positive besides the margin: a little more, since the bounds of
+the band are rounded."""
 
 Scores = Callable[[slice], Tensor]
-"""Query rows → their scores against the gallery's rows, (rows, N) float32, free to be changed, and
-read before the next are asked for."""
+"""Query rows → their scores against the gallery's rows, (rows, N) float32, read before the next are
+asked for. They are taken as they are, but for those of a `DotProduct`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,29 +58,105 @@ class Wanted:
             members=self.members and self.members[queries],
         )
 
-
-@dataclass(frozen=True, slots=True)
-class Near:
-    """Some scores, as equally long arrays: of which query, with which gallery row."""
-
-    query: NDArray[np.int64]
-    row: NDArray[np.int64]
-    score: NDArray[np.float32]
-
-    @classmethod
-    def none(cls) -> Self:
-        """No score."""
-        empty = np.zeros(0, dtype=np.int64)
-        return cls(empty, empty, np.zeros(0, dtype=np.float32))
-
-    @classmethod
-    def joined(cls, parts: Sequence[Self]) -> Self:
-        """The scores of all parts."""
-        return cls(
-            np.concatenate([part.query for part in parts]),
-            np.concatenate([part.row for part in parts]),
-            np.concatenate([part.score for part in parts]),
+    @cached_property
+    def targets(self) -> tuple[Rows, Rows]:
+        """(P,) queries and rows of the positives that are ranked, each once."""
+        removed = self.removed or [None] * len(self.positives)
+        return as_pairs(
+            [
+                [row for row in dict.fromkeys(rows) if row != gone]
+                for rows, gone in zip(self.positives, removed, strict=True)
+            ]
         )
+
+    @property
+    def removed_rows(self) -> tuple[Rows, Rows]:
+        """(P,) queries and the rows removed from their rankings."""
+        return as_pairs([[] if row is None else [row] for row in self.removed or ()])
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Exact scores of P pairs of a query and a row of the gallery."""
+
+    query: Rows
+    row: Rows
+    score: Scored
+
+
+@dataclass(frozen=True)
+class Counted:
+    """Exact scores of P pairs of a query and a vector that some rows hold.
+
+    Attributes:
+        rows, earlier: (P,) how many rows do, and how many of these stand before the query's best
+            positive.
+    """
+
+    query: Rows
+    score: Scored
+    rows: Rows
+    earlier: Rows
+
+
+@dataclass(frozen=True)
+class Best:
+    """Each query's best-ranked positive.
+
+    Attributes:
+        score: (Q,) float32, exact; inf where there is none, which nothing reaches.
+        row: (Q,) int64, of equal ones the first.
+    """
+
+    score: Scored
+    row: Rows
+
+    @classmethod
+    def among(cls, targets: Pairs, queries: int) -> Best:
+        """The best of the positives."""
+        best = np.full(queries, -np.inf, dtype=np.float32)
+        np.maximum.at(best, targets.query, targets.score)
+        first = np.full(queries, np.iinfo(np.int64).max)
+        level = targets.score == best[targets.query]
+        np.minimum.at(first, targets.query[level], targets.row[level])
+        return cls(np.where(np.isneginf(best), np.float32(np.inf), best), first)
+
+    def block(self, queries: slice) -> Best:
+        """Those of some queries."""
+        return Best(self.score[queries], self.row[queries])
+
+    def check(self, targets: Pairs) -> None:
+        """Holds them to positives of one part.
+
+        Raises:
+            CorruptData: one of these has another score.
+        """
+        own = self.row[targets.query] == targets.row
+        off = targets.query[own][targets.score[own] != self.score[targets.query[own]]]
+        if len(off):
+            raise CorruptData(
+                f"query {off[0]}: the score of its best positive must be that of the vectors which "
+                f"are ranked, and is not; the vectors changed meanwhile"
+            )
+
+    def beside(self, pairs: Pairs) -> Counted:
+        """The pairs, with their place before or after the best positive."""
+        earlier = (pairs.row < self.row[pairs.query]).astype(np.int64)
+        return Counted(pairs.query, pairs.score, np.ones_like(pairs.query), earlier)
+
+    def count_before(self, found: Counted) -> Rows:
+        """(Q,) how many rows are ranked before each best positive."""
+        level = self.score[found.query]
+        even = np.where(found.score == level, found.earlier, 0)
+        return self._sum(found.query, np.where(found.score > level, found.rows, even))
+
+    def count_close(self, found: Counted, distance: float) -> Rows:
+        """(Q,) how many rows score at most so much more or less."""
+        apart = np.abs(found.score.astype(np.float64) - self.score[found.query])
+        return self._sum(found.query, np.where(apart <= distance, found.rows, 0))
+
+    def _sum(self, query: Rows, rows: Rows) -> Rows:
+        return np.bincount(query, weights=rows, minlength=len(self.score)).astype(np.int64)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,133 +165,246 @@ class Part:
 
     Attributes:
         top, similarity: (Q, K), as in `Ranking`.
-        best, best_item: (Q,) the best score of a positive, -inf where none is here, and its row.
-        above: (Q,) how many items score higher than the best positive of the whole gallery can.
-        near: items that are no positives and may score just what that one does.
+        before: (Q,) how many items are ranked before the best positive.
+        tied, fragile: (Q,) as in `Ranking`.
         member_scores: (Q, M), -inf for those elsewhere.
     """
 
     top: NDArray[np.int64]
-    similarity: NDArray[np.float32]
-    best: NDArray[np.float32]
-    best_item: NDArray[np.int64]
-    above: NDArray[np.int64]
-    near: Near
-    member_scores: NDArray[np.float32]
+    similarity: Scored
+    before: NDArray[np.int64]
+    tied: NDArray[np.bool_]
+    fragile: NDArray[np.bool_]
+    member_scores: Scored
 
 
-def rank_part(scores: Scores, wanted: Wanted, rows: range, around: Tensor | None = None) -> Part:
+@dataclass(frozen=True)
+class _Block:
+    """Scores of B queries against the distinct vectors of some rows.
+
+    Attributes:
+        fast: (B, V) float32.
+        margin: (B,) float32 beside them: how far they may lie from the exact ones.
+        exact, exact_of_rows: (P,) queries of the block and (P,) vectors, or rows → (P,) float32.
+        copies: which of the rows hold which of the V vectors.
+        start: the first of the rows, in the whole gallery.
+    """
+
+    fast: Tensor
+    margin: Tensor
+    exact: Callable[[Rows, Rows], Scored]
+    exact_of_rows: Callable[[Rows, Rows], Scored]
+    copies: Copies
+    start: int
+
+    @classmethod
+    def of(cls, scores: Scores, queries: slice, rows: range) -> _Block:
+        fast = scores(queries)
+        if isinstance(scores, DotProduct):
+            return cls(
+                fast=fast,
+                margin=scores.margin[queries],
+                exact=lambda query, vector: scores.exact(query + queries.start, vector),
+                exact_of_rows=lambda query, row: scores.exact_of_rows(query + queries.start, row),
+                copies=scores.copies,
+                start=rows.start,
+            )
+
+        def given(query: Rows, column: Rows) -> Scored:
+            return fast[torch.from_numpy(query), torch.from_numpy(column)].cpu().numpy()
+
+        return cls(
+            fast=fast,
+            margin=fast.new_zeros(len(fast)),
+            exact=given,
+            exact_of_rows=given,
+            copies=Copies.single(len(rows)),
+            start=rows.start,
+        )
+
+    def pairs(self, query: Rows, row: Rows) -> Pairs:
+        """Those of the pairs that are here, with their exact scores."""
+        here = (row >= self.start) & (row < self.start + len(self.copies.vector))
+        query, row = query[here], row[here]
+        return Pairs(query, row, self.exact_of_rows(query, row - self.start))
+
+    def near(self, found: Scan, best: Best) -> Counted:
+        """What may score just what the best positives do."""
+        query, vector = found.near_row, found.near_column
+        row = np.clip(best.row[query] - self.start, 0, len(self.copies.vector))
+        earlier = self.copies.count_before(vector, row)
+        return Counted(query, self.exact(query, vector), self.copies.count[vector], earlier)
+
+    def count_above(self, found: Scan, high: Tensor) -> Rows:
+        """(B,) how many rows score more than `high`, by fast scores."""
+        if not self.copies.any:
+            return found.above
+        several = np.flatnonzero(self.copies.count > 1)
+        above = self.fast[:, torch.from_numpy(several)] > high[:, None]
+        others = torch.from_numpy(self.copies.count[several] - 1).to(above.device)
+        return found.above + (above.double() @ others.double()).cpu().numpy().astype(np.int64)
+
+
+def rank_part(scores: Scores, wanted: Wanted, rows: range, best: Best | None = None) -> Part:
     """Ranks those rows of the gallery; `scores` are against them alone.
 
     Args:
-        around: (Q,) what `best_positive` gave; None where the rows are the whole gallery.
+        best: what `best_positives` gave; None where the rows are the whole gallery.
+
+    Raises:
+        CorruptData: `best` is not of these vectors, or a fast score differs from the exact one by
+            more than the margin.
     """
     queries = len(wanted.positives)
     size = max(1, BLOCK_BYTES // (4 * max(1, len(rows))))
-    blocks = [
-        slice(start, min(start + size, queries)) for start in range(0, queries, size)
-    ]  # fmt: skip
-    width = max((len(own) for own in wanted.members or ()), default=0)
-    parts = [
-        _rank_block(scores(block), wanted.block(block), rows, width,
-                    None if around is None else around[block])
-        for block in blocks
-    ]  # fmt: skip
-    return _below_each_other(parts, [block.start for block in blocks])
-
-
-def _rank_block(
-    scores: Tensor, wanted: Wanted, rows: range, members_width: int, around: Tensor | None
-) -> Part:
-    for query, row in enumerate(wanted.removed or ()):
-        if row is not None and row in rows:
-            scores[query, row - rows.start] = -torch.inf
-    positives, real = _padded([_within(own, rows) for own in wanted.positives], scores.device)
-    own = scores.gather(1, positives).masked_fill(~real, -torch.inf)
-    best = own.amax(dim=1)
-    best_item = positives.masked_fill((own < best[:, None]) | ~real, len(rows)).amin(dim=1)
-    level, margin = (best, 0.0) if around is None else (around.to(scores.device), MARGIN)
-    level = level.masked_fill(level.isneginf(), torch.inf)  # without a positive, no rivals
-    depth = min(wanted.depth, scores.shape[1])
-    low, high = level - margin, level + margin
-    found = scan(scores, depth, low, high)
-    query, place = ((own >= low[:, None]) & (own <= high[:, None])).nonzero().T
-    items = np.where(np.isneginf(found.values), -1, found.columns + rows.start)
-    missing = ((0, 0), (0, wanted.depth - depth))
+    members_width = max((len(own) for own in wanted.members or ()), default=0)
+    parts = []
+    for start in range(0, queries, size):
+        part = slice(start, min(start + size, queries))
+        block = _Block.of(scores, part, rows)
+        own = best.block(part) if best else None
+        parts.append(_rank_block(block, wanted.block(part), own, members_width))
     return Part(
-        top=np.pad(items, missing, constant_values=-1),
-        similarity=np.pad(found.values, missing, constant_values=-np.inf),
-        best=best.cpu().numpy(),
-        best_item=best_item.cpu().numpy() + rows.start,
-        above=found.above,
-        near=_rivals(scores, found, query, positives[query, place], rows.start),
-        member_scores=_member_scores(scores, wanted.members, rows, members_width),
+        **{f.name: np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(Part)}
     )
 
 
-def _rivals(scores: Tensor, found: Scan, query: Tensor, column: Tensor, first_row: int) -> Near:
-    """What is near a query's best positive, but for its positives, in these places."""
-    width = scores.shape[1]
-    own = (query * width + column).cpu().numpy()
-    others = ~np.isin(found.near_row * width + found.near_column, own)
-    rows, columns = found.near_row[others], found.near_column[others]
-    return Near(rows, columns + first_row, scores[rows, columns].cpu().numpy())
+def _rank_block(block: _Block, wanted: Wanted, best: Best | None, members_width: int) -> Part:
+    device = block.fast.device
+    targets = block.pairs(*wanted.targets)
+    if best is None:
+        best = Best.among(targets, len(block.fast))
+    else:
+        best.check(targets)
+    removed = block.pairs(*wanted.removed_rows)
+    level, band = torch.from_numpy(best.score).to(device), block.margin + _BAND
+    depth = min(wanted.depth + 1, block.fast.shape[1])  # one more, since one may be removed
+    found = scan(block.fast, depth, 2 * block.margin, level - band, level + band)
+    near, own, gone = block.near(found, best), best.beside(targets), best.beside(removed)
+    above = block.count_above(found, level + band)
+    top, similarity = _order(block, found, wanted)
+
+    def has_rival(distance: float) -> NDArray[np.bool_]:
+        close = [best.count_close(pairs, distance) for pairs in (near, own, gone)]
+        return close[0] > close[1] + close[2]
+
+    return Part(
+        top=top,
+        similarity=similarity,
+        before=above + best.count_before(near) - best.count_before(gone),
+        tied=has_rival(0),
+        fragile=has_rival(FRAGILE),
+        member_scores=_member_scores(block, wanted, members_width),
+    )
 
 
-def _member_scores(
-    scores: Tensor, members: Sequence[Sequence[int]] | None, rows: range, width: int
-) -> NDArray[np.float32]:
-    """(B, width) scores of each query's members in the order of their rows; -inf if elsewhere."""
-    found = np.full((len(scores), width), -np.inf, dtype=np.float32)
-    for query, own in enumerate(members or ()):
-        for place, row in enumerate(sorted(own)):
-            if row in rows:
-                found[query, place] = scores[query, row - rows.start]
+def _order(block: _Block, found: Scan, wanted: Wanted) -> tuple[NDArray[np.int64], Scored]:
+    """(B, depth) rows and exact scores of the best, equal ones by row; -1 and -inf beyond."""
+    query, vector = found.row, found.column
+    exact = block.exact(query, vector)
+    _check_margin(block, found, exact)
+    if block.copies.any:
+        query, vector, exact = _needed(block, query, vector, exact, wanted.depth + 1)
+        vector, place = block.copies.expand(vector, wanted.depth + 1)
+        query, exact = query[place], exact[place]
+    row = vector + block.start
+    gone = np.array([-1 if own is None else own for own in wanted.removed or ()], dtype=np.int64)
+    if len(gone):
+        kept = row != gone[query]
+        query, exact, row = query[kept], exact[kept], row[kept]
+    keys = np.sort(_table(query, _key(exact, row), len(block.fast), wanted.depth), axis=1)
+    keys = keys[:, : wanted.depth]
+    real = keys != _LAST
+    rows = (keys & _LOWER).astype(np.int64)
+    return np.where(real, rows, -1), np.where(real, _score(keys), np.float32(-np.inf))
+
+
+def _needed(
+    block: _Block, query: Rows, vector: Rows, exact: Scored, depth: int
+) -> tuple[Rows, Rows, Scored]:
+    """The pairs without those that `depth` better rows of their query stand before."""
+    keys = np.sort(_table(query, _key(exact, vector), len(block.fast), 1), axis=1)
+    real, score = keys != _LAST, _score(keys)
+    count = np.where(real, block.copies.count[np.where(real, keys & _LOWER, 0)], 0)
+    before = np.cumsum(count, axis=1) - count
+    begins = np.ones_like(real)
+    begins[:, 1:] = score[:, 1:] != score[:, :-1]
+    better = np.maximum.accumulate(np.where(begins, before, 0), axis=1)
+    chosen = real & (better < depth)
+    return np.nonzero(chosen)[0], (keys & _LOWER)[chosen].astype(np.int64), score[chosen]
+
+
+def _table(query: Rows, keys: NDArray[np.uint64], queries: int, width: int) -> NDArray[np.uint64]:
+    """(Q, ≥ width) keys by query, which come in their order, filled up with the last of all."""
+    count = np.bincount(query, minlength=queries)
+    table = np.full((queries, max(width, count.max())), _LAST, dtype=np.uint64)
+    table[np.arange(table.shape[1]) < count[:, None]] = keys
+    return table
+
+
+def _check_margin(block: _Block, found: Scan, exact: Scored) -> None:
+    off = np.abs(found.score - exact)
+    if (off > block.margin.cpu().numpy()[found.row]).any():
+        raise CorruptData(
+            f"matrix products must be computed in float32, and a score is off by {off.max():.1e}; "
+            f"torch.set_float32_matmul_precision('highest') mends it"
+        )
+
+
+_LOWER = np.uint64(2**32 - 1)
+_LAST = np.uint64(2**64 - 1)
+_SIGN = np.uint32(2**31)
+
+
+def _key(score: Scored, row: NDArray[np.int64]) -> NDArray[np.uint64]:
+    """Numbers in the order of falling scores, equal ones in that of rising rows.
+
+    The bits of a positive float, read as a number, are in its order; those of a negative one in the
+    opposite order (as radix sorts of floats have it; Knuth, TAOCP 3, section 5.2.5).
+    """
+    bits = (score + np.float32(0)).view(np.uint32)  # -0 and 0 are equal
+    falling = np.where(bits & _SIGN, bits, ~(bits | _SIGN))
+    return falling.astype(np.uint64) << np.uint64(32) | row.astype(np.uint64)
+
+
+def _score(key: NDArray[np.uint64]) -> Scored:
+    """The score in a key."""
+    falling = (key >> np.uint64(32)).astype(np.uint32)
+    bits: NDArray[np.uint32] = np.where(falling & _SIGN, falling, ~(falling | _SIGN))
+    return bits.view(np.float32)
+
+
+def _member_scores(block: _Block, wanted: Wanted, width: int) -> Scored:
+    """(B, width) exact scores of each query's members in the order of their rows; -inf elsewhere,
+    and for the removed one."""
+    found = np.full((len(block.fast), width), -np.inf, dtype=np.float32)
+    members = [sorted(own) for own in wanted.members or ()]
+    pairs = block.pairs(*as_pairs(members))
+    place = {(query, row): i for query, own in enumerate(members) for i, row in enumerate(own)}
+    for query, row, score in zip(
+        pairs.query.tolist(), pairs.row.tolist(), pairs.score, strict=True
+    ):
+        if not wanted.removed or wanted.removed[query] != row:
+            found[query, place[query, row]] = score
     return found
 
 
-def _within(items: Sequence[int], rows: range) -> list[int]:
-    """Those among the rows, each once, counted from the first of the rows."""
-    return [item - rows.start for item in dict.fromkeys(items) if item in rows]
+def as_pairs(rows: Sequence[Sequence[int]]) -> tuple[Rows, Rows]:
+    """Ragged rows → (P,) the number of each one's query, and (P,) the rows themselves."""
+    query = np.repeat(np.arange(len(rows)), [len(own) for own in rows])
+    return query, np.array([row for own in rows for row in own], dtype=np.int64)
 
 
-def beside(left: Part, right: Part) -> Part:
+def merge(left: Part, right: Part) -> Part:
     """Two parts of the gallery as one; all rows of the left come before those of the right."""
     similarity = np.concatenate([left.similarity, right.similarity], axis=1)
     best_first = torch.from_numpy(similarity).sort(dim=1, descending=True, stable=True)
     places = best_first.indices[:, : left.top.shape[1]].numpy()
-    right_is_best = right.best > left.best
     return Part(
         top=np.take_along_axis(np.concatenate([left.top, right.top], axis=1), places, axis=1),
         similarity=best_first.values[:, : left.top.shape[1]].numpy(),
-        best=np.maximum(left.best, right.best),
-        best_item=np.where(right_is_best, right.best_item, left.best_item),
-        above=left.above + right.above,
-        near=Near.joined([left.near, right.near]),
+        before=left.before + right.before,
+        tied=left.tied | right.tied,
+        fragile=left.fragile | right.fragile,
         member_scores=np.maximum(left.member_scores, right.member_scores),
     )
-
-
-def _below_each_other(parts: Sequence[Part], starts: Sequence[int]) -> Part:
-    """Blocks of queries against the same rows as one part."""
-    near = [replace(part.near, query=part.near.query + start)
-            for part, start in zip(parts, starts, strict=True)]  # fmt: skip
-
-    def stacked(name: str) -> NDArray[Any]:
-        return np.concatenate([getattr(part, name) for part in parts])
-
-    return Part(
-        top=stacked("top"), similarity=stacked("similarity"), best=stacked("best"),
-        best_item=stacked("best_item"), above=stacked("above"), near=Near.joined(near),
-        member_scores=stacked("member_scores"),
-    )  # fmt: skip
-
-
-def _padded(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Ragged rows → (B, longest) int64 padded with 0, and (B, longest) bool where they are real."""
-    lengths = torch.tensor([len(row) for row in rows])
-    width = max(1, int(lengths.max()))
-    real = torch.arange(width) < lengths[:, None]
-    padded = torch.zeros(real.shape, dtype=torch.long)
-    padded[real] = torch.tensor([item for row in rows for item in row], dtype=torch.long)
-    return padded.to(device), real.to(device)

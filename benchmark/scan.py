@@ -1,7 +1,8 @@
-"""What ranking wants of a block of scores: the best of each row, and what lies around one score.
+"""What ranking wants of a block of fast scores: who may be among the best, and what lies around one
+score.
 
-On a CPU this costs a fifth of the matmul that made the scores, since each piece of the block is
-looked at while it is in the cache. `torch.topk` would cost half of it.
+On a CPU this costs about a quarter of the matmul that made the scores, since each piece of the
+block is looked at while it is in the cache; `torch.topk` and the counting would cost more than it.
 """
 
 from __future__ import annotations
@@ -19,92 +20,103 @@ from torch import Tensor
 PIECE_BYTES = 8 * 2**20
 """What one thread looks at, at once: small for a cache, large for Python's lock."""
 GROUPS_PER_PLACE = 4
-"""More groups leave fewer candidates to sort, and more maxima to choose among."""
+"""More groups leave fewer candidates to look at, and more maxima to choose among."""
 
 
 @dataclass(frozen=True, slots=True)
 class Scan:
-    """What (B, N) scores come to.
+    """What (B, N) scores come to; pairs are in the order of rows, then of columns.
 
     Attributes:
-        values, columns: (B, k) the best of each row, best first; of equal ones the lower column.
+        row, column, score: those that lie at most `slack` below the k-th best of their row.
         above: (B,) how many are above `high`.
         near_row, near_column: of those that reach `low` and are not above `high`.
     """
 
-    values: NDArray[np.float32]
-    columns: NDArray[np.int64]
+    row: NDArray[np.int64]
+    column: NDArray[np.int64]
+    score: NDArray[np.float32]
     above: NDArray[np.int64]
     near_row: NDArray[np.int64]
     near_column: NDArray[np.int64]
 
     @classmethod
-    def stacked(cls, pieces: Sequence[Self], starts: Sequence[int]) -> Self:
+    def stack(cls, pieces: Sequence[Self], starts: Sequence[int]) -> Self:
         """Pieces of a block, each from a row on, as one."""
 
-        def joined(name: str) -> NDArray[Any]:
-            return np.concatenate([getattr(piece, name) for piece in pieces])
+        def join(name: str, offsets: Sequence[int] | None = None) -> NDArray[Any]:
+            parts = [getattr(piece, name) for piece in pieces]
+            return np.concatenate(
+                [part + start for part, start in zip(parts, starts, strict=True)]
+                if offsets
+                else parts
+            )
 
-        rows = [piece.near_row + start for piece, start in zip(pieces, starts, strict=True)]
-        return cls(joined("values"), joined("columns"), joined("above"), np.concatenate(rows),
-                   joined("near_column"))  # fmt: skip
+        return cls(
+            row=join("row", starts),
+            column=join("column"),
+            score=join("score"),
+            above=join("above"),
+            near_row=join("near_row", starts),
+            near_column=join("near_column"),
+        )
 
 
-def scan(scores: Tensor, k: int, low: Tensor, high: Tensor) -> Scan:
-    """Scans (B, N) float32, B ≥ 1 and N ≥ k; `low` and `high` are (B,), on the scores' device."""
+def scan(scores: Tensor, k: int, slack: Tensor, low: Tensor, high: Tensor) -> Scan:
+    """Scans (B, N) float32, B ≥ 1 and N ≥ k ≥ 1.
+
+    Scores of -inf are nobody's. `slack`, `low` and `high` are (B,) float32 beside the scores.
+    """
     if scores.device.type != "cpu":
-        return scan_block(scores, k, low, high)
+        return scan_block(scores, k, slack, low, high)
     rows = max(1, PIECE_BYTES // (4 * max(1, scores.shape[1])))
     starts = range(0, len(scores), rows)
-    arrays = scores.numpy(), low.numpy(), high.numpy()
+    arrays = [array.numpy() for array in (scores, slack, low, high)]
 
-    def one(start: int) -> Scan:
-        piece, lows, highs = (array[start : start + rows] for array in arrays)
-        return _scan_piece(piece, k, lows, highs)
+    def scan_one(start: int) -> Scan:
+        piece, *bounds = (array[start : start + rows] for array in arrays)
+        return _scan_piece(piece, k, *bounds)
 
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        return Scan.stacked(list(pool.map(one, starts)), starts)
+        return Scan.stack(list(pool.map(scan_one, starts)), starts)
 
 
 def _scan_piece(
-    scores: NDArray[np.float32], k: int, low: NDArray[np.float32], high: NDArray[np.float32]
+    scores: NDArray[np.float32],
+    k: int,
+    slack: NDArray[np.float32],
+    low: NDArray[np.float32],
+    high: NDArray[np.float32],
 ) -> Scan:
     over = np.packbits(scores > high[:, None], axis=1)
     near = np.packbits(scores >= low[:, None], axis=1) ^ over
-    row, byte = np.divmod(np.flatnonzero(near != 0), near.shape[1])
-    nth, bit = np.nonzero(np.unpackbits(near[row, byte][:, None], axis=1))
     above = np.bitwise_count(over).sum(axis=1, dtype=np.int64)
-    return Scan(*best_of_piece(scores, k), above, row[nth], 8 * byte[nth] + bit)
+    return Scan(*_nominate(scores, k, slack), above, *_places(near))
 
 
-def best_of_piece(
-    scores: NDArray[np.float32], k: int
-) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """(B, k) values and columns of the best of each row of (B, N), as a stable sort gives them."""
-    row, column = np.divmod(np.flatnonzero(scores >= _floor(scores, k)[:, None]), scores.shape[1])
+def _places(bits: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Rows and columns of the ones among (B, N / 8) packed bits, which are few."""
+    flat = bits.reshape(-1)
+    byte = np.flatnonzero(flat != 0)
+    bit = np.flatnonzero(np.unpackbits(flat[byte]).view(bool))
+    byte = byte[bit >> 3]
+    row = byte // bits.shape[1]
+    return row, 8 * (byte - row * bits.shape[1]) + (bit & 7)
+
+
+def _nominate(
+    scores: NDArray[np.float32], k: int, slack: NDArray[np.float32]
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
+    """Rows, columns and scores of what lies at most `slack` below each row's k-th best."""
+    reach = _floor(scores, k) - slack
+    row, column = _places(np.packbits(scores >= reach[:, None], axis=1))
+    score = scores[row, column]
     found = np.bincount(row, minlength=len(scores))
-    nth = np.arange(len(row)) - np.repeat(np.cumsum(found) - found, found)
-    keys = np.full((len(scores), found.max()), _LAST, dtype=np.uint64)
-    keys[row, nth] = _key(scores[row, column], column)
-    keys = np.sort(keys, axis=1)[:, :k]
-    columns = (keys & _COLUMN).astype(np.int64)
-    return np.take_along_axis(scores, columns, axis=1), columns
-
-
-_COLUMN = np.uint64(2**32 - 1)
-_LAST = np.uint64(2**64 - 1)
-_SIGN = np.uint32(2**31)
-
-
-def _key(score: NDArray[np.float32], column: NDArray[np.int64]) -> NDArray[np.uint64]:
-    """Numbers in the order of falling scores, equal ones in that of rising columns.
-
-    The bits of a positive float, read as a number, are in its order; those of a negative one in the
-    opposite order.
-    """
-    bits = (score + np.float32(0)).view(np.uint32)  # -0 and 0 are equal
-    falling = np.where(bits & _SIGN, bits, ~(bits | _SIGN))
-    return falling.astype(np.uint64) << np.uint64(32) | column.astype(np.uint64)
+    table = np.full((len(scores), max(k, found.max())), -np.inf, dtype=np.float32)
+    table[np.arange(table.shape[1]) < found[:, None]] = score
+    worst = np.partition(table, -k, axis=1)[:, -k] - slack
+    chosen = (score >= worst[row]) & (score > -np.inf)
+    return row[chosen], column[chosen], score[chosen]
 
 
 def _floor(scores: NDArray[np.float32], k: int) -> NDArray[np.float32]:
@@ -121,34 +133,11 @@ def _floor(scores: NDArray[np.float32], k: int) -> NDArray[np.float32]:
     return floor
 
 
-def scan_block(scores: Tensor, k: int, low: Tensor, high: Tensor) -> Scan:
+def scan_block(scores: Tensor, k: int, slack: Tensor, low: Tensor, high: Tensor) -> Scan:
     """`scan` on any device."""
-    values, columns = best_of_block(scores, k)
+    worst = scores.topk(k, dim=1).values[:, -1] - slack
+    row, column = ((scores >= worst[:, None]) & ~scores.isneginf()).nonzero().T
     over = scores > high[:, None]
     near_row, near_column = ((scores >= low[:, None]) ^ over).nonzero().T
-    found = (values, columns, over.sum(1), near_row, near_column)
+    found = (row, column, scores[row, column], over.sum(1), near_row, near_column)
     return Scan(*(part.cpu().numpy() for part in found))
-
-
-def best_of_block(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """(B, k) values and columns of the best of each row of (B, N), as a stable sort gives them.
-
-    `torch.topk` leaves open which of several equal scores it takes, and in which order. So one more
-    is taken: rows where it had a choice at the k-th place are sorted whole, and those where others
-    of the k are equal within the k.
-    """
-    values, items = scores.topk(min(k + 1, scores.shape[1]), dim=1)
-    equal = values[:, 1:] == values[:, :-1]
-    values, items = values[:, :k].clone(), items[:, :k].clone()
-    chose = equal[:, k - 1 :].any(dim=1)
-    if chose.any():
-        order = scores[chose].sort(dim=1, descending=True, stable=True)
-        values[chose], items[chose] = order.values[:, :k], order.indices[:, :k]
-    within = equal[:, : k - 1].any(dim=1) & ~chose
-    if within.any():
-        by_index, place = items[within].sort(dim=1)
-        ordered, by_value = (
-            values[within].gather(1, place).sort(dim=1, descending=True, stable=True)
-        )
-        values[within], items[within] = ordered, by_index.gather(1, by_value)
-    return values, items
