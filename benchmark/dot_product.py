@@ -133,12 +133,13 @@ class DotProduct:
 
 
 def _norms(vectors: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(vectors, dim=1)
+    lengths: Tensor = torch.linalg.vector_norm(vectors, dim=1)
+    return lengths
 
 
 def _slice(vectors: Tensor) -> Sequence[Tensor]:
     """(N, D) → (N, ≤ _SLICE) each in float64: of a slice more vectors fit into a cache."""
-    return [part.double().contiguous() for part in vectors.split(_SLICE, dim=1)]
+    return [part.double().contiguous() for part in torch.split(vectors, _SLICE, dim=1)]
 
 
 def add_halves(terms: Tensor) -> Tensor:
