@@ -67,7 +67,7 @@ class PerQuery:
         hits: (Q, K) bool.
         positives: (Q,) how many there are.
         first_rank: (Q,) rank of the best-ranked positive, 0 where there is none.
-        tied: (Q,) bool.
+        tied, fragile: (Q,) bool, as in `Ranking`; records of before have no `fragile`.
         members: (Q, S) gallery rows of the members alone, best first; member_hits: (Q, S) bool.
         metrics: (M,) names; values: (Q, M) percent.
     """
@@ -86,6 +86,7 @@ class PerQuery:
     values: NDArray[np.float64]
     members: NDArray[np.int32] = field(default_factory=lambda: np.zeros((0, 0), dtype=np.int32))
     member_hits: NDArray[np.bool_] = field(default_factory=lambda: np.zeros((0, 0), dtype=bool))
+    fragile: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, dtype=bool))
 
 
 @dataclass(frozen=True, kw_only=True)

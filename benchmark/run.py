@@ -179,6 +179,7 @@ def _record_body(
             "missing": len(data.missing),
             "queries_without_positives": int((per_query.positives == 0).sum()),
             "tied_queries": int(per_query.tied.sum()),
+            "fragile_queries": int(per_query.fragile.sum()),
             "pictures": len(data.pictures),
             "image_passes": images.passes,
         },

@@ -59,6 +59,7 @@ def score(data: TaskData, ranking: Ranking, protocol: EvaluationProtocol) -> Per
         positives=counts,
         first_rank=ranking.first_rank,
         tied=ranking.tied,
+        fragile=ranking.fragile,
         metrics=np.array(protocol.metrics),
         values=np.stack(values, axis=1),
         members=ranking.members,
