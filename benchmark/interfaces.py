@@ -246,6 +246,8 @@ class Backbone(Protocol):
     weights_sha256: str
     architecture_sha256: str
     """Of what its vectors depend on besides the weights, such as the number of heads."""
+    tokenizer_sha256: str
+    """Of all that turns a text into tokens."""
     logit_scale: float
     """What the towers were trained to multiply cosines by (about 100 for OpenAI's)."""
     device: Any
@@ -254,6 +256,11 @@ class Backbone(Protocol):
 
     @property
     def token_width(self) -> int: ...
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What a reader of its numbers should know."""
+        ...
 
     def encode_images(self, pixels: Tensor) -> Tensor:
         """(B, 3, S, S) float32, preprocessed → (B, C) float32, not normalised."""

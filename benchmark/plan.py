@@ -12,7 +12,7 @@ import torch
 from cirbench.benchmark.errors import MissingData, UsageError
 from cirbench.benchmark.interfaces import Method, Task, TaskData
 from cirbench.benchmark.protocol import EvaluationProtocol
-from cirbench.benchmark.registry import backbone_entry, find_method, find_task, methods
+from cirbench.benchmark.registry import backbone_entry, find_method, find_task, methods, split_name
 from cirbench.benchmark.store import Mode
 from cirbench.benchmark.subsets import limited, without
 
@@ -101,7 +101,7 @@ def plan(request: Request) -> Plan:
         UsageError, MissingData, CorruptData: as their classes say.
     """
     task: Task = find_task(request.task)()
-    backbone = request.backbone or task.default_backbone
+    backbone = task.default_backbone if request.backbone is None else request.backbone
     backbone_entry(backbone)
     chosen = methods_of(request, backbone)
     for name in chosen:
@@ -205,6 +205,7 @@ def checkpoint_path(method: type[Method], backbone: str, wanted: Mapping[str, Pa
         return None
     if method.name in wanted:
         return wanted[method.name]
+    backbone = split_name(backbone)[1]
     beside = Path(backbone.removeprefix("tuned:")) / f"{method.name}.safetensors"
     if backbone.startswith("tuned:") and beside.is_file():
         return beside

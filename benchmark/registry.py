@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -175,9 +176,16 @@ def find_backbone(name: str) -> Any:
     return backbone_entry(name).load()
 
 
+def split_name(backbone: str) -> tuple[str | None, str]:
+    """`NAME=BACKBONE` → the name of one's own, None where there is none, and the backbone."""
+    match = re.fullmatch(r"([\w.+-]+)=(.+)", backbone)
+    return (match[1], match[2]) if match else (None, backbone)
+
+
 def backbone_entry(name: str) -> Entry:
     """What would load it, which is not imported yet; raises UsageError with suggestions."""
     known = backbones()
+    name = split_name(name)[1]
     prefix = name[: name.find(":") + 1]
     if prefix in known and name != prefix:
         return known[prefix]
@@ -189,6 +197,8 @@ def backbone_entry(name: str) -> Entry:
 def _find(name: str, kind: str, entries: Mapping[str, Entry]) -> Entry:
     if name in entries and not name.endswith(":"):
         return entries[name]
-    close = difflib.get_close_matches(name, entries, n=3, cutoff=0.5)
+    close = [
+        one for one in difflib.get_close_matches(name, entries, n=3, cutoff=0.5) if one != name
+    ]
     hint = f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(entries)}"
     raise UsageError(f"unknown {kind} {name!r}; {hint} (bench ls {kind}s lists all)")

@@ -72,6 +72,8 @@ def run(plan: Plan, reporter: Reporter) -> Iterator[Record]:
         mode=Mode(request.cache),
     )  # fmt: skip
     gallery = _unit_gallery(images.of(plan.data.gallery)).to(plan.device)
+    for remark in backbone.remarks:
+        reporter.say(remark)
     for method, checkpoint in methods:
         for remark in method.remarks:
             reporter.say(f"{method.name}: {remark}")
@@ -185,6 +187,7 @@ def _record_body(
         },
         "fingerprints": {
             "weights": backbone.weights_sha256,
+            "tokenizer": backbone.tokenizer_sha256,
             "preprocess": backbone.image_spec.fingerprint(plan.protocol.preprocess),
             "checkpoint": checkpoint.sha256 if checkpoint else None,
             "annotations": data.annotations_sha256,
@@ -193,7 +196,7 @@ def _record_body(
         },
         "annotations": {
             "released": plan.released, "files": dict(data.annotations),
-            "remarks": list(data.remarks),
+            "remarks": [*data.remarks, *backbone.remarks],
         },
         "run": {
             "partial": plan.partial,

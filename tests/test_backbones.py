@@ -7,6 +7,7 @@ import logging
 import open_clip
 import pytest
 import torch
+from models import write_hf
 from transformers import CLIPConfig, CLIPModel
 
 from cirbench.benchmark.backbones import load_backbone, transformers_clip
@@ -245,31 +246,11 @@ def test_a_backbone_that_is_not_there_is_one_clear_error(name, error, words):
         load_backbone(name)
 
 
-def test_a_transformers_clip_loads_from_a_folder(theirs, tmp_path):
-    from tokenizers import Tokenizer, models, pre_tokenizers, processors
-    from transformers import PreTrainedTokenizerFast
-
-    vocabulary = {
-        "<unk>": 0,
-        "dog": 1,
-        "*": 2,
-        "a": 3,
-        "<|startoftext|>": 49406,
-        "<|endoftext|>": 49407,
-    }
-    inner = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    inner.pre_tokenizer = pre_tokenizers.Whitespace()
-    inner.post_processor = processors.TemplateProcessing(
-        single="<|startoftext|> $A <|endoftext|>",
-        special_tokens=[("<|startoftext|>", 49406), ("<|endoftext|>", 49407)],
-    )
-    PreTrainedTokenizerFast(tokenizer_object=inner, pad_token="<|endoftext|>").save_pretrained(
-        tmp_path
-    )
-    theirs.model.save_pretrained(tmp_path)
-    loaded = load_backbone(f"hf:{tmp_path}")
-    assert loaded.weights_sha256 == theirs.weights_sha256
-    word = loaded.token_embedding.weight[1].unsqueeze(0)
+def test_a_transformers_clip_loads_from_a_folder(tmp_path):
+    loaded = load_backbone(f"hf:{write_hf(tmp_path / 'hf')}")
+    assert loaded.weights_sha256 == load_backbone(f"hf:{tmp_path / 'hf'}").weights_sha256
+    dog = loaded.tokenize(["dog"])[0][1]
+    word = loaded.token_embedding.weight[dog].unsqueeze(0)
     with torch.no_grad():
         assert torch.equal(loaded.encode_prompts(["a *"], word), loaded.encode_texts(["a dog"]))
 

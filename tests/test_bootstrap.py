@@ -159,6 +159,7 @@ def scored():
         similarity=np.zeros((5, 2), dtype=np.float32),
         first_rank=np.array([1, 2, 3, 0, 1]),
         tied=np.array([False, True, False, False, False]),
+        fragile=np.zeros(5, dtype=bool),
     )
     return data, score(data, ranking, PROTOCOL)
 

@@ -11,6 +11,7 @@ from types import BuiltinFunctionType, FunctionType, NoneType
 import torch
 from torch import Tensor, nn
 
+from cirbench.benchmark.backbones.loading import check_weights
 from cirbench.benchmark.backbones.text import (
     PRECISIONS,
     Precision,
@@ -19,7 +20,7 @@ from cirbench.benchmark.backbones.text import (
     substituted,
 )
 from cirbench.benchmark.checkpoints import sha256_of_tensors
-from cirbench.benchmark.errors import UsageError
+from cirbench.benchmark.errors import CorruptData, UsageError
 from cirbench.benchmark.preprocess import ImageSpec
 
 Tokenizer = Callable[[Sequence[str]], list[list[int]]]
@@ -28,7 +29,8 @@ Tokenizer = Callable[[Sequence[str]], list[list[int]]]
 
 def architecture_sha256(model: nn.Module) -> str:
     """sha256 over what a model computes besides its weights: modules by name and class, with their
-    plain settings (heads, epsilons, kinds of pooling) and the functions they hold."""
+    plain settings (heads, epsilons, kinds of pooling), the functions they hold, and buffers that no
+    file stores (the attention mask)."""
     digest = hashlib.sha256()
     for name, module in model.named_modules():
         settings = {
@@ -40,9 +42,18 @@ def architecture_sha256(model: nn.Module) -> str:
         }
         kind = f"{type(module).__module__}.{type(module).__qualname__}"
         digest.update(f"{name}|{kind}|{settings!r}\n".encode())
+    stored = model.state_dict().keys()
+    unstored = {name: buffer for name, buffer in model.named_buffers() if name not in stored}
+    digest.update(sha256_of_tensors(unstored).encode())
     return digest.hexdigest()
 
 
+PROBES = (
+    "a red dog", "two cars , at night", "Ünïcode 犬 \N{DOG FACE} &amp; <b>", "IT'S 2 x 3 = 6!!",
+    "a  photo\tof * ,", "w" * 40,
+)  # fmt: skip
+"""Texts that no two of them may have the same tokens."""
+CLIP_RESIZE = "shortest, bicubic"
 _PLAIN = (bool, int, float, str, tuple, NoneType)
 
 
@@ -59,7 +70,9 @@ class TorchBackbone:
         image_tower: (B, 3, S, S) → (B, C).
         text_tower: (B, L) token ids → (B, C).
         token_embedding: the module that gives (B, L, W).
+        tokenizer_content: all that the tokenizer is made of, as text.
         pad_id: fills a row after its end of text; causal attention never looks there.
+        own_preprocess: how the model itself resizes pictures, and by which interpolation.
     """
 
     name: str
@@ -68,6 +81,7 @@ class TorchBackbone:
     text_tower: Callable[[Tensor], Tensor]
     token_embedding: nn.Embedding
     tokenize: Tokenizer
+    tokenizer_content: str
     pad_id: int
     context_length: int
     embedding_width: int
@@ -75,14 +89,18 @@ class TorchBackbone:
     logit_scale: float
     device: torch.device
     precision: str = "fp32"
+    own_preprocess: str = CLIP_RESIZE
     weights_sha256: str = field(init=False)
     architecture_sha256: str = field(init=False)
+    tokenizer_sha256: str = field(init=False)
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
             raise UsageError(
                 f"unknown precision {self.precision!r}; known: {', '.join(PRECISIONS)}"
             )
+        check_weights(self.name, self.model.state_dict())
+        self.tokenizer_sha256 = self._check_tokens()
         self.model.requires_grad_(False).eval()
         self.weights_sha256 = sha256_of_tensors(self.model.state_dict())
         self.architecture_sha256 = architecture_sha256(self.model)
@@ -91,6 +109,40 @@ class TorchBackbone:
     @property
     def _precision(self) -> Precision:
         return PRECISIONS[self.precision]
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        if self.own_preprocess == CLIP_RESIZE:
+            return ()
+        return (
+            f"{self.name} was trained on pictures that were resized otherwise "
+            f"({self.own_preprocess}) than the protocol does ({CLIP_RESIZE})",
+        )
+
+    def _check_tokens(self) -> str:
+        """Holds tokenizer, special tokens, placeholder and table of tokens to each other.
+
+        Returns:
+            sha256 of all that turns a text into rows of the table.
+
+        Raises:
+            CorruptData: they are not of one CLIP.
+        """
+        rows = self.tokenize(PROBES)
+        wrong = f"the tokenizer of {self.name} is not that of its text tower: "
+        if max(map(max, rows)) >= self.token_embedding.num_embeddings or min(map(min, rows)) < 0:
+            raise CorruptData(
+                f"{wrong}it gives token {max(map(max, rows))}, and the table has "
+                f"{self.token_embedding.num_embeddings}"
+            )
+        special = {rows[0][0], rows[0][-1], self.pad_id}
+        placeholder = self.tokenize(["*"])[0]
+        if len(placeholder) != 3 or placeholder[1] in special or rows[0][0] == rows[0][-1]:
+            raise CorruptData(f"{wrong}* must be one token between start and end of text")
+        if len(set(map(tuple, rows))) < len(rows):
+            raise CorruptData(f"{wrong}different texts have equal tokens")
+        said = (self.tokenizer_content, self.pad_id, self.context_length, placeholder, rows)
+        return hashlib.sha256(repr(said).encode()).hexdigest()
 
     @property
     def token_width(self) -> int:

@@ -58,6 +58,7 @@ def load(name: str, *, device: str, precision: str) -> TorchBackbone:
         text_tower=model.encode_text,
         token_embedding=model.token_embedding,
         tokenize=_tokenize,
+        tokenizer_content="words by their crc32",
         pad_id=_PAD,
         context_length=_CONTEXT,
         embedding_width=_WIDTH,

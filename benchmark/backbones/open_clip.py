@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import json
+from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,8 @@ import torch
 from torch import nn
 
 from cirbench.benchmark.backbones.base import TorchBackbone
-from cirbench.benchmark.errors import CirbenchError, CorruptData, MissingData, UsageError
+from cirbench.benchmark.backbones.loading import check_folder, library_errors
+from cirbench.benchmark.errors import UsageError
 from cirbench.benchmark.preprocess import ImageSpec
 
 
@@ -54,41 +54,30 @@ def needs_quick_gelu(architecture: str, tag: str | None) -> bool:
     return bool(open_clip.get_pretrained_cfg(architecture, tag).get("quick_gelu", False))
 
 
+_OWN = {"resize_mode": "shortest", "interpolation": "bicubic"}
+"""What of the model's own preprocessing a protocol's may override, with open_clip's defaults."""
+_NEEDED = {
+    "a configuration": ("open_clip_config.json",),
+    "weights": ("*.safetensors", "*.bin", "*.pt", "*.pth"),
+}
+
+
 def _wrap(
     name: str, model_name: str, tag: str | None, *, device: str, precision: str
 ) -> TorchBackbone:
-    try:
-        with _without_chatter():
-            model = open_clip.create_model(
-                model_name,
-                pretrained=tag,
-                require_pretrained=True,
-                force_quick_gelu=needs_quick_gelu(model_name, tag),
-            )
-            tokenizer = open_clip.get_tokenizer(model_name)
-    except (OSError, RuntimeError, ValueError) as error:
-        raise _load_error(name, error) from error
-    return from_model(name, model, tokenizer, device=device, precision=precision)
-
-
-@contextmanager
-def _without_chatter() -> Iterator[None]:
-    """Keeps the libraries' log lines off the terminal: what matters of them is in their errors."""
-    logging.disable(logging.ERROR)
-    try:
-        yield
-    finally:
-        logging.disable(logging.NOTSET)
-
-
-def _load_error(name: str, error: Exception) -> CirbenchError:
-    """Weights that are not there, or that can't be used."""
-    if isinstance(error, OSError) or "Failed to download" in str(error):
-        return MissingData(
-            f"the weights of {name} are not on this machine and can't be fetched ({error}); fetch "
-            f"them where there is a network, with HF_HOME on a disk that both machines see"
+    kind, _, path = model_name.partition(":")
+    folder = Path(path) if kind == "local-dir" else None
+    if folder is not None:
+        check_folder(name, folder, _NEEDED)
+    with library_errors(name, folder):
+        model = open_clip.create_model(
+            model_name,
+            pretrained=tag,
+            require_pretrained=True,
+            force_quick_gelu=needs_quick_gelu(model_name, tag),
         )
-    return CorruptData(f"the model {name} can't be loaded: {error}")
+        tokenizer = open_clip.get_tokenizer(model_name)
+        return from_model(name, model, tokenizer, device=device, precision=precision)
 
 
 def from_model(
@@ -99,8 +88,13 @@ def from_model(
     visual: Any = model.visual
     if not hasattr(text, "token_embedding"):
         raise UsageError(f"{name} has no CLIP text tower, so no pseudo-word can be put into it")
-    size = visual.image_size
+    if not isinstance(tokenizer, open_clip.SimpleTokenizer):
+        raise UsageError(
+            f"{name} tokenizes with {type(tokenizer).__name__}; only CLIP's own byte-pair "
+            f"tokenizer is supported, since pseudo-words need its tokens"
+        )
     scale: Any = model.logit_scale
+    own = getattr(visual, "preprocess_cfg", {})
     return TorchBackbone(
         name=name,
         model=model,
@@ -108,18 +102,43 @@ def from_model(
         text_tower=model.encode_text,  # type: ignore[arg-type]  # the same
         token_embedding=text.token_embedding,
         tokenize=_token_lists(tokenizer),
+        tokenizer_content=_content(tokenizer),
         pad_id=0,
         context_length=int(tokenizer.context_length),
         embedding_width=_embedding_width(text),
         image_spec=ImageSpec(
-            size=size[0] if isinstance(size, tuple) else size,
+            size=_side(name, visual.image_size),
             mean=tuple(visual.image_mean),
             std=tuple(visual.image_std),
         ),
+        own_preprocess=", ".join(own.get(part, default) for part, default in _OWN.items()),
         logit_scale=float(scale.detach().exp()),
         device=torch.device(device),
         precision=precision,
     )
+
+
+def _side(name: str, size: int | Sequence[int]) -> int:
+    """The side of the square that the image tower takes.
+
+    Raises:
+        UsageError: it takes another rectangle.
+    """
+    height, width = (size, size) if isinstance(size, int) else size
+    if height != width:
+        raise UsageError(f"{name} takes pictures of {height} × {width}; they must be square")
+    return height
+
+
+def _content(tokenizer: open_clip.SimpleTokenizer) -> str:
+    """All that a tokenizer is made of, as text."""
+    functions = [
+        getattr(function, "__name__", None)
+        for function in (tokenizer.clean_fn, tokenizer.reduction_fn)
+    ]
+    ranks = sorted(tokenizer.bpe_ranks.items(), key=lambda item: item[1])
+    parts = (tokenizer.encoder, ranks, tokenizer.pat.pattern, functions)
+    return json.dumps(parts, sort_keys=True)
 
 
 def _embedding_width(text: Any) -> int:

@@ -2,41 +2,86 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from cirbench.benchmark.backbones.base import TorchBackbone
-from cirbench.benchmark.errors import MissingData
-from cirbench.benchmark.preprocess import ImageSpec
+from cirbench.benchmark.backbones.loading import check_folder, check_report, library_errors
+from cirbench.benchmark.errors import CorruptData
+from cirbench.benchmark.preprocess import CLIP_MEAN, CLIP_STD, ImageSpec
+
+_NEEDED = {
+    "a configuration": ("config.json",),
+    "weights": ("*.safetensors", "*.bin"),
+    "a tokenizer": ("tokenizer.json", "vocab.json"),
+}
+_RESAMPLING = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}
+"""Pillow's numbers, as the files have them."""
 
 
 def load(name: str, *, device: str, precision: str) -> TorchBackbone:
-    """A transformers CLIP with its own tokenizer.
-
-    Pictures are preprocessed by the protocol's preprocess, not by the model's image processor,
-    whose crop differs by a pixel for some sizes.
-    """
-    from transformers import AutoTokenizer, CLIPModel
+    """A transformers CLIP with its own tokenizer, mean and standard deviation."""
+    from transformers import AutoTokenizer, CLIPConfig, CLIPImageProcessor, CLIPModel
+    from transformers.utils import logging as chatter
 
     source = name.removeprefix("hf:")
-    try:
-        model = CLIPModel.from_pretrained(source)
+    folder = Path(source) if Path(source).is_dir() else None
+    if folder is not None:
+        check_folder(name, folder, _NEEDED)
+    with library_errors(name, folder), _without_bars(chatter):
+        kind = CLIPConfig.get_config_dict(source)[0].get("model_type")
+        if kind != "clip":
+            raise CorruptData(f"{name} must be a CLIP with both towers, it is {kind!r}")
+        loaded: Any = CLIPModel.from_pretrained(source, output_loading_info=True)
+        model, report = loaded
+        check_report(name, report)
         tokenizer = AutoTokenizer.from_pretrained(source)
-    except OSError as error:
-        raise MissingData(
-            f"the weights of {name} are not on this machine and can't be fetched ({error}); fetch "
-            f"them where there is a network, with HF_HOME on a disk that both machines see"
-        ) from error
-    return from_model(name, model, tokenizer, device=device, precision=precision)
+        own = _own_preprocess(CLIPImageProcessor, source)
+        return from_model(name, model, tokenizer, own=own, device=device, precision=precision)
+
+
+@contextmanager
+def _without_bars(chatter: Any) -> Iterator[None]:
+    """Keeps the library's progress bars off the terminal."""
+    shown = chatter.is_progress_bar_enabled()
+    chatter.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            chatter.enable_progress_bar()
+
+
+def _own_preprocess(processor: Any, source: str) -> Mapping[str, Any]:
+    """The model's preprocessor_config.json; empty where it has none, which means CLIP's."""
+    try:
+        found: Mapping[str, Any] = processor.get_image_processor_dict(source)[0]
+    except OSError:
+        return {}
+    return found
 
 
 def from_model(
-    name: str, model: Any, tokenizer: Any, *, device: str = "cpu", precision: str = "fp32"
+    name: str,
+    model: Any,
+    tokenizer: Any,
+    *,
+    own: Mapping[str, Any] | None = None,
+    device: str = "cpu",
+    precision: str = "fp32",
 ) -> TorchBackbone:
-    """Wraps a `transformers.CLIPModel`."""
+    """Wraps a `transformers.CLIPModel`.
+
+    Args:
+        own: its image processor's settings.
+    """
+    own = own or {}
 
     def image_tower(pixels: Tensor) -> Tensor:
         return model.visual_projection(model.vision_model(pixel_values=pixels).pooler_output)  # type: ignore[no-any-return]  # model is Any
@@ -47,6 +92,8 @@ def from_model(
     def tokenize(texts: Sequence[str]) -> list[list[int]]:
         return tokenizer(list(texts))["input_ids"]  # type: ignore[no-any-return]  # tokenizer is Any
 
+    if tokenizer.pad_token_id is None:
+        raise CorruptData(f"the tokenizer of {name} must have a padding token, and has none")
     return TorchBackbone(
         name=name,
         model=model,
@@ -54,11 +101,33 @@ def from_model(
         text_tower=text_tower,
         token_embedding=model.text_model.embeddings.token_embedding,
         tokenize=tokenize,
+        tokenizer_content=_content(tokenizer),
         pad_id=tokenizer.pad_token_id,
         context_length=model.config.text_config.max_position_embeddings,
         embedding_width=model.config.projection_dim,
-        image_spec=ImageSpec(size=model.config.vision_config.image_size),
+        image_spec=ImageSpec(
+            size=model.config.vision_config.image_size,
+            mean=tuple(own.get("image_mean", CLIP_MEAN)),
+            std=tuple(own.get("image_std", CLIP_STD)),
+        ),
+        own_preprocess=_describe(own),
         logit_scale=float(model.logit_scale.detach().exp()),
         device=torch.device(device),
         precision=precision,
     )
+
+
+def _describe(own: Mapping[str, Any]) -> str:
+    size = own.get("size", {})
+    squash = isinstance(size, Mapping) and "height" in size
+    resample = _RESAMPLING.get(own.get("resample", 3), "another interpolation")
+    return f"{'squash' if squash else 'shortest'}, {resample}"
+
+
+def _content(tokenizer: Any) -> str:
+    """All that a tokenizer is made of, as text."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is not None:
+        return str(backend.to_str())
+    vocabulary = tokenizer.get_vocab() if hasattr(tokenizer, "get_vocab") else {}
+    return f"{type(tokenizer).__qualname__} {json.dumps(vocabulary, sort_keys=True)}"

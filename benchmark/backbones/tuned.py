@@ -57,7 +57,7 @@ def tuned(
     base.model.load_state_dict({name: weights[name] for name in own})
     digits = sha256_of_tensors(base.model.state_dict())[:8]
     return replace(
-        base, name=f"{base_name}+{digits}", device=torch.device(device), precision=precision
+        base, name=f"{base.name}+{digits}", device=torch.device(device), precision=precision
     )
 
 

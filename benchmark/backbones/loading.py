@@ -1,0 +1,117 @@
+"""What may go wrong when a library loads weights, each said one way; nothing is ever filled in."""
+
+from __future__ import annotations
+
+import logging
+import pickle
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from cirbench.benchmark.annotations import read_json
+from cirbench.benchmark.errors import CirbenchError, CorruptData, MissingData
+
+_NAMED = 3
+
+
+@contextmanager
+def library_errors(name: str, folder: Path | None) -> Iterator[None]:
+    """Turns what a library raises into an error about the backbone; keeps its chatter quiet.
+
+    Args:
+        folder: where the files must be; None where they come from a hub.
+
+    Raises:
+        MissingData: the hub can't be reached, and the files are not on this machine.
+        CorruptData: the files are there and can't be used.
+    """
+    disabled = logging.root.manager.disable
+    logging.disable(logging.ERROR)  # what matters of its log is in its errors
+    try:
+        yield
+    except (CirbenchError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # tokenizers raises no narrower class for a bad vocabulary
+        why = _say(error)
+        if folder is None and (isinstance(error, OSError) or "ownload" in why or "HF Hub" in why):
+            raise MissingData(
+                f"the weights of {name} are not on this machine and can't be fetched ({why}); "
+                f"fetch them where there is a network, with HF_HOME on a disk that both machines "
+                f"see"
+            ) from error
+        raise CorruptData(f"the files of {name} must be those of a CLIP model: {why}") from error
+    finally:
+        logging.disable(disabled)
+
+
+def _say(error: BaseException) -> str:
+    if isinstance(error, pickle.UnpicklingError) or "weights_only" in str(error):
+        return "its weights are a pickle that holds more than tensors, and running it is refused"
+    first = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return f"{type(error).__name__}: {first}"
+
+
+def check_folder(name: str, folder: Path, needed: Mapping[str, Collection[str]]) -> None:
+    """Holds a folder to what a model needs: kind of file → names, one of which must be there.
+
+    Raises:
+        MissingData: a kind is not there.
+        CorruptData: a configuration is not valid JSON, or weights are stored as whole numbers.
+    """
+    for kind, names in needed.items():
+        if not any(any(folder.glob(one)) for one in names):
+            raise MissingData(f"{name}: {folder} must hold {kind} ({' or '.join(names)})")
+        for path in (folder / one for one in names if one.endswith("config.json")):
+            read_json(path)
+    for path in sorted(folder.glob("*.safetensors")):
+        _check_stored(name, path)
+
+
+def _check_stored(name: str, path: Path) -> None:
+    try:
+        with safe_open(path, framework="pt") as file:
+            kinds = {key: file.get_slice(key).get_dtype() for key in file.keys()}  # noqa: SIM118 - no mapping
+    except (SafetensorError, OSError) as error:
+        raise CorruptData(f"{name}: {path} is not a whole safetensors file ({error})") from error
+    whole = [key for key, kind in kinds.items() if kind in ("I8", "U8", "F8_E4M3", "F8_E5M2")]
+    if whole:
+        raise CorruptData(
+            f"{name}: weights must be floating-point numbers, got {len(whole)} quantised ones in "
+            f"{path}, the first is {whole[0]}"
+        )
+
+
+def check_report(name: str, report: Mapping[str, Collection[str]]) -> None:
+    """Holds a library's loading report to "everything was in the file".
+
+    Raises:
+        CorruptData: a weight was missing or of another shape; names the first.
+    """
+    lacking = sorted(
+        str(key) for kind in ("missing_keys", "mismatched_keys") for key in report.get(kind, ())
+    )
+    if lacking:
+        raise CorruptData(
+            f"{name}: {len(lacking)} weights must be in its files and are not, or have another "
+            f"shape: {', '.join(lacking[:_NAMED])}{', …' if lacking[_NAMED:] else ''}"
+        )
+
+
+def check_weights(name: str, weights: Mapping[str, Tensor]) -> None:
+    """Refuses weights that can't have been trained.
+
+    Raises:
+        CorruptData: a weight is not finite, or a whole matrix is zero.
+    """
+    for key, tensor in weights.items():
+        if not tensor.is_floating_point() or not tensor.numel():
+            continue
+        low, high = torch.aminmax(tensor.detach())
+        if not (low.isfinite() and high.isfinite()):
+            raise CorruptData(f"{name}: weights must be finite, {key} is not")
+        if tensor.dim() > 1 and low == high == 0:
+            raise CorruptData(f"{name}: the weight {key} must not be all zero")

@@ -1,0 +1,66 @@
+"""Small CLIPs in the files of the libraries, for tests that spoil them."""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+
+import open_clip
+import torch
+from safetensors.torch import save_file
+from transformers import CLIPConfig, CLIPModel
+
+WIDTH, SIZE = 16, 32
+
+
+@cache
+def _hf_model():
+    torch.manual_seed(0)
+    tower = {
+        "hidden_size": WIDTH, "intermediate_size": 32, "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+    }  # fmt: skip
+    text = {"vocab_size": 49408, "bos_token_id": 49406, "eos_token_id": 49407}
+    return CLIPModel(
+        CLIPConfig(
+            text_config={**tower, **text, "pad_token_id": 49407},
+            vision_config={**tower, "image_size": SIZE, "patch_size": 16},
+            projection_dim=WIDTH,
+        )
+    )
+
+
+def write_hf(folder):
+    """A transformers CLIP with random weights and OpenAI's vocabulary."""
+    folder.mkdir(parents=True)
+    _hf_model().config.save_pretrained(folder)
+    save_file(_hf_model().state_dict(), folder / "model.safetensors", {"format": "pt"})
+    inner = open_clip.get_tokenizer("ViT-B-32")
+    encoder = {"<|startoftext|>" if k == "<start_of_text>" else
+               "<|endoftext|>" if k == "<end_of_text>" else k: v
+               for k, v in inner.encoder.items()}  # fmt: skip
+    merges = "\n".join(" ".join(pair) for pair in inner.bpe_ranks)
+    (folder / "vocab.json").write_text(json.dumps(encoder), encoding="utf-8")
+    (folder / "merges.txt").write_text(f"#version: 0.2\n{merges}\n", encoding="utf-8")
+    return folder
+
+
+def write_open_clip(folder, *, text_cfg=None, vision_cfg=None, preprocess_cfg=None):
+    """An open_clip model with random weights."""
+    folder.mkdir(parents=True)
+    config = {
+        "embed_dim": WIDTH,
+        "vision_cfg": {"image_size": SIZE, "layers": 1, "width": WIDTH, "head_width": 8,
+                       "patch_size": 16, **(vision_cfg or {})},
+        "text_cfg": {"width": WIDTH, "heads": 2, "layers": 1, **(text_cfg or {})},
+    }  # fmt: skip
+    torch.manual_seed(0)
+    model = open_clip.CLIP(
+        WIDTH, open_clip.CLIPVisionCfg(**config["vision_cfg"]),
+        open_clip.CLIPTextCfg(**{k: v for k, v in config["text_cfg"].items()
+                                 if k != "tokenizer_kwargs"}),
+    )  # fmt: skip
+    save_file(model.state_dict(), folder / "open_clip_model.safetensors")
+    whole = {"model_cfg": config, "preprocess_cfg": preprocess_cfg or {}}
+    (folder / "open_clip_config.json").write_text(json.dumps(whole), encoding="utf-8")
+    return folder
