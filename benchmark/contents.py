@@ -9,6 +9,7 @@ processes that write it at once lose nothing but time.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import time
@@ -100,5 +101,7 @@ class Contents:
                         json.dumps(self._known[folder], sort_keys=True), encoding="utf-8"
                     )
         except OSError as error:
-            raise unwritable(self.root, error) from error
+            if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+                raise unwritable(self.root, error) from error
+            # another user's memory: what it lacks is hashed again next time
         self._changed.clear()

@@ -4,6 +4,7 @@ the tower works."""
 from __future__ import annotations
 
 import hashlib
+import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -35,6 +36,7 @@ class ImageFeatures:
         sha256: of each picture's file, by row.
         batch_size: the largest that memory allowed.
         passes: how many pictures the tower saw for this; the rest came from a store.
+        imported: how many rows another machine made (`bench cache import`).
     """
 
     values: Tensor
@@ -42,6 +44,17 @@ class ImageFeatures:
     sha256: Sequence[str]
     batch_size: int
     passes: int
+    imported: int = 0
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What a reader of numbers should know of where the rows are from."""
+        if not self.imported:
+            return ()
+        return (
+            f"{self.imported:,} of {len(self.rows):,} embeddings of pictures were made on another "
+            f"machine and imported",
+        )
 
     def of(self, refs: Sequence[ImageRef]) -> Tensor:
         """(len(refs), C) float32."""
@@ -174,6 +187,7 @@ def stored_images(
     stores: Sequence[Store],
     contents: Contents,
     hashing: Stage,
+    say: Callable[[str], None] | None = None,
 ) -> list[ImageFeatures]:
     """As `embed_images`, for each tower with its store: what a store has is not encoded again, and
     what it lacks is added.
@@ -196,7 +210,7 @@ def stored_images(
         shard = missing[:SHARD_ROWS]
         with ExitStack() as held:
             for store in sorted(stores, key=lambda store: store.folder):
-                held.enter_context(store.working_on(shard))
+                held.enter_context(store.working_on(shard, say))
             lacked, wanted = _lacked(stores, shard)
             if not lacked:  # another process was first
                 continue
@@ -212,7 +226,7 @@ def stored_images(
     return [
         ImageFeatures(
             values=store.rows(names), rows=rows_of, sha256=hashes, batch_size=embedder.size.value,
-            passes=seen,
+            passes=seen, imported=store.count_imported(names),
         )
         for embedder, store, seen in zip(embedders, stores, passes, strict=True)
     ]  # fmt: skip
@@ -235,10 +249,12 @@ def embed_with(
     if mode is Mode.OFF:
         return [embed_images(embedder, refs) for embedder in embedders]
     root = default_root()
+    if root.is_dir() and root.stat().st_mode & stat.S_IWOTH:
+        reporter.say(f"everybody can write into the store of embeddings {root}; chmod o-w mends it")
     contents = Contents(root=root, read_only=mode is Mode.READ_ONLY)
     stores = [Store(root, image_space(e.backbone, e.preprocess), mode) for e in embedders]
     with reporter.stage("hashing", len(refs)) as hashing:
-        return stored_images(embedders, refs, stores, contents, hashing)
+        return stored_images(embedders, refs, stores, contents, hashing, reporter.say)
 
 
 def _unchanged(

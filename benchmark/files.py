@@ -2,27 +2,79 @@
 
 from __future__ import annotations
 
+import errno
+import glob
 import hashlib
 import os
+import re
+import socket
 import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
 @contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
-    """Gives a temporary path in the same folder that becomes `path` if no error is raised."""
+    """Gives a temporary path in the same folder that becomes `path` if no error is raised.
+
+    It is on the disk before it has the name, so that a power cut leaves the old file or the new
+    one. What a killed writer of the same path left is removed.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
+    _remove_leftovers(path)
+    handle, name = tempfile.mkstemp(
+        dir=path.parent, prefix=f".{path.name}.{_HOST}-{os.getpid()}-", suffix=path.suffix
+    )
     os.close(handle)
     temporary = Path(name)
     try:
         yield temporary
         temporary.chmod(0o666 & ~_umask())
+        _flush(temporary)
         temporary.replace(path)
+        _flush(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+_HOST = re.sub(r"[^A-Za-z0-9]+", "_", socket.gethostname())[:32]
+_ABANDONED_SECONDS = 86_400
+
+
+def _flush(path: Path) -> None:
+    """Waits until a file, or a folder's list of files, is on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:  # some network file systems can't, and need not, for a folder
+        if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(handle)
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Removes temporary files of this path whose writers are surely dead: processes of this
+    machine that are gone, or any after a day."""
+    for old in path.parent.glob(f".{glob.escape(path.name)}.*-*-*"):
+        host, _, rest = old.name.removeprefix(f".{path.name}.").partition("-")
+        number = rest.partition("-")[0]
+        with suppress(OSError):
+            dead = host == _HOST and number.isdigit() and not _is_alive(int(number))
+            if dead or time.time() - old.stat().st_mtime > _ABANDONED_SECONDS:
+                old.unlink()
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def _umask() -> int:

@@ -196,7 +196,7 @@ def _record_body(
         },
         "annotations": {
             "released": plan.released, "files": dict(data.annotations),
-            "remarks": [*data.remarks, *backbone.remarks],
+            "remarks": [*data.remarks, *backbone.remarks, *images.remarks],
         },
         "run": {
             "partial": plan.partial,
@@ -206,6 +206,8 @@ def _record_body(
             "batch_size": images.batch_size,
             "cache": request.cache,
             "workers": request.workers,
+            "threads": torch.get_num_threads(),
+            "imported_rows": images.imported,
             "preprocess": {"name": plan.protocol.preprocess, **backbone.image_spec.as_dict()},
             "seconds": clock.seconds,
             "peak_memory_bytes": peak_memory_bytes(),

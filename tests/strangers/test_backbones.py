@@ -80,7 +80,8 @@ HF = {
         lambda f: edit_json(f / "config.json", model_type="siglip"), 4, "'siglip'"),
     "a vocabulary of another model": (
         lambda f: (f / "vocab.json").write_text(
-            json.dumps({"<|startoftext|>": 0, "<|endoftext|>": 1}), encoding="utf-8"), 4, "vocabulary"),
+            json.dumps({"<|startoftext|>": 0, "<|endoftext|>": 1}), encoding="utf-8"),
+        4, "vocabulary"),
     "an empty vocabulary": (
         lambda f: (f / "vocab.json").write_text("{}", encoding="utf-8"), 4, ""),
 }  # fmt: skip
