@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cirbench.benchmark.errors import CorruptData, UsageError
-from cirbench.benchmark.store import check_place, read_header
+from cirbench.benchmark.store import check_place, encoding_packages, read_header
 
 _HOUR_SECONDS = 3_600
 _DAY_SECONDS = 86_400
@@ -22,7 +22,7 @@ class Stored:
     """A space on disk.
 
     Attributes:
-        space: its description, as `store.Space` has it.
+        space: its description, as `store.Space` has it; empty where it can't be read.
         used: when a run last opened it, in seconds since 1970.
     """
 
@@ -36,9 +36,17 @@ class Stored:
     def key(self) -> str:
         return self.folder.name
 
-    def rows(self) -> int:
-        """How many embeddings there are; reads the shards' headers."""
-        return sum(len(read_header(path)["identities"]) for path in self.shards)
+    @property
+    def is_current(self) -> bool:
+        """Whether this version of our code and of the libraries could use it."""
+        return "code" in self.space and self.space.get("packages") == encoding_packages()
+
+    def rows(self) -> int | None:
+        """How many embeddings there are, by the shards' headers; None where one is damaged."""
+        try:
+            return sum(len(read_header(path)["identities"]) for path in self.shards)
+        except CorruptData:
+            return None
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data."""
@@ -49,20 +57,17 @@ class Stored:
 
 
 def stored(root: Path) -> list[Stored]:
-    """Every space below the cache folder, the one used last first.
-
-    Raises:
-        CorruptData: a description can't be read.
-    """
+    """Every space below the cache folder, the one used last first."""
     found = []
     for path in sorted((root / "embeddings").glob("*/key.json")):
         try:
             space = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise CorruptData(f"{path} is no JSON ({error}); remove its folder") from error
+        except (ValueError, OSError, RecursionError):
+            space = {}  # what is wrong with it, `verify` says
+        space = space if isinstance(space, dict) else {}
         shards = tuple(sorted(path.parent.glob("[!.]*.safetensors")))
-        size = sum(shard.stat().st_size for shard in shards)
-        used = path.stat().st_mtime
+        size = sum(shard.lstat().st_size for shard in shards)
+        used = path.lstat().st_mtime
         found.append(Stored(folder=path.parent, space=space, shards=shards, bytes=size, used=used))
     return sorted(found, key=lambda entry: -entry.used)
 
@@ -82,6 +87,8 @@ def find(root: Path, key: str) -> Stored:
 def verify(entries: Sequence[Stored], sample: int | None) -> Iterator[tuple[Path, str | None]]:
     """Reads shards, all or a sample of each space: path and what is wrong with it, if anything."""
     for entry in entries:
+        if not entry.space:
+            yield entry.folder / "key.json", f"{entry.folder / 'key.json'} is not valid JSON"
         shards = list(entry.shards)
         if sample is not None and sample < len(shards):
             shards = random.sample(shards, sample)

@@ -28,15 +28,18 @@ def ls(as_json: AsJson = False) -> None:
     rows = [
         [
             entry.key[:12],
+            "" if entry.is_current else "unused",
             *(entry.space.get(name, "?") for name in ("kind", "backbone", "precision", "device")),
-            f"{entry.rows():,}",
+            "damaged" if entry.rows() is None else f"{entry.rows():,}",
             f"{entry.bytes / 1e6:,.1f}", f"{datetime.fromtimestamp(entry.used):%Y-%m-%d %H:%M}",
         ]
         for entry in entries
     ]  # fmt: skip
-    headers = ["key", "kind", "backbone", "precision", "device", "rows", "MB", "last used"]
+    headers = ["key", "", "kind", "backbone", "precision", "device", "rows", "MB", "last used"]
     print(tabulate(rows, headers, disable_numparse=True))
     print(f"\n{sum(entry.bytes for entry in entries) / 1e6:,.1f} MB in {default_root()}")
+    if not all(entry.is_current for entry in entries):
+        print("unused: made by other versions of cirbench or of its libraries; bench cache prune")
 
 
 @cache.command(epilog="Examples: bench cache info 3f2a")
@@ -50,24 +53,30 @@ def info(
     print_json(find(default_root(), key).as_dict())
 
 
-@cache.command(epilog="Examples: bench cache verify · bench cache verify --sample 3")
+@cache.command(epilog="Examples: bench cache verify · bench cache verify --repair")
 def verify(
     sample: Annotated[
         int | None, typer.Option(min=1, help="Only so many shards of each space, at random.")
     ] = None,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Remove what is damaged; it is computed again.")
+    ] = False,
 ) -> None:
     """Read the shards and compare their checksums.
 
-    Exit 4 if one was cut or altered.
+    Exit 4 if one was cut or altered, unless that is repaired.
     """
     from cirbench.benchmark import cache as stored_cache
-    from cirbench.benchmark.store import default_root
+    from cirbench.benchmark.store import default_root, remove_damaged
 
     checked = list(stored_cache.verify(stored_cache.stored(default_root()), sample))
-    faults = [fault for _, fault in checked if fault]
+    faults = {path: fault for path, fault in checked if fault}
     print(f"{len(checked) - len(faults)} shards are whole, {len(faults)} are not")
-    if faults:
-        raise CorruptData("\n".join(faults))
+    if faults and not repair:
+        raise CorruptData("\n".join(faults.values()))
+    for path in faults:
+        remove_damaged(path)
+        print(f"removed {path}")
 
 
 @cache.command(
@@ -84,7 +93,7 @@ def export(
 
     entries = [find(default_root(), key) for key in keys]
     write(entries, output)
-    print(f"{output}: {sum(entry.rows() for entry in entries):,} rows")
+    print(f"{output}: {sum(entry.rows() or 0 for entry in entries):,} rows")
 
 
 @cache.command("import", epilog="Examples: bench cache import vit-l.tar")
@@ -117,7 +126,7 @@ def prune(
     from cirbench.benchmark.store import default_root
 
     if older_than is None and max_size is None:
-        raise UsageError("what is to go? give --older-than or --max-size")
+        raise UsageError("nothing to prune: pass --older-than or --max-size")
     limit = None if max_size is None else int(max_size * 1e9)
     chosen = chosen_to_prune(stored(default_root()), older_than_days=older_than, max_bytes=limit)
     for entry in chosen:

@@ -72,7 +72,7 @@ class Space:
         preprocess: what is done to a picture, or a text, before it reaches the tower.
         device: its kind alone; cuda:0 and cuda:1 compute alike, a CPU does not.
         tokenizer: sha256, for texts and prompts.
-        width: of a row.
+        width: of a row; None where any will do.
         checkpoint: sha256 of the method's weights that make the pseudo-words of prompts.
         code: sha256 of the code that makes a vector.
         backbone: its name, for a person; not part of the key.
@@ -85,12 +85,10 @@ class Space:
     preprocess: str
     precision: str
     device: str
-    width: int
+    width: int | None = None
     tokenizer: str | None = None
     checkpoint: str | None = None
-    packages: Mapping[str, str | None] = field(
-        default_factory=lambda: {k: v for k, v in package_versions().items() if k in _PACKAGES}
-    )
+    packages: Mapping[str, str | None] = field(default_factory=lambda: encoding_packages())
     code: str = field(default_factory=lambda: code_sha256())
 
     @property
@@ -101,6 +99,11 @@ class Space:
     @property
     def key(self) -> str:
         return key_of(asdict(self))
+
+
+def encoding_packages() -> dict[str, str | None]:
+    """Versions of the libraries that decide a vector."""
+    return {name: version for name, version in package_versions().items() if name in _PACKAGES}
 
 
 def canonical(space: Mapping[str, Any]) -> str:
@@ -272,7 +275,7 @@ class Store:
                 except CorruptData:
                     if self.mode is not Mode.REFRESH:
                         raise
-                    remove_shard(path)
+                    remove_damaged(path)
 
     def _index(self, path: Path, identities: Sequence[str]) -> None:
         self._read.add(path)
@@ -296,7 +299,7 @@ def check_shard(path: Path, space: Space) -> list[str]:
     header, width = _whole_header(path)
     if header["space"] != space.canonical:
         raise _damaged(path, f"it is of another space: {_difference(header['space'], space)}")
-    if width != space.width:
+    if space.width not in (None, width):
         raise _damaged(path, f"its rows must have {space.width} numbers, and have {width}")
     identities: list[str] = header["identities"]
     return identities
@@ -308,7 +311,7 @@ def check_place(path: Path) -> None:
     space = json.loads(header["space"])
     if (key := key_of(space)[:KEY_DIGITS]) != path.parent.name:
         raise _damaged(path, f"it is of another space ({key})")
-    if width != space.get("width", width):
+    if space.get("width") not in (None, width):
         raise _damaged(path, f"its rows must have {space['width']} numbers, and have {width}")
     if not read_rows(path, 0, len(header["identities"])).isfinite().all():
         raise _damaged(path, "it holds numbers that are not finite")
@@ -333,8 +336,9 @@ def _whole_header(path: Path) -> tuple[dict[str, Any], int]:
     return header, int(shape[1])
 
 
-def remove_shard(path: Path) -> None:
-    """Removes a damaged shard, whatever it is."""
+def remove_damaged(path: Path) -> None:
+    """Removes a damaged file of a space, whatever it is; with its key.json, the whole space."""
+    path = path.parent if path.name == "key.json" else path
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
