@@ -8,9 +8,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from cirbench.benchmark.decoding import EXTENSIONS
 from cirbench.benchmark.errors import CorruptData, MissingData
 from cirbench.benchmark.files import sha256_of_file
-from cirbench.benchmark.images import EXTENSIONS
 
 
 def read_json(path: Path) -> Any:

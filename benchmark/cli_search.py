@@ -12,6 +12,8 @@ from cirbench.benchmark.cli_options import HELP, AsJson, DataRoot, Device, Quiet
 from cirbench.benchmark.errors import CirbenchError, UsageError
 
 if TYPE_CHECKING:
+    from cirbench.benchmark.progress import Reporter
+    from cirbench.benchmark.search import Gallery
     from cirbench.benchmark.serve.pages import Answer
 
 searcher = typer.Typer(**HELP)  # type: ignore[arg-type]  # one dict for all apps
@@ -89,8 +91,7 @@ def search(
     opened = searching.open_gallery(
         towers, refs, skip_unreadable=skip_unreadable, workers=workers, reporter=reporter
     )
-    if opened.unreadable:
-        reporter.say(f"left out as unreadable: {', '.join(opened.unreadable)}")
+    _say_of_pictures(opened, reporter)
     finder = searching.Searcher(backbone=towers, gallery=opened, workers=workers)
     answers = [
         Answer(method=method, query=q, hits=finder.find(composer, q, finder.embed(q), top))
@@ -101,7 +102,7 @@ def search(
     if as_json:
         found = [searching.as_dict(answer.query, answer.hits) for answer in answers]
         data = {"method": method, "backbone": name, "gallery": gallery,
-                "pictures": len(opened.pictures), "unreadable": list(opened.unreadable),
+                "pictures": len(opened.pictures), "unreadable": dict(opened.unreadable),
                 "queries": found}  # fmt: skip
         print(json.dumps(data, indent=2, sort_keys=True))
     elif html is None and png is None:
@@ -160,12 +161,24 @@ def serve(
     opened = searching.open_gallery(
         towers, refs, skip_unreadable=skip_unreadable, workers=workers, reporter=reporter
     )
+    _say_of_pictures(opened, reporter)
     about = f"{len(opened.pictures):,} pictures of {gallery}, backbone {name}"
     if opened.unreadable:
         about += f"; {len(opened.unreadable)} more can't be read"
     finder = searching.Searcher(backbone=towers, gallery=opened, workers=workers)
     print(f"http://{HOST}:{listener.getsockname()[1]}/  (Ctrl-C ends it)", flush=True)
     run(Demo(searcher=finder, methods=composers, about=about), listener)
+
+
+def _say_of_pictures(gallery: "Gallery", reporter: "Reporter") -> None:
+    """What was left out, and what is lost of the rest."""
+    from cirbench.benchmark.images import describe_deep_greys
+    from cirbench.benchmark.search import name_unreadable
+
+    if gallery.unreadable:
+        reporter.say(f"left out as unreadable: {name_unreadable(gallery.unreadable)}")
+    if gallery.deep_greys:
+        reporter.say(describe_deep_greys(gallery.deep_greys, len(gallery.pictures)))
 
 
 def _write(answers: "Sequence[Answer]", about: str, html: Path | None, png: Path | None) -> None:

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import io
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image, UnidentifiedImageError
-
+from cirbench.benchmark.decoding import MOST_PIXELS, open_picture
 from cirbench.benchmark.errors import CorruptData, MissingData, UsageError
 from cirbench.benchmark.interfaces import ImageRef
 
 PLACEHOLDER = "*"
-PICTURE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
-"""What a query's picture may be; of the others that PIL knows, some run other programs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,23 +59,16 @@ def free_queries(images: Sequence[ImageRef], prompts: Sequence[str]) -> list[Fre
     ]
 
 
-def picture(name: str, content: bytes) -> ImageRef:
+def picture(name: str, content: bytes, *, most_pixels: int = MOST_PIXELS) -> ImageRef:
     """A query's picture from the bytes of its file, its header checked and nothing decoded.
 
     Raises:
-        CorruptData: it is no picture, or says it has more pixels than PIL takes for safe.
+        CorruptData: it is no picture that may be opened, or has more pixels than that.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            Image.open(io.BytesIO(content), formats=PICTURE_FORMATS).close()
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise CorruptData(f"{name} is refused: {error} Scale it down.") from error
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-        raise CorruptData(
-            f"{name} ({len(content):,} bytes) is no picture that can be read; give one of "
-            f"{', '.join(PICTURE_FORMATS)}"
-        ) from error
+        open_picture(content, most_pixels=most_pixels).close()
+    except CorruptData as error:
+        raise CorruptData(f"picture {name} ({len(content):,} bytes) is refused: {error}") from error
     return ImageRef(id=name, read=lambda: content)
 
 

@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import io
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
+from cirbench.benchmark.decoding import EXTENSIONS, decode, is_deep_grey, open_picture
 from cirbench.benchmark.errors import CorruptData, MissingData
 from cirbench.benchmark.interfaces import ImageRef
 
 T = TypeVar("T")
-
-EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
+_NAMED = 5
 
 
 def file_ref(path: Path, name: str, box: tuple[int, int, int, int] | None = None) -> ImageRef:
@@ -84,7 +83,7 @@ def load_picture(ref: ImageRef, transform: Callable[[Image.Image], T], row: int)
 
     Raises:
         MissingData: its file is gone, or can't be opened.
-        CorruptData: its file is no picture, or cut short.
+        CorruptData: it can't be decoded; see `decode`.
     """
     try:
         content = ref.read()
@@ -93,17 +92,35 @@ def load_picture(ref: ImageRef, transform: Callable[[Image.Image], T], row: int)
             f"picture {ref.id} (row {row}): {error.filename} can't be read ({error.strerror})"
         ) from error
     try:
-        with Image.open(io.BytesIO(content)) as image:
-            image.load()
-            pixels = transform(image)
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError,
-            Image.DecompressionBombError) as error:  # fmt: skip
-        unknown = isinstance(error, UnidentifiedImageError)
+        pixels = transform(decode(content))
+    except (CorruptData, OSError, ValueError) as error:  # of a transform: a mode it can't convert
         raise CorruptData(
-            f"picture {ref.id} (row {row}, {len(content)} bytes) can't be decoded: "
-            f"{'no known picture format' if unknown else error}; fetch it again"
+            f"picture {ref.id} (row {row}, {len(content)} bytes) can't be decoded: {error}"
         ) from error
     return pixels, hashlib.sha256(content).hexdigest()
+
+
+def find_deep_greys(refs: Iterable[ImageRef]) -> list[str]:
+    """The ids of the pictures with files of their own that `is_deep_grey`, by their headers."""
+    return [ref.id for ref in refs if ref.path and _has_deep_grey(ref.path)]
+
+
+def _has_deep_grey(path: Path) -> bool:
+    with path.open("rb") as file:
+        header = file.read(26)
+    if header.startswith(b"\x89PNG"):
+        return header[24:] == b"\x10\0"  # 16 bits, grey
+    if header.startswith((b"II*\0", b"MM\0*")):
+        return is_deep_grey(open_picture(path.read_bytes()))
+    return False
+
+
+def describe_deep_greys(names: Sequence[str], count: int) -> str:
+    """What is said of them: some of a person's `count` pictures."""
+    return (
+        f"{len(names):,} of {count:,} pictures have 16 bits of grey, and come out white where they "
+        f"exceed 255; convert them to 8 bits: {', '.join(names[:_NAMED])}"
+    )
 
 
 def prefetched(jobs: Iterable[Callable[[], T]], *, workers: int, ahead: int) -> Iterator[T]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,11 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from cirbench.benchmark.checkpoints import read_checkpoint
+from cirbench.benchmark.decoding import decode
 from cirbench.benchmark.embed import BatchSize, Embedder, ImageFeatures, embed_with
 from cirbench.benchmark.errors import CirbenchError, CorruptData, MissingData, UsageError
 from cirbench.benchmark.free_query import FreeQuery
-from cirbench.benchmark.images import images_in_folder, load_picture, prefetched
+from cirbench.benchmark.images import find_deep_greys, images_in_folder, prefetched
 from cirbench.benchmark.interfaces import Backbone, ImageRef, Method
 from cirbench.benchmark.plan import checkpoint_path
 from cirbench.benchmark.preprocess import Transform, preprocess
@@ -90,12 +91,14 @@ class Gallery:
 
     Attributes:
         vectors: (N, C) float32, of unit length.
-        unreadable: ids of pictures that were left out.
+        unreadable: id → what is wrong, of the pictures that were left out.
+        deep_greys: ids of pictures whose greys beyond 8 bits are lost.
     """
 
     pictures: tuple[ImageRef, ...]
     vectors: Tensor
-    unreadable: tuple[str, ...] = ()
+    unreadable: Mapping[str, str] = field(default_factory=dict)
+    deep_greys: Sequence[str] = ()
 
 
 def features_of(
@@ -128,12 +131,12 @@ def open_gallery(
     Raises:
         CorruptData: some can't be read and are not to be skipped, or none can; names them.
     """
-    bad: list[str] = []
+    bad: dict[str, str] = {}
     try:
         features = features_of(backbone, refs, Mode.USE, workers=workers, reporter=reporter)
     except (MissingData, CorruptData) as error:
         transform = preprocess(PROTOCOL.preprocess, backbone.image_spec)
-        bad = unreadable(refs, transform, workers)
+        bad = find_unreadable(refs, transform, workers)
         if not bad:
             raise
         if not skip_unreadable or len(bad) == len(refs):
@@ -141,28 +144,38 @@ def open_gallery(
         refs = [ref for ref in refs if ref.id not in bad]
         features = features_of(backbone, refs, Mode.USE, workers=workers, reporter=reporter)
     vectors = normalize(features.of(refs), dim=1)
-    return Gallery(pictures=tuple(refs), vectors=vectors, unreadable=tuple(bad))
+    return Gallery(
+        pictures=tuple(refs), vectors=vectors, unreadable=bad, deep_greys=find_deep_greys(refs)
+    )
 
 
-def unreadable(refs: Sequence[ImageRef], transform: Transform, workers: int) -> list[str]:
-    """The ids of the pictures that can't be read or decoded."""
+def find_unreadable(refs: Sequence[ImageRef], transform: Transform, workers: int) -> dict[str, str]:
+    """Id → what is wrong, of the pictures that can't be read or decoded."""
 
-    def reads(ref: ImageRef) -> bool:
+    def fault(ref: ImageRef) -> str:
         try:
-            load_picture(ref, transform, 0)
-        except CirbenchError:
-            return False
-        return True
+            transform(decode(ref.read()))
+        except (CirbenchError, OSError, ValueError) as error:
+            return str(error)
+        return ""
 
-    jobs = (partial(reads, ref) for ref in refs)
-    read = prefetched(jobs, workers=workers, ahead=2 * _BATCH_SIZE)
-    return [ref.id for ref, good in zip(refs, read, strict=True) if not good]
+    jobs = (partial(fault, ref) for ref in refs)
+    faults = prefetched(jobs, workers=workers, ahead=2 * _BATCH_SIZE)
+    return {ref.id: why for ref, why in zip(refs, faults, strict=True) if why}
 
 
-def _refusal(bad: Sequence[str], count: int) -> str:
-    rest = f" and {len(bad) - _NAMED} more" if len(bad) > _NAMED else ""
+def name_unreadable(bad: Mapping[str, str]) -> str:
+    """The first of them, by reason, and how many more there are."""
+    names: dict[str, list[str]] = {}
+    for name, why in list(bad.items())[:_NAMED]:
+        names.setdefault(why, []).append(name)
+    named = ", ".join(f"{', '.join(some)} ({why})" for why, some in names.items())
+    return named + (f" and {len(bad) - _NAMED} more" if len(bad) > _NAMED else "")
+
+
+def _refusal(bad: Mapping[str, str], count: int) -> str:
     return (
-        f"{len(bad)} of {count:,} gallery pictures can't be read: {', '.join(bad[:_NAMED])}{rest}; "
+        f"{len(bad)} of {count:,} gallery pictures can't be read: {name_unreadable(bad)}; "
         f"mend or remove them, or leave them out with --skip-unreadable"
     )
 

@@ -17,8 +17,8 @@ from typing import overload
 
 import numpy as np
 
+from cirbench.benchmark.decoding import EXTENSIONS
 from cirbench.benchmark.errors import CorruptData, MissingData
-from cirbench.benchmark.images import EXTENSIONS
 from cirbench.benchmark.interfaces import ImageRef
 
 

@@ -22,10 +22,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from pycocotools import mask as coco_mask
 
 from cirbench.benchmark.annotations import read_json
+from cirbench.benchmark.decoding import decode
 from cirbench.benchmark.downloads import unpack
 from cirbench.benchmark.errors import CorruptData, MissingData
 from cirbench.benchmark.files import sha256_of_file, written_whole
@@ -162,11 +163,12 @@ def cut_out(path: Path, photo: Photo, instance: Mapping[str, Any]) -> bytes:
         CorruptData: it is unreadable, or its size is not the annotated one.
     """
     try:
-        with Image.open(path) as image:
-            pixels = np.array(image.convert("RGB"))
-    except FileNotFoundError as error:
-        raise MissingData(f"no image at {path}; bench data prepare coco says how to get") from error
-    except (UnidentifiedImageError, OSError) as error:
+        pixels = np.array(decode(path.read_bytes()).convert("RGB"))
+    except OSError as error:
+        raise MissingData(
+            f"no image can be read at {path}; bench data prepare coco says how to get it"
+        ) from error
+    except CorruptData as error:
         raise CorruptData(f"{path} can't be decoded ({error}); fetch it again") from error
     mask = mask_of(photo, instance)
     if mask.shape != pixels.shape[:2]:

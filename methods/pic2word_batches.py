@@ -19,8 +19,9 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as tv
 
-from cirbench.benchmark.errors import CheckFailed, CorruptData, MissingData
-from cirbench.benchmark.images import chunks, load_picture, prefetched
+from cirbench.benchmark.decoding import is_deep_grey
+from cirbench.benchmark.errors import CirbenchError, CorruptData, MissingData
+from cirbench.benchmark.images import chunks, describe_deep_greys, load_picture, prefetched
 from cirbench.benchmark.interfaces import ImageRef
 from cirbench.benchmark.preprocess import ImageSpec, Transform, to_tensor
 
@@ -64,36 +65,53 @@ class Pictures:
     Attributes:
         most_unreadable: the share above which training stops.
         unreadable: row → what is wrong with it.
+        deep_greys: id of each picture whose greys beyond 8 bits were lost.
     """
 
     refs: Sequence[ImageRef]
     most_unreadable: float
     unreadable: dict[int, str] = field(default_factory=dict)
+    deep_greys: dict[str, None] = field(default_factory=dict)
 
     def load(self, row: int, transform_of: Callable[[int], Transform]) -> Tensor:
         """(3, S, S) float32: the picture, or the next one that can be decoded.
 
         Raises:
-            CheckFailed: more are unreadable than may be.
+            MissingData, CorruptData: more are unreadable than may be.
         """
         for candidate in range(row, row + len(self.refs)):
             taken = candidate % len(self.refs)
             if taken in self.unreadable:
                 continue
             try:
-                return load_picture(self.refs[taken], transform_of(taken), taken)[0]
+                return self._load(taken, transform_of(taken))
             except (MissingData, CorruptData) as error:
                 self.unreadable[taken] = str(error)
-                self._check()
-        raise CheckFailed("no picture can be decoded")
+                self._check(type(error))
+        raise CorruptData("no picture can be decoded")
 
-    def _check(self) -> None:
+    def _load(self, row: int, transform: Transform) -> Tensor:
+        ref = self.refs[row]
+
+        def look(image: Image.Image) -> Tensor:
+            if is_deep_grey(image):
+                self.deep_greys[ref.id] = None
+            return transform(image)
+
+        return load_picture(ref, look, row)[0]
+
+    def _check(self, kind: type[CirbenchError]) -> None:
         if len(self.unreadable) > self.most_unreadable * len(self.refs):
             named = "\n  ".join(list(self.unreadable.values())[:_NAMED])
-            raise CheckFailed(
+            raise kind(
                 f"{len(self.unreadable)} of {len(self.refs)} pictures can't be decoded, more than "
                 f"the share of {self.most_unreadable:g} that --max-unreadable allows:\n  {named}"
             )
+
+    def remarks(self) -> list[str]:
+        """What a person should know of the pictures that were used."""
+        names = sorted(self.deep_greys)
+        return [describe_deep_greys(names, len(self.refs))] if names else []
 
     def report(self) -> dict[str, object]:
         """For the weights' header."""

@@ -239,6 +239,8 @@ def train(job: Job, reporter: Reporter, *, resume: bool = False) -> float:
         raise
     if job.processes.rank:
         return losses[-1]
+    for remark in pictures.remarks():
+        reporter.say(remark)
     _write_log(job, losses)
     write_loss_plot(job.output.with_suffix(".loss.png"), losses, watch.points)
     header = {**job.identity(), "kind": "pic2word", "final_loss": losses[-1],

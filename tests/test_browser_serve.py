@@ -129,7 +129,7 @@ def test_a_file_that_is_no_picture_is_named_and_the_text_stays(page, tmp_path):
     path = tmp_path / "notes.txt"
     path.write_text("no picture", encoding="utf-8")
     search(page, path)
-    assert "notes.txt (10 bytes) is no picture that can be read" in refused(page)
+    assert "notes.txt (10 bytes) is refused: it must be a picture" in refused(page)
     assert page.get_by_label("Text", exact=True).input_value() == "a cartoon of *"
 
 

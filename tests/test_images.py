@@ -10,9 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
+from cirbench.benchmark.decoding import EXTENSIONS
 from cirbench.benchmark.errors import CorruptData, MissingData
 from cirbench.benchmark.images import (
-    EXTENSIONS,
     chunks,
     file_ref,
     images_in_folder,

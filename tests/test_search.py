@@ -93,13 +93,13 @@ def test_the_text_for_methods_of_plain_text_is_without_placeholders():
     "content", [b"", b"junk", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"]
 )
 def test_what_is_no_picture_is_refused_before_it_is_decoded(content):
-    with pytest.raises(CorruptData, match="no picture that can be read"):
+    with pytest.raises(CorruptData, match="must be a picture of one of the formats"):
         picture("it", content)
 
 
-@pytest.mark.parametrize("side", [10_000, 20_000])
+@pytest.mark.parametrize("side", [14_000, 20_000])
 def test_a_pixel_bomb_is_refused(side):
-    with pytest.raises(CorruptData, match=r"refused.*pixels.*Scale it down"):
+    with pytest.raises(CorruptData, match=r"refused: it must have at most .* pixels"):
         picture("bomb.png", bomb(side))
 
 
@@ -215,13 +215,11 @@ def test_unreadable_pictures_are_counted_named_and_left_out_only_when_asked(fake
     (picture_folder / "bomb.png").write_bytes(bomb())
     given = images_in_folder(picture_folder)
     options = {"workers": 2, "reporter": QUIET}
-    message = (
-        "3 of 25 gallery pictures can't be read: 04.png, 09.png, bomb.png; .*--skip-unreadable"
-    )
+    message = r"3 of 25 .* read: 04.png .*, 09.png \(.*truncated.*, bomb.png .*--skip-unreadable"
     with pytest.raises(CorruptData, match=message):
         open_gallery(fake, given, skip_unreadable=False, **options)
     gallery = open_gallery(fake, given, skip_unreadable=True, **options)
-    assert gallery.unreadable == ("04.png", "09.png", "bomb.png")
+    assert tuple(gallery.unreadable) == ("04.png", "09.png", "bomb.png")
     assert len(gallery.pictures) == len(gallery.vectors) == 22
     whole = open_gallery(fake, gallery.pictures, skip_unreadable=False, **options)
     assert torch.equal(whole.vectors, gallery.vectors)
@@ -231,7 +229,7 @@ def test_unreadable_pictures_are_counted_named_and_left_out_only_when_asked(fake
 
 def test_many_unreadable_pictures_are_not_all_named(fake):
     given = [ImageRef(id=f"bad-{i}", read=lambda: b"junk") for i in range(30)]
-    with pytest.raises(CorruptData, match=r"30 of 30 .*bad-19 and 10 more;"):
+    with pytest.raises(CorruptData, match=r"30 of 30 .*bad-19 \(.*\) and 10 more;"):
         open_gallery(fake, given, skip_unreadable=False, workers=1, reporter=QUIET)
 
 

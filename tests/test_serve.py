@@ -168,8 +168,11 @@ def test_a_method_that_can_not_use_the_query_says_why_beside_those_that_can(clie
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"no picture", "no picture that can be read"),
-        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "no picture that can be read"),
+        (b"no picture", "must be a picture of one of the formats"),
+        (
+            b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n",
+            "must be a picture of one of the formats",
+        ),
         (picture_bytes((500, 500))[:200], "can't be decoded"),
         (picture_bytes((10_000, 9_000)), "refused"),
         (picture_bytes((14_000, 13_000)), "refused"),

@@ -7,8 +7,9 @@ import io
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
+from cirbench.benchmark.decoding import decode
 from cirbench.benchmark.errors import CorruptData, MissingData
 from cirbench.benchmark.interfaces import ImageRef, Task, TaskData
 from cirbench.benchmark.leaderboard import Board
@@ -41,8 +42,6 @@ SMALL_BYTES = 4096
 """A picture that is no larger in either respect is taken as it is, without another encoding."""
 
 _MIME = {"WEBP": "image/webp", "PNG": "image/png", "JPEG": "image/jpeg"}
-_FORMATS = (*_MIME, "GIF", "BMP", "TIFF")
-"""Tried in this order; Pillow's own order tries WebP last, after thirty others."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,32 +91,22 @@ def opened(ref: ImageRef) -> Image.Image:
         MissingData: its file can't be read.
         CorruptData: it can't be decoded.
     """
-    content = _content(ref)
-    try:
-        with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
-            image.load()
-            return _looked_at(image, ref.box).copy()
-    except _UNDECODABLE as error:
-        raise _undecodable(ref, error) from error
+    return _looked_at(_decode(ref, _content(ref)), ref.box)
 
 
 def thumbnail(ref: ImageRef, size: Size = Size()) -> str:
     """A data URI of a small picture; raises as `opened` does."""
     content = _content(ref)
-    try:
-        with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
-            small = max(image.size) <= size.side and len(content) <= SMALL_BYTES
-            if small and image.format in _MIME and ref.box is None:
-                image.verify()
-                return _data_uri(content, _MIME[image.format])
-            if ref.box is None:  # a draft's pixels are others than the box's
-                image.draft("RGB", (2 * size.side, 2 * size.side))
-            part = _looked_at(image, ref.box)
-            part.thumbnail((size.side, size.side))
-            buffer = io.BytesIO()
-            part.convert("RGB").save(buffer, "WEBP", quality=size.quality)
-    except _UNDECODABLE as error:
-        raise _undecodable(ref, error) from error
+    # a draft's pixels are others than the box's
+    draft = (2 * size.side, 2 * size.side) if ref.box is None else None
+    image = _decode(ref, content, draft)
+    small = max(image.size) <= size.side and len(content) <= SMALL_BYTES
+    if small and image.format in _MIME and ref.box is None:
+        return _data_uri(content, _MIME[image.format])
+    part = _looked_at(image, ref.box)
+    part.thumbnail((size.side, size.side))
+    buffer = io.BytesIO()
+    part.convert("RGB").save(buffer, "WEBP", quality=size.quality)
     return _data_uri(buffer.getvalue(), "image/webp")
 
 
@@ -129,11 +118,6 @@ def _looked_at(image: Image.Image, box: tuple[int, int, int, int] | None) -> Ima
     return image.crop(box) if left < right and upper < lower else Image.new("RGB", (64, 64))
 
 
-_UNDECODABLE = (
-    UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError,
-)  # fmt: skip
-
-
 def _content(ref: ImageRef) -> bytes:
     try:
         return ref.read()
@@ -141,8 +125,11 @@ def _content(ref: ImageRef) -> bytes:
         raise MissingData(f"picture {ref.id} can't be read ({error}); check --data-root") from error
 
 
-def _undecodable(ref: ImageRef, error: Exception) -> CorruptData:
-    return CorruptData(f"picture {ref.id} can't be decoded ({error}); fetch it again")
+def _decode(ref: ImageRef, content: bytes, draft: tuple[int, int] | None = None) -> Image.Image:
+    try:
+        return decode(content, draft=draft)
+    except CorruptData as error:
+        raise CorruptData(f"picture {ref.id} can't be decoded ({error}); fetch it again") from error
 
 
 def _data_uri(content: bytes, mime: str) -> str:

@@ -1,8 +1,8 @@
 """The web page of `bench serve`: one form, and the answers of several methods side by side.
 
 It is for one person on one machine: bound to the loopback address, answering no other host's name
-(a page elsewhere could else reach it by rebinding its own), loading nothing from elsewhere, and
-writing nothing to a disk.
+(a page elsewhere could else reach it by rebinding its own) and no form of another site's page,
+loading nothing from elsewhere, and writing nothing to a disk.
 """
 
 from __future__ import annotations
@@ -14,18 +14,25 @@ from threading import Lock
 
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
-from starlette.datastructures import FormData, MutableHeaders
+from starlette.datastructures import FormData, Headers, MutableHeaders
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, Response
+from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cirbench.benchmark.errors import CirbenchError, UsageError
 from cirbench.benchmark.interfaces import Method
 from cirbench.benchmark.search import Searcher
-from cirbench.benchmark.serve.forms import Asked, RecentPictures, TooLarge, asked, read_form
+from cirbench.benchmark.serve.forms import (
+    Asked,
+    RecentPictures,
+    TooLarge,
+    TooSlow,
+    asked,
+    read_form,
+)
 from cirbench.benchmark.serve.pages import Answer, environment, stylesheet
 
 HOST = "127.0.0.1"
@@ -112,6 +119,9 @@ def application(demo: Demo) -> Starlette:
             return HTMLResponse(await run_in_threadpool(demo.page, wanted, answers))
         except TooLarge as error:
             return HTMLResponse(demo.page(error=str(error)), status_code=413)
+        except TooSlow as error:
+            page = demo.page(error=str(error))
+            return HTMLResponse(page, status_code=408, headers={"Connection": "close"})
         except CirbenchError as error:
             return HTMLResponse(demo.page(error=str(error), form=form), status_code=400)
 
@@ -127,6 +137,7 @@ def application(demo: Demo) -> Starlette:
         middleware=[
             Middleware(_SafeHeaders),
             Middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"]),
+            Middleware(_SameSite),
         ],
     )
 
@@ -144,6 +155,25 @@ class _SafeHeaders:
             await send(message)
 
         await self.app(scope, receive, sending)
+
+
+@dataclass(frozen=True)
+class _SameSite:
+    """Refuses what another site's page sends. A browser says so of itself; what says nothing, such
+    as curl, is the person's own."""
+
+    app: ASGIApp
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["method"] not in ("GET", "HEAD"):
+            headers = Headers(scope=scope)
+            site, origin = headers.get("sec-fetch-site"), headers.get("origin")
+            own = f"http://{headers.get('host')}"
+            if site not in (None, "same-origin", "none") or origin not in (None, own):
+                refusal = "the form must be sent from this page; open its address itself"
+                await PlainTextResponse(refusal, status_code=403)(scope, receive, send)
+                return
+        await self.app(scope, receive, send)
 
 
 def listen(port: int) -> socket.socket:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +17,11 @@ from cirbench.benchmark.free_query import FreeQuery, picture
 from cirbench.benchmark.interfaces import ImageRef
 
 UPLOAD_BYTES = 10 * 1024 * 1024
+UPLOAD_PIXELS = 25_000_000
+"""A camera's 24 megapixels. A PNG of a few kB can say that it has far more, and a tower looks at
+some 224² of them."""
+UPLOAD_SECONDS = 30
+"""For the whole of a form, which comes from this machine."""
 _FIELD_BYTES = 16 * 1024
 _DRAINED_BYTES = 20 * UPLOAD_BYTES
 _MOST_SHOWN = 100
@@ -24,6 +30,10 @@ _KEPT = 8
 
 class TooLarge(UsageError):
     """More was sent than is taken."""
+
+
+class TooSlow(UsageError):
+    """The rest of a form did not come."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +63,7 @@ class RecentPictures:
             CorruptData: it is no picture, or too large a one.
         """
         key = sha256(content).hexdigest()
-        self._kept[key] = picture(name, content)
+        self._kept[key] = picture(name, content, most_pixels=UPLOAD_PIXELS)
         self._kept.move_to_end(key)
         if len(self._kept) > _KEPT:
             self._kept.popitem(last=False)
@@ -90,6 +100,7 @@ async def read_form(request: Request) -> FormData:
 
     Raises:
         TooLarge: more than `UPLOAD_BYTES` were sent.
+        TooSlow: it was not whole after `UPLOAD_SECONDS`.
         UsageError: it is no such form.
     """
     try:
@@ -99,7 +110,10 @@ async def read_form(request: Request) -> FormData:
         )  # fmt: skip
         if "content-type" not in request.headers:
             raise MultiPartException("no content type")
-        return await parser.parse()
+        async with asyncio.timeout(UPLOAD_SECONDS):
+            return await parser.parse()
+    except TimeoutError as error:
+        raise TooSlow(f"the upload must come within {UPLOAD_SECONDS} s; send it again") from error
     except MultiPartException as error:
         raise UsageError(f"the form can't be read ({error.message})") from error
     except ClientDisconnect as error:
