@@ -1,12 +1,14 @@
 """The command `bench`. Nothing heavy is imported before a command needs it."""
 
 import errno
+import io
 import json
 import os
 import signal
 import sys
+import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -15,6 +17,7 @@ from cirbench.benchmark.cli_compare import comparer
 from cirbench.benchmark.cli_data import data
 from cirbench.benchmark.cli_options import (
     HELP,
+    RUNS,
     AsJson,
     Backbone,
     DataRoot,
@@ -24,6 +27,7 @@ from cirbench.benchmark.cli_options import (
     Results,
     Seed,
     Workers,
+    is_clone,
     print_json,
 )
 from cirbench.benchmark.cli_report import register as register_report
@@ -31,7 +35,7 @@ from cirbench.benchmark.cli_search import searcher
 from cirbench.benchmark.cli_sweep import sweeper
 from cirbench.benchmark.cli_train import trainer
 from cirbench.benchmark.cli_train_combiner import train_clip_sum, train_combiner
-from cirbench.benchmark.errors import CheckFailed, CirbenchError, UsageError
+from cirbench.benchmark.errors import UNFORESEEN, CheckFailed, CirbenchError, UsageError
 from cirbench.benchmark.threads import sleep_soon
 
 if TYPE_CHECKING:
@@ -43,7 +47,7 @@ KNOWN_VARIABLES = ("CIRBENCH_CACHE", "CIRBENCH_DATA", "CIRBENCH_RESULTS")
 app = typer.Typer(
     help="Composed image retrieval: methods × tasks through one harness.",
     epilog="Exit codes: 0 ok · 1 a check failed · 2 usage · 3 data missing · 4 data corrupt · "
-    "130 interrupted",
+    "70 a fault of bench · 130 interrupted",
     pretty_exceptions_enable=False,
     add_completion=False,
     **HELP,  # type: ignore[arg-type]  # one dict for both apps
@@ -89,23 +93,54 @@ def _bench(
 
 def main() -> None:
     """Runs `bench`; every error a person can act on ends in its documented exit code."""
-    _warn_of_unknown_variables()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    sleep_soon()
+    _prepare_process()
     try:
         app()
     except CirbenchError as error:
-        print(f"bench: error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+        _end(str(error), error.exit_code)
     except OSError as error:
         if error.errno not in _FULL_DISK:
-            raise
-        print(
-            f"bench: error: {error.filename or 'a file'} can't be written ({error.strerror}); what "
-            f"was written before is whole; make room, or choose another place, and run again",
-            file=sys.stderr,
+            _end_unforeseen(error)
+        _end(
+            f"{error.filename or 'a file'} can't be written ({error.strerror}); what was written "
+            f"before is whole; make room, or choose another place, and run again",
+            UsageError.exit_code,
         )
-        sys.exit(UsageError.exit_code)
+    except Exception as error:  # what nobody foresaw must not look like a check's "no"
+        _end_unforeseen(error)
+
+
+def _prepare_process() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a name that can't be encoded is escaped
+    os.environ["MPLBACKEND"] = "agg"  # figures are files here, whatever the shell draws on
+    if "CIRBENCH_RESULTS" not in os.environ and is_clone(Path.cwd()):
+        os.environ["CIRBENCH_RESULTS"] = RUNS
+    warnings.showwarning = _show_warning
+    _warn_of_unknown_variables()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    sleep_soon()
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *where: object) -> None:
+    """A warning as a line, without the place in the code that gave it."""
+    print(f"bench: warning: {message}", file=sys.stderr)
+
+
+def _end(message: str, code: int) -> NoReturn:
+    print(f"bench: error: {message}", file=sys.stderr)
+    sys.exit(code)
+
+
+def _end_unforeseen(error: Exception) -> NoReturn:
+    import traceback
+
+    traceback.print_exception(error)
+    _end(
+        f"{type(error).__name__}: {error} (not foreseen; please report it with the lines above)",
+        UNFORESEEN,
+    )
 
 
 def _warn_of_unknown_variables() -> None:

@@ -27,14 +27,31 @@ DataRoot = Annotated[
     Path | None, typer.Option(help="Folder of the data sets.", envvar="CIRBENCH_DATA")
 ]
 Results = Annotated[
-    Path, typer.Option("--output", "-o", help="Results folder.", envvar="CIRBENCH_RESULTS")
-]
+    Path,
+    typer.Option(
+        "--output", "-o", help="Results folder; in a clone of cirbench runs/, which git ignores.",
+        envvar="CIRBENCH_RESULTS",
+    ),
+]  # fmt: skip
+RUNS = "runs"
 Backbone = Annotated[
     str | None,
     typer.Option("--backbone", "-b", help="bench ls backbones; default: the task's own."),
 ]
 Workers = Annotated[int, typer.Option(min=1, help="Threads that decode images.")]
-Seed = Annotated[int, typer.Option(help="Of everything random; part of the record's identity.")]
+Seed = Annotated[
+    int,
+    typer.Option(min=0, max=2**32 - 1, help="Of everything random; part of the record's identity."),
+]
+
+
+def is_clone(folder: Path) -> bool:
+    """Whether a folder is in a clone of cirbench, whose results/ is the project's own."""
+    for parent in (folder, *folder.parents):
+        path = parent / "pyproject.toml"
+        if path.is_file():
+            return 'name = "cirbench"' in path.read_text(encoding="utf-8", errors="replace")
+    return False
 
 
 def print_json(data: object) -> None:

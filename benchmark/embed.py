@@ -18,10 +18,10 @@ from torch import Tensor
 from cirbench.benchmark.contents import Contents
 from cirbench.benchmark.errors import CorruptData
 from cirbench.benchmark.images import chunks, load_picture, prefetched
-from cirbench.benchmark.interfaces import Backbone, ImageRef
+from cirbench.benchmark.interfaces import Backbone, ImageRef, Mode
 from cirbench.benchmark.preprocess import Transform, preprocess, stretched
 from cirbench.benchmark.progress import Reporter, Stage
-from cirbench.benchmark.store import SHARD_ROWS, Mode, Store, default_root, identity, image_space
+from cirbench.benchmark.store import SHARD_ROWS, Store, default_root, identity, image_space
 
 T = TypeVar("T")
 

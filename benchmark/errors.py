@@ -7,10 +7,14 @@
 | 2 | usage: a name, an option or a value is wrong |
 | 3 | data or weights are missing |
 | 4 | data, a checkpoint or a record is corrupt |
+| 70 | a fault of bench itself, with a traceback |
 | 130 | interrupted |
 """
 
 from __future__ import annotations
+
+UNFORESEEN = 70
+"""EX_SOFTWARE of sysexits.h: never taken for a check's answer."""
 
 
 class CirbenchError(Exception):

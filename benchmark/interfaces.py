@@ -12,6 +12,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
@@ -25,6 +26,10 @@ if TYPE_CHECKING:
     from cirbench.benchmark.progress import Reporter
     from cirbench.benchmark.protocol import EvaluationProtocol
     from cirbench.benchmark.records import PerQuery
+
+
+HIGHEST_SEED = 2**32 - 1
+"""What every generator of random numbers takes."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -178,6 +183,15 @@ class Collection:
     found: int
     missing: tuple[str, ...]
     expected: int
+
+
+class Mode(StrEnum):
+    """What a run does with the store of embeddings."""
+
+    USE = "use"
+    REFRESH = "refresh"
+    READ_ONLY = "read-only"
+    OFF = "off"
 
 
 class Task(Protocol):

@@ -7,13 +7,17 @@ from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
 
-import torch
-
 from cirbench.benchmark.errors import MissingData, UsageError
-from cirbench.benchmark.interfaces import Method, Task, TaskData
+from cirbench.benchmark.interfaces import Method, Mode, Task, TaskData
 from cirbench.benchmark.protocol import EvaluationProtocol
-from cirbench.benchmark.registry import backbone_entry, find_method, find_task, methods, split_name
-from cirbench.benchmark.store import Mode
+from cirbench.benchmark.registry import (
+    backbone_entry,
+    find_method,
+    find_task,
+    loadable_methods,
+    methods,
+    split_name,
+)
 from cirbench.benchmark.subsets import limited, without
 
 
@@ -74,7 +78,9 @@ class Plan:
     def output(self) -> Path:
         """Where records go; partial ones never among the others."""
         folder = self.request.output
-        return folder.with_name(f"{folder.name}-partial") if self.partial else folder
+        if not self.partial:
+            return folder
+        return folder.parent / f"{folder.name or folder.resolve().name}-partial"
 
 
 def choose_device(name: str) -> str:
@@ -83,9 +89,15 @@ def choose_device(name: str) -> str:
     Raises:
         UsageError: CUDA is asked for and can't be used.
     """
+    if name == "cpu":
+        return name
+    import torch  # takes seconds, which a plan on the CPU does without
+
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
+        if torch.device(name).type == "meta":
+            raise RuntimeError("it holds no numbers")
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError) as error:
         raise UsageError(
@@ -139,7 +151,7 @@ def methods_of(request: Request, backbone: str) -> tuple[str, ...]:
         given = name in request.checkpoints or backbone in method.shipped_checkpoints
         return given or not method.needs_checkpoint
 
-    return tuple(filter(has_weights, methods()))
+    return tuple(filter(has_weights, loadable_methods()))
 
 
 def parse_checkpoints(given: Sequence[str], chosen: Sequence[str]) -> dict[str, Path]:

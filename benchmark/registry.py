@@ -9,13 +9,18 @@ from __future__ import annotations
 import difflib
 import importlib
 import re
-from collections.abc import Mapping
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import entry_points
 from typing import Any
 
 from cirbench.benchmark.errors import UsageError
+
+
+class PluginWarning(UserWarning):
+    """Something of a plug-in is left out."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,15 +35,21 @@ class Entry:
         """Imports the module and gives the attribute.
 
         Raises:
-            UsageError: a plug-in's module or attribute is not there.
+            UsageError: a plug-in's module can't be imported, or lacks the attribute.
         """
         module, _, attribute = self.target.partition(":")
         try:
             return getattr(importlib.import_module(module), attribute)
-        except (ImportError, AttributeError) as error:
+        except KeyboardInterrupt:
+            raise
+        except (
+            BaseException
+        ) as error:  # a stranger's module may raise anything, or leave by sys.exit
+            if self.origin == "cirbench":
+                raise
             raise UsageError(
-                f"{self.target} (from {self.origin}) can't be loaded: {error}; "
-                f"reinstall {self.origin}"
+                f"{self.target} of {self.origin} can't be loaded ({type(error).__name__}: "
+                f"{error}); mend or uninstall {self.origin}"
             ) from error
 
 
@@ -128,21 +139,19 @@ OPEN_CLIP = _built_in(
 
 @cache
 def _entries(kind: str) -> Mapping[str, Entry]:
-    """All entries of a kind, built-in ones first.
-
-    Raises:
-        UsageError: two origins claim one name.
-    """
-    built_in = {"methods": _METHODS, "tasks": _TASKS, "backbones": _BACKBONES}[kind]
-    entries = dict(built_in)
+    """All entries of a kind, built-in ones first; of two that claim a name the first stays."""
+    entries = {**{"methods": _METHODS, "tasks": _TASKS, "backbones": _BACKBONES}[kind]}
     for point in entry_points(group=f"cirbench.{kind}"):
         origin = point.dist.name if point.dist else "an unnamed distribution"
-        if point.name in entries:
-            raise UsageError(
-                f"two packages offer {kind[:-1]} {point.name!r}: {entries[point.name].origin} "
-                f"({entries[point.name].target}) and {origin} ({point.value}); uninstall one"
+        if first := entries.get(point.name):
+            warnings.warn(
+                f"{kind[:-1]} {point.name!r} of {origin} ({point.value}) is left out: "
+                f"{first.origin} has one of that name",
+                PluginWarning,
+                stacklevel=2,
             )
-        entries[point.name] = Entry(target=point.value, origin=origin)
+        else:
+            entries[point.name] = Entry(target=point.value, origin=origin)
     return entries
 
 
@@ -163,12 +172,36 @@ def backbones() -> Mapping[str, Entry]:
 
 def find_method(name: str) -> Any:
     """The method class of that name; raises UsageError with suggestions."""
-    return _find(name, "method", methods()).load()
+    return _load_class(_find(name, "method", methods()), ("name", "build", "compose"))
 
 
 def find_task(name: str) -> Any:
     """The task class of that name; raises UsageError with suggestions."""
-    return _find(name, "task", tasks()).load()
+    return _load_class(_find(name, "task", tasks()), ("name", "load", "protocols"))
+
+
+def loadable_methods() -> list[str]:
+    """The names of all methods but the plug-ins' that can't be loaded, which are warned of."""
+    found = []
+    for name in methods():
+        try:
+            find_method(name)
+        except UsageError as error:
+            warnings.warn(f"method {name!r} is left out: {error}", PluginWarning, stacklevel=2)
+        else:
+            found.append(name)
+    return found
+
+
+def _load_class(entry: Entry, members: Sequence[str]) -> Any:
+    found = entry.load()
+    lacking = [member for member in members if not hasattr(found, member)]
+    if not isinstance(found, type) or lacking:
+        raise UsageError(
+            f"{entry.target} of {entry.origin} must be a class with {', '.join(members)}, got "
+            f"{found!r}"
+        )
+    return found
 
 
 def find_backbone(name: str) -> Any:

@@ -17,7 +17,7 @@ from cirbench.benchmark.checkpoints import Checkpoint, read_checkpoint
 from cirbench.benchmark.compose import compose
 from cirbench.benchmark.data_check import without_unreadable
 from cirbench.benchmark.embed import BatchSize, Embedder, ImageFeatures, embed_with
-from cirbench.benchmark.interfaces import Backbone, Method
+from cirbench.benchmark.interfaces import Backbone, Method, Mode
 from cirbench.benchmark.plan import Plan, checkpoint_path
 from cirbench.benchmark.progress import Reporter
 from cirbench.benchmark.provenance import environment, peak_memory_bytes
@@ -33,7 +33,6 @@ from cirbench.benchmark.records import (
 from cirbench.benchmark.registry import find_method
 from cirbench.benchmark.scoring import averages_of, depth, score, summarise
 from cirbench.benchmark.spans import rank_queries
-from cirbench.benchmark.store import Mode
 from cirbench.benchmark.texts import TextFeatures
 
 

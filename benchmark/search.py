@@ -18,14 +18,13 @@ from cirbench.benchmark.embed import BatchSize, Embedder, ImageFeatures, embed_w
 from cirbench.benchmark.errors import CirbenchError, CorruptData, MissingData, UsageError
 from cirbench.benchmark.free_query import FreeQuery
 from cirbench.benchmark.images import find_deep_greys, images_in_folder, prefetched
-from cirbench.benchmark.interfaces import Backbone, ImageRef, Method
+from cirbench.benchmark.interfaces import Backbone, ImageRef, Method, Mode
 from cirbench.benchmark.plan import checkpoint_path
 from cirbench.benchmark.preprocess import Transform, preprocess
 from cirbench.benchmark.progress import Reporter
 from cirbench.benchmark.protocol import EvaluationProtocol
 from cirbench.benchmark.ranking import dot_product, rank
 from cirbench.benchmark.registry import find_task, tasks
-from cirbench.benchmark.store import Mode
 from cirbench.benchmark.texts import TextFeatures
 
 DEFAULT_BACKBONE = "emoji-clip"

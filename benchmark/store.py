@@ -26,7 +26,6 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
-from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +39,7 @@ from torch import Tensor
 from cirbench.benchmark.encoding_code import code_sha256
 from cirbench.benchmark.errors import CorruptData, UsageError
 from cirbench.benchmark.files import sha256_of_file, written_whole
-from cirbench.benchmark.interfaces import Backbone
+from cirbench.benchmark.interfaces import Backbone, Mode
 from cirbench.benchmark.provenance import package_versions
 
 SHARD_ROWS = 4096
@@ -48,15 +47,6 @@ _PACKAGES = ("torch", "torchvision", "pillow", "open_clip_torch", "timm", "trans
 KEY_DIGITS = 32
 IMPORTED = "imported.txt"
 _PATIENCE_SECONDS = 5
-
-
-class Mode(StrEnum):
-    """What a run does with the store."""
-
-    USE = "use"
-    REFRESH = "refresh"
-    READ_ONLY = "read-only"
-    OFF = "off"
 
 
 def default_root() -> Path:

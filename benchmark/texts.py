@@ -12,8 +12,8 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from cirbench.benchmark.interfaces import Backbone
-from cirbench.benchmark.store import SHARD_ROWS, Mode, Store, default_root, text_space
+from cirbench.benchmark.interfaces import Backbone, Mode
+from cirbench.benchmark.store import SHARD_ROWS, Store, default_root, text_space
 
 
 class Kept:

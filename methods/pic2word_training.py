@@ -241,13 +241,18 @@ def train(job: Job, reporter: Reporter, *, resume: bool = False) -> float:
         return losses[-1]
     for remark in pictures.remarks():
         reporter.say(remark)
-    _write_log(job, losses)
-    write_loss_plot(job.output.with_suffix(".loss.png"), losses, watch.points)
     header = {**job.identity(), "kind": "pic2word", "final_loss": losses[-1],
               "unreadable": pictures.report(), "validation": watch.last,
               "code": code_state(), "packages": package_versions()}  # fmt: skip
     write_checkpoint(job.output, learner.network.state_dict(), header)
     job.state_path.unlink(missing_ok=True)
+    _write_log(job, losses)
+    try:
+        write_loss_plot(job.output.with_suffix(".loss.png"), losses, watch.points)
+    except Exception as error:  # no fault of a drawing may cost a training
+        reporter.say(
+            f"the plot of the loss can't be drawn ({error}); {job.log_path} has its numbers"
+        )
     return losses[-1]
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cirbench.benchmark.interfaces import HIGHEST_SEED
 from cirbench.benchmark.registry import methods as known_methods
 from cirbench.benchmark.registry import tasks as known_tasks
 from cirbench.slurm.mistakes import Mistakes
@@ -93,7 +94,7 @@ def read_sweep(name: str) -> tuple[Sweep, Mistakes]:
                         mistakes),
         backbones=_many(content, "backbones", str, (DEFAULT,), mistakes),
         protocols=_many(content, "protocols", str, (DEFAULT,), mistakes),
-        seeds=_many(content, "seeds", int, (0,), mistakes),
+        seeds=_seeds(content, mistakes),
         settings=_settings(_table(content, "settings", mistakes), mistakes),
         exclude=_exclusions(content, mistakes),
         checkpoints=_checkpoints(_table(content, "checkpoints", mistakes), mistakes),
@@ -119,13 +120,23 @@ def _flag(table: Mapping[str, Any], key: str, mistakes: Mistakes) -> bool:
     return value is True
 
 
+def _seeds(content: Mapping[str, Any], mistakes: Mistakes) -> tuple[int, ...]:
+    seeds: tuple[int, ...] = _many(content, "seeds", int, (0,), mistakes)
+    if off := [seed for seed in seeds if not 0 <= seed <= HIGHEST_SEED]:
+        mistakes.add(f"seeds must be from 0 to {HIGHEST_SEED}, got {off[0]}")
+    return seeds
+
+
+_PLURALS = {int: "integers", str: "strings"}
+
+
 def _many(
     table: Mapping[str, Any], key: str, kind: type, default: Sequence[Any], mistakes: Mistakes
 ) -> tuple[Any, ...]:
     values = table.get(key, list(default))
     sound = isinstance(values, list) and all(type(value) is kind for value in values)
     if not sound or not values:
-        mistakes.add(f"{key} wants a list of {kind.__name__}, with one at least; it is {values!r}")
+        mistakes.add(f"{key} must be a non-empty list of {_PLURALS[kind]}, got {values!r}")
         return tuple(default)
     return tuple(dict.fromkeys(values))
 

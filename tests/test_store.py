@@ -29,10 +29,11 @@ from cirbench.benchmark.contents import Contents
 from cirbench.benchmark.embed import BatchSize, Embedder, stored_images
 from cirbench.benchmark.errors import CorruptData, MissingData, UsageError
 from cirbench.benchmark.images import file_ref, images_in_folder
+from cirbench.benchmark.interfaces import Mode
 from cirbench.benchmark.plan import Request, plan
 from cirbench.benchmark.progress import Reporter
 from cirbench.benchmark.run import run
-from cirbench.benchmark.store import Mode, Space, Store, check_shard, identity, image_space
+from cirbench.benchmark.store import Space, Store, check_shard, identity, image_space
 from cirbench.datasets.emoji.pictures import FOLDER
 
 SPACE = Space(

@@ -8,10 +8,11 @@ import torch
 from cirbench.benchmark import texts as texts_module
 from cirbench.benchmark.backbones import load_backbone
 from cirbench.benchmark.checkpoints import write_checkpoint
+from cirbench.benchmark.interfaces import Mode
 from cirbench.benchmark.plan import Request, plan
 from cirbench.benchmark.progress import Reporter
 from cirbench.benchmark.run import run
-from cirbench.benchmark.store import Mode, default_root
+from cirbench.benchmark.store import default_root
 from cirbench.benchmark.texts import TextFeatures
 from cirbench.methods.pic2word import MappingNetwork
 

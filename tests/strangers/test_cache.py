@@ -18,7 +18,8 @@ from safetensors.torch import save
 
 from cirbench.benchmark import encoding_code, files
 from cirbench.benchmark.backbones import load_backbone
-from cirbench.benchmark.store import Mode, Store, default_root, image_space, text_space
+from cirbench.benchmark.interfaces import Mode
+from cirbench.benchmark.store import Store, default_root, image_space, text_space
 
 RUN = ("run", "-m", "image-only", "-t", "emoji", "-b", "fake", "--limit", "1", "-q", "-o", "r")
 
