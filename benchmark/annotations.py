@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,53 +12,87 @@ from typing import Any
 from cirbench.benchmark.decoding import EXTENSIONS
 from cirbench.benchmark.errors import CorruptData, MissingData
 from cirbench.benchmark.files import sha256_of_file
+from cirbench.benchmark.interfaces import ImageRef, Query
+from cirbench.benchmark.paths import check_inside
 
 
 def read_json(path: Path) -> Any:
-    """A JSON file.
+    """A JSON file, with or without a byte order mark.
 
     Raises:
-        MissingData: it is not there.
-        CorruptData: it is no JSON.
+        MissingData: it can't be read.
+        CorruptData: it is not valid JSON, an object has a name twice, or a text half a character.
     """
+    text = ""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise MissingData(f"no annotations at {path}") from error
-    except ValueError as error:
-        raise CorruptData(f"{path} is no JSON ({error}); fetch it again") from error
+        text = path.read_text(encoding="utf-8-sig")
+        found = json.loads(text, object_pairs_hook=_check_names)
+        if _SURROGATE.search(text):
+            json.dumps(found, ensure_ascii=False).encode()  # raises where one stands alone
+        return found
+    except OSError as error:
+        raise MissingData(f"no annotations can be read at {path} ({error.strerror})") from error
+    except (ValueError, RecursionError) as error:
+        if _is_json_lines(text):
+            raise CorruptData(
+                f"{path} must be one JSON value, got one in each line (JSON lines); put them into "
+                f"a list"
+            ) from error
+        raise CorruptData(f"{path} is not valid JSON ({error}); fetch it again") from error
+
+
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+
+
+def _check_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(
+            name for name, count in Counter(name for name, _ in pairs).items() if count > 1
+        )
+        raise ValueError(f"{twice!r} occurs twice in one object")
+    return found
+
+
+def _is_json_lines(text: str) -> bool:
+    lines = list(filter(str.strip, text.splitlines()[:_LOOKED_AT]))
+    try:
+        return len(lines) > 1 and all(isinstance(json.loads(line), dict | list) for line in lines)
+    except (ValueError, RecursionError):
+        return False
+
+
+_LOOKED_AT = 3
 
 
 def read_rows(path: Path, fields: Mapping[str, type]) -> Iterator[tuple[int, Mapping[str, Any]]]:
     """The objects of a JSON list with their row numbers, from 1.
 
     Raises:
-        CorruptData: it is no list of objects, or a row lacks a field or has it of another type.
+        CorruptData: it is no list of objects, or empty, or a row lacks a field or has it of
+            another type.
     """
     rows = read_json(path)
-    if not isinstance(rows, list):
-        raise CorruptData(f"{path} holds no list")
+    if not isinstance(rows, list) or not rows:
+        raise CorruptData(f"{path} must be a list of rows, got {_describe(rows)}")
     for number, row in enumerate(rows, start=1):
         for name, kind in fields.items():
-            if not isinstance(row, dict) or not isinstance(row.get(name), kind):
+            if not isinstance(row, dict) or not _is_a(row.get(name), kind):
                 raise CorruptData(f"{path}, row {number}: no {kind.__name__} {name!r}")
         yield number, row
+
+
+def _is_a(value: object, kind: type) -> bool:
+    return isinstance(value, kind) and not (kind is int and isinstance(value, bool))
+
+
+def _describe(value: object) -> str:
+    return "an empty list" if value == [] else f"a {type(value).__name__}"
 
 
 def sha256_by_name(files: Sequence[Path]) -> dict[str, str]:
     """File name → sha256, for `TaskData.annotations`."""
     return {path.name: sha256_of_file(path) for path in files}
-
-
-def check_inside(relative: str, origin: str) -> str:
-    """A path from an annotation, which must not leave the folder that it is relative to.
-
-    Raises:
-        CorruptData: it is absolute or climbs.
-    """
-    if relative.startswith(("/", "\\")) or ".." in re.split(r"[/\\]", relative):
-        raise CorruptData(f"{origin}: the path {relative} leaves its folder")
-    return relative
 
 
 def image_files(folder: Path, names: Sequence[str], origin: Path) -> Mapping[str, Path]:
@@ -88,6 +123,34 @@ def with_any_ending(path: Path) -> Path:
 def absent(files: Mapping[str, Path]) -> dict[str, str]:
     """Name → path, of the files that are not there, for `TaskData.missing`."""
     return {name: str(path) for name, path in files.items() if not path.is_file()}
+
+
+def remark_oddities(
+    queries: Sequence[Query], gallery: Sequence[ImageRef], placeholder: str = "*"
+) -> Iterator[str]:
+    """What a reader of the numbers should know of the queries, each with its count."""
+    found = {
+        "have an empty text": [
+            query.id for query in queries if not all(map(str.strip, query.fields.values()))
+        ],
+        f"have a {placeholder} of their own in the text, which is no placeholder": [
+            query.id
+            for query in queries
+            if any(placeholder in text.split() for text in query.fields.values())
+        ],
+        "have their reference as target": [
+            query.id
+            for query in queries
+            if query.reference.id in (gallery[row].id for row in query.positives)
+        ],
+    }
+    for oddity, names in found.items():
+        if names:
+            more = " …" if len(names) > _NAMED else ""
+            yield f"{len(names):,} queries {oddity}: {', '.join(names[:_NAMED])}{more}"
+
+
+_NAMED = 5
 
 
 def check_none_missing(what: str, missing: Mapping[str, str]) -> None:

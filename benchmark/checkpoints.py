@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import pickle
+import re
 import struct
-from collections.abc import Iterator, Mapping
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +18,7 @@ import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from cirbench.benchmark.errors import CorruptData, MissingData
 from cirbench.benchmark.files import sha256_of_file, written_whole
@@ -50,21 +52,87 @@ def holding(checkpoint: Checkpoint, what: str) -> Iterator[None]:
     """
     try:
         yield
-    except (KeyError, ValueError, IndexError, AttributeError, RuntimeError) as error:
-        raise CorruptData(
-            f"{checkpoint.path} holds no {what} ({type(error).__name__}: "
-            f"{str(error).splitlines()[0]}); its keys are "
-            f"{', '.join(map(str, list(checkpoint.content)[:6]))}"
-        ) from error
+    except KeyError as error:
+        raise _holds_no(checkpoint, what, f"it lacks {error}") from error
+    except (ValueError, IndexError, AttributeError, RuntimeError, TypeError) as error:
+        raise _holds_no(checkpoint, what, first_line(error)) from error
+
+
+def _holds_no(checkpoint: Checkpoint, what: str, why: str) -> CorruptData:
+    keys = [
+        f"{key}/{inner}" if inner else str(key)
+        for key, value in checkpoint.content.items()
+        for inner in (value if isinstance(value, Mapping) and value else [""])
+    ]
+    return CorruptData(f"{checkpoint.path} holds no {what} ({why}); its keys are {name_some(keys)}")
+
+
+def first_line(error: BaseException) -> str:
+    """What an error of a library says, short enough for a message."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0][:_LONGEST]
+
+
+def name_some(keys: Sequence[object]) -> str:
+    """The first of many names, for a message."""
+    more = f" and {len(keys) - _NAMED:,} more" if len(keys) > _NAMED else ""
+    return ", ".join(str(key)[:_LONGEST] for key in keys[:_NAMED]) + more
+
+
+_NAMED, _LONGEST = 6, 200
 
 
 def network_weights(checkpoint: Checkpoint, key: str) -> dict[str, Tensor]:
     """A network's weights in a file of ours, or under `key` in one that its authors released.
 
-    Several GPUs leave "module." before each name. For use within `holding`.
+    For use within `holding`.
     """
     content = checkpoint.content.get(key, checkpoint.content)
-    return {str(name).removeprefix("module."): tensor.float() for name, tensor in content.items()}
+    return {name: tensor.float() for name, tensor in plain_names(content).items()}
+
+
+def plain_names(weights: Mapping[str, Any]) -> dict[str, Any]:
+    """Weights without what wrappers put before their names.
+
+    Several GPUs leave "module." at the front, torch.compile "_orig_mod." where it was called.
+
+    Raises:
+        ValueError: two names are then the same.
+    """
+    plain = {_unwrap(str(name)): value for name, value in weights.items()}
+    if len(plain) < len(weights):
+        raise ValueError("some weights are there twice, with and without a wrapper's prefix")
+    return plain
+
+
+def _unwrap(name: str) -> str:
+    parts = [part for part in name.split(".") if part != "_orig_mod"]
+    while parts[0] == "module":
+        del parts[0]
+    return ".".join(parts)
+
+
+def fill(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Puts weights into a network, all of them and no others. For use within `holding`.
+
+    Raises:
+        ValueError: names are missing or unknown, shapes differ, or numbers are not finite; says
+            which.
+    """
+    own = network.state_dict()
+    shaped = [name for name in own if name in weights and weights[name].shape != own[name].shape]
+    spoiled = [name for name in own if name in weights and not weights[name].isfinite().all()]
+    faults = {
+        "missing": [name for name in own if name not in weights],
+        "unknown": [name for name in weights if name not in own],
+        "of another shape": [
+            f"{name} {tuple(weights[name].shape)}, not {tuple(own[name].shape)}" for name in shaped
+        ],
+        "not finite": spoiled,
+    }
+    if told := [f"{kind}: {name_some(names)}" for kind, names in faults.items() if names]:
+        raise ValueError("; ".join(told))
+    network.load_state_dict(weights)
 
 
 def check_widths(checkpoint: Checkpoint, found: tuple[int, int], backbone: Backbone) -> None:
@@ -137,13 +205,44 @@ def write_checkpoint(
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
-            header = (file.metadata() or {}).get("cirbench", "{}")
-        return tensors, json.loads(header)
-    except (SafetensorError, ValueError) as error:
+            keys = list(file.keys())
+            _check_count(path, len(keys))
+            tensors = {name: file.get_tensor(name) for name in keys}
+            header = json.loads((file.metadata() or {}).get("cirbench", "{}"))
+    except (SafetensorError, ValueError, RecursionError) as error:
         raise CorruptData(
-            f"{path} is no whole safetensors file ({error}); copy or train it again"
+            f"{path} is not a whole safetensors file ({first_line(error)}); copy or train it again"
         ) from error
+    _check_header(path, header)
+    return tensors, header
+
+
+def _check_count(path: Path, count: int) -> None:
+    if count > _MOST_ENTRIES:
+        raise CorruptData(
+            f"{path} must hold at most {_MOST_ENTRIES:,} tensors, got {count:,}; no network here "
+            f"has so many"
+        )
+
+
+_MOST_ENTRIES = 10_000
+"""The largest CLIPs have 2,000, and three times as many with an optimizer's state."""
+_HEADER = {"trained_on": str, "base": str, "backbone": dict, "loss_scale": dict}
+"""What is read of a header, by its type."""
+
+
+def _check_header(path: Path, header: object) -> None:
+    if not isinstance(header, dict):
+        raise CorruptData(
+            f"the header of {path} must be a JSON object, got a {type(header).__name__}; train it "
+            f"again"
+        )
+    for name, kind in _HEADER.items():
+        if not isinstance(header.get(name, kind()), kind):
+            raise CorruptData(
+                f"{name} in the header of {path} must be a {kind.__name__}, got "
+                f"{type(header[name]).__name__}; train it again"
+            )
 
 
 # After warm-up the released training script leaves numpy numbers in the optimizer's state. Both
@@ -160,24 +259,43 @@ _SAFE_GLOBALS = [
 
 
 _DAMAGED = (RuntimeError, EOFError, OSError, ValueError, LookupError, TypeError, AttributeError,
-            struct.error)  # fmt: skip
+            struct.error, zipfile.BadZipFile)  # fmt: skip
 """What torch's readers raise, by where a file was cut."""
 
 
 def _read_torch(path: Path) -> Mapping[str, Any]:
     try:
+        if zipfile.is_zipfile(path):
+            _check_archive(path)
         with torch.serialization.safe_globals(_SAFE_GLOBALS):
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise CorruptData(
-            f"{path} holds more than weights, and running it is refused: "
-            f"{str(error).splitlines()[0]}; ask its author for a file of plain tensors"
-        ) from error
-    except _DAMAGED as error:
-        raise CorruptData(
-            f"{path} can't be read as weights ({type(error).__name__}: {error}); it is cut short, "
-            f"or something else: copy it again"
-        ) from error
+    except (pickle.UnpicklingError, *_DAMAGED) as error:
+        raise _unreadable(path, error) from error
     if not isinstance(content, Mapping):
         raise CorruptData(f"{path} holds a {type(content).__name__}, not named weights")
     return content
+
+
+def _check_archive(path: Path) -> None:
+    with zipfile.ZipFile(path) as archive:
+        names = archive.namelist()
+    _check_count(path, len(names))
+    if any(name.endswith("/constants.pkl") for name in names):
+        raise CorruptData(
+            f"{path} holds a compiled program (TorchScript), and running it is refused; ask its "
+            f"author for a file of plain tensors"
+        )
+
+
+def _unreadable(path: Path, error: BaseException) -> CorruptData:
+    """Says in our words why torch did not read a file: its own advise to run what is in it."""
+    if isinstance(error, pickle.UnpicklingError) or "weights_only" in str(error):
+        named = re.search(r"GLOBAL ([\w.]+)", str(error))
+        return CorruptData(
+            f"{path} holds more than weights{f' ({named[1]})' if named else ''}, and running it is "
+            f"refused; ask its author for a file of plain tensors"
+        )
+    return CorruptData(
+        f"{path} can't be read as weights ({type(error).__name__}: {first_line(error)}); it is cut "
+        f"short, or something else: copy it again"
+    )

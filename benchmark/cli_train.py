@@ -81,7 +81,9 @@ def train_pic2word(
     if output.suffix != ".safetensors":
         raise UsageError(f"--output {output} must end in .safetensors")
     check_writable(output.parent)
-    refs, label = find_training_images(images, column=image_column, separator=separator)
+    refs, label = find_training_images(
+        images, column=image_column, separator=separator, say=Reporter(quiet=quiet).say
+    )
     trained, left_out = held_out(refs, validation_share, seed)
     where = choose_device(device)
     processes = join_processes(where)

@@ -96,8 +96,9 @@ def _code(data: TaskData) -> int:
 
 
 def _counts(task: Task, split: str, data: TaskData) -> Sequence[Count]:
-    expected = task.released.get(split)
-    protocol = next(iter(task.protocols))
+    protocol = next(iter(task.protocols.values()))
+    released = task.released.get(split)
+    expected = released.choose(data, protocol) if released else None
     counts = [
         Count(
             name="queries" if group == "all" else f"queries of {group}",
@@ -106,7 +107,7 @@ def _counts(task: Task, split: str, data: TaskData) -> Sequence[Count]:
         )
         for group, found in data.query_counts.items()
     ]
-    gallery = expected.gallery[protocol] if expected else None
+    gallery = expected.gallery[protocol.name] if expected else None
     pictures = len(data.pictures)
     return [
         *counts,

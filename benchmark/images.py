@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,6 +15,9 @@ from PIL import Image
 from cirbench.benchmark.decoding import EXTENSIONS, decode, is_deep_grey, open_picture
 from cirbench.benchmark.errors import CorruptData, MissingData
 from cirbench.benchmark.interfaces import ImageRef
+from cirbench.benchmark.leftovers import Skipped, walk_pictures
+from cirbench.benchmark.paths import check_path, to_text
+from cirbench.benchmark.rows import read_table
 
 T = TypeVar("T")
 _NAMED = 5
@@ -27,24 +28,31 @@ def file_ref(path: Path, name: str, box: tuple[int, int, int, int] | None = None
     return ImageRef(id=name, read=partial(Path.read_bytes, path), path=path, box=box)
 
 
-def images_in_folder(folder: Path) -> tuple[ImageRef, ...]:
+Say = Callable[[str], object]
+"""Takes a sentence for the person, such as `Reporter.say`."""
+
+
+def say_nothing(_sentence: str) -> None:
+    """For whoever does not want to know what was skipped."""
+
+
+def images_in_folder(folder: Path, say: Say = say_nothing) -> tuple[ImageRef, ...]:
     """Every picture below a folder, in the order of their paths.
+
+    Args:
+        say: is told what was skipped, with its number.
 
     Raises:
         MissingData: there is no such folder, or no picture in it.
     """
-    found = sorted(
-        (*inside, name)
-        for parent, _, names in os.walk(folder)
-        for inside in [Path(parent).relative_to(folder).parts]
-        for name in names
-        if Path(name).suffix.lower() in EXTENSIONS
-    )
-    paths = ((folder.joinpath(*parts), "/".join(parts)) for parts in found)
-    pictures = tuple(file_ref(path, name) for path, name in paths if path.is_file())
-    if not pictures:
-        raise MissingData(f"no pictures below {folder} (endings: {', '.join(sorted(EXTENSIONS))})")
-    return pictures
+    skipped = Skipped()
+    names = list(walk_pictures(folder, skipped))
+    for remark in skipped.remarks():
+        say(f"{to_text(folder)}: {remark}")
+    if not names:
+        endings = ", ".join(sorted(EXTENSIONS))
+        raise MissingData(f"no pictures below {to_text(folder)} (endings: {endings})")
+    return tuple(file_ref(folder / name, to_text(name)) for name in names)
 
 
 def images_in_table(
@@ -52,27 +60,14 @@ def images_in_table(
 ) -> tuple[ImageRef, ...]:
     """The pictures of a table with a column of paths, relative to the table's folder.
 
-    Tab-separated, or comma-separated where the file ends in .csv, unless `separator` is given.
-
     Raises:
         MissingData: there is no such file.
-        CorruptData: it has no such column, no row, or a row without a value.
+        CorruptData: it has no row, or a path is none; or as `read_table`.
     """
-    if not table.is_file():
-        raise MissingData(f"no file at {table}")
-    delimiter = separator or ("," if table.suffix == ".csv" else "\t")
-    try:
-        with table.open(newline="", encoding="utf-8") as file:
-            rows = csv.DictReader(file, delimiter=delimiter)
-            if column not in (rows.fieldnames or ()):
-                raise CorruptData(
-                    f"{table} has no column `{column}`; its header is {rows.fieldnames or 'empty'}"
-                )
-            names = [row[column] for row in rows]
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise CorruptData(f"{table} is no table in UTF-8 ({error})") from error
-    if None in names:
-        raise CorruptData(f"{table}, row {names.index(None) + 1}: no value for `{column}`")
+    names = [
+        check_path(row[column], f"{table}, row {number}, `{column}`")
+        for number, row in enumerate(read_table(table, [column], separator), start=1)
+    ]
     if not names:
         raise CorruptData(f"{table} lists no pictures")
     return tuple(file_ref(table.parent / name, name) for name in names)

@@ -155,14 +155,24 @@ class Released:
         queries: group → how many.
         gallery: protocol name → how many images are ranked.
         annotations_sha256: as `TaskData.annotations_sha256`; None where only the counts are known.
+        others: what else everybody uses, where there is more than one.
     """
 
     queries: Mapping[str, int]
     gallery: Mapping[str, int]
     annotations_sha256: str | None = None
+    others: tuple[Released, ...] = ()
+
+    def choose(self, data: TaskData, protocol: EvaluationProtocol) -> Released:
+        """Which of them these annotations are; the first where they are none."""
+        either = (one for one in (self, *self.others) if one._is(data, protocol))
+        return next(either, self)
 
     def matches(self, data: TaskData, protocol: EvaluationProtocol) -> bool:
-        """Whether these are the released annotations, as far as can be told."""
+        """Whether these are released annotations, as far as can be told."""
+        return self.choose(data, protocol)._is(data, protocol)
+
+    def _is(self, data: TaskData, protocol: EvaluationProtocol) -> bool:
         return (
             data.query_counts == self.queries
             and len(data.gallery) == self.gallery[protocol.name]

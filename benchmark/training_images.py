@@ -6,19 +6,24 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cirbench.benchmark.errors import MissingData
-from cirbench.benchmark.images import images_in_folder, images_in_table
+from cirbench.benchmark.images import Say, images_in_folder, images_in_table, say_nothing
 from cirbench.benchmark.interfaces import ImageRef, Task
 from cirbench.benchmark.registry import find_task, tasks
 from cirbench.benchmark.webdataset import ShardImages, shard_paths
 
 
 def find_training_images(
-    source: str, *, column: str = "filepath", separator: str | None = None
+    source: str,
+    *,
+    column: str = "filepath",
+    separator: str | None = None,
+    say: Say = say_nothing,
 ) -> tuple[Sequence[ImageRef], str]:
     """The pictures, and a label for what was trained on.
 
     Args:
         column, separator: of a table.
+        say: is told what of a folder or of shards was skipped.
 
     Raises:
         MissingData: it is neither a folder, nor a file, nor webdataset shards, nor a task.
@@ -28,9 +33,9 @@ def find_training_images(
         return task.training_images(data_root=None), source
     path = Path(source)
     if source.endswith(".tar") or (path.is_dir() and any(path.glob("*.tar"))):
-        return ShardImages(shard_paths(source)), path.parent.name if path.suffix else path.name
+        return ShardImages(shard_paths(source), say), path.parent.name if path.suffix else path.name
     if path.is_dir():
-        return images_in_folder(path), path.resolve().name
+        return images_in_folder(path, say), path.resolve().name
     if path.is_file():
         return images_in_table(path, column, separator), path.stem
     raise MissingData(f"--images {source}: no such folder or file, and no task of that name")

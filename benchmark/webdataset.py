@@ -17,9 +17,13 @@ from typing import overload
 
 import numpy as np
 
-from cirbench.benchmark.decoding import EXTENSIONS
 from cirbench.benchmark.errors import CorruptData, MissingData
+from cirbench.benchmark.images import Say, say_nothing
 from cirbench.benchmark.interfaces import ImageRef
+from cirbench.benchmark.leftovers import NO_FILE, Skipped
+
+_BESIDE = frozenset({".txt", ".json", ".cls", ".npy"})
+"""Endings of what stands beside each picture, and is not counted as skipped."""
 
 
 def shard_paths(pattern: str) -> list[Path]:
@@ -55,13 +59,16 @@ class ShardImages(Sequence[ImageRef]):
     """The pictures of many shards, as numbers until one is asked for.
 
     Raises:
-        CorruptData: a shard is no tar file, or cut short.
+        CorruptData: a shard is no tar file, or cut short, or goes on behind its end.
         MissingData: no picture is in any.
     """
 
-    def __init__(self, paths: Sequence[Path]) -> None:
+    def __init__(self, paths: Sequence[Path], say: Say = say_nothing) -> None:
         self.paths = tuple(paths)
-        rows = [(i, *place) for i, path in enumerate(self.paths) for place in _index(path)]
+        skipped = Skipped()
+        rows = [(i, *place) for i, path in enumerate(self.paths) for place in _index(path, skipped)]
+        for remark in skipped.remarks():
+            say(f"shards: {remark}")
         if not rows:
             raise MissingData(f"no pictures in {len(self.paths)} shards")
         self._places = np.array(rows, dtype=np.int64)  # (N, 3): shard, offset, bytes
@@ -81,14 +88,40 @@ class ShardImages(Sequence[ImageRef]):
         return ImageRef(id=f"{path.name}@{offset}", read=partial(_read_at, path, offset, size))
 
 
-def _index(path: Path) -> Iterator[tuple[int, int]]:
+def _index(path: Path, skipped: Skipped) -> Iterator[tuple[int, int]]:
+    """(offset, bytes) of each picture in a tar file."""
+    if not path.is_file():
+        raise CorruptData(f"{path} must be a tar file")
     try:
         with tarfile.open(path, "r:") as tar:
             for member in tar:
-                if member.isfile() and PurePosixPath(member.name).suffix.lower() in EXTENSIONS:
+                if member.isdir() or PurePosixPath(member.name).suffix in _BESIDE:
+                    continue
+                if not skipped.takes(member.name):
+                    continue
+                if member.isreg() and member.sparse is None:
                     yield member.offset_data, member.size
-    except (tarfile.TarError, OSError) as error:
-        raise CorruptData(f"{path} is no whole tar file ({error}); fetch it again") from error
+                else:
+                    skipped.add(NO_FILE, member.name)
+            _check_end(path, tar.offset)
+    except (tarfile.TarError, OSError, ValueError) as error:
+        raise CorruptData(f"{path} must be a whole tar file ({error}); fetch it again") from error
+
+
+def _check_end(path: Path, end: int) -> None:
+    """A tar file ends in a block of zeros, and with more of them alone. One that was cut exactly
+    between two members, or is two in one, or has a damaged header, would else seem to be whole.
+
+    Raises:
+        tarfile.ReadError: it does not.
+    """
+    with path.open("rb") as file:
+        file.seek(end)
+        if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+            raise tarfile.ReadError("its end marker is missing, so members may be, too")
+        while rest := file.read(1 << 20):
+            if any(rest):
+                raise tarfile.ReadError("it goes on behind its end marker")
 
 
 def _read_at(path: Path, offset: int, size: int) -> bytes:

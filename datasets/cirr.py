@@ -26,11 +26,11 @@ from typing import Any, ClassVar
 
 from cirbench.benchmark.annotations import (
     absent,
-    check_inside,
     check_none_missing,
     numbered,
     read_json,
     read_rows,
+    remark_oddities,
     row_of,
     sha256_by_name,
     with_any_ending,
@@ -48,6 +48,7 @@ from cirbench.benchmark.interfaces import (
     Triplet,
 )
 from cirbench.benchmark.layout import Place, locate
+from cirbench.benchmark.paths import check_inside, check_path
 from cirbench.benchmark.protocol import EvaluationProtocol
 from cirbench.benchmark.records import PerQuery
 
@@ -98,7 +99,9 @@ def split_images(path: Path, folder: Path) -> dict[str, Path]:
     if not isinstance(paths, dict) or not all(isinstance(value, str) for value in paths.values()):
         raise CorruptData(f"{path} is no map from image names to paths")
     return {
-        name: with_any_ending(folder / check_inside(relative, f"{path}, {name}"))
+        check_path(name, str(path)): with_any_ending(
+            folder / check_inside(relative, f"{path}, {name}")
+        )
         for name, relative in paths.items()
     }
 
@@ -157,12 +160,15 @@ class CIRR(Task):
         split_file = splits / f"split.rc2.{split}.json"
         files = split_images(split_file, images)
         refs = {name: file_ref(path, name) for name, path in files.items()}
+        gallery = tuple(refs.values())
+        queries = read_queries(caption_file, refs, protocol, labelled=split != "test1")
         return TaskData(
-            gallery=tuple(refs.values()),
-            queries=tuple(read_queries(caption_file, refs, protocol, labelled=split != "test1")),
+            gallery=gallery,
+            queries=tuple(queries),
             annotations=sha256_by_name([caption_file, split_file]),
             labelled=split != "test1",
             missing=absent(files),
+            remarks=tuple(remark_oddities(queries, gallery)),
         )
 
     def triplets(self, *, data_root: Path | None) -> Sequence[Triplet]:

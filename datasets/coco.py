@@ -5,28 +5,33 @@ Saito et al., CVPR 2023, section 4.2 and table 4; google-research/composed_image
 picture and the names of all classes of the image (its own too), and the one positive is the whole
 image among those of all N queries. 4,766 queries and images in the paper.
 
-The query list, `coco_eval.csv`, was drawn at random and never released, so numbers differ a little
-between lists; `bench data prepare coco` draws one with a seed (see `coco_queries`), and the record
-holds its sha256. A box narrower than a pixel gives a black query, as in the released code; the
-record's remarks count them.
+The query list, `coco_eval.csv`, was drawn at random and never released by the authors, so numbers
+differ a little between lists; `bench data prepare coco` draws one with a seed (see `coco_queries`),
+and the record holds its sha256. Two lists that others published hold other objects of the same
+4,765 images; 4,766 is their number of lines with the header, and whether any list has as many rows
+is not known here. Both counts are taken for released ones.
+
+A box narrower than a pixel gives a black query, as in the released code; the record's remarks count
+them.
 """
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from cirbench.benchmark.annotations import absent, check_inside, sha256_by_name
+from cirbench.benchmark.annotations import absent, sha256_by_name
 from cirbench.benchmark.errors import CorruptData, MissingData
 from cirbench.benchmark.images import file_ref
 from cirbench.benchmark.interfaces import ImageRef, Query, Released, Task, TaskData
 from cirbench.benchmark.layout import Place, locate
+from cirbench.benchmark.paths import check_inside
 from cirbench.benchmark.progress import Reporter
 from cirbench.benchmark.protocol import EvaluationProtocol
+from cirbench.benchmark.rows import read_table
 
 PROTOCOL = EvaluationProtocol(
     name="pic2word",
@@ -43,6 +48,8 @@ PROTOCOL = EvaluationProtocol(
     headline="R@1",
 )
 COLUMNS = ("id", "query_regions", "query_class", "classes")
+_EMPTY = ("nan", "NaN")
+"""What pandas writes for a cell without a value."""
 PLACES = (
     Place(name="images", candidates=("coco/val2017", "COCO/val2017", "val2017")),
     Place(
@@ -87,16 +94,13 @@ def read_queries(path: Path) -> list[Row]:
     """The rows of a query list.
 
     Raises:
-        CorruptData: a column or value is missing or wrong, or an image occurs twice.
+        CorruptData: a value is missing or wrong, an image occurs twice, or there is none; or as
+            `read_table`.
     """
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            table = csv.DictReader(file)
-            if missing := set(COLUMNS) - set(table.fieldnames or ()):
-                raise CorruptData(f"{path} has no column {', '.join(sorted(missing))}")
-            rows = [_row(row, path, number) for number, row in enumerate(table, start=1)]
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise CorruptData(f"{path} is no table in UTF-8 ({error})") from error
+    table = read_table(path, COLUMNS, separator=",")
+    rows = [_row(row, path, number) for number, row in enumerate(table, start=1)]
+    if not rows:
+        raise CorruptData(f"{path} lists no queries")
     seen: set[str] = set()
     for number, row in enumerate(rows, start=1):
         if row.image in seen:
@@ -105,9 +109,9 @@ def read_queries(path: Path) -> list[Row]:
     return rows
 
 
-def _row(row: Mapping[str, str | None], path: Path, number: int) -> Row:
+def _row(row: Mapping[str, str], path: Path, number: int) -> Row:
     origin = f"{path}, row {number}"
-    values = [row[name] or "" for name in COLUMNS]
+    values = ["" if row[name] in _EMPTY else row[name] for name in COLUMNS]
     image, region, query_class, classes = values
     if not image or not query_class:
         raise CorruptData(f"{origin}: no {'query_class' if image else 'id'}")
@@ -138,7 +142,11 @@ class Coco(Task):
     protocols: ClassVar[Mapping[str, EvaluationProtocol]] = {PROTOCOL.name: PROTOCOL}
     places: ClassVar[Sequence[Place]] = PLACES
     released: ClassVar[Mapping[str, Released]] = {
-        "val2017": Released(queries={"all": 4766}, gallery={"pic2word": 4766})
+        "val2017": Released(
+            queries={"all": 4766},  # table 4's caption
+            gallery={"pic2word": 4766},
+            others=(Released(queries={"all": 4765}, gallery={"pic2word": 4765}),),  # public lists
+        )
     }
     how_to_get: ClassVar[str] = (
         "COCO 2017, https://cocodataset.org/#download: val2017.zip (images, under the terms of "

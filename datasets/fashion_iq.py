@@ -32,6 +32,7 @@ from cirbench.benchmark.annotations import (
     numbered,
     read_json,
     read_rows,
+    remark_oddities,
     row_of,
     sha256_by_name,
 )
@@ -207,12 +208,15 @@ class FashionIQ(Task):
             annotations |= sha256_by_name([caption_file, split_file])
         paths = image_files(images, list(dict.fromkeys(gallery)), splits)
         refs = {name: file_ref(path, name) for name, path in paths.items()}
+        pictures = tuple(refs[name] for name in gallery)
+        asked = tuple(Query(reference=refs[name], **fields) for name, fields in queries)
         return TaskData(
-            gallery=tuple(refs[name] for name in gallery),
-            queries=tuple(Query(reference=refs[name], **fields) for name, fields in queries),
+            gallery=pictures,
+            queries=asked,
             annotations=annotations,
             spans=spans,
             missing=absent(paths),
+            remarks=tuple(remark_oddities(asked, pictures)),
         )
 
     def collections(self, *, data_root: Path | None) -> Sequence[Collection]:

@@ -17,7 +17,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -27,6 +27,7 @@ from cirbench.benchmark.errors import CorruptData, MissingData
 from cirbench.benchmark.images import file_ref
 from cirbench.benchmark.interfaces import ImageRef, Query, Released, Task, TaskData
 from cirbench.benchmark.layout import Place, locate
+from cirbench.benchmark.leftovers import Skipped, is_leftover
 from cirbench.benchmark.protocol import EvaluationProtocol
 
 DOMAINS = ("cartoon", "origami", "toy", "sculpture")
@@ -102,7 +103,7 @@ def listed(queries: Path, targets: Path) -> tuple[list[Item], list[Item]]:
 
 def _lines(path: Path, *, photos_only: bool = False) -> Iterator[tuple[Item, int]]:
     seen = set()
-    for row, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for row, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), start=1):
         match = re.fullmatch(r"\S*?([^/\s]+)/([^/\s]+) (\d+) ?", line)
         if not match or match[1] in (".", ".."):
             raise CorruptData(f"{path}, row {row}: no path with a label: {line!r}")
@@ -124,28 +125,31 @@ def _domain(name: str) -> str:
 
 def classes_in(folder: Path) -> set[str]:
     """The names of the folders in a folder."""
-    return {path.name for path in folder.iterdir() if path.is_dir()}
+    return {path.name for path in folder.iterdir() if path.is_dir() and not is_leftover(path.name)}
 
 
 def in_folders(
-    photos: Path, renditions: Path, classes: Collection[str]
+    photos: Path, renditions: Path, classes: Collection[str], skipped: Skipped
 ) -> tuple[list[Item], list[Item]]:
     """Photos of the classes, and renditions in the four domains, by folder."""
     found = [
-        Item(folder.name, file.name, _domain(file.name))
-        for folder in sorted(renditions.iterdir())
-        if folder.is_dir()
-        for file in sorted(folder.iterdir())
-        if _domain(file.name) in DOMAINS
+        Item(wnid, name, _domain(name))
+        for wnid in sorted(classes_in(renditions))
+        for name in _pictures(renditions / wnid, skipped)
+        if _domain(name) in DOMAINS
     ]
     real = [
-        Item(wnid, file.name)
+        Item(wnid, name)
         for wnid in sorted(classes)
         if (photos / wnid).is_dir()
-        for file in sorted((photos / wnid).iterdir())
-        if file.suffix.lower() in (".jpeg", ".jpg")
+        for name in _pictures(photos / wnid, skipped)
     ]
     return real, found
+
+
+def _pictures(folder: Path, skipped: Skipped) -> list[str]:
+    """The names of the pictures in a folder; one that leads to no file counts as missing later."""
+    return sorted(path.name for path in folder.iterdir() if skipped.takes(path.name))
 
 
 def check_no_others(kind: str, wanted: Sequence[Item], found: Sequence[Item], path: Path) -> None:
@@ -207,16 +211,21 @@ class ImageNetR(Task):
         assert photo_folder is not None  # needed places are never None
         assert rendition_folder is not None  # the same
         queries, targets = places["query list"], places["target list"]
+        skipped = Skipped()
         if queries is None or targets is None:
             classes = classes_in(rendition_folder)
-            photos, renditions = in_folders(photo_folder, rendition_folder, classes)
+            photos, renditions = in_folders(photo_folder, rendition_folder, classes, skipped)
         else:
             photos, renditions = listed(queries, targets)
             classes = {item.wnid for item in photos}
-            found = in_folders(photo_folder, rendition_folder, classes)
+            found = in_folders(photo_folder, rendition_folder, classes, skipped)
             check_no_others("photos", photos, found[0], photo_folder)
             check_no_others("renditions", renditions, found[1], rendition_folder)
-        return task_data(sorted(photos), sorted(renditions), photo_folder, rendition_folder)
+        data = task_data(sorted(photos), sorted(renditions), photo_folder, rendition_folder)
+        remarks = skipped.remarks()
+        if (queries is None) != (targets is None):
+            remarks.append(f"{queries or targets} was not used, since the other list is not there")
+        return replace(data, remarks=tuple(remarks))
 
     def training_images(self, *, data_root: Path | None) -> Sequence[ImageRef]:
         raise MissingData("imagenet-r has no training images; Pic2Word is trained on CC3M")

@@ -26,7 +26,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 
-from cirbench.benchmark.checkpoints import Checkpoint, holding, network_weights, other_weights
+from cirbench.benchmark.checkpoints import (
+    Checkpoint,
+    fill,
+    holding,
+    network_weights,
+    other_weights,
+)
 from cirbench.benchmark.errors import CorruptData
 from cirbench.benchmark.interfaces import Backbone, Method, Queries
 
@@ -71,7 +77,7 @@ class CombinerNetwork(nn.Module):
         hidden = weights["combiner_layer.weight"].shape[0]
         with torch.random.fork_rng(devices=[]):
             network = cls(width, projection, hidden)
-        network.load_state_dict(weights)
+        fill(network, weights)
         return network
 
 

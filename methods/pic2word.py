@@ -30,9 +30,11 @@ from torch.nn.functional import cross_entropy, normalize
 from cirbench.benchmark.checkpoints import (
     Checkpoint,
     check_widths,
+    fill,
     holding,
     network_weights,
     other_weights,
+    plain_names,
 )
 from cirbench.benchmark.errors import CorruptData
 from cirbench.benchmark.interfaces import Backbone, Method, Queries
@@ -89,7 +91,7 @@ class MappingNetwork(nn.Module):
         token_width = weights["fc_out.weight"].shape[0]
         with torch.random.fork_rng(devices=[]):
             network = cls(embedding_width, token_width, middle, layers)
-        network.load_state_dict(weights)
+        fill(network, weights)
         return network
 
 
@@ -102,7 +104,8 @@ def carried_clip(checkpoint: Checkpoint, backbone: Backbone) -> tuple[str, ...]:
     if not carried:
         return ()
     ours = backbone.state_dict()
-    theirs = {str(name).removeprefix("module."): tensor for name, tensor in carried.items()}
+    with holding(checkpoint, "CLIP under state_dict"):
+        theirs = plain_names(carried)
     shared = sorted(ours.keys() & theirs.keys())
     if not shared:
         return (

@@ -23,7 +23,13 @@ from typing import ClassVar, Self
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from cirbench.benchmark.checkpoints import Checkpoint, check_widths, holding, network_weights
+from cirbench.benchmark.checkpoints import (
+    Checkpoint,
+    check_widths,
+    fill,
+    holding,
+    network_weights,
+)
 from cirbench.benchmark.errors import CorruptData
 from cirbench.benchmark.interfaces import Backbone, Method, Queries
 
@@ -50,7 +56,7 @@ class Phi(nn.Sequential):
         weights = {name.removeprefix("layers."): tensor for name, tensor in weights.items()}
         hidden, embedding_width = weights["0.weight"].shape
         network = cls(embedding_width, hidden, weights["6.weight"].shape[0])
-        network.load_state_dict(weights)
+        fill(network, weights)
         return network
 
 

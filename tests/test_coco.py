@@ -271,7 +271,7 @@ def test_an_image_of_another_size_and_one_that_is_not_there(made):
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
-        ("query_regions", "regions", "no column query_regions"),
+        ("query_regions", "regions", "no column `query_regions`"),
         (";6.9;", ";", "row 1: query_regions"),
         (";6.9;", ";nan;", "row 1: query_regions is not finite"),
         (",dog,", ",,", "row 1: no query_class"),

@@ -83,7 +83,7 @@ def test_a_split_that_can_not_be_loaded_says_why(root):
     (root / "fashion-iq/captions/cap.dress.val.json").write_text("[", encoding="utf-8")
     code, said = check(root)
     assert code == 4
-    assert "no JSON" in said["splits"][0]["error"]
+    assert "not valid JSON" in said["splits"][0]["error"]
 
 
 def test_the_table_names_what_is_wrong(root):

@@ -162,7 +162,8 @@ def test_a_wrong_row_is_named(make, tmp_path, change, words):
 
 
 @pytest.mark.parametrize(
-    ("text", "words"), [("[", "no JSON"), ('{"B1": 1}', "no list"), ('["B1", "B1"]', "twice")]
+    ("text", "words"),
+    [("[", "not valid JSON"), ('{"B1": 1}', "no list"), ('["B1", "B1"]', "twice")],
 )
 def test_a_wrong_split_file_is_named(make, tmp_path, text, words):
     path = make(tmp_path) / "fashion-iq" / "image_splits" / "split.shirt.val.json"

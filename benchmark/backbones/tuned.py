@@ -14,7 +14,14 @@ import torch
 from torch import Tensor
 
 from cirbench.benchmark.backbones.base import TorchBackbone
-from cirbench.benchmark.checkpoints import Checkpoint, read_checkpoint, sha256_of_tensors
+from cirbench.benchmark.checkpoints import (
+    Checkpoint,
+    holding,
+    name_some,
+    plain_names,
+    read_checkpoint,
+    sha256_of_tensors,
+)
 from cirbench.benchmark.errors import CorruptData, UsageError
 
 CLIP_FILE = "clip.safetensors"
@@ -52,7 +59,7 @@ def tuned(
     if misfits:
         raise CorruptData(
             f"{path} does not fit {base_name}: {len(misfits)} of {len(own)} weights are missing or "
-            f"have another shape, the first is {misfits[0]}"
+            f"have another shape: {name_some(misfits)}"
         )
     base.model.load_state_dict({name: weights[name] for name in own})
     digits = sha256_of_tensors(base.model.state_dict())[:8]
@@ -76,16 +83,14 @@ def _weights(checkpoint: Checkpoint) -> Mapping[str, Tensor]:
     It copies the file into a model in half precision and computes in single precision, so that
     everything but norms and embeddings is rounded.
     """
-    released = checkpoint.content.get("CLIP")
-    if released is None:
-        return checkpoint.content
-    if not isinstance(released, Mapping):
-        raise CorruptData(f"{checkpoint.path}: CLIP is no set of weights")
-    return {
-        name: tensor.float() if _is_kept_whole(name) else tensor.half().float()
-        for name, tensor in released.items()
-        if tensor.is_floating_point() or "num_batches" in name
-    }
+    with holding(checkpoint, "CLIP"):
+        if "CLIP" not in checkpoint.content:
+            return plain_names(checkpoint.content)
+        return {
+            name: tensor.float() if _is_kept_whole(name) else tensor.half().float()
+            for name, tensor in plain_names(checkpoint.content["CLIP"]).items()
+            if tensor.is_floating_point() or "num_batches" in name
+        }
 
 
 def _is_kept_whole(name: str) -> bool:
