@@ -123,7 +123,7 @@ def _prepare_process() -> None:
     sleep_soon()
 
 
-def _show_warning(message: Warning | str, category: type[Warning], *where: object) -> None:
+def _show_warning(message: Warning | str, *_where: object, **_more: object) -> None:
     """A warning as a line, without the place in the code that gave it."""
     print(f"bench: warning: {message}", file=sys.stderr)
 

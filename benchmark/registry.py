@@ -11,7 +11,7 @@ import importlib
 import re
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.metadata import entry_points
 from typing import Any
@@ -25,18 +25,26 @@ class PluginWarning(UserWarning):
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """A name's target ("module:attribute"), where the name comes from, and a line about it."""
+    """A name's target ("module:attribute"), where the name comes from, and a line about it.
+
+    Attributes:
+        clash: who else claims the name, if anybody does; then it can't be had.
+    """
 
     target: str
     origin: str = "cirbench"
     summary: str = ""
+    clash: str = ""
 
     def load(self) -> Any:
         """Imports the module and gives the attribute.
 
         Raises:
-            UsageError: a plug-in's module can't be imported, or lacks the attribute.
+            UsageError: two plug-ins claim the name, or a plug-in's module can't be imported or
+                lacks the attribute.
         """
+        if self.clash:
+            raise UsageError(self.clash)
         module, _, attribute = self.target.partition(":")
         try:
             return getattr(importlib.import_module(module), attribute)
@@ -139,19 +147,25 @@ OPEN_CLIP = _built_in(
 
 @cache
 def _entries(kind: str) -> Mapping[str, Entry]:
-    """All entries of a kind, built-in ones first; of two that claim a name the first stays."""
+    """All entries of a kind, built-in ones first.
+
+    Of a plug-in that claims a built-in name the built-in stays; of two plug-ins that claim one name
+    neither can be had. Either is warned of, once.
+    """
     entries = {**{"methods": _METHODS, "tasks": _TASKS, "backbones": _BACKBONES}[kind]}
     for point in entry_points(group=f"cirbench.{kind}"):
         origin = point.dist.name if point.dist else "an unnamed distribution"
-        if first := entries.get(point.name):
-            warnings.warn(
-                f"{kind[:-1]} {point.name!r} of {origin} ({point.value}) is left out: "
-                f"{first.origin} has one of that name",
-                PluginWarning,
-                stacklevel=2,
-            )
-        else:
-            entries[point.name] = Entry(target=point.value, origin=origin)
+        mine, first = Entry(target=point.value, origin=origin), entries.get(point.name)
+        if first is None:
+            entries[point.name] = mine
+            continue
+        said = (
+            f"two packages offer {kind[:-1]} {point.name!r}: {first.origin} ({first.target}) and "
+            f"{origin} ({point.value}); uninstall one"
+        )
+        warnings.warn(said, PluginWarning, stacklevel=2)
+        if first.origin != "cirbench":
+            entries[point.name] = replace(first, clash=said)
     return entries
 
 
