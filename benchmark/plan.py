@@ -86,7 +86,7 @@ def choose_device(name: str) -> str:
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        torch.empty(0, device=name)
+        torch.ones(1, device=name).item()  # "meta" holds no numbers
     except (RuntimeError, AssertionError) as error:
         raise UsageError(
             f"device {name!r} can't be used ({str(error).splitlines()[0]}); try --device auto"

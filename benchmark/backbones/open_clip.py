@@ -13,7 +13,12 @@ import torch
 from torch import nn
 
 from cirbench.benchmark.backbones.base import TorchBackbone
-from cirbench.benchmark.backbones.loading import check_folder, library_errors
+from cirbench.benchmark.backbones.loading import (
+    check_folder,
+    check_report,
+    library_errors,
+    square_side,
+)
 from cirbench.benchmark.errors import UsageError
 from cirbench.benchmark.preprocess import ImageSpec
 
@@ -69,15 +74,20 @@ def _wrap(
     folder = Path(path) if kind == "local-dir" else None
     if folder is not None:
         check_folder(name, folder, _NEEDED)
-    with library_errors(name, folder):
+    with library_errors(name, folder) as log:
         model = open_clip.create_model(
             model_name,
             pretrained=tag,
             require_pretrained=True,
             force_quick_gelu=needs_quick_gelu(model_name, tag),
         )
+        check_report(name, {"mismatched_keys": [line for line in log if line.startswith(_RESIZED)]})
         tokenizer = open_clip.get_tokenizer(model_name)
         return from_model(name, model, tokenizer, device=device, precision=precision)
+
+
+_RESIZED = ("Resizing position embedding", "Resizing text position embedding")
+"""open_clip's log where it makes position embeddings of another size out of those of the file."""
 
 
 def from_model(
@@ -103,11 +113,13 @@ def from_model(
         token_embedding=text.token_embedding,
         tokenize=_token_lists(tokenizer),
         tokenizer_content=_content(tokenizer),
+        vocabulary=max(tokenizer.encoder.values()) + 1,
+        end_of_text=_end_of_text(model, text),
         pad_id=0,
         context_length=int(tokenizer.context_length),
         embedding_width=_embedding_width(text),
         image_spec=ImageSpec(
-            size=_side(name, visual.image_size),
+            size=square_side(name, visual.image_size),
             mean=tuple(visual.image_mean),
             std=tuple(visual.image_std),
         ),
@@ -118,16 +130,11 @@ def from_model(
     )
 
 
-def _side(name: str, size: int | Sequence[int]) -> int:
-    """The side of the square that the image tower takes.
-
-    Raises:
-        UsageError: it takes another rectangle.
-    """
-    height, width = (size, size) if isinstance(size, int) else size
-    if height != width:
-        raise UsageError(f"{name} takes pictures of {height} × {width}; they must be square")
-    return height
+def _end_of_text(model: Any, text: Any) -> int | None:
+    """The token that the text tower looks for; None where it takes the highest."""
+    pool = getattr(model, "text_pool_type", getattr(text, "pool_type", None))
+    own = getattr(model, "text_eos_id", getattr(text, "eos_id", None))
+    return int(own) if pool == "eos" and own is not None else None
 
 
 def _content(tokenizer: open_clip.SimpleTokenizer) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,8 +13,13 @@ import torch
 from torch import Tensor
 
 from cirbench.benchmark.backbones.base import TorchBackbone
-from cirbench.benchmark.backbones.loading import check_folder, check_report, library_errors
-from cirbench.benchmark.errors import CorruptData
+from cirbench.benchmark.backbones.loading import (
+    check_folder,
+    check_report,
+    library_errors,
+    square_side,
+)
+from cirbench.benchmark.errors import CorruptData, UsageError
 from cirbench.benchmark.preprocess import CLIP_MEAN, CLIP_STD, ImageSpec
 
 _NEEDED = {
@@ -38,7 +44,12 @@ def load(name: str, *, device: str, precision: str) -> TorchBackbone:
         kind = CLIPConfig.get_config_dict(source)[0].get("model_type")
         if kind != "clip":
             raise CorruptData(f"{name} must be a CLIP with both towers, it is {kind!r}")
-        loaded: Any = CLIPModel.from_pretrained(source, output_loading_info=True)
+        config: Any = CLIPConfig.from_pretrained(source)
+        vision = config.vision_config
+        vision.image_size = square_side(name, vision.image_size)
+        loaded: Any = CLIPModel.from_pretrained(
+            source, config=config, output_loading_info=True, ignore_mismatched_sizes=True
+        )
         model, report = loaded
         check_report(name, report)
         tokenizer = AutoTokenizer.from_pretrained(source)
@@ -92,6 +103,9 @@ def from_model(
     def tokenize(texts: Sequence[str]) -> list[list[int]]:
         return tokenizer(list(texts))["input_ids"]  # type: ignore[no-any-return]  # tokenizer is Any
 
+    normalised = own.get("do_normalize", True)
+    if not math.isclose(own.get("rescale_factor", 1 / 255) * own.get("do_rescale", True), 1 / 255):
+        raise UsageError(f"the preprocessing of {name} must scale pixels to 0 to 1 (by 1/255)")
     if tokenizer.pad_token_id is None:
         raise CorruptData(f"the tokenizer of {name} must have a padding token, and has none")
     return TorchBackbone(
@@ -102,19 +116,26 @@ def from_model(
         token_embedding=model.text_model.embeddings.token_embedding,
         tokenize=tokenize,
         tokenizer_content=_content(tokenizer),
+        vocabulary=max(tokenizer.get_vocab().values()) + 1,
+        end_of_text=_end_of_text(model.config.text_config),
         pad_id=tokenizer.pad_token_id,
         context_length=model.config.text_config.max_position_embeddings,
         embedding_width=model.config.projection_dim,
         image_spec=ImageSpec(
             size=model.config.vision_config.image_size,
-            mean=tuple(own.get("image_mean", CLIP_MEAN)),
-            std=tuple(own.get("image_std", CLIP_STD)),
+            mean=tuple(own.get("image_mean", CLIP_MEAN)) if normalised else (0.0, 0.0, 0.0),
+            std=tuple(own.get("image_std", CLIP_STD)) if normalised else (1.0, 1.0, 1.0),
         ),
         own_preprocess=_describe(own),
         logit_scale=float(model.logit_scale.detach().exp()),
         device=torch.device(device),
         precision=precision,
     )
+
+
+def _end_of_text(config: Any) -> int | None:
+    """Where the library's text tower reads; 2 stands in old files for the highest token."""
+    return None if config.eos_token_id == 2 else int(config.eos_token_id)
 
 
 def _describe(own: Mapping[str, Any]) -> str:
@@ -129,5 +150,5 @@ def _content(tokenizer: Any) -> str:
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is not None:
         return str(backend.to_str())
-    vocabulary = tokenizer.get_vocab() if hasattr(tokenizer, "get_vocab") else {}
-    return f"{type(tokenizer).__qualname__} {json.dumps(vocabulary, sort_keys=True)}"
+    vocabulary = json.dumps(tokenizer.get_vocab(), sort_keys=True)
+    return f"{type(tokenizer).__qualname__} {vocabulary}"

@@ -20,6 +20,11 @@ def edit_json(path, **changes):
     path.write_text(json.dumps({**content, **changes}), encoding="utf-8")
 
 
+def edit_config(folder, tower, **changes):
+    own = json.loads((folder / "config.json").read_text(encoding="utf-8"))[tower]
+    edit_json(folder / "config.json", **{tower: {**own, **changes}})
+
+
 def edit_weights(path, change):
     weights = {name: tensor.clone() for name, tensor in load_file(path).items()}
     save_file(change(weights), path, {"format": "pt"})
@@ -53,6 +58,10 @@ def zero(weights):
     return {**weights, "visual_projection.weight": weights["visual_projection.weight"] * 0}
 
 
+def larger_table(weights):
+    return {**weights, "text_model.embeddings.token_embedding.weight": torch.randn(60_000, 16)}
+
+
 def not_a_number(weights):
     weights["text_projection.weight"][0, 0] = torch.nan
     return weights
@@ -82,6 +91,13 @@ HF = {
         lambda f: (f / "vocab.json").write_text(
             json.dumps({"<|startoftext|>": 0, "<|endoftext|>": 1}), encoding="utf-8"),
         4, "vocabulary"),
+    "pictures that are not square": (
+        lambda f: edit_config(f, "vision_config", image_size=[64, 32]), 2, "64 × 32"),
+    "an end of text that no text has": (
+        lambda f: edit_config(f, "text_config", eos_token_id=7), 4, "must end in the token 7"),
+    "a table of another vocabulary": (
+        lambda f: (edit_config(f, "text_config", vocab_size=60_000),
+                   edit_weights(f / "model.safetensors", larger_table)), 4, "the table 60,000"),
     "an empty vocabulary": (
         lambda f: (f / "vocab.json").write_text("{}", encoding="utf-8"), 4, ""),
 }  # fmt: skip
@@ -131,6 +147,13 @@ def test_another_preprocessing_of_ones_own_is_said_and_recorded(bench, tmp_path)
     assert "squash, bilinear" in json.loads(out)["annotations"]["remarks"][0]
 
 
+@pytest.mark.parametrize("own", [{"do_rescale": False}, {"rescale_factor": 1 / 127.5}])
+def test_pixels_that_are_scaled_otherwise_are_refused(refused, tmp_path, own):
+    folder = write_hf(tmp_path / "hf")
+    (folder / "preprocessor_config.json").write_text(json.dumps(own), encoding="utf-8")
+    refused(2, *RUN, "-b", f"hf:{folder}", says="0 to 1")
+
+
 def open_clip_pickle(folder):
     (folder / "open_clip_model.safetensors").unlink()
     (folder / "open_clip_pytorch_model.bin").write_bytes(pickle.dumps(print))
@@ -148,7 +171,27 @@ OPEN_CLIP = {
                                lambda w: {f"x.{k}": v for k, v in w.items()}), 4, ""),
     "half of the weights": (
         lambda f: edit_weights(f / "open_clip_model.safetensors",
-                               lambda w: dict(list(w.items())[::2])), 4, ""),
+                               lambda w: dict(list(w.items())[::2])), 4, "Missing key"),
+    "position embeddings of larger pictures": (
+        lambda f: edit_weights(f / "open_clip_model.safetensors",
+                               lambda w: {**w, "visual.positional_embedding": torch.randn(17, 16)}),
+        4, "Resizing position embedding"),
+    "position embeddings of longer texts": (
+        lambda f: edit_weights(f / "open_clip_model.safetensors",
+                               lambda w: {**w, "positional_embedding": torch.randn(99, 16)}),
+        4, "Resizing text position embedding"),
+    "whole numbers": (
+        lambda f: edit_weights(f / "open_clip_model.safetensors",
+                               lambda w: {k: v.char() for k, v in w.items()}), 4, "quantised"),
+    "whole numbers kept as floats": (
+        lambda f: edit_weights(f / "open_clip_model.safetensors",
+                               lambda w: {k: (v * 127).round() for k, v in w.items()}),
+        4, "whole numbers"),
+    "a table of another vocabulary": (
+        lambda f: edit_json(f / "open_clip_config.json", model_cfg={
+            **json.loads((f / "open_clip_config.json").read_text(encoding="utf-8"))["model_cfg"],
+            "text_cfg": {"width": 16, "heads": 2, "layers": 1, "hf_tokenizer_name": "none"}}),
+        4, ""),
     "a pickle that calls": (open_clip_pickle, 4, "refused"),
 }  # fmt: skip
 
@@ -167,8 +210,15 @@ def test_a_rectangle_is_refused_by_name(refused, tmp_path):
 
 
 def test_a_square_list_is_its_side(tmp_path):
+    hf = write_hf(tmp_path / "hf")
+    edit_config(hf, "vision_config", image_size=[32, 32])
+    assert load_backbone(f"hf:{hf}").image_spec.size == 32
     folder = write_open_clip(tmp_path / "oc", vision_cfg={"image_size": (64, 64)})
     assert load_backbone(f"local-dir:{folder}").image_spec.size == 64
+
+
+def test_a_device_that_holds_no_numbers_is_refused(refused):
+    refused(2, *RUN, "-b", "fake", "--device", "meta", says="--device auto")
 
 
 NAMES = {
