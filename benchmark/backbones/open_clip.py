@@ -50,6 +50,16 @@ def _check_names(architecture: str, tag: str) -> None:
             f"open_clip has no weights {tag!r} for {architecture}; "
             f"it has: {', '.join(tags) or 'none'}"
         )
+    settings = open_clip.get_model_config(architecture) or {}
+    if tokenizer := settings.get("text_cfg", {}).get("hf_tokenizer_name"):
+        raise _foreign_tokenizer(architecture, tokenizer)
+
+
+def _foreign_tokenizer(name: str, tokenizer: str) -> UsageError:
+    return UsageError(
+        f"{name} tokenizes with {tokenizer}; only CLIP's own byte-pair tokenizer is supported, "
+        f"since pseudo-words need its tokens"
+    )
 
 
 def needs_quick_gelu(architecture: str, tag: str | None) -> bool:
@@ -99,10 +109,7 @@ def from_model(
     if not hasattr(text, "token_embedding"):
         raise UsageError(f"{name} has no CLIP text tower, so no pseudo-word can be put into it")
     if not isinstance(tokenizer, open_clip.SimpleTokenizer):
-        raise UsageError(
-            f"{name} tokenizes with {type(tokenizer).__name__}; only CLIP's own byte-pair "
-            f"tokenizer is supported, since pseudo-words need its tokens"
-        )
+        raise _foreign_tokenizer(name, type(tokenizer).__name__)
     scale: Any = model.logit_scale
     own = getattr(visual, "preprocess_cfg", {})
     return TorchBackbone(

@@ -187,7 +187,7 @@ OPEN_CLIP = {
         lambda f: edit_weights(f / "open_clip_model.safetensors",
                                lambda w: {k: (v * 127).round() for k, v in w.items()}),
         4, "whole numbers"),
-    "a table of another vocabulary": (
+    "a tokenizer of transformers that is not there": (
         lambda f: edit_json(f / "open_clip_config.json", model_cfg={
             **json.loads((f / "open_clip_config.json").read_text(encoding="utf-8"))["model_cfg"],
             "text_cfg": {"width": 16, "heads": 2, "layers": 1, "hf_tokenizer_name": "none"}}),
@@ -229,6 +229,8 @@ NAMES = {
     "emoji-clop": "did you mean emoji-clip",
     "ViT-B-33/openai": "no architecture",
     "ViT-B-32/nothing": "no weights",
+    "ViT-B-16-SigLIP2/webli": "tokenizer",
+    "emoji-clip=fake": "is a backbone of its own",
     "x=": "unknown backbone",
     "x=emoji-clop": "did you mean emoji-clip",
 }
