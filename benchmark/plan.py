@@ -136,7 +136,8 @@ def methods_of(request: Request, backbone: str) -> tuple[str, ...]:
 
     def has_weights(name: str) -> bool:
         method: type[Method] = find_method(name)
-        given = name in request.checkpoints or backbone in method.shipped_checkpoints
+        shipped = split_name(backbone)[1] in method.shipped_checkpoints
+        given = name in request.checkpoints or shipped
         return given or not method.needs_checkpoint
 
     return tuple(filter(has_weights, methods()))

@@ -11,6 +11,7 @@ from models import write_hf, write_open_clip
 from safetensors.torch import load_file, save_file
 
 from cirbench.benchmark.backbones import load_backbone
+from cirbench.benchmark.plan import Request, methods_of
 
 RUN = ("run", "-m", "image-text", "-t", "emoji", "--limit", "1", "-q", "--cache", "off", "-o", "r")
 
@@ -123,6 +124,7 @@ def test_a_transformers_folder_runs_under_its_short_name(bench, tmp_path, monkey
     assert names == ["hf:hf"] * 3
     assert len(set(spaces)) == 1
     assert load_backbone(f"small=hf:{folder}").name == "small"
+    assert "pic2word" in methods_of(Request(methods=("all",), task="emoji"), "mine=emoji-clip")
     code, out, err = bench(*RUN, "-b", f"small=hf:{folder}", "--json")
     assert (code, err) == (0, "")
     assert json.loads(out)["cell"]["backbone"] == "small"

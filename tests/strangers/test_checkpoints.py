@@ -189,9 +189,12 @@ def test_a_torch_file_of_too_many_tensors_is_refused(refused, tmp_path):
 
 
 @pytest.mark.parametrize(("name", "code"), [("nowhere.pt", 3), ("folder.safetensors", 3)])
-def test_a_path_without_a_file_is_missing(refused, tmp_path, name, code):
+def test_a_path_without_a_file_is_missing_before_a_backbone_is_fetched(
+    refused, tmp_path, name, code
+):
     (tmp_path / "folder.safetensors").mkdir()
-    refused(code, *run("pic2word", tmp_path / name), says=str(tmp_path / name))
+    path = tmp_path / name
+    refused(code, *run("pic2word", path), "-b", "ViT-L-14/openai", says=str(path))
 
 
 def test_a_tuned_clip_may_be_wrapped_and_must_be_whole(bench, refused, tmp_path):
