@@ -37,7 +37,7 @@ def architecture_sha256(model: nn.Module) -> str:
             key: value if isinstance(value, _PLAIN) else value.__qualname__
             for key, value in sorted(vars(module).items())
             if not key.startswith("_")
-            and key != "training"
+            and key not in ("training", "name_or_path")
             and isinstance(value, (*_PLAIN, FunctionType, BuiltinFunctionType))
         }
         kind = f"{type(module).__module__}.{type(module).__qualname__}"

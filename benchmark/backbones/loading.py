@@ -126,6 +126,34 @@ def check_report(name: str, report: Mapping[str, Collection[str]]) -> None:
         )
 
 
+def read_channels(name: str, what: str, values: object) -> tuple[float, float, float]:
+    """A model's own mean or deviation of red, green and blue.
+
+    Raises:
+        CorruptData: they are not three numbers.
+    """
+    if (
+        not isinstance(values, Sequence)
+        or len(values) != 3
+        or not all(isinstance(value, int | float) for value in values)
+    ):
+        raise CorruptData(f"{name}: the {what} of pictures must be three numbers, got {values!r}")
+    red, green, blue = map(float, values)
+    return red, green, blue
+
+
+def read_deviations(name: str, values: object) -> tuple[float, float, float]:
+    """A model's own standard deviations of red, green and blue.
+
+    Raises:
+        CorruptData: they are not three numbers above zero.
+    """
+    found = read_channels(name, "standard deviation", values)
+    if min(found) <= 0:
+        raise CorruptData(f"{name}: the standard deviation must be above zero, got {values!r}")
+    return found
+
+
 def square_side(name: str, size: int | Sequence[int]) -> int:
     """The side of the square that an image tower takes.
 

@@ -12,14 +12,17 @@ import open_clip
 import torch
 from torch import nn
 
+from cirbench.benchmark.annotations import read_json
 from cirbench.benchmark.backbones.base import TorchBackbone
 from cirbench.benchmark.backbones.loading import (
     check_folder,
     check_report,
     library_errors,
+    read_channels,
+    read_deviations,
     square_side,
 )
-from cirbench.benchmark.errors import UsageError
+from cirbench.benchmark.errors import CorruptData, UsageError
 from cirbench.benchmark.preprocess import ImageSpec
 
 
@@ -50,9 +53,21 @@ def _check_names(architecture: str, tag: str) -> None:
             f"open_clip has no weights {tag!r} for {architecture}; "
             f"it has: {', '.join(tags) or 'none'}"
         )
-    settings = open_clip.get_model_config(architecture) or {}
-    if tokenizer := settings.get("text_cfg", {}).get("hf_tokenizer_name"):
-        raise _foreign_tokenizer(architecture, tokenizer)
+    _check_text_tower(architecture, open_clip.get_model_config(architecture))
+
+
+def _check_text_tower(name: str, settings: Any) -> None:
+    """Refuses, from a model's settings alone, texts that are tokenized by another library.
+
+    Raises:
+        UsageError: they are.
+        CorruptData: the settings are not those of a model.
+    """
+    if not isinstance(settings, dict) or not isinstance(settings.get("text_cfg"), dict):
+        raise CorruptData(f"the configuration of {name} must have model_cfg with text_cfg")
+    text = settings["text_cfg"]
+    if foreign := text.get("hf_tokenizer_name") or text.get("hf_model_name"):
+        raise _foreign_tokenizer(name, foreign)
 
 
 def _foreign_tokenizer(name: str, tokenizer: str) -> UsageError:
@@ -84,6 +99,8 @@ def _wrap(
     folder = Path(path) if kind == "local-dir" else None
     if folder is not None:
         check_folder(name, folder, _NEEDED)
+        whole = read_json(folder / "open_clip_config.json")
+        _check_text_tower(name, whole.get("model_cfg") if isinstance(whole, dict) else None)
     with library_errors(name, folder) as log:
         model = open_clip.create_model(
             model_name,
@@ -127,10 +144,10 @@ def from_model(
         embedding_width=_embedding_width(text),
         image_spec=ImageSpec(
             size=square_side(name, visual.image_size),
-            mean=tuple(visual.image_mean),
-            std=tuple(visual.image_std),
+            mean=read_channels(name, "mean", visual.image_mean),
+            std=read_deviations(name, visual.image_std),
         ),
-        own_preprocess=", ".join(own.get(part, default) for part, default in _OWN.items()),
+        own_preprocess=", ".join(str(own.get(part, default)) for part, default in _OWN.items()),
         logit_scale=float(scale.detach().exp()),
         device=torch.device(device),
         precision=precision,

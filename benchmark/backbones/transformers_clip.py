@@ -17,6 +17,8 @@ from cirbench.benchmark.backbones.loading import (
     check_folder,
     check_report,
     library_errors,
+    read_channels,
+    read_deviations,
     square_side,
 )
 from cirbench.benchmark.errors import CorruptData, UsageError
@@ -40,7 +42,7 @@ def load(name: str, *, device: str, precision: str) -> TorchBackbone:
     folder = Path(source) if Path(source).is_dir() else None
     if folder is not None:
         check_folder(name, folder, _NEEDED)
-    with library_errors(name, folder), _without_bars(chatter):
+    with library_errors(name, folder), _without_chatter(chatter):
         kind = CLIPConfig.get_config_dict(source)[0].get("model_type")
         if kind != "clip":
             raise CorruptData(f"{name} must be a CLIP with both towers, it is {kind!r}")
@@ -58,23 +60,27 @@ def load(name: str, *, device: str, precision: str) -> TorchBackbone:
 
 
 @contextmanager
-def _without_bars(chatter: Any) -> Iterator[None]:
-    """Keeps the library's progress bars off the terminal."""
-    shown = chatter.is_progress_bar_enabled()
+def _without_chatter(chatter: Any) -> Iterator[None]:
+    """Keeps the library's progress bars and reports off the terminal: we read the report."""
+    shown, verbosity = chatter.is_progress_bar_enabled(), chatter.get_verbosity()
     chatter.disable_progress_bar()
+    chatter.set_verbosity_error()
     try:
         yield
     finally:
+        chatter.set_verbosity(verbosity)
         if shown:
             chatter.enable_progress_bar()
 
 
 def _own_preprocess(processor: Any, source: str) -> Mapping[str, Any]:
     """The model's preprocessor_config.json; empty where it has none, which means CLIP's."""
-    try:
-        found: Mapping[str, Any] = processor.get_image_processor_dict(source)[0]
-    except OSError:
+    files = [Path(source) / name for name in ("preprocessor_config.json", "processor_config.json")]
+    if Path(source).is_dir() and not any(path.exists() for path in files):
         return {}
+    found = processor.get_image_processor_dict(source)[0]
+    if not isinstance(found, Mapping):
+        raise CorruptData(f"{source}: preprocessor_config.json must hold a JSON object")
     return found
 
 
@@ -123,8 +129,12 @@ def from_model(
         embedding_width=model.config.projection_dim,
         image_spec=ImageSpec(
             size=model.config.vision_config.image_size,
-            mean=tuple(own.get("image_mean", CLIP_MEAN)) if normalised else (0.0, 0.0, 0.0),
-            std=tuple(own.get("image_std", CLIP_STD)) if normalised else (1.0, 1.0, 1.0),
+            mean=read_channels(name, "mean", own.get("image_mean") or CLIP_MEAN)
+            if normalised
+            else (0.0, 0.0, 0.0),
+            std=read_deviations(name, own.get("image_std") or CLIP_STD)
+            if normalised
+            else (1.0, 1.0, 1.0),
         ),
         own_preprocess=_describe(own),
         logit_scale=float(model.logit_scale.detach().exp()),

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from cirbench.benchmark.backbones import load_backbone
 from cirbench.benchmark.plan import Request, methods_of
+from cirbench.benchmark.store import image_space, text_space
 
 RUN = ("run", "-m", "image-text", "-t", "emoji", "--limit", "1", "-q", "--cache", "off", "-o", "r")
 
@@ -120,9 +121,9 @@ def test_a_transformers_folder_runs_under_its_short_name(bench, tmp_path, monkey
     for name in ("hf:own/hf", "hf:./own/hf", f"hf:{folder}"):
         backbone = load_backbone(name)
         names.append(backbone.name)
-        spaces.append((backbone.weights_sha256, backbone.tokenizer_sha256))
+        spaces.append((image_space(backbone, "clip"), text_space(backbone, truncate=False)))
     assert names == ["hf:hf"] * 3
-    assert len(set(spaces)) == 1
+    assert all(space == spaces[0] for space in spaces)
     assert load_backbone(f"small=hf:{folder}").name == "small"
     assert "pic2word" in methods_of(Request(methods=("all",), task="emoji"), "mine=emoji-clip")
     code, out, err = bench(*RUN, "-b", f"small=hf:{folder}", "--json")
@@ -154,6 +155,31 @@ def test_pixels_that_are_scaled_otherwise_are_refused(refused, tmp_path, own):
     folder = write_hf(tmp_path / "hf")
     (folder / "preprocessor_config.json").write_text(json.dumps(own), encoding="utf-8")
     refused(2, *RUN, "-b", f"hf:{folder}", says="0 to 1")
+
+
+BROKEN_PICTURES = (
+    "{", "[]", '{"image_mean": "x"}', '{"image_mean": [0.5]}', '{"image_std": [0, 0, 0]}',
+    '{"rescale_factor": "x"}',
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("own", BROKEN_PICTURES)
+def test_a_broken_preprocessing_is_refused(refused, tmp_path, own):
+    folder = write_hf(tmp_path / "hf")
+    (folder / "preprocessor_config.json").write_text(own, encoding="utf-8")
+    refused(4, *RUN, "-b", f"hf:{folder}", says=str(folder))
+
+
+def test_a_weight_that_no_tower_has_may_pass_without_a_word(bench, tmp_path):
+    folder = write_hf(tmp_path / "hf")
+    edit_weights(folder / "model.safetensors", lambda w: {**w, "extra": torch.ones(2, 2)})
+    code, _, err = bench(*RUN, "-b", f"hf:{folder}", "--json")
+    assert (code, err) == (0, "")
+
+
+def test_a_file_in_the_place_of_a_folder_is_refused(refused, tmp_path):
+    folder = write_hf(tmp_path / "hf")
+    refused(3, *RUN, "-b", f"hf:{folder / 'config.json'}", says="there is no folder")
 
 
 def open_clip_pickle(folder):
@@ -189,11 +215,11 @@ OPEN_CLIP = {
         lambda f: edit_weights(f / "open_clip_model.safetensors",
                                lambda w: {k: (v * 127).round() for k, v in w.items()}),
         4, "whole numbers"),
-    "a tokenizer of transformers that is not there": (
+    "a tokenizer of transformers": (
         lambda f: edit_json(f / "open_clip_config.json", model_cfg={
             **json.loads((f / "open_clip_config.json").read_text(encoding="utf-8"))["model_cfg"],
             "text_cfg": {"width": 16, "heads": 2, "layers": 1, "hf_tokenizer_name": "none"}}),
-        4, ""),
+        2, "tokenizes with none"),
     "a pickle that calls": (open_clip_pickle, 4, "refused"),
 }  # fmt: skip
 
