@@ -245,8 +245,8 @@ def _check_header(path: Path, header: object) -> None:
     for name, kind in _HEADER.items():
         if not isinstance(header.get(name, kind()), kind):
             raise CorruptData(
-                f"{name} in the header of {path} must be a {kind.__name__}, got "
-                f"{type(header[name]).__name__}; train it again"
+                f"{name} in the header of {path} must be {'text' if kind is str else 'an object'}, "
+                f"got {json.dumps(header[name])[:_LONGEST]}; train it again"
             )
 
 
