@@ -206,7 +206,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         with safe_open(path, framework="pt") as file:
             keys = list(file.keys())
-            _check_count(path, len(keys))
+            check_count(path, len(keys))
             tensors = {name: file.get_tensor(name) for name in keys}
             header = json.loads((file.metadata() or {}).get("cirbench", "{}"))
     except (SafetensorError, ValueError, RecursionError) as error:
@@ -217,7 +217,12 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return tensors, header
 
 
-def _check_count(path: Path, count: int) -> None:
+def check_count(path: Path, count: int) -> None:
+    """Refuse a file of more tensors than any network has, before they are read.
+
+    Raises:
+        CorruptData: it is one.
+    """
     if count > _MOST_ENTRIES:
         raise CorruptData(
             f"{path} must hold at most {_MOST_ENTRIES:,} tensors, got {count:,}; no network here "
@@ -240,8 +245,8 @@ def _check_header(path: Path, header: object) -> None:
     for name, kind in _HEADER.items():
         if not isinstance(header.get(name, kind()), kind):
             raise CorruptData(
-                f"{name} in the header of {path} must be a {kind.__name__}, got "
-                f"{type(header[name]).__name__}; train it again"
+                f"{name} in the header of {path} must be {'text' if kind is str else 'an object'}, "
+                f"got {json.dumps(header[name])[:_LONGEST]}; train it again"
             )
 
 
@@ -279,7 +284,7 @@ def _read_torch(path: Path) -> Mapping[str, Any]:
 def _check_archive(path: Path) -> None:
     with zipfile.ZipFile(path) as archive:
         names = archive.namelist()
-    _check_count(path, len(names))
+    check_count(path, len(names))
     if any(name.endswith("/constants.pkl") for name in names):
         raise CorruptData(
             f"{path} holds a compiled program (TorchScript), and running it is refused; ask its "

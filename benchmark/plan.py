@@ -96,9 +96,7 @@ def choose_device(name: str) -> str:
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        if torch.device(name).type == "meta":
-            raise RuntimeError("it holds no numbers")
-        torch.empty(0, device=name)
+        torch.ones(1, device=name).item()  # "meta" holds no numbers
     except (RuntimeError, AssertionError) as error:
         raise UsageError(
             f"device {name!r} can't be used ({str(error).splitlines()[0]}); try --device auto"
@@ -148,7 +146,8 @@ def methods_of(request: Request, backbone: str) -> tuple[str, ...]:
 
     def has_weights(name: str) -> bool:
         method: type[Method] = find_method(name)
-        given = name in request.checkpoints or backbone in method.shipped_checkpoints
+        shipped = split_name(backbone)[1] in method.shipped_checkpoints
+        given = name in request.checkpoints or shipped
         return given or not method.needs_checkpoint
 
     return tuple(filter(has_weights, loadable_methods()))

@@ -232,7 +232,9 @@ def split_name(backbone: str) -> tuple[str | None, str]:
 def backbone_entry(name: str) -> Entry:
     """What would load it, which is not imported yet; raises UsageError with suggestions."""
     known = backbones()
-    name = split_name(name)[1]
+    own_name, name = split_name(name)
+    if own_name in known:
+        raise UsageError(f"{own_name} is a backbone of its own; write another NAME={name}")
     prefix = name[: name.find(":") + 1]
     if prefix in known and name != prefix:
         return known[prefix]

@@ -62,8 +62,12 @@ def run(plan: Plan, reporter: Reporter) -> Iterator[Record]:
     torch.manual_seed(request.seed)
     clock = Clock()
     with clock.stage("load"):
+        checkpoints = [read_own_checkpoint(find_method(name), plan) for name in plan.methods]
         backbone = load_backbone(plan.backbone, device=plan.device, precision=request.precision)
-        methods = [load_method(find_method(name), backbone, plan) for name in plan.methods]
+        methods = [
+            (find_method(name).build(backbone=backbone, checkpoint=checkpoint), checkpoint)
+            for name, checkpoint in zip(plan.methods, checkpoints, strict=True)
+        ]
     with clock.stage("embed"):
         [images] = embed(plan, [backbone], reporter)
     texts = TextFeatures(
@@ -90,13 +94,10 @@ def run(plan: Plan, reporter: Reporter) -> Iterator[Record]:
         yield write_record(plan.output, cell, body, per_query)
 
 
-def load_method(
-    method: type[Method], backbone: Backbone, plan: Plan
-) -> tuple[Method, Checkpoint | None]:
-    """The method with its weights, shipped ones or those asked for."""
+def read_own_checkpoint(method: type[Method], plan: Plan) -> Checkpoint | None:
+    """A method's weights, shipped ones or those asked for; before any backbone is fetched."""
     path = checkpoint_path(method, plan.backbone, plan.request.checkpoints)
-    checkpoint = read_checkpoint(path) if path else None
-    return method.build(backbone=backbone, checkpoint=checkpoint), checkpoint
+    return read_checkpoint(path) if path else None
 
 
 def embed(plan: Plan, backbones: Sequence[Backbone], reporter: Reporter) -> list[ImageFeatures]:

@@ -27,6 +27,9 @@ class WordTokenizer:
     def __init__(self) -> None:
         self.inner = open_clip.get_tokenizer("ViT-B-32")
 
+    def get_vocab(self):
+        return self.inner.encoder
+
     def __call__(self, texts):
         start, end = self.inner.sot_token_id, self.inner.eot_token_id
         return {"input_ids": [[start, *self.inner.encode(text), end] for text in texts]}

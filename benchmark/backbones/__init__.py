@@ -42,5 +42,5 @@ def _short_name(name: str) -> str:
 def _check_folder(name: str) -> None:
     """Some backbones are folders, which the libraries would look for on the hub."""
     kind, _, path = name.partition(":")
-    if (kind == "local-dir" or path.startswith(("/", "."))) and not Path(path).exists():
-        raise MissingData(f"backbone {name}: there is no {path}; check the path")
+    if (kind == "local-dir" or path.startswith(("/", "."))) and not Path(path).is_dir():
+        raise MissingData(f"backbone {name}: there is no folder {path}; check the path")

@@ -37,7 +37,7 @@ def architecture_sha256(model: nn.Module) -> str:
             key: value if isinstance(value, _PLAIN) else value.__qualname__
             for key, value in sorted(vars(module).items())
             if not key.startswith("_")
-            and key != "training"
+            and key not in ("training", "name_or_path")
             and isinstance(value, (*_PLAIN, FunctionType, BuiltinFunctionType))
         }
         kind = f"{type(module).__module__}.{type(module).__qualname__}"
@@ -54,6 +54,8 @@ PROBES = (
 )  # fmt: skip
 """Texts that no two of them may have the same tokens."""
 CLIP_RESIZE = "shortest, bicubic"
+_UNUSED_ROWS = 1024
+"""Tables of tokens are padded to a round number; none has so many rows that stand for nothing."""
 _PLAIN = (bool, int, float, str, tuple, NoneType)
 
 
@@ -71,6 +73,8 @@ class TorchBackbone:
         text_tower: (B, L) token ids → (B, C).
         token_embedding: the module that gives (B, L, W).
         tokenizer_content: all that the tokenizer is made of, as text.
+        vocabulary: one more than its highest token.
+        end_of_text: the token where the tower reads a text's embedding; None: the highest one.
         pad_id: fills a row after its end of text; causal attention never looks there.
         own_preprocess: how the model itself resizes pictures, and by which interpolation.
     """
@@ -82,6 +86,8 @@ class TorchBackbone:
     token_embedding: nn.Embedding
     tokenize: Tokenizer
     tokenizer_content: str
+    vocabulary: int
+    end_of_text: int | None = None
     pad_id: int
     context_length: int
     embedding_width: int
@@ -130,11 +136,18 @@ class TorchBackbone:
         """
         rows = self.tokenize(PROBES)
         wrong = f"the tokenizer of {self.name} is not that of its text tower: "
+        table = self.token_embedding.num_embeddings
+        if not 0 <= table - self.vocabulary < _UNUSED_ROWS:
+            raise CorruptData(f"{wrong}it has {self.vocabulary:,} tokens, and the table {table:,}")
         if max(map(max, rows)) >= self.token_embedding.num_embeddings or min(map(min, rows)) < 0:
             raise CorruptData(
                 f"{wrong}it gives token {max(map(max, rows))}, and the table has "
                 f"{self.token_embedding.num_embeddings}"
             )
+        for row in rows:
+            read = max(row) if self.end_of_text is None else self.end_of_text
+            if [i for i, token in enumerate(row) if token == read] != [len(row) - 1]:
+                raise CorruptData(f"{wrong}a text must end in the token {read}, got {row[-1]}")
         special = {rows[0][0], rows[0][-1], self.pad_id}
         placeholder = self.tokenize(["*"])[0]
         if len(placeholder) != 3 or placeholder[1] in special or rows[0][0] == rows[0][-1]:

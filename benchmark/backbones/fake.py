@@ -59,6 +59,7 @@ def load(name: str, *, device: str, precision: str) -> TorchBackbone:
         token_embedding=model.token_embedding,
         tokenize=_tokenize,
         tokenizer_content="words by their crc32",
+        vocabulary=_VOCABULARY,
         pad_id=_PAD,
         context_length=_CONTEXT,
         embedding_width=_WIDTH,

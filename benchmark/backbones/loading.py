@@ -4,35 +4,48 @@ from __future__ import annotations
 
 import logging
 import pickle
-from collections.abc import Collection, Iterator, Mapping
+import warnings
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from cirbench.benchmark.annotations import read_json
-from cirbench.benchmark.errors import CirbenchError, CorruptData, MissingData
+from cirbench.benchmark.checkpoints import check_count
+from cirbench.benchmark.errors import CirbenchError, CorruptData, MissingData, UsageError
 
-_NAMED = 3
+_NAMED, _LONGEST = 3, 300
+_STORED = ("F64", "F32", "F16", "BF16", "I64", "BOOL")
+"""Kinds of numbers in a file of weights: I64 are positions and counts."""
+_SAMPLE = 4096
+"""So many values of a matrix tell whole numbers from weights."""
 
 
 @contextmanager
-def library_errors(name: str, folder: Path | None) -> Iterator[None]:
-    """Turns what a library raises into an error about the backbone; keeps its chatter quiet.
+def library_errors(name: str, folder: Path | None) -> Iterator[list[str]]:
+    """Turns what a library raises into an error about the backbone, and collects what it logs.
 
     Args:
         folder: where the files must be; None where they come from a hub.
 
     Raises:
-        MissingData: the hub can't be reached, and the files are not on this machine.
+        MissingData: the hub can't be reached, and the files are not on this machine; or a package
+            is not.
         CorruptData: the files are there and can't be used.
     """
-    disabled = logging.root.manager.disable
-    logging.disable(logging.ERROR)  # what matters of its log is in its errors
+    root, log = logging.getLogger(), _Log()
+    level, handlers = root.level, root.handlers[:]
+    root.handlers[:] = [log]
+    root.setLevel(logging.INFO)
     try:
-        yield
+        with warnings.catch_warnings(action="ignore"):
+            yield log.lines
+    except ImportError as error:
+        raise MissingData(f"{name} needs a package that is not installed: {error}") from error
     except (CirbenchError, MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # tokenizers raises no narrower class for a bad vocabulary
@@ -45,14 +58,25 @@ def library_errors(name: str, folder: Path | None) -> Iterator[None]:
             ) from error
         raise CorruptData(f"the files of {name} must be those of a CLIP model: {why}") from error
     finally:
-        logging.disable(disabled)
+        root.handlers[:] = handlers
+        root.setLevel(level)
+
+
+class _Log(logging.Handler):
+    """Lines that a library logs, kept off the terminal."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(record.getMessage())
 
 
 def _say(error: BaseException) -> str:
     if isinstance(error, pickle.UnpicklingError) or "weights_only" in str(error):
         return "its weights are a pickle that holds more than tensors, and running it is refused"
-    first = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return f"{type(error).__name__}: {first}"
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:_LONGEST]}"
 
 
 def check_folder(name: str, folder: Path, needed: Mapping[str, Collection[str]]) -> None:
@@ -77,7 +101,8 @@ def _check_stored(name: str, path: Path) -> None:
             kinds = {key: file.get_slice(key).get_dtype() for key in file.keys()}  # noqa: SIM118 - no mapping
     except (SafetensorError, OSError) as error:
         raise CorruptData(f"{name}: {path} is not a whole safetensors file ({error})") from error
-    whole = [key for key, kind in kinds.items() if kind in ("I8", "U8", "F8_E4M3", "F8_E5M2")]
+    check_count(path, len(kinds))
+    whole = [key for key, kind in kinds.items() if kind not in _STORED]
     if whole:
         raise CorruptData(
             f"{name}: weights must be floating-point numbers, got {len(whole)} quantised ones in "
@@ -101,17 +126,62 @@ def check_report(name: str, report: Mapping[str, Collection[str]]) -> None:
         )
 
 
+def read_channels(name: str, what: str, values: object) -> tuple[float, float, float]:
+    """A model's own mean or deviation of red, green and blue.
+
+    Raises:
+        CorruptData: they are not three numbers.
+    """
+    if (
+        not isinstance(values, Sequence)
+        or len(values) != 3
+        or not all(isinstance(value, int | float) for value in values)
+    ):
+        raise CorruptData(f"{name}: the {what} of pictures must be three numbers, got {values!r}")
+    red, green, blue = map(float, values)
+    return red, green, blue
+
+
+def read_deviations(name: str, values: object) -> tuple[float, float, float]:
+    """A model's own standard deviations of red, green and blue.
+
+    Raises:
+        CorruptData: they are not three numbers above zero.
+    """
+    found = read_channels(name, "standard deviation", values)
+    if min(found) <= 0:
+        raise CorruptData(f"{name}: the standard deviation must be above zero, got {values!r}")
+    return found
+
+
+def square_side(name: str, size: int | Sequence[int]) -> int:
+    """The side of the square that an image tower takes.
+
+    Raises:
+        UsageError: it takes another rectangle.
+    """
+    height, width = (size, size) if isinstance(size, int) else size
+    if height != width:
+        raise UsageError(f"{name} takes pictures of {height} × {width}; they must be square")
+    return height
+
+
 def check_weights(name: str, weights: Mapping[str, Tensor]) -> None:
     """Refuses weights that can't have been trained.
 
     Raises:
-        CorruptData: a weight is not finite, or a whole matrix is zero.
+        CorruptData: a weight is not finite, or a whole matrix is zero or of whole numbers.
     """
     for key, tensor in weights.items():
         if not tensor.is_floating_point() or not tensor.numel():
             continue
-        low, high = torch.aminmax(tensor.detach())
-        if not (low.isfinite() and high.isfinite()):
+        norm = torch.linalg.vector_norm(tensor.detach())  # one fast pass; large values overflow
+        if not norm.isfinite() and not tensor.isfinite().all():
             raise CorruptData(f"{name}: weights must be finite, {key} is not")
-        if tensor.dim() > 1 and low == high == 0:
+        if tensor.dim() > 1 and norm == 0:
             raise CorruptData(f"{name}: the weight {key} must not be all zero")
+        sample = tensor.detach().flatten()[:_SAMPLE].float().cpu().numpy()  # numpy: no threads
+        if tensor.dim() > 1 and sample.any() and (sample == np.rint(sample)).all():
+            raise CorruptData(
+                f"{name}: the weight {key} must not be of whole numbers, as quantised ones are"
+            )

@@ -12,9 +12,17 @@ import open_clip
 import torch
 from torch import nn
 
+from cirbench.benchmark.annotations import read_json
 from cirbench.benchmark.backbones.base import TorchBackbone
-from cirbench.benchmark.backbones.loading import check_folder, library_errors
-from cirbench.benchmark.errors import UsageError
+from cirbench.benchmark.backbones.loading import (
+    check_folder,
+    check_report,
+    library_errors,
+    read_channels,
+    read_deviations,
+    square_side,
+)
+from cirbench.benchmark.errors import CorruptData, UsageError
 from cirbench.benchmark.preprocess import ImageSpec
 
 
@@ -45,6 +53,28 @@ def _check_names(architecture: str, tag: str) -> None:
             f"open_clip has no weights {tag!r} for {architecture}; "
             f"it has: {', '.join(tags) or 'none'}"
         )
+    _check_text_tower(architecture, open_clip.get_model_config(architecture))
+
+
+def _check_text_tower(name: str, settings: Any) -> None:
+    """Refuses, from a model's settings alone, texts that are tokenized by another library.
+
+    Raises:
+        UsageError: they are.
+        CorruptData: the settings are not those of a model.
+    """
+    if not isinstance(settings, dict) or not isinstance(settings.get("text_cfg"), dict):
+        raise CorruptData(f"the configuration of {name} must have model_cfg with text_cfg")
+    text = settings["text_cfg"]
+    if foreign := text.get("hf_tokenizer_name") or text.get("hf_model_name"):
+        raise _foreign_tokenizer(name, foreign)
+
+
+def _foreign_tokenizer(name: str, tokenizer: str) -> UsageError:
+    return UsageError(
+        f"{name} tokenizes with {tokenizer}; only CLIP's own byte-pair tokenizer is supported, "
+        f"since pseudo-words need its tokens"
+    )
 
 
 def needs_quick_gelu(architecture: str, tag: str | None) -> bool:
@@ -69,15 +99,22 @@ def _wrap(
     folder = Path(path) if kind == "local-dir" else None
     if folder is not None:
         check_folder(name, folder, _NEEDED)
-    with library_errors(name, folder):
+        whole = read_json(folder / "open_clip_config.json")
+        _check_text_tower(name, whole.get("model_cfg") if isinstance(whole, dict) else None)
+    with library_errors(name, folder) as log:
         model = open_clip.create_model(
             model_name,
             pretrained=tag,
             require_pretrained=True,
             force_quick_gelu=needs_quick_gelu(model_name, tag),
         )
+        check_report(name, {"mismatched_keys": [line for line in log if line.startswith(_RESIZED)]})
         tokenizer = open_clip.get_tokenizer(model_name)
         return from_model(name, model, tokenizer, device=device, precision=precision)
+
+
+_RESIZED = ("Resizing position embedding", "Resizing text position embedding")
+"""open_clip's log where it makes position embeddings of another size out of those of the file."""
 
 
 def from_model(
@@ -89,10 +126,7 @@ def from_model(
     if not hasattr(text, "token_embedding"):
         raise UsageError(f"{name} has no CLIP text tower, so no pseudo-word can be put into it")
     if not isinstance(tokenizer, open_clip.SimpleTokenizer):
-        raise UsageError(
-            f"{name} tokenizes with {type(tokenizer).__name__}; only CLIP's own byte-pair "
-            f"tokenizer is supported, since pseudo-words need its tokens"
-        )
+        raise _foreign_tokenizer(name, type(tokenizer).__name__)
     scale: Any = model.logit_scale
     own = getattr(visual, "preprocess_cfg", {})
     return TorchBackbone(
@@ -103,31 +137,28 @@ def from_model(
         token_embedding=text.token_embedding,
         tokenize=_token_lists(tokenizer),
         tokenizer_content=_content(tokenizer),
+        vocabulary=max(tokenizer.encoder.values()) + 1,
+        end_of_text=_end_of_text(model, text),
         pad_id=0,
         context_length=int(tokenizer.context_length),
         embedding_width=_embedding_width(text),
         image_spec=ImageSpec(
-            size=_side(name, visual.image_size),
-            mean=tuple(visual.image_mean),
-            std=tuple(visual.image_std),
+            size=square_side(name, visual.image_size),
+            mean=read_channels(name, "mean", visual.image_mean),
+            std=read_deviations(name, visual.image_std),
         ),
-        own_preprocess=", ".join(own.get(part, default) for part, default in _OWN.items()),
+        own_preprocess=", ".join(str(own.get(part, default)) for part, default in _OWN.items()),
         logit_scale=float(scale.detach().exp()),
         device=torch.device(device),
         precision=precision,
     )
 
 
-def _side(name: str, size: int | Sequence[int]) -> int:
-    """The side of the square that the image tower takes.
-
-    Raises:
-        UsageError: it takes another rectangle.
-    """
-    height, width = (size, size) if isinstance(size, int) else size
-    if height != width:
-        raise UsageError(f"{name} takes pictures of {height} × {width}; they must be square")
-    return height
+def _end_of_text(model: Any, text: Any) -> int | None:
+    """The token that the text tower looks for; None where it takes the highest."""
+    pool = getattr(model, "text_pool_type", getattr(text, "pool_type", None))
+    own = getattr(model, "text_eos_id", getattr(text, "eos_id", None))
+    return int(own) if pool == "eos" and own is not None else None
 
 
 def _content(tokenizer: open_clip.SimpleTokenizer) -> str:

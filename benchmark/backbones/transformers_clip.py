@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,8 +13,15 @@ import torch
 from torch import Tensor
 
 from cirbench.benchmark.backbones.base import TorchBackbone
-from cirbench.benchmark.backbones.loading import check_folder, check_report, library_errors
-from cirbench.benchmark.errors import CorruptData
+from cirbench.benchmark.backbones.loading import (
+    check_folder,
+    check_report,
+    library_errors,
+    read_channels,
+    read_deviations,
+    square_side,
+)
+from cirbench.benchmark.errors import CorruptData, UsageError
 from cirbench.benchmark.preprocess import CLIP_MEAN, CLIP_STD, ImageSpec
 
 _NEEDED = {
@@ -34,11 +42,16 @@ def load(name: str, *, device: str, precision: str) -> TorchBackbone:
     folder = Path(source) if Path(source).is_dir() else None
     if folder is not None:
         check_folder(name, folder, _NEEDED)
-    with library_errors(name, folder), _without_bars(chatter):
+    with library_errors(name, folder), _without_chatter(chatter):
         kind = CLIPConfig.get_config_dict(source)[0].get("model_type")
         if kind != "clip":
             raise CorruptData(f"{name} must be a CLIP with both towers, it is {kind!r}")
-        loaded: Any = CLIPModel.from_pretrained(source, output_loading_info=True)
+        config: Any = CLIPConfig.from_pretrained(source)
+        vision = config.vision_config
+        vision.image_size = square_side(name, vision.image_size)
+        loaded: Any = CLIPModel.from_pretrained(
+            source, config=config, output_loading_info=True, ignore_mismatched_sizes=True
+        )
         model, report = loaded
         check_report(name, report)
         tokenizer = AutoTokenizer.from_pretrained(source)
@@ -47,23 +60,27 @@ def load(name: str, *, device: str, precision: str) -> TorchBackbone:
 
 
 @contextmanager
-def _without_bars(chatter: Any) -> Iterator[None]:
-    """Keeps the library's progress bars off the terminal."""
-    shown = chatter.is_progress_bar_enabled()
+def _without_chatter(chatter: Any) -> Iterator[None]:
+    """Keeps the library's progress bars and reports off the terminal: we read the report."""
+    shown, verbosity = chatter.is_progress_bar_enabled(), chatter.get_verbosity()
     chatter.disable_progress_bar()
+    chatter.set_verbosity_error()
     try:
         yield
     finally:
+        chatter.set_verbosity(verbosity)
         if shown:
             chatter.enable_progress_bar()
 
 
 def _own_preprocess(processor: Any, source: str) -> Mapping[str, Any]:
     """The model's preprocessor_config.json; empty where it has none, which means CLIP's."""
-    try:
-        found: Mapping[str, Any] = processor.get_image_processor_dict(source)[0]
-    except OSError:
+    files = [Path(source) / name for name in ("preprocessor_config.json", "processor_config.json")]
+    if Path(source).is_dir() and not any(path.exists() for path in files):
         return {}
+    found = processor.get_image_processor_dict(source)[0]
+    if not isinstance(found, Mapping):
+        raise CorruptData(f"{source}: preprocessor_config.json must hold a JSON object")
     return found
 
 
@@ -92,6 +109,9 @@ def from_model(
     def tokenize(texts: Sequence[str]) -> list[list[int]]:
         return tokenizer(list(texts))["input_ids"]  # type: ignore[no-any-return]  # tokenizer is Any
 
+    normalised = own.get("do_normalize", True)
+    if not math.isclose(own.get("rescale_factor", 1 / 255) * own.get("do_rescale", True), 1 / 255):
+        raise UsageError(f"the preprocessing of {name} must scale pixels to 0 to 1 (by 1/255)")
     if tokenizer.pad_token_id is None:
         raise CorruptData(f"the tokenizer of {name} must have a padding token, and has none")
     return TorchBackbone(
@@ -102,19 +122,30 @@ def from_model(
         token_embedding=model.text_model.embeddings.token_embedding,
         tokenize=tokenize,
         tokenizer_content=_content(tokenizer),
+        vocabulary=max(tokenizer.get_vocab().values()) + 1,
+        end_of_text=_end_of_text(model.config.text_config),
         pad_id=tokenizer.pad_token_id,
         context_length=model.config.text_config.max_position_embeddings,
         embedding_width=model.config.projection_dim,
         image_spec=ImageSpec(
             size=model.config.vision_config.image_size,
-            mean=tuple(own.get("image_mean", CLIP_MEAN)),
-            std=tuple(own.get("image_std", CLIP_STD)),
+            mean=read_channels(name, "mean", own.get("image_mean") or CLIP_MEAN)
+            if normalised
+            else (0.0, 0.0, 0.0),
+            std=read_deviations(name, own.get("image_std") or CLIP_STD)
+            if normalised
+            else (1.0, 1.0, 1.0),
         ),
         own_preprocess=_describe(own),
         logit_scale=float(model.logit_scale.detach().exp()),
         device=torch.device(device),
         precision=precision,
     )
+
+
+def _end_of_text(config: Any) -> int | None:
+    """Where the library's text tower reads; 2 stands in old files for the highest token."""
+    return None if config.eos_token_id == 2 else int(config.eos_token_id)
 
 
 def _describe(own: Mapping[str, Any]) -> str:
@@ -129,5 +160,5 @@ def _content(tokenizer: Any) -> str:
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is not None:
         return str(backend.to_str())
-    vocabulary = tokenizer.get_vocab() if hasattr(tokenizer, "get_vocab") else {}
-    return f"{type(tokenizer).__qualname__} {json.dumps(vocabulary, sort_keys=True)}"
+    vocabulary = json.dumps(tokenizer.get_vocab(), sort_keys=True)
+    return f"{type(tokenizer).__qualname__} {vocabulary}"

@@ -11,6 +11,8 @@ from models import write_hf, write_open_clip
 from safetensors.torch import load_file, save_file
 
 from cirbench.benchmark.backbones import load_backbone
+from cirbench.benchmark.plan import Request, methods_of
+from cirbench.benchmark.store import image_space, text_space
 
 RUN = ("run", "-m", "image-text", "-t", "emoji", "--limit", "1", "-q", "--cache", "off", "-o", "r")
 
@@ -18,6 +20,11 @@ RUN = ("run", "-m", "image-text", "-t", "emoji", "--limit", "1", "-q", "--cache"
 def edit_json(path, **changes):
     content = json.loads(path.read_text(encoding="utf-8"))
     path.write_text(json.dumps({**content, **changes}), encoding="utf-8")
+
+
+def edit_config(folder, tower, **changes):
+    own = json.loads((folder / "config.json").read_text(encoding="utf-8"))[tower]
+    edit_json(folder / "config.json", **{tower: {**own, **changes}})
 
 
 def edit_weights(path, change):
@@ -53,6 +60,10 @@ def zero(weights):
     return {**weights, "visual_projection.weight": weights["visual_projection.weight"] * 0}
 
 
+def larger_table(weights):
+    return {**weights, "text_model.embeddings.token_embedding.weight": torch.randn(60_000, 16)}
+
+
 def not_a_number(weights):
     weights["text_projection.weight"][0, 0] = torch.nan
     return weights
@@ -82,6 +93,13 @@ HF = {
         lambda f: (f / "vocab.json").write_text(
             json.dumps({"<|startoftext|>": 0, "<|endoftext|>": 1}), encoding="utf-8"),
         4, "vocabulary"),
+    "pictures that are not square": (
+        lambda f: edit_config(f, "vision_config", image_size=[64, 32]), 2, "64 × 32"),
+    "an end of text that no text has": (
+        lambda f: edit_config(f, "text_config", eos_token_id=7), 4, "must end in the token 7"),
+    "a table of another vocabulary": (
+        lambda f: (edit_config(f, "text_config", vocab_size=60_000),
+                   edit_weights(f / "model.safetensors", larger_table)), 4, "the table 60,000"),
     "an empty vocabulary": (
         lambda f: (f / "vocab.json").write_text("{}", encoding="utf-8"), 4, ""),
 }  # fmt: skip
@@ -103,10 +121,11 @@ def test_a_transformers_folder_runs_under_its_short_name(bench, tmp_path, monkey
     for name in ("hf:own/hf", "hf:./own/hf", f"hf:{folder}"):
         backbone = load_backbone(name)
         names.append(backbone.name)
-        spaces.append((backbone.weights_sha256, backbone.tokenizer_sha256))
+        spaces.append((image_space(backbone, "clip"), text_space(backbone, truncate=False)))
     assert names == ["hf:hf"] * 3
-    assert len(set(spaces)) == 1
+    assert all(space == spaces[0] for space in spaces)
     assert load_backbone(f"small=hf:{folder}").name == "small"
+    assert "pic2word" in methods_of(Request(methods=("all",), task="emoji"), "mine=emoji-clip")
     code, out, err = bench(*RUN, "-b", f"small=hf:{folder}", "--json")
     assert (code, err) == (0, "")
     assert json.loads(out)["cell"]["backbone"] == "small"
@@ -131,6 +150,38 @@ def test_another_preprocessing_of_ones_own_is_said_and_recorded(bench, tmp_path)
     assert "squash, bilinear" in json.loads(out)["annotations"]["remarks"][0]
 
 
+@pytest.mark.parametrize("own", [{"do_rescale": False}, {"rescale_factor": 1 / 127.5}])
+def test_pixels_that_are_scaled_otherwise_are_refused(refused, tmp_path, own):
+    folder = write_hf(tmp_path / "hf")
+    (folder / "preprocessor_config.json").write_text(json.dumps(own), encoding="utf-8")
+    refused(2, *RUN, "-b", f"hf:{folder}", says="0 to 1")
+
+
+BROKEN_PICTURES = (
+    "{", "[]", '{"image_mean": "x"}', '{"image_mean": [0.5]}', '{"image_std": [0, 0, 0]}',
+    '{"rescale_factor": "x"}',
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("own", BROKEN_PICTURES)
+def test_a_broken_preprocessing_is_refused(refused, tmp_path, own):
+    folder = write_hf(tmp_path / "hf")
+    (folder / "preprocessor_config.json").write_text(own, encoding="utf-8")
+    refused(4, *RUN, "-b", f"hf:{folder}", says=str(folder))
+
+
+def test_a_weight_that_no_tower_has_may_pass_without_a_word(bench, tmp_path):
+    folder = write_hf(tmp_path / "hf")
+    edit_weights(folder / "model.safetensors", lambda w: {**w, "extra": torch.ones(2, 2)})
+    code, _, err = bench(*RUN, "-b", f"hf:{folder}", "--json")
+    assert (code, err) == (0, "")
+
+
+def test_a_file_in_the_place_of_a_folder_is_refused(refused, tmp_path):
+    folder = write_hf(tmp_path / "hf")
+    refused(3, *RUN, "-b", f"hf:{folder / 'config.json'}", says="there is no folder")
+
+
 def open_clip_pickle(folder):
     (folder / "open_clip_model.safetensors").unlink()
     (folder / "open_clip_pytorch_model.bin").write_bytes(pickle.dumps(print))
@@ -148,7 +199,27 @@ OPEN_CLIP = {
                                lambda w: {f"x.{k}": v for k, v in w.items()}), 4, ""),
     "half of the weights": (
         lambda f: edit_weights(f / "open_clip_model.safetensors",
-                               lambda w: dict(list(w.items())[::2])), 4, ""),
+                               lambda w: dict(list(w.items())[::2])), 4, "Missing key"),
+    "position embeddings of larger pictures": (
+        lambda f: edit_weights(f / "open_clip_model.safetensors",
+                               lambda w: {**w, "visual.positional_embedding": torch.randn(17, 16)}),
+        4, "Resizing position embedding"),
+    "position embeddings of longer texts": (
+        lambda f: edit_weights(f / "open_clip_model.safetensors",
+                               lambda w: {**w, "positional_embedding": torch.randn(99, 16)}),
+        4, "Resizing text position embedding"),
+    "whole numbers": (
+        lambda f: edit_weights(f / "open_clip_model.safetensors",
+                               lambda w: {k: v.char() for k, v in w.items()}), 4, "quantised"),
+    "whole numbers kept as floats": (
+        lambda f: edit_weights(f / "open_clip_model.safetensors",
+                               lambda w: {k: (v * 127).round() for k, v in w.items()}),
+        4, "whole numbers"),
+    "a tokenizer of transformers": (
+        lambda f: edit_json(f / "open_clip_config.json", model_cfg={
+            **json.loads((f / "open_clip_config.json").read_text(encoding="utf-8"))["model_cfg"],
+            "text_cfg": {"width": 16, "heads": 2, "layers": 1, "hf_tokenizer_name": "none"}}),
+        2, "tokenizes with none"),
     "a pickle that calls": (open_clip_pickle, 4, "refused"),
 }  # fmt: skip
 
@@ -167,8 +238,15 @@ def test_a_rectangle_is_refused_by_name(refused, tmp_path):
 
 
 def test_a_square_list_is_its_side(tmp_path):
+    hf = write_hf(tmp_path / "hf")
+    edit_config(hf, "vision_config", image_size=[32, 32])
+    assert load_backbone(f"hf:{hf}").image_spec.size == 32
     folder = write_open_clip(tmp_path / "oc", vision_cfg={"image_size": (64, 64)})
     assert load_backbone(f"local-dir:{folder}").image_spec.size == 64
+
+
+def test_a_device_that_holds_no_numbers_is_refused(refused):
+    refused(2, *RUN, "-b", "fake", "--device", "meta", says="--device auto")
 
 
 NAMES = {
@@ -179,6 +257,8 @@ NAMES = {
     "emoji-clop": "did you mean emoji-clip",
     "ViT-B-33/openai": "no architecture",
     "ViT-B-32/nothing": "no weights",
+    "ViT-B-16-SigLIP2/webli": "tokenizer",
+    "emoji-clip=fake": "is a backbone of its own",
     "x=": "unknown backbone",
     "x=emoji-clop": "did you mean emoji-clip",
 }

@@ -13,7 +13,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from cirbench.benchmark.backbones import load_backbone
 from cirbench.benchmark.checkpoints import read_checkpoint
+from cirbench.methods.pic2word import Pic2Word
 
 SHIPPED = Path(str(files("cirbench.methods") / "weights"))
 PIC2WORD = SHIPPED / "pic2word--emoji-clip.safetensors"
@@ -38,16 +40,24 @@ WRAPPED = {
 }
 
 
-@pytest.mark.parametrize("kind", ["safetensors", "pt", "released"])
+@pytest.mark.parametrize("released", [False, True])
 @pytest.mark.parametrize("wrapper", WRAPPED)
-def test_what_a_wrapper_puts_before_the_names_is_taken_off(bench, tmp_path, wrapper, kind):
-    weights = {WRAPPED[wrapper](name): tensor for name, tensor in load_file(PIC2WORD).items()}
-    path = tmp_path / ("own.safetensors" if kind == "safetensors" else "own.pt")
-    if kind == "safetensors":
-        save_file(weights, path)
-    else:
-        torch.save({"state_dict_img2text": weights} if kind == "released" else weights, path)
-    code, out, err = bench(*run("pic2word", path), "--json")
+def test_what_a_wrapper_puts_before_the_names_is_taken_off(tmp_path, wrapper, released):
+    own = load_file(PIC2WORD)
+    weights = {WRAPPED[wrapper](name): tensor for name, tensor in own.items()}
+    path = tmp_path / "own.pt"
+    torch.save({"state_dict_img2text": weights} if released else weights, path)
+    mapper = Pic2Word.build(
+        backbone=load_backbone("emoji-clip"), checkpoint=read_checkpoint(path)
+    ).mapper.state_dict()
+    assert mapper.keys() == own.keys()
+    assert all(torch.equal(mapper[name], own[name]) for name in own)
+
+
+def test_a_compiled_networks_weights_run(bench, tmp_path):
+    weights = {f"_orig_mod.{name}": tensor for name, tensor in load_file(PIC2WORD).items()}
+    save_file(weights, tmp_path / "own.safetensors")
+    code, out, err = bench(*run("pic2word", tmp_path / "own.safetensors"), "--json")
     assert code == 0, err
     assert value(out) == value(bench(*run("pic2word", PIC2WORD), "--json")[1])
 
@@ -179,9 +189,12 @@ def test_a_torch_file_of_too_many_tensors_is_refused(refused, tmp_path):
 
 
 @pytest.mark.parametrize(("name", "code"), [("nowhere.pt", 3), ("folder.safetensors", 3)])
-def test_a_path_without_a_file_is_missing(refused, tmp_path, name, code):
+def test_a_path_without_a_file_is_missing_before_a_backbone_is_fetched(
+    refused, tmp_path, name, code
+):
     (tmp_path / "folder.safetensors").mkdir()
-    refused(code, *run("pic2word", tmp_path / name), says=str(tmp_path / name))
+    path = tmp_path / name
+    refused(code, *run("pic2word", path), "-b", "ViT-L-14/openai", says=str(path))
 
 
 def test_a_tuned_clip_may_be_wrapped_and_must_be_whole(bench, refused, tmp_path):
