@@ -69,6 +69,7 @@ def search(
     from cirbench.benchmark import search as searching
     from cirbench.benchmark.backbones import load_backbone
     from cirbench.benchmark.free_query import free_queries, picture_file
+    from cirbench.benchmark.images import describe_deep_greys, find_deep_greys
     from cirbench.benchmark.plan import checkpoint_path, choose_device
     from cirbench.benchmark.progress import Reporter
     from cirbench.benchmark.registry import find_method
@@ -92,6 +93,9 @@ def search(
         towers, refs, skip_unreadable=skip_unreadable, workers=workers, reporter=reporter
     )
     _say_of_pictures(opened, reporter)
+    asked = {image.id: image for query in queries for image in query.images}.values()
+    if deep := find_deep_greys(asked):
+        reporter.say(describe_deep_greys(deep, len(asked)))
     finder = searching.Searcher(backbone=towers, gallery=opened, workers=workers)
     answers = [
         Answer(method=method, query=q, hits=finder.find(composer, q, finder.embed(q), top))

@@ -95,17 +95,20 @@ def load_picture(ref: ImageRef, transform: Callable[[Image.Image], T], row: int)
 
 
 def find_deep_greys(refs: Iterable[ImageRef]) -> list[str]:
-    """The ids of the pictures with files of their own that `is_deep_grey`, by their headers."""
-    return [ref.id for ref in refs if ref.path and _has_deep_grey(ref.path)]
+    """The ids of the pictures that `is_deep_grey`, by their headers."""
+    return [ref.id for ref in refs if _has_deep_grey(ref)]
 
 
-def _has_deep_grey(path: Path) -> bool:
-    with path.open("rb") as file:
-        header = file.read(26)
+def _has_deep_grey(ref: ImageRef) -> bool:
+    if ref.path:
+        with ref.path.open("rb") as file:
+            header = file.read(26)
+    else:
+        header = ref.read()[:26]
     if header.startswith(b"\x89PNG"):
         return header[24:] == b"\x10\0"  # 16 bits, grey
     if header.startswith((b"II*\0", b"MM\0*")):
-        return is_deep_grey(open_picture(path.read_bytes()))
+        return is_deep_grey(open_picture(ref.read()))
     return False
 
 
