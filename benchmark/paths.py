@@ -45,9 +45,9 @@ def check_inside(relative: str, origin: str) -> str:
     """
     check_path(relative, origin)
     if relative.startswith("/") or ".." in relative.split("/"):
-        raise CorruptData(f"{origin}: the path {relative} leaves its folder")
+        raise CorruptData(f"{origin}: the path {relative!r} leaves its folder")
     if "\\" in relative or re.match(r"[A-Za-z]:", relative):
-        raise CorruptData(f"{origin}: the path {relative} must be written with /, as on Linux")
+        raise CorruptData(f"{origin}: the path {relative!r} must be written with /, as on Linux")
     return relative
 
 

@@ -36,11 +36,9 @@ def shard_paths(pattern: str) -> list[Path]:
     if Path(pattern).is_dir():
         return sorted(Path(pattern).glob("*.tar"))
     paths: list[Path] = []
-    for one in _spelled_out(
-        pattern
-    ):  # a range may be endless, so the first that is missing ends it
+    for one in _spelled_out(pattern):
         found = sorted(glob.glob(one))  # noqa: PTH207 - a pattern, not a folder
-        if not found and not glob.has_magic(one):
+        if not found and not glob.has_magic(one):  # at once, since a range may be endless
             raise MissingData(f"no shard at {one}")
         paths += map(Path, found)
     if not paths:

@@ -113,12 +113,12 @@ def read_photos(path: Path) -> tuple[list[Photo], Mapping[int, str]]:
             x, y, width, height = row["bbox"]
             names[row["category_id"]]
             objects.setdefault(row["image_id"], []).append(row)
-            float(x) + float(y) + float(width) + float(height)
+            0.0 + x + y + width + height  # raises where one is no number
         photos = [
             Photo(
                 name=check_inside(str(image["file_name"]), str(path)),
-                width=image["width"],
-                height=image["height"],
+                width=int(image["width"]),
+                height=int(image["height"]),
                 objects=objects[image["id"]],
             )
             for image in content["images"]

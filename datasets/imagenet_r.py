@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
-from cirbench.benchmark.annotations import absent
+from cirbench.benchmark.annotations import absent, read_lines
 from cirbench.benchmark.downloads import Download
 from cirbench.benchmark.errors import CorruptData, MissingData
 from cirbench.benchmark.images import file_ref
@@ -103,7 +103,7 @@ def listed(queries: Path, targets: Path) -> tuple[list[Item], list[Item]]:
 
 def _lines(path: Path, *, photos_only: bool = False) -> Iterator[tuple[Item, int]]:
     seen = set()
-    for row, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), start=1):
+    for row, line in enumerate(read_lines(path), start=1):
         match = re.fullmatch(r"\S*?([^/\s]+)/([^/\s]+) (\d+) ?", line)
         if not match or match[1] in (".", ".."):
             raise CorruptData(f"{path}, row {row}: no path with a label: {line!r}")

@@ -227,7 +227,7 @@ def test_classes_without_a_value_are_none(coco, classes):
         ("1.jpg,1;1;9,dog,cat", "row 2: query_regions is not"),
         ("1.jpg,1;1;9;inf,dog,cat", "row 2: query_regions is not finite"),
         ("0.jpg,1;1;9;9 ,dog,cat", "row 2: 0.jpg occurs twice"),
-        ("../0.jpg,1;1;9;9 ,dog,cat", "row 2: the path ../0.jpg leaves its folder"),
+        ("../0.jpg,1;1;9;9 ,dog,cat", "row 2: the path '../0.jpg' leaves its folder"),
         ('"1.jpg,1;1;9;9 ,dog,cat', "row 2 is not valid CSV"),
     ],
 )
