@@ -278,3 +278,107 @@ def test_only_image_names_count_as_renditions(bench, picture, name):
     [line] = [line for line in out.splitlines() if " gallery " in line]
     assert line.split()[2] == "3"  # one rendition, two photos
     assert "skipped 1 " in out
+
+
+def write_fashion_iq(picture, split_of_dress, captions_of_dress) -> None:
+    for name in ("captions", "image_splits", "images"):
+        Path("d/fashion-iq", name).mkdir(parents=True, exist_ok=True)
+    Path("d/fashion-iq/images/B.png").write_bytes(picture(1))
+    for category in ("dress", "shirt", "toptee"):
+        own = category == "dress"
+        rows = [{"candidate": "B", "target": "B", "captions": ["is red", ""]}]
+        split = split_of_dress if own else ["B"]
+        captions = captions_of_dress if own and captions_of_dress is not None else rows
+        for path, value in (
+            (f"captions/cap.{category}.val.json", captions),
+            (f"image_splits/split.{category}.val.json", split),
+        ):
+            Path("d/fashion-iq", path).write_text(json.dumps(value), encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("split", "captions", "says"),
+    [
+        (5, None, "must be a list of image names, got a int"),
+        ([["B"]], None, "must be a list of image names"),
+        ({"B": 1}, None, "must be a list of image names, got a dict"),
+        (["B", "B"], None, "B is listed twice"),
+        (["B"], [{"candidate": "B", "target": "B", "captions": ["a"]}], "row 1: not two captions"),
+        (["B"], [{"candidate": "B", "target": "B", "captions": [1, 2]}], "row 1: not two captions"),
+        (["B"], [{"candidate": 1, "target": "B", "captions": []}], "row 1: no str 'candidate'"),
+    ],
+)
+def test_fashion_iq_files_of_another_shape_are_corrupt_data(bench, picture, split, captions, says):
+    write_fashion_iq(picture, split, captions)
+    code, out, err = bench("data", "check", "fashion-iq", "--data-root", "d")
+    assert code == 4, err
+    assert says in out
+
+
+def test_odd_fashion_iq_queries_are_remarks(bench, picture):
+    write_fashion_iq(picture, ["B"], None)
+    code, out, err = bench("data", "check", "fashion-iq", "--data-root", "d")
+    assert code == 0, err
+    assert "3 queries have an empty text: dress/1, shirt/1, toptee/1" in out
+    assert "3 queries have their reference as target" in out
+
+
+def test_cirr_members_that_are_no_names_are_refused(refused, cirr):
+    cirr([{**cirr_row(7, 0, 1), "img_set": {"members": [NAMES[1], ["x"]]}}])
+    refused(4, *RUN, says=("row 1:", "is not in the gallery"))
+
+
+INSTANCES = {
+    "categories": [{"id": 1, "name": "dog"}],
+    "images": [{"id": 1, "file_name": "1.jpg", "width": 24, "height": 24}],
+    "annotations": [
+        {
+            "image_id": 1,
+            "category_id": 1,
+            "bbox": [1, 1, 5, 5],
+            "segmentation": [[1, 1, 6, 1, 6, 6]],
+        }
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    ("part", "field", "value", "says"),
+    [
+        ("images", "file_name", "../../../out.jpg", "leaves its folder"),
+        ("images", "file_name", "/tmp/out.jpg", "leaves its folder"),
+        ("images", "width", "wide", "must be a COCO instances file"),
+        ("images", "width", None, "must be a COCO instances file"),
+        ("annotations", "bbox", ["1", "1", "5", "5"], "must be a COCO instances file"),
+        ("annotations", "bbox", [1, 1, 5], "must be a COCO instances file"),
+        ("annotations", "category_id", 9, "must be a COCO instances file"),
+        ("annotations", "segmentation", "outline", "segmentation can't be read"),
+        ("annotations", "segmentation", {"counts": [1, -5], "size": [24]}, "can't be"),
+        ("categories", "id", "dog", "must be a COCO instances file"),
+    ],
+)
+def test_coco_instances_of_another_shape_are_corrupt_data(bench, picture, part, field, value, says):
+    Path("d/coco/val2017").mkdir(parents=True)
+    Path("d/coco/annotations").mkdir()
+    Path("d/coco/val2017/1.jpg").write_bytes(picture(1))
+    content = {**INSTANCES, part: [{**INSTANCES[part][0], field: value}]}
+    path = Path("d/coco/annotations/instances_val2017.json")
+    path.write_text(json.dumps(content), encoding="utf-8")
+    code, _, err = bench("data", "prepare", "coco", "--data-root", "d")
+    assert code == 4, err
+    assert "Traceback" not in err
+    assert says in err
+    assert not list(Path().rglob("out.jpg"))
+    assert not Path("d/coco/coco_eval.csv").exists()
+
+
+@pytest.mark.parametrize("kind", ["latin-1", "utf-16"])
+def test_a_released_list_in_another_encoding_is_corrupt_data(bench, picture, kind):
+    for folder, name in (("imagenet-r", "toy_0.jpg"), ("real", "a.JPEG")):
+        Path("d/imgnet", folder, "n01").mkdir(parents=True)
+        Path("d/imgnet", folder, "n01", name).write_bytes(picture(1))
+    for name in ("imgnet_real_query.txt", "imgnet_targets.txt"):
+        Path("d/imgnet", name).write_text("imgnet/real/n01/ä.JPEG 0 \n", encoding=kind)
+    code, out, err = bench("data", "check", "imagenet-r", "--data-root", "d")
+    assert code == 4, err
+    assert "must be a text in UTF-8" in out
