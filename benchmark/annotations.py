@@ -65,6 +65,30 @@ def _is_json_lines(text: str) -> bool:
 _LOOKED_AT = 3
 
 
+def read_lines(path: Path) -> list[str]:
+    """The lines of a text, with or without a byte order mark.
+
+    Raises:
+        CorruptData: it is not UTF-8.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise CorruptData(f"{path} must be a text in UTF-8 ({error}); fetch it again") from error
+
+
+def read_names(path: Path) -> list[str]:
+    """A JSON list of names.
+
+    Raises:
+        CorruptData: it is no such list.
+    """
+    names = read_json(path)
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise CorruptData(f"{path} must be a list of image names, got {_describe(names)}")
+    return names
+
+
 def read_rows(path: Path, fields: Mapping[str, type]) -> Iterator[tuple[int, Mapping[str, Any]]]:
     """The objects of a JSON list with their row numbers, from 1.
 
@@ -170,7 +194,7 @@ def row_of(gallery: Mapping[str, int], name: str, path: Path, number: int) -> in
     Raises:
         CorruptData: it is not in the gallery.
     """
-    if name not in gallery:
+    if not isinstance(name, str) or name not in gallery:
         raise CorruptData(f"{path}, row {number}: {name} is not in the gallery")
     return gallery[name]
 

@@ -1,42 +1,58 @@
 """`bench data`. Nothing heavy is imported before a command needs it."""
 
 import sys
-from typing import Annotated
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from cirbench.benchmark.cli_options import HELP, AsJson, DataRoot, Quiet, print_json
 from cirbench.benchmark.errors import MissingData, UsageError
 
+if TYPE_CHECKING:
+    from cirbench.benchmark.layout import Place
+
 data = typer.Typer(help="Find, check and prepare the data sets.", **HELP)  # type: ignore[arg-type]  # one dict for all apps
 
 
 @data.command(epilog="Examples: bench data where imagenet-r --data-root ~/data")
 def where(
-    task: Annotated[str, typer.Argument(help="bench ls tasks.")],
+    task: Annotated[
+        str | None, typer.Argument(help="bench ls tasks; default: all of them.")
+    ] = None,
     data_root: DataRoot = None,
     as_json: AsJson = False,
 ) -> None:
     """Print what a task looks for, and what is there."""
-    from cirbench.benchmark.registry import find_task
+    from cirbench.benchmark.layout import check_root
+    from cirbench.benchmark.registry import find_task, tasks
 
-    looked = [
+    check_root(data_root)
+    chosen = (task,) if task else tasks()
+    looked = {name: _look(find_task(name).places, data_root) for name in chosen}
+    if as_json:
+        print_json(looked[task] if task else looked)
+        return
+    for name, places in looked.items():
+        print(f"{name}: {'embedded, reads nothing' if not places else data_root or 'no data root'}")
+        for place in places:
+            wanted = " or ".join(place["looked for"])
+            missing = "not there, optional" if place["optional"] else "MISSING"
+            print(f"  {place['name']}: {place['found'] or missing} (looked for {wanted})")
+
+
+def _look(places: "Sequence[Place]", data_root: Path | None) -> list[dict[str, Any]]:
+    """What a task looks for, and what of it is there."""
+    return [
         {
             "name": place.name,
             "looked for": list(place.candidates),
             "found": str(place.find(data_root) or "") if data_root else "",
             "optional": place.optional,
         }
-        for place in find_task(task).places
+        for place in places
     ]
-    if as_json:
-        print_json(looked)
-        return
-    print(f"{task}: {'embedded, reads nothing' if not looked else data_root or 'no data root'}")
-    for place in looked:
-        wanted = " or ".join(place["looked for"])
-        missing = "not there, optional" if place["optional"] else "MISSING"
-        print(f"  {place['name']}: {place['found'] or missing} (looked for {wanted})")
 
 
 @data.command(
@@ -90,9 +106,12 @@ def prepare(
     from cirbench.benchmark.progress import Reporter
     from cirbench.benchmark.registry import find_task
 
-    if data_root is None:
-        raise UsageError("where to? give --data-root, or set CIRBENCH_DATA")
     found, reporter = find_task(task)(), Reporter(quiet=quiet)
+    if data_root is None:
+        print(found.how_to_get or f"{task} needs nothing")
+        raise UsageError(
+            "data is prepared below a data root; give --data-root, or set CIRBENCH_DATA"
+        )
     failed = []
     for download in found.downloads:
         try:

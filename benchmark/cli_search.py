@@ -10,6 +10,7 @@ import typer
 
 from cirbench.benchmark.cli_options import HELP, AsJson, DataRoot, Device, Quiet, Workers
 from cirbench.benchmark.errors import CirbenchError, UsageError
+from cirbench.benchmark.paths import to_text
 
 if TYPE_CHECKING:
     from cirbench.benchmark.progress import Reporter
@@ -25,7 +26,7 @@ BackboneName = Annotated[
     str | None,
     typer.Option(
         "--backbone", "-b",
-        help="Default: the task's own, or emoji-clip where the method ships weights for it.",
+        help="Default: the task's own, or emoji-clip where the method has weights for it.",
     ),
 ]  # fmt: skip
 SkipUnreadable = Annotated[
@@ -68,9 +69,9 @@ def search(
     from cirbench.benchmark import search as searching
     from cirbench.benchmark.backbones import load_backbone
     from cirbench.benchmark.free_query import free_queries, picture_file
+    from cirbench.benchmark.images import describe_deep_greys, find_deep_greys
     from cirbench.benchmark.plan import checkpoint_path, choose_device
     from cirbench.benchmark.progress import Reporter
-    from cirbench.benchmark.records import check_writable
     from cirbench.benchmark.registry import find_method
     from cirbench.benchmark.serve.pages import Answer
 
@@ -79,12 +80,12 @@ def search(
     [method] = methods
     kind = find_method(method)
     queries = free_queries([picture_file(path) for path in image or ()], text or ())
-    refs, of_gallery = searching.find_gallery(gallery, data_root)
+    _check_output(html, "--html", (".html", ".htm"))
+    _check_output(png, "--png", (".png",))
+    reporter = Reporter(quiet=quiet)
+    refs, of_gallery = searching.find_gallery(gallery, data_root, reporter.say)
     name = searching.choose_backbone(backbone, of_gallery, [kind])
     checkpoint_path(kind, name, {kind.name: checkpoint} if checkpoint else {})
-    for path in filter(None, (html, png)):
-        check_writable(path.parent)
-    reporter = Reporter(quiet=quiet)
     towers = load_backbone(name, device=choose_device(device))
     gc.freeze()  # nothing of a model is garbage, and each look for some takes 0.1 s
     composer = searching.build_method(kind, towers, name, checkpoint)
@@ -92,16 +93,19 @@ def search(
         towers, refs, skip_unreadable=skip_unreadable, workers=workers, reporter=reporter
     )
     _say_of_pictures(opened, reporter)
+    asked = {image.id: image for query in queries for image in query.images}.values()
+    if deep := find_deep_greys(asked):
+        reporter.say(describe_deep_greys(deep, len(asked)))
     finder = searching.Searcher(backbone=towers, gallery=opened, workers=workers)
     answers = [
         Answer(method=method, query=q, hits=finder.find(composer, q, finder.embed(q), top))
         for q in queries
     ]
-    about = f"{method}, {name}, {len(opened.pictures):,} pictures of {gallery}"
+    about = f"{method}, {name}, {len(opened.pictures):,} pictures of {to_text(gallery)}"
     _write(answers, about, html, png)
     if as_json:
         found = [searching.as_dict(answer.query, answer.hits) for answer in answers]
-        data = {"method": method, "backbone": name, "gallery": gallery,
+        data = {"method": method, "backbone": name, "gallery": to_text(gallery),
                 "pictures": len(opened.pictures), "unreadable": dict(opened.unreadable),
                 "queries": found}  # fmt: skip
         print(json.dumps(data, indent=2, sort_keys=True))
@@ -109,7 +113,7 @@ def search(
         _print_answers(answers, about)
     else:
         for path in filter(None, (html, png)):
-            print(path)
+            print(to_text(path))
 
 
 @searcher.command(
@@ -145,10 +149,10 @@ def serve(
     from cirbench.benchmark.serve.app import HOST, Demo, listen, run
 
     kinds = [find_method(name) for name in method or methods()]
-    refs, of_gallery = searching.find_gallery(gallery, data_root)
+    reporter = Reporter(quiet=quiet)
+    refs, of_gallery = searching.find_gallery(gallery, data_root, reporter.say)
     name = searching.choose_backbone(backbone, of_gallery, kinds)
     listener = listen(port)
-    reporter = Reporter(quiet=quiet)
     towers = load_backbone(name, device=choose_device(device))
     composers = {}
     for kind in kinds:
@@ -162,12 +166,27 @@ def serve(
         towers, refs, skip_unreadable=skip_unreadable, workers=workers, reporter=reporter
     )
     _say_of_pictures(opened, reporter)
-    about = f"{len(opened.pictures):,} pictures of {gallery}, backbone {name}"
+    about = f"{len(opened.pictures):,} pictures of {to_text(gallery)}, backbone {name}"
     if opened.unreadable:
         about += f"; {len(opened.unreadable)} more can't be read"
     finder = searching.Searcher(backbone=towers, gallery=opened, workers=workers)
     print(f"http://{HOST}:{listener.getsockname()[1]}/  (Ctrl-C ends it)", flush=True)
     run(Demo(searcher=finder, methods=composers, about=about), listener)
+
+
+def _check_output(path: Path | None, option: str, endings: tuple[str, ...]) -> None:
+    """Finds out before the work whether a page or a grid can be written.
+
+    Raises:
+        UsageError: it can't, or another kind of file is asked for.
+    """
+    from cirbench.benchmark.records import check_writable
+
+    if path is None:
+        return
+    if path.suffix.lower() not in endings or path.is_dir():
+        raise UsageError(f"{option} must be a file that ends in {endings[0]}, got {to_text(path)}")
+    check_writable(path.parent)
 
 
 def _say_of_pictures(gallery: "Gallery", reporter: "Reporter") -> None:
@@ -176,7 +195,7 @@ def _say_of_pictures(gallery: "Gallery", reporter: "Reporter") -> None:
     from cirbench.benchmark.search import name_unreadable
 
     if gallery.unreadable:
-        reporter.say(f"left out as unreadable: {name_unreadable(gallery.unreadable)}")
+        reporter.say(_plain(f"left out as unreadable: {name_unreadable(gallery.unreadable)}"))
     if gallery.deep_greys:
         reporter.say(describe_deep_greys(gallery.deep_greys, len(gallery.pictures)))
 
@@ -203,15 +222,19 @@ def _print_answers(answers: "Sequence[Answer]", about: str) -> None:
     console = Console(markup=False, emoji=False, highlight=False)
     console.print(about, soft_wrap=True)
     for answer in answers:
-        images = " + ".join(image.id for image in answer.query.images)
+        images = " + ".join(_plain(image.id) for image in answer.query.images)
         asked = (images, answer.query.prompt and f'"{answer.query.prompt}"')
         console.print(f"\n{', '.join(filter(None, asked))}", soft_wrap=True)
         table = Table(box=SIMPLE_HEAD, pad_edge=False)
         table.add_column("rank", justify="right")
         table.add_column("similarity", justify="right")
         table.add_column("path", overflow="fold")
+        titled = any(hit.picture.title for hit in answer.hits)
+        if titled:
+            table.add_column("name", overflow="fold")
         for hit in answer.hits:
-            table.add_row(str(hit.rank), f"{hit.similarity:.4f}", _plain(hit.picture.id))
+            names = [hit.picture.id, hit.picture.title][: 1 + titled]
+            table.add_row(str(hit.rank), f"{hit.similarity:.4f}", *map(_plain, names))
         console.print(table)
 
 

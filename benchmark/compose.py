@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from cirbench.benchmark.embed import BatchSize, ImageFeatures, in_batches
-from cirbench.benchmark.errors import CorruptData
+from cirbench.benchmark.errors import CorruptData, TextTooLong, UsageError
 from cirbench.benchmark.interfaces import Method, Query
 from cirbench.benchmark.progress import Stage
 from cirbench.benchmark.protocol import EvaluationProtocol
@@ -26,10 +27,21 @@ class QueryBatch:
     texts: TextFeatures
 
     def text_features(self, family: str = "text") -> Tensor:
-        return self.texts.of(self._texts(family))
+        with self._name_query(family):
+            return self.texts.of(self._texts(family))
 
     def prompt_features(self, words: Tensor, family: str = "pseudo-word") -> Tensor:
-        return self.texts.of_prompts(self._texts(family), words)
+        with self._name_query(family):
+            return self.texts.of_prompts(self._texts(family), words)
+
+    @contextmanager
+    def _name_query(self, family: str) -> Iterator[None]:
+        """Adds to the refusal of a text whose it is."""
+        try:
+            yield
+        except TextTooLong as error:
+            query = self.queries[self._texts(family).index(error.text)]
+            raise UsageError(f"query {query.id}: {error}") from error
 
     def _texts(self, family: str) -> list[str]:
         return [self.protocol.text(family, query.group, query.fields) for query in self.queries]

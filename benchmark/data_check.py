@@ -42,6 +42,7 @@ class SplitCheck:
 
     Attributes:
         error: why the split can't be loaded at all; the rest is then empty.
+        shipped: whether the task reads nothing, since its data come with it.
         missing: picture → where it was looked for.
         unreadable: picture → what is wrong with it; only a deep check finds any.
     """
@@ -52,6 +53,7 @@ class SplitCheck:
     counts: tuple[Count, ...] = ()
     annotations: Mapping[str, str] = field(default_factory=dict)
     released: bool = False
+    shipped: bool = False
     missing: Mapping[str, str] = field(default_factory=dict)
     unreadable: Mapping[str, str] = field(default_factory=dict)
     remarks: tuple[str, ...] = ()
@@ -85,6 +87,7 @@ def check_split(
         counts=tuple(_counts(task, split, data)),
         annotations=data.annotations,
         released=bool(expected and expected.matches(data, protocol)),
+        shipped=not task.places,
         missing=data.missing,
         unreadable=unreadable,
         remarks=data.remarks,

@@ -9,7 +9,7 @@ from functools import cache
 from importlib.resources import files
 from pathlib import Path
 
-_MODULES = ("images.py", "preprocess.py", "embed.py", "texts.py", "backbones/*.py")
+_MODULES = ("decoding.py", "images.py", "preprocess.py", "embed.py", "texts.py", "backbones/*.py")
 """From a file or a text to a vector."""
 
 

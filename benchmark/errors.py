@@ -33,6 +33,18 @@ class UsageError(CirbenchError):
     exit_code = 2
 
 
+class TextTooLong(UsageError):
+    """A text exceeds a backbone's context.
+
+    Attributes:
+        text: the first such text.
+    """
+
+    def __init__(self, text: str, message: str) -> None:
+        super().__init__(message)
+        self.text = text
+
+
 class MissingData(CirbenchError):
     """Data or weights that the work needs are not there."""
 

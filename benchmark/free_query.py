@@ -9,6 +9,7 @@ from pathlib import Path
 from cirbench.benchmark.decoding import MOST_PIXELS, open_picture
 from cirbench.benchmark.errors import CorruptData, MissingData, UsageError
 from cirbench.benchmark.interfaces import ImageRef
+from cirbench.benchmark.paths import to_text
 
 PLACEHOLDER = "*"
 
@@ -80,6 +81,6 @@ def picture_file(path: Path) -> ImageRef:
         CorruptData: as `picture` does.
     """
     try:
-        return picture(str(path), path.read_bytes())
+        return picture(to_text(path), path.read_bytes())
     except OSError as error:
-        raise MissingData(f"picture {path} can't be read ({error.strerror})") from error
+        raise MissingData(f"picture {to_text(path)} can't be read ({error.strerror})") from error

@@ -17,7 +17,7 @@ from cirbench.benchmark.errors import CorruptData, MissingData
 from cirbench.benchmark.interfaces import ImageRef
 from cirbench.benchmark.leftovers import Skipped, walk_pictures
 from cirbench.benchmark.paths import check_path, to_text
-from cirbench.benchmark.rows import read_table
+from cirbench.benchmark.rows import read_table, say_nothing
 
 T = TypeVar("T")
 _NAMED = 5
@@ -30,10 +30,6 @@ def file_ref(path: Path, name: str, box: tuple[int, int, int, int] | None = None
 
 Say = Callable[[str], object]
 """Takes a sentence for the person, such as `Reporter.say`."""
-
-
-def say_nothing(_sentence: str) -> None:
-    """For whoever does not want to know what was skipped."""
 
 
 def images_in_folder(folder: Path, say: Say = say_nothing) -> tuple[ImageRef, ...]:
@@ -56,7 +52,10 @@ def images_in_folder(folder: Path, say: Say = say_nothing) -> tuple[ImageRef, ..
 
 
 def images_in_table(
-    table: Path, column: str = "filepath", separator: str | None = None
+    table: Path,
+    column: str = "filepath",
+    separator: str | None = None,
+    say: Say = say_nothing,
 ) -> tuple[ImageRef, ...]:
     """The pictures of a table with a column of paths, relative to the table's folder.
 
@@ -66,7 +65,7 @@ def images_in_table(
     """
     names = [
         check_path(row[column], f"{table}, row {number}, `{column}`")
-        for number, row in enumerate(read_table(table, [column], separator), start=1)
+        for number, row in enumerate(read_table(table, [column], separator, say), start=1)
     ]
     if not names:
         raise CorruptData(f"{table} lists no pictures")
@@ -96,17 +95,23 @@ def load_picture(ref: ImageRef, transform: Callable[[Image.Image], T], row: int)
 
 
 def find_deep_greys(refs: Iterable[ImageRef]) -> list[str]:
-    """The ids of the pictures with files of their own that `is_deep_grey`, by their headers."""
-    return [ref.id for ref in refs if ref.path and _has_deep_grey(ref.path)]
+    """The ids of the pictures that `is_deep_grey`, by their headers."""
+    return [ref.id for ref in refs if _has_deep_grey(ref)]
 
 
-def _has_deep_grey(path: Path) -> bool:
-    with path.open("rb") as file:
-        header = file.read(26)
+def _has_deep_grey(ref: ImageRef) -> bool:
+    try:
+        if ref.path:
+            with ref.path.open("rb") as file:
+                header = file.read(26)
+        else:
+            header = ref.read()[:26]
+    except OSError:  # its vector came from the store, and nothing needs the file
+        return False
     if header.startswith(b"\x89PNG"):
         return header[24:] == b"\x10\0"  # 16 bits, grey
     if header.startswith((b"II*\0", b"MM\0*")):
-        return is_deep_grey(open_picture(path.read_bytes()))
+        return is_deep_grey(open_picture(ref.read()))
     return False
 
 

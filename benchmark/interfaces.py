@@ -43,12 +43,14 @@ class ImageRef:
             to the tower's square whatever its shape; None is the whole picture, preprocessed as
             the protocol says.
         path: its file, where it has one of its own; its content's hash can then be remembered.
+        title: what a person calls it, where its id does not say so.
     """
 
     id: str
     read: Callable[[], bytes] = field(compare=False, repr=False)
     path: Path | None = None
     box: tuple[int, int, int, int] | None = None
+    title: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -28,6 +28,16 @@ class Place:
         return next((root / path for path in self.candidates if (root / path).exists()), None)
 
 
+def check_root(root: Path | None) -> None:
+    """Looks whether a data root that is given is there.
+
+    Raises:
+        MissingData: it is not.
+    """
+    if root is not None and not root.is_dir():
+        raise MissingData(f"the data root {root} must be a folder that exists; check --data-root")
+
+
 def locate(root: Path | None, task: str, places: Sequence[Place]) -> Mapping[str, Path | None]:
     """Name → path; None where an optional place is not there.
 
@@ -37,8 +47,7 @@ def locate(root: Path | None, task: str, places: Sequence[Place]) -> Mapping[str
     """
     if root is None:
         raise MissingData(f"task {task} needs its data: give --data-root, or set CIRBENCH_DATA")
-    if not root.is_dir():
-        raise MissingData(f"the data root {root} is no folder; check --data-root")
+    check_root(root)
     found = {place.name: place.find(root) for place in places}
     missing = [p for p in places if found[p.name] is None and not p.optional]
     if missing:

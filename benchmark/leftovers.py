@@ -24,6 +24,10 @@ def is_leftover(name: str) -> bool:
     return name.startswith(".") or name in _COPIES
 
 
+def _show(name: str) -> str:
+    return name if name.isprintable() else ascii(name)
+
+
 @dataclass
 class Skipped:
     """What was not taken: reason → names."""
@@ -37,7 +41,7 @@ class Skipped:
     def remarks(self) -> list[str]:
         """A sentence for each reason, with the count and the first names."""
         return [
-            f"skipped {len(names):,} {reason}: {', '.join(names[:_NAMED])}"
+            f"skipped {len(names):,} {reason}: {', '.join(map(_show, names[:_NAMED]))}"
             + (" …" if len(names) > _NAMED else "")
             for reason, names in self.names.items()
         ]

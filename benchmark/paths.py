@@ -6,7 +6,7 @@ import os
 import re
 from pathlib import Path
 
-from cirbench.benchmark.errors import CorruptData
+from cirbench.benchmark.errors import CorruptData, UsageError
 
 MOST_NAME_BYTES = 255
 MOST_PATH_BYTES = 4095
@@ -21,11 +21,18 @@ def check_path(path: str, origin: str) -> str:
 
     Raises:
         CorruptData: it is empty or too long, or holds a NUL or half a character.
+        UsageError: this process's locale has no bytes for it.
     """
     try:
         encoded = path.encode()
     except UnicodeEncodeError as error:
         raise CorruptData(f"{origin}: the path {path!a} must be text") from error
+    try:
+        os.fsencode(path)
+    except UnicodeEncodeError as error:
+        raise UsageError(
+            f"{origin}: the path {path!a} needs a locale of UTF-8; set PYTHONUTF8=1"
+        ) from error
     if not path.strip() or "\0" in path:
         raise CorruptData(f"{origin}: the path {path!r} must be a name without NUL")
     if len(encoded) > MOST_PATH_BYTES or max(map(len, encoded.split(b"/"))) > MOST_NAME_BYTES:
@@ -45,9 +52,9 @@ def check_inside(relative: str, origin: str) -> str:
     """
     check_path(relative, origin)
     if relative.startswith("/") or ".." in relative.split("/"):
-        raise CorruptData(f"{origin}: the path {relative} leaves its folder")
+        raise CorruptData(f"{origin}: the path {relative!r} leaves its folder")
     if "\\" in relative or re.match(r"[A-Za-z]:", relative):
-        raise CorruptData(f"{origin}: the path {relative} must be written with /, as on Linux")
+        raise CorruptData(f"{origin}: the path {relative!r} must be written with /, as on Linux")
     return relative
 
 

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from cirbench.benchmark.errors import CorruptData, MissingData, UsageError
+
+
+def say_nothing(_sentence: str) -> None:
+    """For whoever does not want to be told."""
 
 
 class TabSeparated(csv.excel):
@@ -16,7 +20,10 @@ class TabSeparated(csv.excel):
 
 
 def read_table(
-    path: Path, columns: Collection[str], separator: str | None = None
+    path: Path,
+    columns: Collection[str],
+    separator: str | None = None,
+    say: Callable[[str], object] = say_nothing,
 ) -> list[dict[str, str]]:
     """The rows of a table with a header.
 
@@ -26,6 +33,8 @@ def read_table(
     Args:
         columns: those it must have.
         separator: default: a comma where the file ends in .csv, else a tab.
+        say: is told how many rows go over several lines, since it may be a lost quote that binds
+            them together.
 
     Raises:
         MissingData: there is no such file.
@@ -39,6 +48,7 @@ def read_table(
     if len(delimiter) != 1 or delimiter in '"\r\n':
         raise UsageError(f"the separator must be one character, got {delimiter!r}")
     found: list[dict[str, str]] = []
+    long: list[int] = []
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             rows = csv.reader(
@@ -56,6 +66,8 @@ def read_table(
                         f"{len(header)} fields as its header, got {len(row)}"
                     )
                 found.append(dict(zip(header, row, strict=True)))
+                if any("\n" in field or "\r" in field for field in row):
+                    long.append(len(found))
     except UnicodeDecodeError as error:
         raise CorruptData(f"{path} must be a table in UTF-8 ({error})") from error
     except csv.Error as error:
@@ -63,6 +75,11 @@ def read_table(
             f"{path}, row {len(found) + 1} is not valid CSV ({error}); a field that begins with a "
             f'quote must end with one, and have those inside doubled ("")'
         ) from error
+    if long:
+        say(
+            f"{path}: {len(long):,} of {len(found):,} rows go over several lines, the first is row "
+            f"{long[0]}; a quote may be missing where they do not belong together"
+        )
     return found
 
 

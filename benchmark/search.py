@@ -17,8 +17,9 @@ from cirbench.benchmark.decoding import decode
 from cirbench.benchmark.embed import BatchSize, Embedder, ImageFeatures, embed_with
 from cirbench.benchmark.errors import CirbenchError, CorruptData, MissingData, UsageError
 from cirbench.benchmark.free_query import FreeQuery
-from cirbench.benchmark.images import find_deep_greys, images_in_folder, prefetched
+from cirbench.benchmark.images import Say, find_deep_greys, images_in_folder, prefetched
 from cirbench.benchmark.interfaces import Backbone, ImageRef, Method, Mode
+from cirbench.benchmark.paths import to_text
 from cirbench.benchmark.plan import checkpoint_path
 from cirbench.benchmark.preprocess import Transform, preprocess
 from cirbench.benchmark.progress import Reporter
@@ -38,8 +39,13 @@ _BATCH_SIZE = 64
 _NAMED = 20
 
 
-def find_gallery(name: str, data_root: Path | None) -> tuple[tuple[ImageRef, ...], str | None]:
+def find_gallery(
+    name: str, data_root: Path | None, say: Say
+) -> tuple[tuple[ImageRef, ...], str | None]:
     """The distinct pictures of a task or below a folder, and the task's own backbone.
+
+    Args:
+        say: is told what of a folder was skipped.
 
     Raises:
         UsageError: it is neither.
@@ -51,22 +57,23 @@ def find_gallery(name: str, data_root: Path | None) -> tuple[tuple[ImageRef, ...
         data = task.load(protocol=protocol, split=task.splits[0], data_root=data_root)
         return tuple({ref.id: ref for ref in data.gallery}.values()), task.default_backbone
     if not Path(name).is_dir():
-        raise UsageError(f"--gallery {name} is no folder, and no task of {', '.join(tasks())}")
-    return images_in_folder(Path(name)), None
+        known = ", ".join(tasks())
+        raise UsageError(f"--gallery {to_text(name)} must be a folder, or a task of {known}")
+    return images_in_folder(Path(name), say), None
 
 
 def choose_backbone(
     wanted: str | None, of_gallery: str | None, methods: Sequence[type[Method]]
 ) -> str:
     """The backbone asked for, else the gallery's task's, else the embedded one where a method
-    ships weights for it.
+    needs no weights or ships some for it.
 
     Raises:
         UsageError: there is none of these.
     """
     if chosen := wanted or of_gallery:
         return chosen
-    if any(DEFAULT_BACKBONE in method.shipped_checkpoints for method in methods):
+    if any(not m.needs_checkpoint or DEFAULT_BACKBONE in m.shipped_checkpoints for m in methods):
         return DEFAULT_BACKBONE
     names = ", ".join(method.name for method in methods)
     raise UsageError(f"{names} on a folder needs --backbone; bench ls backbones lists them")
@@ -287,6 +294,12 @@ def as_dict(query: FreeQuery, hits: Sequence[Hit]) -> dict[str, Any]:
         "images": [image.id for image in query.images],
         "text": query.prompt,
         "results": [
-            {"rank": hit.rank, "similarity": hit.similarity, "path": hit.picture.id} for hit in hits
+            {
+                "rank": hit.rank,
+                "similarity": hit.similarity,
+                "path": hit.picture.id,
+                "title": hit.picture.title,
+            }
+            for hit in hits
         ],
     }

@@ -128,6 +128,8 @@ def _expectation(count: Count) -> tuple[str, str]:
 
 def _verdict(check: SplitCheck) -> str:
     annotations = "released annotations" if check.released else "custom annotations"
+    if check.shipped:
+        annotations = "the shipped data"
     if not check.missing and not check.unreadable:
         return f"complete, {annotations}"
     return f"{len(check.missing):,} missing, {len(check.unreadable):,} unreadable, {annotations}"

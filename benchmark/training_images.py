@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cirbench.benchmark.errors import MissingData
-from cirbench.benchmark.images import Say, images_in_folder, images_in_table, say_nothing
+from cirbench.benchmark.images import Say, images_in_folder, images_in_table
 from cirbench.benchmark.interfaces import ImageRef, Task
 from cirbench.benchmark.registry import find_task, tasks
+from cirbench.benchmark.rows import say_nothing
 from cirbench.benchmark.webdataset import ShardImages, shard_paths
 
 
@@ -37,5 +38,5 @@ def find_training_images(
     if path.is_dir():
         return images_in_folder(path, say), path.resolve().name
     if path.is_file():
-        return images_in_table(path, column, separator), path.stem
+        return images_in_table(path, column, separator, say), path.stem
     raise MissingData(f"--images {source}: no such folder or file, and no task of that name")

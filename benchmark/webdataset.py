@@ -18,9 +18,10 @@ from typing import overload
 import numpy as np
 
 from cirbench.benchmark.errors import CorruptData, MissingData
-from cirbench.benchmark.images import Say, say_nothing
+from cirbench.benchmark.images import Say
 from cirbench.benchmark.interfaces import ImageRef
 from cirbench.benchmark.leftovers import NO_FILE, Skipped
+from cirbench.benchmark.rows import say_nothing
 
 _BESIDE = frozenset({".txt", ".json", ".cls", ".npy"})
 """Endings of what stands beside each picture, and is not counted as skipped."""
@@ -34,11 +35,14 @@ def shard_paths(pattern: str) -> list[Path]:
     """
     if Path(pattern).is_dir():
         return sorted(Path(pattern).glob("*.tar"))
-    spelled = list(_spelled_out(pattern))
-    paths = [Path(path) for one in spelled for path in sorted(glob.glob(one))]  # noqa: PTH207 - a pattern, not a folder
-    missing = [one for one in spelled if not glob.has_magic(one) and not Path(one).is_file()]
-    if missing or not paths:
-        raise MissingData(f"no shard at {(missing or [pattern])[0]}")
+    paths: list[Path] = []
+    for one in _spelled_out(pattern):
+        found = sorted(glob.glob(one))  # noqa: PTH207 - a pattern, not a folder
+        if not found and not glob.has_magic(one):  # at once, since a range may be endless
+            raise MissingData(f"no shard at {one}")
+        paths += map(Path, found)
+    if not paths:
+        raise MissingData(f"no shard at {pattern}")
     return paths
 
 

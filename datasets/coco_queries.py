@@ -30,6 +30,7 @@ from cirbench.benchmark.decoding import decode
 from cirbench.benchmark.downloads import unpack
 from cirbench.benchmark.errors import CorruptData, MissingData
 from cirbench.benchmark.files import sha256_of_file, written_whole
+from cirbench.benchmark.paths import check_inside
 from cirbench.benchmark.progress import Reporter
 from cirbench.datasets.coco import COLUMNS, Row
 
@@ -112,17 +113,19 @@ def read_photos(path: Path) -> tuple[list[Photo], Mapping[int, str]]:
             x, y, width, height = row["bbox"]
             names[row["category_id"]]
             objects.setdefault(row["image_id"], []).append(row)
-            float(x) + float(y) + float(width) + float(height)
+            0.0 + x + y + width + height  # raises where one is no number
         photos = [
             Photo(
-                name=image["file_name"], width=image["width"], height=image["height"],
+                name=check_inside(str(image["file_name"]), str(path)),
+                width=int(image["width"]),
+                height=int(image["height"]),
                 objects=objects[image["id"]],
             )
             for image in content["images"]
             if image["id"] in objects
-        ]  # fmt: skip
+        ]
     except (KeyError, TypeError, ValueError) as error:
-        raise CorruptData(f"{path} is no COCO instances file: {error!r}") from error
+        raise CorruptData(f"{path} must be a COCO instances file: {error!r}") from error
     return sorted(photos, key=lambda photo: photo.name), names
 
 
@@ -170,7 +173,10 @@ def cut_out(path: Path, photo: Photo, instance: Mapping[str, Any]) -> bytes:
         ) from error
     except CorruptData as error:
         raise CorruptData(f"{path} can't be decoded ({error}); fetch it again") from error
-    mask = mask_of(photo, instance)
+    try:
+        mask = mask_of(photo, instance)
+    except Exception as error:  # pycocotools raises whatever a wrong outline makes of it
+        raise CorruptData(f"{path}: its object's segmentation can't be read ({error!r})") from error
     if mask.shape != pixels.shape[:2]:
         raise CorruptData(f"{path} has {pixels.shape[:2]} pixels, its annotation {mask.shape}")
     pixels[~mask] = 255

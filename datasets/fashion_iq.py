@@ -19,7 +19,7 @@ val       as pic2word, with the smaller gallery of VAL and CoSMo: images that oc
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
@@ -30,7 +30,7 @@ from cirbench.benchmark.annotations import (
     check_none_missing,
     image_files,
     numbered,
-    read_json,
+    read_names,
     read_rows,
     remark_oddities,
     row_of,
@@ -140,9 +140,7 @@ def category_gallery(
     split: Path, triplets: Sequence[tuple[int, Mapping[str, Any]]], protocol: EvaluationProtocol
 ) -> list[str]:
     """The names of a category's gallery, in the order of its split file."""
-    names = read_json(split)
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise CorruptData(f"{split} is no list of image names")
+    names = read_names(split)
     numbered(names, split)
     if protocol.gallery == WHOLE_SPLIT:
         return names
@@ -224,7 +222,7 @@ class FashionIQ(Task):
         splits, images = places["splits"] or Path(), places["images"] or Path()
         names: dict[str, None] = {}
         for path in sorted(splits.glob("split.*.json")):
-            names |= dict.fromkeys(read_json(path))
+            names |= dict.fromkeys(read_names(path))
         missing = tuple(absent(image_files(images, list(names), splits)))
         return [
             Collection(
@@ -240,7 +238,7 @@ class FashionIQ(Task):
         rows = [
             row
             for category in CATEGORIES
-            for _, row in read_rows(captions / f"cap.{category}.train.json", ROW_FIELDS)
+            for _, row in read_triplets(captions / f"cap.{category}.train.json")
         ]
         names = [row[role] for row in rows for role in ("candidate", "target")]
         paths = image_files(images, list(dict.fromkeys(names)), splits)
@@ -259,6 +257,19 @@ class FashionIQ(Task):
         raise MissingData("fashion-iq has no unlabelled training images here")
 
 
+def read_triplets(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    """The rows of a caption file with their numbers.
+
+    Raises:
+        CorruptData: as `read_rows`, or a row has not two captions.
+    """
+    for number, row in read_rows(path, ROW_FIELDS):
+        captions = row["captions"]
+        if len(captions) != 2 or not all(isinstance(caption, str) for caption in captions):
+            raise CorruptData(f"{path}, row {number}: not two captions")
+        yield number, row
+
+
 def read_category(
     caption_file: Path, split_file: Path, protocol: EvaluationProtocol, category: str, start: int
 ) -> tuple[list[str], list[tuple[str, dict[str, Any]]]]:
@@ -270,21 +281,18 @@ def read_category(
     Raises:
         CorruptData: a row lacks a field, or names an image that is not in the gallery.
     """
-    triplets = list(read_rows(caption_file, ROW_FIELDS))
+    triplets = list(read_triplets(caption_file))
     gallery = category_gallery(split_file, triplets, protocol)
     rows = numbered(gallery, split_file)
     queries = []
     for number, row in triplets:
-        captions = row["captions"]
-        if len(captions) != 2 or not all(isinstance(caption, str) for caption in captions):
-            raise CorruptData(f"{caption_file}, row {number}: not two captions")
         row_of(rows, row["candidate"], caption_file, number)
         target = row_of(rows, row["target"], caption_file, number)
         fields = {
             "id": f"{category}/{number}",
             "positives": (start + target,),
             "group": category,
-            "fields": caption_fields(captions),
+            "fields": caption_fields(row["captions"]),
         }
         queries.append((row["candidate"], fields))
     return gallery, queries

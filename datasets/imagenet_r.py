@@ -21,13 +21,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
-from cirbench.benchmark.annotations import absent
+from cirbench.benchmark.annotations import absent, read_lines
 from cirbench.benchmark.downloads import Download
 from cirbench.benchmark.errors import CorruptData, MissingData
 from cirbench.benchmark.images import file_ref
 from cirbench.benchmark.interfaces import ImageRef, Query, Released, Task, TaskData
 from cirbench.benchmark.layout import Place, locate
-from cirbench.benchmark.leftovers import Skipped, is_leftover
+from cirbench.benchmark.leftovers import HIDDEN, Skipped, is_leftover
 from cirbench.benchmark.protocol import EvaluationProtocol
 
 DOMAINS = ("cartoon", "origami", "toy", "sculpture")
@@ -103,7 +103,7 @@ def listed(queries: Path, targets: Path) -> tuple[list[Item], list[Item]]:
 
 def _lines(path: Path, *, photos_only: bool = False) -> Iterator[tuple[Item, int]]:
     seen = set()
-    for row, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), start=1):
+    for row, line in enumerate(read_lines(path), start=1):
         match = re.fullmatch(r"\S*?([^/\s]+)/([^/\s]+) (\d+) ?", line)
         if not match or match[1] in (".", ".."):
             raise CorruptData(f"{path}, row {row}: no path with a label: {line!r}")
@@ -123,9 +123,12 @@ def _domain(name: str) -> str:
     return name.partition("_")[0]
 
 
-def classes_in(folder: Path) -> set[str]:
-    """The names of the folders in a folder."""
-    return {path.name for path in folder.iterdir() if path.is_dir() and not is_leftover(path.name)}
+def classes_in(folder: Path, skipped: Skipped) -> list[str]:
+    """The names of the folders in a folder, sorted."""
+    names = sorted(path.name for path in folder.iterdir() if path.is_dir())
+    for name in filter(is_leftover, names):
+        skipped.add(HIDDEN, f"{name}/")
+    return [name for name in names if not is_leftover(name)]
 
 
 def in_folders(
@@ -134,7 +137,7 @@ def in_folders(
     """Photos of the classes, and renditions in the four domains, by folder."""
     found = [
         Item(wnid, name, _domain(name))
-        for wnid in sorted(classes_in(renditions))
+        for wnid in classes_in(renditions, skipped)
         for name in _pictures(renditions / wnid, skipped)
         if _domain(name) in DOMAINS
     ]
@@ -213,7 +216,7 @@ class ImageNetR(Task):
         queries, targets = places["query list"], places["target list"]
         skipped = Skipped()
         if queries is None or targets is None:
-            classes = classes_in(rendition_folder)
+            classes = set(classes_in(rendition_folder, Skipped()))
             photos, renditions = in_folders(photo_folder, rendition_folder, classes, skipped)
         else:
             photos, renditions = listed(queries, targets)

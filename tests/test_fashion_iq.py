@@ -163,7 +163,7 @@ def test_a_wrong_row_is_named(make, tmp_path, change, words):
 
 @pytest.mark.parametrize(
     ("text", "words"),
-    [("[", "not valid JSON"), ('{"B1": 1}', "no list"), ('["B1", "B1"]', "twice")],
+    [("[", "not valid JSON"), ('{"B1": 1}', "must be a list"), ('["B1", "B1"]', "twice")],
 )
 def test_a_wrong_split_file_is_named(make, tmp_path, text, words):
     path = make(tmp_path) / "fashion-iq" / "image_splits" / "split.shirt.val.json"

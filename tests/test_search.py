@@ -32,6 +32,7 @@ from cirbench.benchmark.serve.pages import SIDE, thumbnail
 from cirbench.datasets.emoji.pictures import pictures
 from cirbench.methods.baselines import ImageOnly, ImageText, TextOnly
 from cirbench.methods.pic2word import MappingNetwork, Pic2Word
+from cirbench.methods.searle import Searle
 
 QUIET = Reporter(quiet=True)
 
@@ -253,9 +254,9 @@ def test_the_backbone_is_the_one_asked_for_the_tasks_or_the_one_with_shipped_wei
     choose = searching.choose_backbone
     assert choose("fake", "emoji-clip", [Pic2Word]) == "fake"
     assert choose(None, "ViT-L-14/openai", [Pic2Word]) == "ViT-L-14/openai"
-    assert choose(None, None, [ImageOnly, Pic2Word]) == "emoji-clip"
-    with pytest.raises(UsageError, match="image-only on a folder needs --backbone"):
-        choose(None, None, [ImageOnly])
+    assert choose(None, None, [ImageOnly]) == choose(None, None, [Pic2Word]) == "emoji-clip"
+    with pytest.raises(UsageError, match="searle on a folder needs --backbone"):
+        choose(None, None, [Searle])
 
 
 def test_thumbnails_are_small_and_white_where_pictures_are_transparent():
@@ -354,7 +355,7 @@ def test_mistakes_end_in_their_exit_codes(bench, picture_folder, tmp_path):
     assert bench(*fake, "nonesuch", "--image", one)[0] == 2
     assert bench(*fake, picture_folder, "--image", "nonesuch.png")[0] == 3
     assert bench("-m", "image", "--gallery", picture_folder, "--image", one)[0] == 2
-    assert bench("-m", "image-only", "--gallery", picture_folder, "--image", one)[0] == 2
+    assert bench("-m", "searle", "--gallery", picture_folder, "--image", one)[0] == 2
     call = ("-m", "pic2word", "-b", "fake", "--gallery", picture_folder, "--image", one)
     assert bench(*call, "--text", "*")[0] == 3
     (tmp_path / "empty").mkdir()

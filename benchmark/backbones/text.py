@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from cirbench.benchmark.errors import UsageError
+from cirbench.benchmark.errors import TextTooLong, UsageError
 
 
 @dataclass(frozen=True)
@@ -58,14 +58,15 @@ def check_context(lengths: Sequence[int], texts: Sequence[str], context_length: 
     """Refuses texts longer than the context, start and end tokens counted.
 
     Raises:
-        UsageError: names the first such text and how many tokens would be cut.
+        TextTooLong: names the first such text and how many tokens would be cut.
     """
     for text, length in zip(texts, lengths, strict=True):
         if length > context_length:
-            raise UsageError(
+            raise TextTooLong(
+                text,
                 f"a text of {length} tokens exceeds the context of {context_length}, its last "
                 f"{length - context_length} would be cut: {text!r}; shorten it, or use a protocol "
-                f"that truncates"
+                f"that truncates",
             )
 
 

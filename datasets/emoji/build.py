@@ -23,6 +23,7 @@ import numpy as np
 from PIL import Image, ImageOps
 from safetensors.numpy import save_file
 
+from cirbench.benchmark.decoding import decode
 from cirbench.benchmark.errors import CorruptData, MissingData
 from cirbench.benchmark.files import sha256_of_file, written_whole
 from cirbench.datasets.emoji.pictures import CORE_STYLES, HINT_STYLES
@@ -152,7 +153,7 @@ class ShippedPictures:
 
     def draw(self, concept: Concept, slug: str, side: int) -> Image.Image | None:
         content = self._files.get(concept.code)
-        return on_white(Image.open(io.BytesIO(content)), side) if content else None
+        return on_white(decode(content), side) if content else None
 
 
 class IconifySet:
@@ -184,14 +185,14 @@ class IconifySet:
             f'<svg xmlns="http://www.w3.org/2000/svg" width="{side}" height="{side}" '
             f'viewBox="{left} {top} {larger} {larger}">{icon["body"]}</svg>'
         )
-        return Image.open(io.BytesIO(bytes(resvg_py.svg_to_bytes(svg_string=svg))))
+        return decode(bytes(resvg_py.svg_to_bytes(svg_string=svg)))
 
 
 def encode(concept: Concept, style: str, image: Image.Image) -> Drawing:
     """Packs a picture; what is compared later are the decoded pixels."""
     buffer = io.BytesIO()
     image.save(buffer, "WEBP", quality=WEBP_QUALITY, method=6)
-    decoded = Image.open(io.BytesIO(buffer.getvalue())).convert("RGB")
+    decoded = decode(buffer.getvalue()).convert("RGB")
     small = decoded.resize((16, 16), Image.Resampling.BOX)
     thumbnail = np.asarray(small, dtype=np.float32).reshape(-1) / 255
     return Drawing(concept=concept, style=style, webp=buffer.getvalue(), thumbnail=thumbnail)

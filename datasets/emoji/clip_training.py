@@ -6,7 +6,6 @@ picture that is not held out. The result is a plain `local-dir:` model of open_c
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -20,6 +19,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 
+from cirbench.benchmark import decoding
 from cirbench.benchmark.files import written_whole
 from cirbench.benchmark.preprocess import CLIP_MEAN, CLIP_STD
 from cirbench.datasets.emoji.captions import Caption, draw_caption
@@ -87,7 +87,7 @@ def new_model(recipe: Recipe) -> open_clip.CLIP:
 
 def decode(pictures: Sequence[Picture], size: int) -> Tensor:
     """(N, 3, size, size) uint8."""
-    images = (Image.open(io.BytesIO(read_bytes(p.index))).convert("RGB") for p in pictures)
+    images = (decoding.decode(read_bytes(p.index)).convert("RGB") for p in pictures)
     resized = [np.asarray(i.resize((size, size), Image.Resampling.BICUBIC)) for i in images]
     return torch.from_numpy(np.stack(resized)).permute(0, 3, 1, 2).contiguous()
 

@@ -41,7 +41,8 @@ class Picture:
     @property
     def ref(self) -> ImageRef:
         """The picture for the harness."""
-        return ImageRef(id=f"{self.style}/{self.code}", read=partial(read_bytes, self.index))
+        read = partial(read_bytes, self.index)
+        return ImageRef(id=f"{self.style}/{self.code}", read=read, title=self.name)
 
 
 @cache

@@ -224,6 +224,25 @@ def test_a_grey_of_16_bits_is_said_of_own_pictures(bench, kind):
 
 
 @pytest.mark.usefixtures("gallery")
+def test_a_grey_of_16_bits_is_said_of_a_query(bench):
+    Path("deep.png").write_bytes(deep_grey("PNG"))
+    code, _, err = bench(*SEARCH, "--image", "deep.png")
+    assert code == 0
+    assert "1 of 1 pictures have 16 bits of grey" in err
+
+
+def test_nothing_else_opens_a_picture():
+    root = Path(decoding.__file__).parents[1]
+    sources = [
+        path
+        for folder in ("benchmark", "methods", "datasets", "slurm")
+        for path in (root / folder).rglob("*.py")
+        if "Image.open(" in path.read_text(encoding="utf-8")
+    ]
+    assert [path.name for path in sources] == ["decoding.py"]
+
+
+@pytest.mark.usefixtures("gallery")
 def test_several_unreadable_pictures_are_named_with_their_reasons(refused):
     Path("g/a.png").write_bytes(EPS)
     Path("g/b.png").write_bytes(Path("q.png").read_bytes()[:90])
