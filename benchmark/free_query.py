@@ -8,6 +8,7 @@ from pathlib import Path
 
 from cirbench.benchmark.decoding import MOST_PIXELS, open_picture
 from cirbench.benchmark.errors import CorruptData, MissingData, UsageError
+from cirbench.benchmark.files import read_regular_file
 from cirbench.benchmark.interfaces import ImageRef
 from cirbench.benchmark.paths import to_text
 
@@ -81,6 +82,6 @@ def picture_file(path: Path) -> ImageRef:
         CorruptData: as `picture` does.
     """
     try:
-        return picture(to_text(path), path.read_bytes())
+        return picture(to_text(path), read_regular_file(path))
     except OSError as error:
         raise MissingData(f"picture {to_text(path)} can't be read ({error.strerror})") from error
