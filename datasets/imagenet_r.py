@@ -28,6 +28,7 @@ from cirbench.benchmark.images import file_ref
 from cirbench.benchmark.interfaces import ImageRef, Query, Released, Task, TaskData
 from cirbench.benchmark.layout import Place, locate
 from cirbench.benchmark.leftovers import HIDDEN, Skipped, is_leftover
+from cirbench.benchmark.paths import check_inside
 from cirbench.benchmark.protocol import EvaluationProtocol
 
 DOMAINS = ("cartoon", "origami", "toy", "sculpture")
@@ -104,9 +105,10 @@ def listed(queries: Path, targets: Path) -> tuple[list[Item], list[Item]]:
 def _lines(path: Path, *, photos_only: bool = False) -> Iterator[tuple[Item, int]]:
     seen = set()
     for row, line in enumerate(read_lines(path), start=1):
-        match = re.fullmatch(r"\S*?([^/\s]+)/([^/\s]+) (\d+) ?", line)
-        if not match or match[1] in (".", ".."):
-            raise CorruptData(f"{path}, row {row}: no path with a label: {line!r}")
+        match = re.fullmatch(r"\S*?([^/\s]+)/([^/\s]+) (\d{1,9}) ?", line)
+        if not match or match[1] == ".":
+            raise CorruptData(f"{path}, row {row}: no path with a label: {line[:80]!r}")
+        check_inside(f"{match[1]}/{match[2]}", f"{path}, row {row}")
         label = int(match[3])
         block = 0 if photos_only else label // 1000
         domain = None if photos_only or block == _PHOTO_BLOCK else _domain(match[2])
