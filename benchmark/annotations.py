@@ -13,6 +13,7 @@ from cirbench.benchmark.decoding import EXTENSIONS
 from cirbench.benchmark.errors import CorruptData, MissingData
 from cirbench.benchmark.files import read_regular_file, sha256_of_file
 from cirbench.benchmark.interfaces import ImageRef, Query
+from cirbench.benchmark.leftovers import list_folder
 from cirbench.benchmark.paths import check_inside
 
 
@@ -150,7 +151,7 @@ def image_files(folder: Path, names: Sequence[str], origin: Path) -> Mapping[str
         CorruptData: a name climbs out of the folder.
     """
     files: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
+    for path in list_folder(folder):
         if path.suffix.lower() in EXTENSIONS:
             files.setdefault(path.stem, path)
     return {

@@ -38,8 +38,11 @@ def free_queries(images: Sequence[ImageRef], prompts: Sequence[str]) -> list[Fre
     picture with every prompt. Where there are no prompts each picture is a query, and the reverse.
 
     Raises:
-        UsageError: there is neither, or their numbers don't fit.
+        UsageError: there is neither, their numbers don't fit, or a prompt is not in UTF-8.
     """
+    for prompt in prompts:
+        if prompt != to_text(prompt):
+            raise UsageError(f"--text must be in UTF-8, got {to_text(prompt)!r}")
     wanted = [max(1, prompt.split().count(PLACEHOLDER)) for prompt in prompts]
     if not images and not prompts:
         raise UsageError("a search needs --image, --text, or both")

@@ -67,10 +67,24 @@ class Skipped:
         return True
 
 
+def list_folder(folder: Path) -> list[Path]:
+    """What is in a folder, sorted.
+
+    Raises:
+        MissingData: it is no folder, or can't be read.
+    """
+    try:
+        return sorted(folder.iterdir())
+    except OSError as error:
+        raise MissingData(
+            f"the folder {to_text(folder)} can't be read ({error.strerror})"
+        ) from error
+
+
 def look_beside(folder: Path, shards: Collection[Path]) -> Skipped:
     """What else is in a folder of which only the shards are taken."""
     skipped = Skipped()
-    for path in sorted(folder.iterdir()):
+    for path in list_folder(folder):
         if path not in shards:
             skipped.add(HIDDEN if is_leftover(path.name) else BESIDE, to_text(path.name))
     return skipped

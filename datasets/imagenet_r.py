@@ -27,7 +27,7 @@ from cirbench.benchmark.errors import CorruptData, MissingData
 from cirbench.benchmark.images import file_ref
 from cirbench.benchmark.interfaces import ImageRef, Query, Released, Task, TaskData
 from cirbench.benchmark.layout import Place, locate
-from cirbench.benchmark.leftovers import HIDDEN, Skipped, is_leftover
+from cirbench.benchmark.leftovers import HIDDEN, Skipped, is_leftover, list_folder
 from cirbench.benchmark.paths import check_inside
 from cirbench.benchmark.protocol import EvaluationProtocol
 
@@ -127,7 +127,7 @@ def _domain(name: str) -> str:
 
 def classes_in(folder: Path, skipped: Skipped) -> list[str]:
     """The names of the folders in a folder, sorted."""
-    names = sorted(path.name for path in folder.iterdir() if path.is_dir())
+    names = [path.name for path in list_folder(folder) if path.is_dir()]
     for name in filter(is_leftover, names):
         skipped.add(HIDDEN, f"{name}/")
     return [name for name in names if not is_leftover(name)]
@@ -154,7 +154,7 @@ def in_folders(
 
 def _pictures(folder: Path, skipped: Skipped) -> list[str]:
     """The names of the pictures in a folder; one that leads to no file counts as missing later."""
-    return sorted(path.name for path in folder.iterdir() if skipped.takes(path.name))
+    return [path.name for path in list_folder(folder) if skipped.takes(path.name)]
 
 
 def check_no_others(kind: str, wanted: Sequence[Item], found: Sequence[Item], path: Path) -> None:

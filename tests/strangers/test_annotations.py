@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -404,6 +405,21 @@ def test_a_released_list_in_another_encoding_is_corrupt_data(bench, picture, kin
     code, out, err = bench("data", "check", "imagenet-r", "--data-root", "d")
     assert code == 4, err
     assert "must be text in UTF-8" in out
+
+
+@pytest.mark.parametrize(
+    ("task", "place"),
+    [("fashion-iq", "fashion-iq/images"), ("imagenet-r", "imgnet/imagenet-r")],
+)
+def test_a_file_in_the_place_of_a_folder_is_missing_data(bench, picture, task, place):
+    write_fashion_iq(picture, ["B"], None)
+    Path("d/imgnet/real").mkdir(parents=True)
+    if Path("d", place).is_dir():
+        shutil.rmtree(Path("d", place))
+    Path("d", place).write_bytes(b"")
+    code, out, err = bench("data", "check", task, "--data-root", "d")
+    assert code == 3, err
+    assert f"the folder d/{place} can't be read (Not a directory)" in out
 
 
 @pytest.mark.parametrize("kind", ["captions/cap", "image_splits/split"])
