@@ -11,9 +11,25 @@ from typing import Any
 
 from cirbench.benchmark.decoding import EXTENSIONS
 from cirbench.benchmark.errors import CorruptData, MissingData
-from cirbench.benchmark.files import sha256_of_file
+from cirbench.benchmark.files import read_regular_file, sha256_of_file
 from cirbench.benchmark.interfaces import ImageRef, Query
+from cirbench.benchmark.leftovers import list_folder
 from cirbench.benchmark.paths import check_inside
+
+
+def read_text(path: Path) -> str:
+    """A file of text, with or without a byte order mark.
+
+    Raises:
+        MissingData: it can't be read.
+        CorruptData: it is not in UTF-8.
+    """
+    try:
+        return read_regular_file(path).decode("utf-8-sig")
+    except OSError as error:
+        raise MissingData(f"no annotations can be read at {path} ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        raise CorruptData(f"{path} must be text in UTF-8 ({error}); fetch it again") from error
 
 
 def read_json(path: Path) -> Any:
@@ -21,17 +37,17 @@ def read_json(path: Path) -> Any:
 
     Raises:
         MissingData: it can't be read.
-        CorruptData: it is not valid JSON, an object has a name twice, or a text half a character.
+        CorruptData: it is not valid JSON in UTF-8, an object has a name twice, or a text half a
+            character.
     """
-    text = ""
+    text = read_text(path)
     try:
-        text = path.read_text(encoding="utf-8-sig")
         found = json.loads(text, object_pairs_hook=_check_names)
         if _SURROGATE.search(text):
             json.dumps(found, ensure_ascii=False).encode()  # raises where one stands alone
         return found
-    except OSError as error:
-        raise MissingData(f"no annotations can be read at {path} ({error.strerror})") from error
+    except UnicodeEncodeError as error:
+        raise CorruptData(f"{path} must hold whole characters ({error}); fetch it again") from error
     except (ValueError, RecursionError) as error:
         if _is_json_lines(text):
             raise CorruptData(
@@ -66,15 +82,8 @@ _LOOKED_AT = 3
 
 
 def read_lines(path: Path) -> list[str]:
-    """The lines of a text, with or without a byte order mark.
-
-    Raises:
-        CorruptData: it is not UTF-8.
-    """
-    try:
-        return path.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise CorruptData(f"{path} must be a text in UTF-8 ({error}); fetch it again") from error
+    """The lines of a file of text; raises as `read_text` does."""
+    return read_text(path).splitlines()
 
 
 def read_names(path: Path) -> list[str]:
@@ -96,14 +105,28 @@ def read_rows(path: Path, fields: Mapping[str, type]) -> Iterator[tuple[int, Map
         CorruptData: it is no list of objects, or empty, or a row lacks a field or has it of
             another type.
     """
-    rows = read_json(path)
+    return check_rows(read_json(path), fields, str(path))
+
+
+def check_rows(
+    rows: object, fields: Mapping[str, type], origin: str
+) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    """The same of a part of a JSON file, which `origin` names."""
     if not isinstance(rows, list) or not rows:
-        raise CorruptData(f"{path} must be a list of rows, got {_describe(rows)}")
+        raise CorruptData(f"{origin} must be a list of rows, got {_describe(rows)}")
     for number, row in enumerate(rows, start=1):
+        if not isinstance(row, dict):
+            raise CorruptData(f"{origin}, row {number} must be an object, got {_describe(row)}")
         for name, kind in fields.items():
-            if not isinstance(row, dict) or not _is_a(row.get(name), kind):
-                raise CorruptData(f"{path}, row {number}: no {kind.__name__} {name!r}")
+            if not _is_a(row.get(name), kind):
+                raise CorruptData(
+                    f"{origin}, row {number}: `{name}` must be {_KINDS[kind]}, got "
+                    f"{_describe(row[name]) if name in row else 'none'}"
+                )
         yield number, row
+
+
+_KINDS = {str: "a text", int: "a whole number", list: "a list", dict: "an object"}
 
 
 def _is_a(value: object, kind: type) -> bool:
@@ -111,7 +134,7 @@ def _is_a(value: object, kind: type) -> bool:
 
 
 def _describe(value: object) -> str:
-    return "an empty list" if value == [] else f"a {type(value).__name__}"
+    return f"{value!r:.40}"
 
 
 def sha256_by_name(files: Sequence[Path]) -> dict[str, str]:
@@ -128,7 +151,7 @@ def image_files(folder: Path, names: Sequence[str], origin: Path) -> Mapping[str
         CorruptData: a name climbs out of the folder.
     """
     files: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
+    for path in list_folder(folder):
         if path.suffix.lower() in EXTENSIONS:
             files.setdefault(path.stem, path)
     return {

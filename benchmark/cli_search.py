@@ -85,6 +85,7 @@ def search(
     reporter = Reporter(quiet=quiet)
     refs, of_gallery = searching.find_gallery(gallery, data_root, reporter.say)
     name = searching.choose_backbone(backbone, of_gallery, [kind])
+    searching.check_checkpoint(checkpoint, [kind])
     checkpoint_path(kind, name, {kind.name: checkpoint} if checkpoint else {})
     towers = load_backbone(name, device=choose_device(device))
     gc.freeze()  # nothing of a model is garbage, and each look for some takes 0.1 s
@@ -152,6 +153,7 @@ def serve(
     reporter = Reporter(quiet=quiet)
     refs, of_gallery = searching.find_gallery(gallery, data_root, reporter.say)
     name = searching.choose_backbone(backbone, of_gallery, kinds)
+    searching.check_checkpoint(checkpoint, kinds)
     listener = listen(port)
     towers = load_backbone(name, device=choose_device(device))
     composers = {}

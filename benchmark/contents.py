@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cirbench.benchmark.errors import MissingData
-from cirbench.benchmark.files import sha256_of_file, written_whole
+from cirbench.benchmark.files import check_regular, sha256_of_file, written_whole
 from cirbench.benchmark.images import chunks
 from cirbench.benchmark.interfaces import ImageRef
 from cirbench.benchmark.progress import Stage
@@ -74,6 +74,7 @@ class Contents:
         known = self._known[path.parent].get(path.name)
         if known and known[:-1] == seen:
             return str(known[-1])
+        check_regular(path, state)
         sha256 = sha256_of_file(path)
         if time.time_ns() - max(state.st_mtime_ns, state.st_ctime_ns) > SETTLED_NANOSECONDS:
             self._known[path.parent][path.name] = [*seen, sha256]

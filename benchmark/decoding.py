@@ -46,7 +46,7 @@ def open_picture(content: bytes, *, most_pixels: int = MOST_PIXELS) -> Image.Ima
     with _refuse_damaged(most_pixels):
         formats = tuple(PICTURE_FORMATS)
         image = Image.open(io.BytesIO(_drop_png_texts(content)), formats=formats)
-        _check_size(*image.size, most_pixels)
+        check_size(*image.size, most_pixels)
         return image
 
 
@@ -90,7 +90,12 @@ def _refuse_damaged(most_pixels: int) -> Iterator[None]:
         raise CorruptData(str(error) or type(error).__name__) from error
 
 
-def _check_size(width: int, height: int, most_pixels: int) -> None:
+def check_size(width: int, height: int, most_pixels: int = MOST_PIXELS) -> None:
+    """Holds a picture to its bounds before its pixels are made.
+
+    Raises:
+        CorruptData: it is too large, or too elongated; does not say which picture it is.
+    """
     if width * height > most_pixels:
         raise CorruptData(
             f"it must have at most {most_pixels:,} pixels, got {width:,} × {height:,}; scale it "

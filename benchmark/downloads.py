@@ -18,6 +18,7 @@ from pathlib import Path
 from cirbench.benchmark.errors import CorruptData, MissingData
 from cirbench.benchmark.paths import check_inside
 from cirbench.benchmark.progress import Reporter
+from cirbench.benchmark.tars import read_members
 
 _CHUNK_BYTES = 1 << 20
 _TIMEOUT_SECONDS = 60
@@ -145,7 +146,7 @@ def _extract(archive: Path, folder: str) -> None:
             packed.extractall(folder)
     else:
         with tarfile.open(archive) as tar:
-            check_members(archive, map(_tar_member, tar))
+            check_members(archive, map(_tar_member, read_members(tar)))
             tar.extractall(folder, filter="data")
 
 
@@ -177,12 +178,16 @@ def check_members(archive: Path, members: Iterable[Member]) -> None:
     """Looks at each member of an archive before one is unpacked.
 
     Raises:
-        CorruptData: a name climbs out or is none, a member is a link, a device or locked, or all
-            together are said to be far larger than the archive.
+        CorruptData: a name climbs out, is none or comes twice, a member is a link, a device or
+            locked, or all together are said to be far larger than the archive.
     """
+    seen: set[str] = set()
     left = max(_SMALL_BYTES, _MOST_EXPANDED * archive.stat().st_size)
     for member in members:
         check_inside(member.name, str(archive))
+        if member.name in seen:
+            raise CorruptData(f"{archive}: {member.name} must be in it once")
+        seen.add(member.name)
         if not member.plain:
             raise CorruptData(f"{archive}: {member.name} must be a plain file, without a password")
         left -= member.size

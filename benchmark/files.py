@@ -8,6 +8,7 @@ import hashlib
 import os
 import re
 import socket
+import stat
 import tempfile
 import time
 from collections.abc import Iterator
@@ -81,6 +82,22 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+def read_regular_file(path: Path) -> bytes:
+    """A file's content.
+
+    Raises:
+        OSError: it can't be read, or is no regular file; opening a pipe would wait for ever.
+    """
+    check_regular(path, path.stat())
+    return path.read_bytes()
+
+
+def check_regular(path: Path, state: os.stat_result) -> None:
+    """Raises an OSError where a path leads to a folder, a pipe or a device."""
+    if not stat.S_ISREG(state.st_mode):
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
 
 
 def sha256_of_file(path: Path) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from cirbench.benchmark.decoding import MOST_PIXELS, open_picture
 from cirbench.benchmark.errors import CorruptData, MissingData, UsageError
+from cirbench.benchmark.files import read_regular_file
 from cirbench.benchmark.interfaces import ImageRef
 from cirbench.benchmark.paths import to_text
 
@@ -37,8 +38,11 @@ def free_queries(images: Sequence[ImageRef], prompts: Sequence[str]) -> list[Fre
     picture with every prompt. Where there are no prompts each picture is a query, and the reverse.
 
     Raises:
-        UsageError: there is neither, or their numbers don't fit.
+        UsageError: there is neither, their numbers don't fit, or a prompt is not in UTF-8.
     """
+    for prompt in prompts:
+        if prompt != to_text(prompt):
+            raise UsageError(f"--text must be in UTF-8, got {to_text(prompt)!r}")
     wanted = [max(1, prompt.split().count(PLACEHOLDER)) for prompt in prompts]
     if not images and not prompts:
         raise UsageError("a search needs --image, --text, or both")
@@ -81,6 +85,6 @@ def picture_file(path: Path) -> ImageRef:
         CorruptData: as `picture` does.
     """
     try:
-        return picture(to_text(path), path.read_bytes())
+        return picture(to_text(path), read_regular_file(path))
     except OSError as error:
         raise MissingData(f"picture {to_text(path)} can't be read ({error.strerror})") from error

@@ -14,6 +14,7 @@ from PIL import Image
 
 from cirbench.benchmark.decoding import EXTENSIONS, decode, is_deep_grey, open_picture
 from cirbench.benchmark.errors import CorruptData, MissingData
+from cirbench.benchmark.files import read_regular_file
 from cirbench.benchmark.interfaces import ImageRef
 from cirbench.benchmark.leftovers import Skipped, walk_pictures
 from cirbench.benchmark.paths import check_path, to_text
@@ -25,7 +26,7 @@ _NAMED = 5
 
 def file_ref(path: Path, name: str, box: tuple[int, int, int, int] | None = None) -> ImageRef:
     """A picture in a file, or a part of one."""
-    return ImageRef(id=name, read=partial(Path.read_bytes, path), path=path, box=box)
+    return ImageRef(id=name, read=partial(read_regular_file, path), path=path, box=box)
 
 
 Say = Callable[[str], object]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,6 +15,7 @@ HIDDEN = "hidden files and folders of copies"
 OTHER = "files whose name ends like no picture"
 NO_FILE = "names that lead to no file (dangling links, pipes)"
 LINKED = "links to folders, which are not followed"
+BESIDE = "files and folders beside the shards"
 _COPIES = frozenset({"__MACOSX", "@eaDir"})
 _NAMED = 3
 
@@ -64,6 +65,29 @@ class Skipped:
             self.add(NO_FILE, to_text(name))
             return False
         return True
+
+
+def list_folder(folder: Path) -> list[Path]:
+    """What is in a folder, sorted.
+
+    Raises:
+        MissingData: it is no folder, or can't be read.
+    """
+    try:
+        return sorted(folder.iterdir())
+    except OSError as error:
+        raise MissingData(
+            f"the folder {to_text(folder)} can't be read ({error.strerror})"
+        ) from error
+
+
+def look_beside(folder: Path, shards: Collection[Path]) -> Skipped:
+    """What else is in a folder of which only the shards are taken."""
+    skipped = Skipped()
+    for path in list_folder(folder):
+        if path not in shards:
+            skipped.add(HIDDEN if is_leftover(path.name) else BESIDE, to_text(path.name))
+    return skipped
 
 
 def walk_pictures(folder: Path, skipped: Skipped) -> Iterator[str]:

@@ -27,6 +27,7 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as tv
 
+from cirbench.benchmark.decoding import check_size
 from cirbench.benchmark.errors import UsageError
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -89,7 +90,10 @@ def _targetpad(spec: ImageSpec) -> Transform:
     clip = _clip(spec)
 
     def transform(image: Image.Image) -> Tensor:
-        return clip(tv.pad(image, list(target_padding(*image.size)), fill=0))
+        width, height = image.size
+        left, top = target_padding(width, height)
+        check_size(width + 2 * left, height + 2 * top)  # 60,000 × 700 would become 2.9 billion
+        return clip(tv.pad(image, [left, top], fill=0))
 
     return transform
 

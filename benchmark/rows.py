@@ -25,7 +25,7 @@ def read_table(
     separator: str | None = None,
     say: Callable[[str], object] = say_nothing,
 ) -> list[dict[str, str]]:
-    """The rows of a table with a header.
+    """The rows of a table with a header, of each the fields of `columns`.
 
     Between tabs a quote is a character like any other, as in CC3M's tables; otherwise the quotes of
     CSV must be right, since a caption that begins with one would swallow the rows behind it.
@@ -65,7 +65,7 @@ def read_table(
                         f"{path}, row {len(found) + 1} (line {rows.line_num}) must have "
                         f"{len(header)} fields as its header, got {len(row)}"
                     )
-                found.append(dict(zip(header, row, strict=True)))
+                found.append({column: row[header.index(column)] for column in columns})
                 if any("\n" in field or "\r" in field for field in row):
                     long.append(len(found))
     except UnicodeDecodeError as error:

@@ -56,7 +56,7 @@ def find_gallery(
         protocol = next(iter(task.protocols.values()))
         data = task.load(protocol=protocol, split=task.splits[0], data_root=data_root)
         return tuple({ref.id: ref for ref in data.gallery}.values()), task.default_backbone
-    if not Path(name).is_dir():
+    if not name or not Path(name).is_dir():
         known = ", ".join(tasks())
         raise UsageError(f"--gallery {to_text(name)} must be a folder, or a task of {known}")
     return images_in_folder(Path(name), say), None
@@ -77,6 +77,22 @@ def choose_backbone(
         return DEFAULT_BACKBONE
     names = ", ".join(method.name for method in methods)
     raise UsageError(f"{names} on a folder needs --backbone; bench ls backbones lists them")
+
+
+def check_checkpoint(checkpoint: Path | None, methods: Sequence[type[Method]]) -> None:
+    """Finds out before any weights are loaded that a file can't be those of the methods.
+
+    Raises:
+        UsageError: none of them takes weights.
+        MissingData: there is no such file.
+    """
+    if checkpoint is None:
+        return
+    if not any(method.needs_checkpoint for method in methods):
+        names = ", ".join(method.name for method in methods)
+        raise UsageError(f"--checkpoint must go with a method that takes weights, got {names}")
+    if not checkpoint.is_file():
+        raise MissingData(f"no checkpoint at {to_text(checkpoint)}; check the path")
 
 
 def build_method(

@@ -8,6 +8,8 @@ from pathlib import Path
 from cirbench.benchmark.errors import MissingData
 from cirbench.benchmark.images import Say, images_in_folder, images_in_table
 from cirbench.benchmark.interfaces import ImageRef, Task
+from cirbench.benchmark.leftovers import look_beside
+from cirbench.benchmark.paths import to_text
 from cirbench.benchmark.registry import find_task, tasks
 from cirbench.benchmark.rows import say_nothing
 from cirbench.benchmark.webdataset import ShardImages, shard_paths
@@ -33,8 +35,12 @@ def find_training_images(
         task: Task = find_task(source)()
         return task.training_images(data_root=None), source
     path = Path(source)
-    if source.endswith(".tar") or (path.is_dir() and any(path.glob("*.tar"))):
-        return ShardImages(shard_paths(source), say), path.parent.name if path.suffix else path.name
+    if path.is_dir() and (shards := shard_paths(source)):
+        for remark in look_beside(path, shards).remarks():
+            say(f"{to_text(path)}: {remark}")
+        return ShardImages(shards, say), path.resolve().name
+    if source.endswith(".tar") and not path.is_dir():
+        return ShardImages(shard_paths(source), say), path.parent.resolve().name
     if path.is_dir():
         return images_in_folder(path, say), path.resolve().name
     if path.is_file():

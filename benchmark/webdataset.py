@@ -20,8 +20,9 @@ import numpy as np
 from cirbench.benchmark.errors import CorruptData, MissingData
 from cirbench.benchmark.images import Say
 from cirbench.benchmark.interfaces import ImageRef
-from cirbench.benchmark.leftovers import NO_FILE, Skipped
+from cirbench.benchmark.leftovers import NO_FILE, Skipped, is_leftover
 from cirbench.benchmark.rows import say_nothing
+from cirbench.benchmark.tars import read_members
 
 _BESIDE = frozenset({".txt", ".json", ".cls", ".npy"})
 """Endings of what stands beside each picture, and is not counted as skipped."""
@@ -34,13 +35,14 @@ def shard_paths(pattern: str) -> list[Path]:
         MissingData: there are none, or one of a range is not there.
     """
     if Path(pattern).is_dir():
-        return sorted(Path(pattern).glob("*.tar"))
+        found = Path(pattern).glob("*.tar")
+        return sorted(path for path in found if not is_leftover(path.name))
     paths: list[Path] = []
     for one in _spelled_out(pattern):
-        found = sorted(glob.glob(one))  # noqa: PTH207 - a pattern, not a folder
-        if not found and not glob.has_magic(one):  # at once, since a range may be endless
+        matches = sorted(glob.glob(one))  # noqa: PTH207 - a pattern, not a folder
+        if not matches and not glob.has_magic(one):  # at once, since a range may be endless
             raise MissingData(f"no shard at {one}")
-        paths += map(Path, found)
+        paths += map(Path, matches)
     if not paths:
         raise MissingData(f"no shard at {pattern}")
     return paths
@@ -95,10 +97,10 @@ class ShardImages(Sequence[ImageRef]):
 def _index(path: Path, skipped: Skipped) -> Iterator[tuple[int, int]]:
     """(offset, bytes) of each picture in a tar file."""
     if not path.is_file():
-        raise CorruptData(f"{path} must be a tar file")
+        raise CorruptData(f"{path} must be a tar file, not a folder or a pipe")
     try:
         with tarfile.open(path, "r:") as tar:
-            for member in tar:
+            for member in read_members(tar):
                 if member.isdir() or PurePosixPath(member.name).suffix in _BESIDE:
                     continue
                 if not skipped.takes(member.name):
@@ -107,25 +109,8 @@ def _index(path: Path, skipped: Skipped) -> Iterator[tuple[int, int]]:
                     yield member.offset_data, member.size
                 else:
                     skipped.add(NO_FILE, member.name)
-            _check_end(path, tar.offset)
     except (tarfile.TarError, OSError, ValueError) as error:
         raise CorruptData(f"{path} must be a whole tar file ({error}); fetch it again") from error
-
-
-def _check_end(path: Path, end: int) -> None:
-    """A tar file ends in a block of zeros, and with more of them alone. One that was cut exactly
-    between two members, or is two in one, or has a damaged header, would else seem to be whole.
-
-    Raises:
-        tarfile.ReadError: it does not.
-    """
-    with path.open("rb") as file:
-        file.seek(end)
-        if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
-            raise tarfile.ReadError("its end marker is missing, so members may be, too")
-        while rest := file.read(1 << 20):
-            if any(rest):
-                raise tarfile.ReadError("it goes on behind its end marker")
 
 
 def _read_at(path: Path, offset: int, size: int) -> bytes:

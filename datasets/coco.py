@@ -17,13 +17,13 @@ them.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
 from cirbench.benchmark.annotations import absent, sha256_by_name
+from cirbench.benchmark.decoding import MOST_PIXELS
 from cirbench.benchmark.errors import CorruptData, MissingData
 from cirbench.benchmark.images import file_ref
 from cirbench.benchmark.interfaces import ImageRef, Query, Released, Task, TaskData
@@ -128,8 +128,9 @@ def _region(text: str, origin: str) -> tuple[float, float, float, float]:
         left, upper, right, lower = map(float, text.strip().split(";"))
     except ValueError as error:
         raise CorruptData(f"{origin}: query_regions is not x1;y1;x2;y2: {text!r}") from error
-    if not all(map(math.isfinite, (left, upper, right, lower))):
-        raise CorruptData(f"{origin}: query_regions is not finite: {text!r}")
+    width, height = right - left, lower - upper
+    if not (abs(left) + abs(upper) < MOST_PIXELS and abs(width * height) <= MOST_PIXELS):  # nor nan
+        raise CorruptData(f"{origin}: query_regions must be a part of a picture, got {text!r}")
     return left, upper, right, lower
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,11 +26,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from cirbench.benchmark.annotations import read_json
+from cirbench.benchmark.annotations import check_rows, numbered, read_json
 from cirbench.benchmark.decoding import decode
 from cirbench.benchmark.downloads import unpack
 from cirbench.benchmark.errors import CorruptData, MissingData
-from cirbench.benchmark.files import sha256_of_file, written_whole
+from cirbench.benchmark.files import read_regular_file, sha256_of_file, written_whole
 from cirbench.benchmark.paths import check_inside
 from cirbench.benchmark.progress import Reporter
 from cirbench.datasets.coco import COLUMNS, Row
@@ -103,30 +104,50 @@ def read_photos(path: Path) -> tuple[list[Photo], Mapping[int, str]]:
     """The images that have annotations, by file name, and class id → class name.
 
     Raises:
-        CorruptData: it is no COCO instances file; the message says which field is missing.
+        CorruptData: it is no COCO instances file; names the row.
     """
     content = read_json(path)
-    try:
-        names = {int(c["id"]): str(c["name"]) for c in content["categories"]}
-        objects: dict[int, list[Mapping[str, Any]]] = {}
-        for row in content["annotations"]:
-            x, y, width, height = row["bbox"]
-            names[row["category_id"]]
-            objects.setdefault(row["image_id"], []).append(row)
-            0.0 + x + y + width + height  # raises where one is no number
-        photos = [
-            Photo(
-                name=check_inside(str(image["file_name"]), str(path)),
-                width=int(image["width"]),
-                height=int(image["height"]),
-                objects=objects[image["id"]],
+    parts = content if isinstance(content, dict) else {}
+    categories, images, annotations = (
+        list(check_rows(parts.get(part), fields, f"{path}, {part}"))
+        for part, fields in _FIELDS.items()
+    )
+    names = {row["id"]: row["name"] for _, row in categories}
+    objects: dict[int, list[Mapping[str, Any]]] = {row["id"]: [] for _, row in images}
+    for number, row in annotations:
+        if not _is_box(row["bbox"]):
+            raise CorruptData(f"{path}, annotations, row {number}: `bbox` must be four numbers")
+        if row["category_id"] not in names or row["image_id"] not in objects:
+            raise CorruptData(
+                f"{path}, annotations, row {number}: its category or image must be in the file"
             )
-            for image in content["images"]
-            if image["id"] in objects
-        ]
-    except (KeyError, TypeError, ValueError) as error:
-        raise CorruptData(f"{path} must be a COCO instances file: {error!r}") from error
+        objects[row["image_id"]].append(row)
+    files = []
+    for number, row in images:
+        origin = f"{path}, images, row {number}"
+        files.append(check_inside(row["file_name"], origin))
+        if min(row["width"], row["height"]) < 1:
+            raise CorruptData(f"{origin}: `width` and `height` must be numbers of pixels")
+    numbered(files, path)
+    photos = [
+        Photo(name=name, width=row["width"], height=row["height"], objects=objects[row["id"]])
+        for name, (_, row) in zip(files, images, strict=True)
+        if objects[row["id"]]
+    ]
     return sorted(photos, key=lambda photo: photo.name), names
+
+
+_FIELDS: Mapping[str, Mapping[str, type]] = {
+    "categories": {"id": int, "name": str},
+    "images": {"id": int, "file_name": str, "width": int, "height": int},
+    "annotations": {"image_id": int, "category_id": int, "bbox": list},
+}
+
+
+def _is_box(values: Sequence[object]) -> bool:
+    return len(values) == 4 and all(
+        isinstance(value, int | float) and math.isfinite(value) for value in values
+    )
 
 
 def draw(photo: Photo, seed: int) -> Mapping[str, Any] | None:
@@ -146,15 +167,27 @@ def to_row(photo: Photo, instance: Mapping[str, Any], names: Mapping[int, str]) 
 
 
 def mask_of(photo: Photo, instance: Mapping[str, Any]) -> NDArray[np.bool_]:
-    """(H, W) the object's pixels, from polygons or run lengths."""
-    segmentation = instance["segmentation"]
-    if isinstance(segmentation, list):
-        lengths = coco_mask.merge(coco_mask.frPyObjects(segmentation, photo.height, photo.width))
-    elif isinstance(segmentation["counts"], list):
-        lengths = coco_mask.frPyObjects(segmentation, photo.height, photo.width)
-    else:
-        lengths = segmentation
-    mask: NDArray[np.bool_] = coco_mask.decode(lengths).astype(bool)
+    """(H, W) the object's pixels, from polygons or run lengths.
+
+    Raises:
+        CorruptData: it is neither.
+    """
+    try:
+        segmentation = instance["segmentation"]
+        if isinstance(segmentation, dict) and segmentation["size"] != [photo.height, photo.width]:
+            raise ValueError(f"of an image of {segmentation['size']} pixels")
+        if isinstance(segmentation, list):
+            parts = coco_mask.frPyObjects(segmentation, photo.height, photo.width)
+            lengths = coco_mask.merge(parts)
+        elif isinstance(segmentation["counts"], list):
+            lengths = coco_mask.frPyObjects(segmentation, photo.height, photo.width)
+        else:
+            lengths = segmentation
+        mask: NDArray[np.bool_] = coco_mask.decode(lengths).astype(bool)
+    except Exception as error:  # pycocotools raises plain exceptions, too
+        raise CorruptData(
+            f"{photo.name}: `segmentation` must be polygons or run lengths ({error!r})"
+        ) from error
     return mask
 
 
@@ -166,19 +199,19 @@ def cut_out(path: Path, photo: Photo, instance: Mapping[str, Any]) -> bytes:
         CorruptData: it is unreadable, or its size is not the annotated one.
     """
     try:
-        pixels = np.array(decode(path.read_bytes()).convert("RGB"))
+        pixels = np.array(decode(read_regular_file(path)).convert("RGB"))
     except OSError as error:
         raise MissingData(
             f"no image can be read at {path}; bench data prepare coco says how to get it"
         ) from error
     except CorruptData as error:
         raise CorruptData(f"{path} can't be decoded ({error}); fetch it again") from error
-    try:
-        mask = mask_of(photo, instance)
-    except Exception as error:  # pycocotools raises whatever a wrong outline makes of it
-        raise CorruptData(f"{path}: its object's segmentation can't be read ({error!r})") from error
-    if mask.shape != pixels.shape[:2]:
-        raise CorruptData(f"{path} has {pixels.shape[:2]} pixels, its annotation {mask.shape}")
+    height, width, _ = pixels.shape
+    mask = mask_of(photo, instance) if (width, height) == (photo.width, photo.height) else None
+    if mask is None or mask.shape != (height, width):
+        raise CorruptData(
+            f"{path} has {width} × {height} pixels, its annotation {photo.width} × {photo.height}"
+        )
     pixels[~mask] = 255
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "JPEG")

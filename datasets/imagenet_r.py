@@ -27,7 +27,8 @@ from cirbench.benchmark.errors import CorruptData, MissingData
 from cirbench.benchmark.images import file_ref
 from cirbench.benchmark.interfaces import ImageRef, Query, Released, Task, TaskData
 from cirbench.benchmark.layout import Place, locate
-from cirbench.benchmark.leftovers import HIDDEN, Skipped, is_leftover
+from cirbench.benchmark.leftovers import HIDDEN, Skipped, is_leftover, list_folder
+from cirbench.benchmark.paths import check_inside
 from cirbench.benchmark.protocol import EvaluationProtocol
 
 DOMAINS = ("cartoon", "origami", "toy", "sculpture")
@@ -104,9 +105,10 @@ def listed(queries: Path, targets: Path) -> tuple[list[Item], list[Item]]:
 def _lines(path: Path, *, photos_only: bool = False) -> Iterator[tuple[Item, int]]:
     seen = set()
     for row, line in enumerate(read_lines(path), start=1):
-        match = re.fullmatch(r"\S*?([^/\s]+)/([^/\s]+) (\d+) ?", line)
-        if not match or match[1] in (".", ".."):
-            raise CorruptData(f"{path}, row {row}: no path with a label: {line!r}")
+        match = re.fullmatch(r"\S*?([^/\s]+)/([^/\s]+) (\d{1,9}) ?", line)
+        if not match or match[1] == ".":
+            raise CorruptData(f"{path}, row {row}: no path with a label: {line[:80]!r}")
+        check_inside(f"{match[1]}/{match[2]}", f"{path}, row {row}")
         label = int(match[3])
         block = 0 if photos_only else label // 1000
         domain = None if photos_only or block == _PHOTO_BLOCK else _domain(match[2])
@@ -125,7 +127,7 @@ def _domain(name: str) -> str:
 
 def classes_in(folder: Path, skipped: Skipped) -> list[str]:
     """The names of the folders in a folder, sorted."""
-    names = sorted(path.name for path in folder.iterdir() if path.is_dir())
+    names = [path.name for path in list_folder(folder) if path.is_dir()]
     for name in filter(is_leftover, names):
         skipped.add(HIDDEN, f"{name}/")
     return [name for name in names if not is_leftover(name)]
@@ -152,7 +154,7 @@ def in_folders(
 
 def _pictures(folder: Path, skipped: Skipped) -> list[str]:
     """The names of the pictures in a folder; one that leads to no file counts as missing later."""
-    return sorted(path.name for path in folder.iterdir() if skipped.takes(path.name))
+    return [path.name for path in list_folder(folder) if skipped.takes(path.name)]
 
 
 def check_no_others(kind: str, wanted: Sequence[Item], found: Sequence[Item], path: Path) -> None:

@@ -169,7 +169,7 @@ def test_members_that_tie_are_in_gallery_order():
         ({"reference": "dev-99"}, "row 1: dev-99 is not in the gallery"),
         ({"target_hard": "dev-99"}, "row 1: the image set does not hold the target"),
         ({"img_set": {}}, "row 1: the image set"),
-        ({"caption": None}, "row 1: no str 'caption'"),
+        ({"caption": None}, "row 1: `caption` must be a text, got None"),
     ],
 )
 def test_a_wrong_row_is_named(make, tmp_path, change, words):

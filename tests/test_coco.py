@@ -244,8 +244,8 @@ def test_archives_are_unpacked_first(made):
     [
         (lambda c: c.pop("categories"), "categories"),
         (lambda c: c["annotations"][0].pop("bbox"), "bbox"),
-        (lambda c: c["annotations"][0].update(bbox=[1, 2]), "instances file"),
-        (lambda c: c["annotations"][0].update(category_id=99), "99"),
+        (lambda c: c["annotations"][0].update(bbox=[1, 2]), "row 1: `bbox` must be four numbers"),
+        (lambda c: c["annotations"][0].update(category_id=99), "row 1: its category or image"),
     ],
 )
 def test_wrong_annotations_are_named(made, change, words):
@@ -273,7 +273,7 @@ def test_an_image_of_another_size_and_one_that_is_not_there(made):
     [
         ("query_regions", "regions", "no column `query_regions`"),
         (";6.9;", ";", "row 1: query_regions"),
-        (";6.9;", ";nan;", "row 1: query_regions is not finite"),
+        (";6.9;", ";nan;", "row 1: query_regions must be a part of a picture"),
         (",dog,", ",,", "row 1: no query_class"),
         ("000000000003.jpg", "../3.jpg", "row 1: the path .* leaves"),
         ("000000000003.jpg", "000000000009.jpg", "row 2: 000000000009.jpg occurs twice"),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -92,21 +94,24 @@ BROKEN = {
     "cut": (TWO[:-9], "is not valid JSON"),
     "empty": (b"", "is not valid JSON"),
     "page": (b"<html>404</html>", "is not valid JSON"),
-    "no rows": (b"[]", "must be a list of rows, got an empty list"),
-    "a map": (b'{"a": 1}', "must be a list of rows, got a dict"),
+    "no rows": (b"[]", "must be a list of rows, got []"),
+    "a map": (b'{"a": 1}', "must be a list of rows, got {'a': 1}"),
     "deep": (b"[" * 200_000, "is not valid JSON"),
-    "latin-1": (TWO.replace(b"is blue", b"is bl\xe4u"), "is not valid JSON"),
-    "half a character": (TWO.replace(b"is blue", b"\\ud83d"), "is not valid JSON"),
+    "latin-1": (TWO.replace(b"is blue", b"is bl\xe4u"), "must be text in UTF-8"),
+    "half a character": (TWO.replace(b"is blue", b"\\ud83d"), "must hold whole characters"),
     "a name twice": (
         TWO.replace(b'"caption"', b'"pairid": 9, "caption"', 1),
         "occurs twice in one object",
     ),
-    "a field missing": (TWO.replace(b'"caption"', b'"kaption"', 1), "row 1: no str 'caption'"),
+    "a field missing": (
+        TWO.replace(b'"caption"', b'"kaption"', 1),
+        "row 1: `caption` must be a text, got none",
+    ),
     "a field of another type": (
         TWO.replace(b'"pairid": 8', b'"pairid": true'),
-        "row 2: no int 'pairid'",
+        "row 2: `pairid` must be a whole number, got True",
     ),
-    "a row that is none": (b"[1]", "row 1: no int 'pairid'"),
+    "a row that is none": (b"[1]", "row 1 must be an object, got 1"),
     "a pair twice": (TWO.replace(b'"pairid": 8', b'"pairid": 7'), "row 2: pair id 7 occurs twice"),
     "not in the gallery": (
         TWO.replace(b"dev-3-", b"dev-99-"),
@@ -225,7 +230,11 @@ def test_classes_without_a_value_are_none(coco, classes):
         (",1;1;9;9 ,dog,cat", "row 2: no id"),
         ("1.jpg,nan,dog,cat", "row 2: query_regions is not"),
         ("1.jpg,1;1;9,dog,cat", "row 2: query_regions is not"),
-        ("1.jpg,1;1;9;inf,dog,cat", "row 2: query_regions is not finite"),
+        ("1.jpg,1;1;9;inf,dog,cat", "row 2: query_regions must be a part of a picture"),
+        ("1.jpg,0;0;1e9;1e9,dog,cat", "row 2: query_regions must be a part of a picture"),
+        ("1.jpg,-1e9;-1e9;-1;-1,dog,cat", "row 2: query_regions must be a part of a picture"),
+        ("1.jpg,1e15;1;1e15;9,dog,cat", "row 2: query_regions must be a part of a picture"),
+        ("1.jpg,-1e308;1;1e308;9,dog,cat", "row 2: query_regions must be a part of a picture"),
         ("0.jpg,1;1;9;9 ,dog,cat", "row 2: 0.jpg occurs twice"),
         ("../0.jpg,1;1;9;9 ,dog,cat", "row 2: the path '../0.jpg' leaves its folder"),
         ('"1.jpg,1;1;9;9 ,dog,cat', "row 2 is not valid CSV"),
@@ -299,13 +308,17 @@ def write_fashion_iq(picture, split_of_dress, captions_of_dress) -> None:
 @pytest.mark.parametrize(
     ("split", "captions", "says"),
     [
-        (5, None, "must be a list of image names, got a int"),
+        (5, None, "must be a list of image names, got 5"),
         ([["B"]], None, "must be a list of image names"),
-        ({"B": 1}, None, "must be a list of image names, got a dict"),
+        ({"B": 1}, None, "must be a list of image names, got {'B': 1}"),
         (["B", "B"], None, "B is listed twice"),
         (["B"], [{"candidate": "B", "target": "B", "captions": ["a"]}], "row 1: not two captions"),
         (["B"], [{"candidate": "B", "target": "B", "captions": [1, 2]}], "row 1: not two captions"),
-        (["B"], [{"candidate": 1, "target": "B", "captions": []}], "row 1: no str 'candidate'"),
+        (
+            ["B"],
+            [{"candidate": 1, "target": "B", "captions": []}],
+            "row 1: `candidate` must be a text, got 1",
+        ),
     ],
 )
 def test_fashion_iq_files_of_another_shape_are_corrupt_data(bench, picture, split, captions, says):
@@ -347,14 +360,24 @@ INSTANCES = {
     [
         ("images", "file_name", "../../../out.jpg", "leaves its folder"),
         ("images", "file_name", "/tmp/out.jpg", "leaves its folder"),
-        ("images", "width", "wide", "must be a COCO instances file"),
-        ("images", "width", None, "must be a COCO instances file"),
-        ("annotations", "bbox", ["1", "1", "5", "5"], "must be a COCO instances file"),
-        ("annotations", "bbox", [1, 1, 5], "must be a COCO instances file"),
-        ("annotations", "category_id", 9, "must be a COCO instances file"),
-        ("annotations", "segmentation", "outline", "segmentation can't be read"),
-        ("annotations", "segmentation", {"counts": [1, -5], "size": [24]}, "can't be"),
-        ("categories", "id", "dog", "must be a COCO instances file"),
+        ("images", "width", "wide", "images, row 1: `width` must be a whole number"),
+        ("images", "width", None, "images, row 1: `width` must be a whole number"),
+        ("images", "width", -24, "images, row 1: `width` and `height` must be"),
+        ("images", "height", 10**9, "has 24 × 24 pixels, its annotation 24 × 1000000000"),
+        ("images", "file_name", "../1.jpg", "images, row 1: the path '../1.jpg' leaves"),
+        ("images", "file_name", "a\0.jpg", "images, row 1: the path"),
+        ("images", "file_name", 5, "images, row 1: `file_name` must be a text"),
+        ("images", "id", 2, "annotations, row 1: its category or image must be in the file"),
+        ("annotations", "bbox", ["1", "1", "5", "5"], "row 1: `bbox` must be four numbers"),
+        ("annotations", "bbox", [1, 1, 5], "row 1: `bbox` must be four numbers"),
+        ("annotations", "bbox", [1, 1, 5, float("nan")], "row 1: `bbox` must be four numbers"),
+        ("annotations", "category_id", 9, "row 1: its category or image must be in"),
+        ("annotations", "segmentation", "outline", "`segmentation` must be polygons"),
+        ("annotations", "segmentation", {"counts": [1, -5], "size": [24, 24]}, "must be polygons"),
+        ("annotations", "segmentation", {"counts": "a", "size": [10**6] * 2}, "must be polygons"),
+        ("annotations", "segmentation", [], "must be polygons"),
+        ("annotations", "segmentation", None, "must be polygons"),
+        ("categories", "id", "dog", "categories, row 1: `id` must be a whole number"),
     ],
 )
 def test_coco_instances_of_another_shape_are_corrupt_data(bench, picture, part, field, value, says):
@@ -381,4 +404,28 @@ def test_a_released_list_in_another_encoding_is_corrupt_data(bench, picture, kin
         Path("d/imgnet", name).write_text("imgnet/real/n01/ä.JPEG 0 \n", encoding=kind)
     code, out, err = bench("data", "check", "imagenet-r", "--data-root", "d")
     assert code == 4, err
-    assert "must be a text in UTF-8" in out
+    assert "must be text in UTF-8" in out
+
+
+@pytest.mark.parametrize(
+    ("task", "place"),
+    [("fashion-iq", "fashion-iq/images"), ("imagenet-r", "imgnet/imagenet-r")],
+)
+def test_a_file_in_the_place_of_a_folder_is_missing_data(bench, picture, task, place):
+    write_fashion_iq(picture, ["B"], None)
+    Path("d/imgnet/real").mkdir(parents=True)
+    if Path("d", place).is_dir():
+        shutil.rmtree(Path("d", place))
+    Path("d", place).write_bytes(b"")
+    code, out, err = bench("data", "check", task, "--data-root", "d")
+    assert code == 3, err
+    assert f"the folder d/{place} can't be read (Not a directory)" in out
+
+
+@pytest.mark.parametrize("kind", ["captions/cap", "image_splits/split"])
+def test_a_pipe_in_the_place_of_annotations_is_not_waited_for(refused, cirr, kind):
+    cirr()
+    path = Path(f"d/cirr/{kind}.rc2.val.json")
+    path.unlink()
+    os.mkfifo(path)
+    refused(3, *RUN, says=(path.name, "not a regular file"))

@@ -141,6 +141,25 @@ def test_a_missing_query_is_refused_before_weights_are_loaded(refused, monkeypat
     refused(3, *SEARCH[:-1], name, says=f"picture {name} can't be read")
 
 
+@pytest.mark.usefixtures("folder")
+@pytest.mark.parametrize(
+    ("code", "arguments", "says"),
+    [
+        (3, ("-m", "pic2word", "--image", "q.png", "--checkpoint", "nope.pt"), "no checkpoint at"),
+        (3, ("-m", "pic2word", "--image", "q.png", "--checkpoint", "g"), "no checkpoint at g"),
+        (2, ("-m", "image-only", "--image", "q.png", "--checkpoint", "q.png"), "takes weights"),
+        (2, ("-m", "text-only", "--text", "caf\udce9"), "--text must be in UTF-8"),
+        (2, ("-m", "text-only", "--text", "a", "--gallery", ""), "must be a folder, or a task"),
+    ],
+)
+def test_a_cheap_mistake_is_found_before_weights_are_loaded(
+    refused, monkeypatch, code, arguments, says
+):
+    monkeypatch.setattr("cirbench.benchmark.backbones.load_backbone", _load)
+    gallery = () if "--gallery" in arguments else ("--gallery", "g")
+    refused(code, "search", *arguments, *gallery, "-b", "fake", says=says)
+
+
 def test_results_of_the_emoji_have_names(bench, picture):
     Path("q.png").write_bytes(picture(1))
     search = ("search", "-m", "image-only", "--gallery", "emoji", "--image", "q.png", "--top", 2)

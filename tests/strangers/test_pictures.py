@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import random
 import resource
 import struct
@@ -139,6 +140,21 @@ def test_a_long_picture_is_read(bench, size):
 def test_more_pixels_than_are_taken_are_refused_by_the_header(refused, size):
     Path("g/bomb.png").write_bytes(huge_png(*size))
     refused(4, *SEARCH, "--image", "q.png", says=("bomb.png", "at most 178,956,970 pixels"))
+
+
+@pytest.mark.parametrize("size", [(60_000, 700), (999, 60_000), (14_960, 1_000)])
+def test_padding_that_would_cost_memory_is_refused(size):
+    image = Image.new("1", size)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(CorruptData, match="at most 178,956,970 pixels, got"):
+        preprocess("targetpad", ImageSpec(size=16))(image)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # KiB
+
+
+@pytest.mark.usefixtures("gallery")
+def test_a_pipe_as_a_query_is_not_waited_for(refused):
+    os.mkfifo("pipe.png")
+    refused(3, *SEARCH, "--image", "pipe.png", says="not a regular file")
 
 
 TEXTS = {

@@ -120,6 +120,18 @@ def test_members_that_are_no_pictures_are_skipped_and_counted(bench, picture, na
     assert name in err
 
 
+def test_what_lies_beside_the_shards_of_a_folder_is_said(bench, shard):
+    Path("f/more").mkdir(parents=True)
+    Path("f/s.tar").write_bytes(shard[0].read_bytes())
+    Path("f/._s.tar").write_bytes(b"junk")
+    Path("f/0.png").write_bytes(b"")
+    code, _, err = bench(*TRAIN, "--images", "f", "--batch-size", 4)
+    assert code == 0, err
+    assert "on 4 pictures" in err
+    assert "f: skipped 1 hidden files and folders of copies: ._s.tar" in err
+    assert "f: skipped 2 files and folders beside the shards: 0.png, more" in err
+
+
 @FEW
 @given(seed=st.integers(0, 2**32), cut=st.booleans())
 def test_a_damaged_shard_is_refused_or_has_all_its_pictures(tmp_path, seed, cut):
@@ -177,6 +189,17 @@ def tar_with(name: str = "val2017/2.jpg", kind: bytes = tarfile.REGTYPE) -> byte
     return buffer.getvalue()
 
 
+def cut_tar(end: int) -> bytes:
+    """A tar of three files with a damaged header of the third, cut at `end` bytes."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        for i in range(3):
+            add(tar, f"val2017/{i}.jpg", b"one")
+    content = bytearray(buffer.getvalue())
+    content[2048 + 148] ^= 1
+    return bytes(content[:end])
+
+
 ARCHIVES = {
     "zip climbs": (zip_with(name="../../out.jpg"), "leaves its folder"),
     "zip absolute": (zip_with(name="/tmp/out.jpg"), "leaves its folder"),
@@ -194,6 +217,12 @@ ARCHIVES = {
     "tar hard link": (tar_with(kind=tarfile.LNKTYPE), "must be a plain file"),
     "tar pipe": (tar_with(kind=tarfile.FIFOTYPE), "must be a plain file"),
     "tar device": (tar_with(kind=tarfile.BLKTYPE), "must be a plain file"),
+    "tar cut between files": (cut_tar(2048), "its end marker is missing"),
+    "tar with a damaged header": (cut_tar(10240), "its end marker is missing"),
+    "tar twice in one": (tar_with() * 2, "it goes on behind its end marker"),
+    "tar cut and packed": (gzip.compress(cut_tar(2048)), "its end marker is missing"),
+    "zip with a name twice": (zip_with(name="val2017/1.jpg"), "must be in it once"),
+    "tar with a name twice": (tar_with("val2017/1.jpg"), "must be in it once"),
     "page": (b"<html>404</html>", "can't be unpacked"),
 }
 

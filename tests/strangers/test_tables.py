@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 from pathlib import Path
 
 import pytest
@@ -137,6 +138,14 @@ def test_a_separator_is_one_character(refused, separator):
     write("t.csv", [("title", "filepath"), *ROWS])
     says = "the separator must be one character"
     refused(2, *TRAIN, "--images", "t.csv", "--separator", separator, says=says)
+
+
+@pytest.mark.parametrize("features", [(), ("--cache-features",)], ids=["", "cached"])
+def test_a_pipe_that_a_table_names_is_not_waited_for(refused, features, pictures):
+    os.mkfifo("f.png")
+    table = write("t.tsv", [("title", "filepath"), *ROWS, ("a pipe", "f.png")])
+    says = "1 of 9 pictures can't be decoded"
+    refused(3, *TRAIN, "--images", table, "--batch-size", 9, *features, says=says)
 
 
 def test_a_picture_that_a_table_names_and_that_is_not_there_is_missing_data(refused):
