@@ -23,9 +23,11 @@ from cirbench.benchmark.files import sha256_of_file, written_whole
 from cirbench.benchmark.images import chunks
 from cirbench.benchmark.interfaces import ImageRef
 from cirbench.benchmark.progress import Stage
-from cirbench.benchmark.store import unwritable
+from cirbench.benchmark.store import changing
 
 SETTLED_NANOSECONDS = 2_000_000_000
+_FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
+"""Another user's memory may not be written; what it lacks is hashed again next time."""
 _AT_ONCE = 32
 """Pictures a thread is given; one by one, the giving would take longer than a look at a file."""
 
@@ -94,14 +96,14 @@ class Contents:
     def _save(self) -> None:
         if self.read_only:
             return
-        try:
+        with changing(self.root):
             for folder in self._changed:
-                with written_whole(self._file(folder)) as temporary:
-                    temporary.write_text(
-                        json.dumps(self._known[folder], sort_keys=True), encoding="utf-8"
-                    )
-        except OSError as error:
-            if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
-                raise unwritable(self.root, error) from error
-            # another user's memory: what it lacks is hashed again next time
+                try:
+                    with written_whole(self._file(folder)) as temporary:
+                        temporary.write_text(
+                            json.dumps(self._known[folder], sort_keys=True), encoding="utf-8"
+                        )
+                except OSError as error:
+                    if error.errno not in _FORBIDDEN:
+                        raise
         self._changed.clear()

@@ -10,15 +10,17 @@ import os
 import subprocess
 import sys
 import tarfile
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save
 
-from cirbench.benchmark import encoding_code, files
+from cirbench.benchmark import encoding_code
 from cirbench.benchmark.backbones import load_backbone
-from cirbench.benchmark.store import Mode, Store, default_root, image_space, text_space
+from cirbench.benchmark.space import image_space, text_space
+from cirbench.benchmark.store import Mode, Store, default_root
 
 RUN = ("run", "-m", "image-only", "-t", "emoji", "-b", "fake", "--limit", "1", "-q", "-o", "r")
 
@@ -56,7 +58,7 @@ def link(name, target, kind=tarfile.SYMTYPE):
 def archive(tmp_path, values, names, extra=()):
     space = image_space(load_backbone("fake"), "clip")
     name, content = shard_of(values, names, space.canonical)
-    folder = f"embeddings/{space.key[:32]}"
+    folder = f"embeddings/{space.key}"
     key = space.canonical.encode()
     return write_tar(
         tmp_path / "a.tar", [(f"{folder}/key.json", key), (f"{folder}/{name}", content), *extra]
@@ -105,7 +107,9 @@ def test_a_compressed_archive_is_not_unpacked(refused, tmp_path, mode):
         member = tarfile.TarInfo("embeddings/aa/bb.safetensors")
         member.size = 2**20
         tar.addfile(member, io.BytesIO(bytes(2**20)))
-    refused(4, "cache", "import", tmp_path / "bomb.tar", says="not an uncompressed tar file")
+    refused(
+        4, "cache", "import", tmp_path / "bomb.tar", says="must be a whole, uncompressed tar file"
+    )
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"x" * 600])
@@ -148,7 +152,13 @@ def dangling(path):
     path.symlink_to("nowhere")
 
 
-DAMAGE = {"cut": cut, "a flipped bit": flip, "a folder": folder_instead, "dangling": dangling}
+def pipe(path):
+    path.unlink()
+    os.mkfifo(path)
+
+
+DAMAGE = {"cut": cut, "a flipped bit": flip, "a folder": folder_instead, "dangling": dangling,
+          "a pipe": pipe}  # fmt: skip
 
 
 @pytest.mark.parametrize("case", DAMAGE)
@@ -178,7 +188,20 @@ def test_a_damaged_space_stops_no_other(bench, content):
     assert bench(*RUN)[0] == 0
     assert bench("cache", "verify")[0] == 4
     assert bench("cache", "verify", "--repair")[0] == 0
-    assert not bad.exists()
+    assert not (bad / "key.json").exists()
+    assert bench("cache", "verify")[0] == 0
+
+
+@pytest.mark.parametrize("spoil", [cut, flip, folder_instead, dangling, pipe])
+def test_a_damaged_description_costs_no_rows(bench, spoil):
+    bench(*RUN)
+    spoil(space_folder() / "key.json")
+    assert bench("cache", "ls")[0] == 0
+    assert bench("cache", "verify")[0] == 4
+    assert "1 removed" not in bench("cache", "verify", "--repair")[1]
+    code, out, _ = bench(*RUN, "--json")
+    assert (code, json.loads(out)["counts"]["image_passes"]) == (0, 0)
+    assert bench("cache", "verify")[0] == 0
 
 
 def test_spaces_of_other_versions_are_left_and_said_to_be_unused(bench):
@@ -199,37 +222,76 @@ def test_without_locks_nobody_waits(bench, monkeypatch, number):
     assert bench(*RUN, "--cache", "refresh")[0] == 0
 
 
-def test_waiting_for_another_process_is_said(tmp_path, monkeypatch):
-    monkeypatch.setattr("cirbench.benchmark.store._PATIENCE_SECONDS", 0.1)
-    space, said = image_space(load_backbone("fake"), "clip"), []
-    Store(tmp_path, space)
-    holder = (
-        "import sys, time; from filelock import FileLock\n"
-        "with FileLock(sys.argv[1]): print('held', flush=True); time.sleep(1)"
-    )
-    name = hashlib.sha256(b"a").hexdigest()[:16]
-    lock = tmp_path / "embeddings" / space.key[:32] / f".{name}.lock"
+HOLDER = """
+import sys, time
+from filelock import FileLock
+with FileLock(sys.argv[1]):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+@contextmanager
+def hold_lock(folder, names):
+    """Another process that computes these rows, and does not end."""
+    digest = hashlib.sha256("\n".join(names).encode()).hexdigest()[:16]
     with subprocess.Popen(
-        [sys.executable, "-P", "-c", holder, str(lock)], stdout=subprocess.PIPE
+        [sys.executable, "-P", "-c", HOLDER, str(folder / f".{digest}.lock")],
+        stdout=subprocess.PIPE,
     ) as process:
         assert process.stdout.readline() == b"held\n"
-        with Store(tmp_path, space).working_on(["a"], said.append):
-            assert len(said) == 1
+        yield process
+        process.kill()
 
 
-def test_another_users_store_is_read_without_a_write(bench, monkeypatch):
-    assert bench(*RUN)[0] == 0
+def test_another_process_is_waited_for_aloud_and_not_for_ever(tmp_path, monkeypatch):
+    monkeypatch.setattr("cirbench.benchmark.store._WAITED_SECONDS", (0.1, 0.2))
+    said = []
+    store = Store(tmp_path, image_space(load_backbone("fake"), "clip"))
+    with hold_lock(store.folder, ["a"]), store.working_on(["a"], said.append):
+        assert len(said) == 2
+        assert "for another process" in said[0]
+
+
+def test_a_lock_is_free_when_its_holder_is_killed(tmp_path, monkeypatch):
+    monkeypatch.setattr("cirbench.benchmark.store._WAITED_SECONDS", (0.1, 60))
+    store = Store(tmp_path, image_space(load_backbone("fake"), "clip"))
+    with hold_lock(store.folder, ["a"]) as process:
+        with store.working_on(["a"], lambda _: process.kill()):
+            pass
+        assert process.wait() == -9
+
+
+def forbid_writing(monkeypatch):
+    """As for another user: root may write everywhere."""
 
     def forbidden(path):
         raise PermissionError(errno.EACCES, "Permission denied", str(path))
 
-    for module in ("store", "contents"):
+    for module in ("store", "shard", "contents"):
         monkeypatch.setattr(f"cirbench.benchmark.{module}.written_whole", forbidden)
+    monkeypatch.setattr("os.access", lambda *_: False)
+
+
+@pytest.mark.parametrize("lacking", [("-m", "text-only"), ("--split", "val")])
+def test_another_users_store_is_read_without_a_write(bench, monkeypatch, lacking):
     assert bench(*RUN)[0] == 0
-    code, _, err = bench(*RUN, "-m", "text-only")
-    assert code == 2
+    forbid_writing(monkeypatch)
+    assert bench(*RUN)[0] == 0
+    encoded = []
+    monkeypatch.setattr("cirbench.benchmark.embed.embed_together", lambda *_: encoded.append(1))
+    code, _, err = bench(*RUN, *lacking)
+    assert (code, encoded) == (2, [])
+    assert str(default_root()) in err
     assert "--cache read-only" in err
+
+
+def test_a_store_that_lacks_rows_is_completed_in_memory(bench, monkeypatch):
+    assert bench(*RUN)[0] == 0
+    before = sorted(default_root().rglob("*"))
+    forbid_writing(monkeypatch)
     assert bench(*RUN, "-m", "text-only", "--cache", "read-only")[0] == 0
+    assert sorted(default_root().rglob("*")) == before
 
 
 def test_a_store_that_everybody_can_write_is_said(bench):
@@ -238,26 +300,6 @@ def test_a_store_that_everybody_can_write_is_said(bench):
     root.chmod(0o777)
     loud = [part for part in RUN if part != "-q"]
     assert "everybody can write" in bench(*loud)[2]
-
-
-def test_what_a_killed_writer_left_goes_with_the_next(tmp_path):
-    script = (
-        "import os, sys; from pathlib import Path; from cirbench.benchmark.files import *\n"
-        "with written_whole(Path(sys.argv[1])) as path:\n"
-        "    path.write_text('half', encoding='utf-8'); os.kill(os.getpid(), 9)"
-    )
-    target = tmp_path / "a.json"
-    subprocess.run([sys.executable, "-P", "-c", script, str(target)], check=False)
-    assert len(list(tmp_path.iterdir())) == 1
-    in_work = tmp_path / f".a.json.{files._HOST}-{os.getpid()}-x.json"
-    elsewhere = tmp_path / ".a.json.otherhost-1-x.json"
-    for path in (in_work, elsewhere):
-        path.touch()
-    with files.written_whole(target) as path:
-        path.write_text("whole", encoding="utf-8")
-    assert {path.name for path in tmp_path.iterdir()} == {
-        "a.json", in_work.name, elsewhere.name,
-    }  # fmt: skip
 
 
 def test_the_code_that_makes_a_vector_is_in_the_key(monkeypatch, tmp_path):
