@@ -26,7 +26,11 @@ _VERSIONED = frozenset({"torch", "torchvision", "open_clip", "timm", "transforme
 @cache
 def code_sha256() -> str:
     """sha256 over our own code from a file or a text to a vector."""
-    folder = Path(str(files("cirbench.benchmark")))
+    return hash_code(Path(str(files("cirbench.benchmark"))))
+
+
+def hash_code(folder: Path) -> str:
+    """sha256 over the modules in a folder that make a vector, by what they do."""
     digest = hashlib.sha256()
     for path in (path for pattern in MODULES for path in sorted(folder.glob(pattern))):
         digest.update(f"{path.name}\n{strip(path.read_text(encoding='utf-8'))}\n".encode())
