@@ -13,7 +13,7 @@ from typing import Any
 
 from cirbench.benchmark.encoding_code import code_sha256
 from cirbench.benchmark.errors import CorruptData, UsageError
-from cirbench.benchmark.files import check_regular
+from cirbench.benchmark.files import read_regular_file
 from cirbench.benchmark.shard import check_shard, read_shard
 from cirbench.benchmark.space import find_libraries, key_of
 from cirbench.benchmark.store import DESCRIPTION, list_shards
@@ -81,8 +81,7 @@ def stored(root: Path) -> list[Stored]:
 
 def _describe(path: Path) -> dict[str, Any]:
     try:
-        check_regular(path, path.stat())
-        space = json.loads(path.read_text(encoding="utf-8"))
+        space = json.loads(read_regular_file(path))
     except (OSError, ValueError, RecursionError):
         return {}  # `verify` says so
     return space if isinstance(space, dict) else {}

@@ -133,6 +133,16 @@ def _umask() -> int:
     return mask
 
 
+def read_regular_file(path: Path) -> bytes:
+    """A file's content.
+
+    Raises:
+        OSError: it can't be read, or is no regular file; opening a pipe would wait for ever.
+    """
+    check_regular(path, path.stat())
+    return path.read_bytes()
+
+
 def check_regular(path: Path, state: os.stat_result) -> None:
     """Raises an OSError where a path leads to a folder, a pipe or a device."""
     if not stat.S_ISREG(state.st_mode):

@@ -265,13 +265,25 @@ def test_a_file_just_written_is_not_remembered(tmp_path, picture, monkeypatch):
     assert not (tmp_path / "c").exists()
 
 
-def test_a_damaged_memory_is_no_obstacle(tmp_path, picture, monkeypatch):
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: b"",
+        lambda content: b"[",
+        lambda content: content[:-1],
+        lambda content: content.replace(b"a.png", b"b.png"),
+        lambda content: content[:-5] + (b"0" if content[-5:-4] == b"1" else b"1") + content[-4:],
+        lambda content: b'{"a.png": 5}',
+        lambda content: b"\xff\n" + content,
+    ],
+)
+def test_a_damaged_memory_is_no_obstacle(tmp_path, picture, monkeypatch, damage):
     path = tmp_path / "a.png"
     path.write_bytes(picture(0))
     monkeypatch.setattr("cirbench.benchmark.contents.SETTLED_NANOSECONDS", -(10**9))
     first = Contents(root=tmp_path).sha256([file_ref(path, "a")], Stage(), 1)
     [memory] = (tmp_path / "contents").iterdir()
-    memory.write_text("[", encoding="utf-8")
+    memory.write_bytes(damage(memory.read_bytes()))
     assert Contents(root=tmp_path).sha256([file_ref(path, "a")], Stage(), 1) == first
 
 

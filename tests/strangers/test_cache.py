@@ -7,22 +7,39 @@ import hashlib
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
 from contextlib import contextmanager
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save
 
-from cirbench.benchmark import encoding_code
 from cirbench.benchmark.backbones import load_backbone
-from cirbench.benchmark.space import image_space, text_space
-from cirbench.benchmark.store import Mode, Store, default_root
+from cirbench.benchmark.shard import read_shard
+from cirbench.benchmark.space import image_space
+from cirbench.benchmark.store import Store, default_root
 
 RUN = ("run", "-m", "image-only", "-t", "emoji", "-b", "fake", "--limit", "1", "-q", "-o", "r")
+
+
+ROW = torch.ones(1, 32)
+
+
+def nothing_stored():
+    return not [path for path in default_root().rglob("*") if path.is_file()]
+
+
+def out_records(out):
+    """The records that `bench run --json` printed."""
+    found = json.loads(out)
+    return found if isinstance(found, list) else [found]
 
 
 def space_folder():
@@ -55,11 +72,11 @@ def link(name, target, kind=tarfile.SYMTYPE):
     return name, member
 
 
-def archive(tmp_path, values, names, extra=()):
-    space = image_space(load_backbone("fake"), "clip")
+def archive(tmp_path, values, names, extra=(), *, key=None, space=None):
+    space = space or image_space(load_backbone("fake"), "clip")
     name, content = shard_of(values, names, space.canonical)
     folder = f"embeddings/{space.key}"
-    key = space.canonical.encode()
+    key = space.canonical.encode() if key is None else key
     return write_tar(
         tmp_path / "a.tar", [(f"{folder}/key.json", key), (f"{folder}/{name}", content), *extra]
     )
@@ -74,6 +91,9 @@ BAD_ROWS = {
     "whole numbers": (torch.ones(2, 32, dtype=torch.int64), ["a", "b"]),
     "one dimension": (torch.ones(32), ["a"]),
     "names that are no list": (torch.ones(1, 32), "a"),
+    "names that are no texts": (torch.ones(2, 32), [["a"], 1]),
+    "half precision": (torch.ones(1, 32, dtype=torch.float16), ["a"]),
+    "no rows and no columns": (torch.ones(0, 0), []),
 }
 
 
@@ -83,22 +103,51 @@ def test_an_archive_with_wrong_rows_is_refused_whole(refused, tmp_path, case):
     assert not list(default_root().rglob("*.safetensors"))
 
 
+def hole(name, size):
+    """A member of many zeros that take no room (as GNU tar has them), and its header's bytes."""
+    member = tarfile.TarInfo(name)
+    member.type = tarfile.GNUTYPE_SPARSE
+    buffer = bytearray(member.tobuf(tarfile.GNU_FORMAT))
+    buffer[386:398] = buffer[398:410] = b"00000000000\0"  # one piece, of nothing, at 0
+    buffer[483:495] = f"{size:011o}\0".encode()
+    buffer[148:156] = b" " * 8
+    buffer[148:156] = f"{sum(buffer):06o}\0 ".encode()
+    return bytes(buffer)
+
+
+AA = "embeddings/" + "a" * 32 + "/"
 HOSTILE = {
     "a climbing name": [("../out.txt", b"x")],
+    "a name that climbs inside": [("embeddings/aa/../../out.safetensors", b"x")],
     "an absolute name": [("/tmp/out.txt", b"x")],
-    "a link": [link("embeddings/" + "a" * 32 + "/" + "b" * 32 + ".safetensors", "/etc/passwd")],
-    "a hard link": [link("embeddings/aa/bb.safetensors", "x", tarfile.LNKTYPE)],
-    "a device": [link("embeddings/aa/bb.safetensors", "", tarfile.CHRTYPE)],
-    "a hidden file": [("embeddings/aa/.x.safetensors", b"x")],
+    "a link": [link(f"{AA}bb.safetensors", "/etc/passwd")],
+    "a link to a hidden member": [(f"{AA}.h", b"x"), link(f"{AA}bb.safetensors", ".h")],
+    "a hard link": [link(f"{AA}bb.safetensors", "x", tarfile.LNKTYPE)],
+    "a device": [link(f"{AA}bb.safetensors", "", tarfile.CHRTYPE)],
+    "a pipe": [link(f"{AA}bb.safetensors", "", tarfile.FIFOTYPE)],
+    "a folder": [link(f"{AA}bb.safetensors", "", tarfile.DIRTYPE)],
+    "a hidden file": [(f"{AA}.x.safetensors", b"x")],
     "another file": [("notes.txt", b"x")],
+    "a file twice": [(f"{AA}key.json", b"{}"), (f"{AA}key.json", b"{}")],
+    "a name with a line break": [(f"{AA}key.json\n", b"{}")],
 }
 
 
 @pytest.mark.parametrize("case", HOSTILE)
-def test_a_crafted_archive_is_refused_before_it_is_unpacked(refused, tmp_path, case):
+def test_a_crafted_archive_is_refused_before_it_is_unpacked(refused, tmp_path, monkeypatch, case):
+    monkeypatch.setattr(tarfile.TarFile, "extractall", None)
     good = archive(tmp_path, torch.ones(1, 32), ["a"], HOSTILE[case])
     refused(4, "cache", "import", good, says="must be a plain file of a store")
-    assert not [path for path in default_root().rglob("*") if path.is_file()]
+    assert nothing_stored()
+
+
+def test_an_archive_of_holes_is_refused_before_it_is_unpacked(refused, tmp_path):
+    path = tmp_path / "a.tar"
+    path.write_bytes(hole(f"{AA}bb.safetensors", 3 * 2**30) + bytes(1024))
+    with tarfile.open(path) as tar:
+        assert tar.getmembers()[0].size == 3 * 2**30
+    refused(4, "cache", "import", path, says="must be a plain file of a store")
+    assert nothing_stored()
 
 
 @pytest.mark.parametrize("mode", ["w:gz", "w:bz2", "w:xz"])
@@ -107,29 +156,129 @@ def test_a_compressed_archive_is_not_unpacked(refused, tmp_path, mode):
         member = tarfile.TarInfo("embeddings/aa/bb.safetensors")
         member.size = 2**20
         tar.addfile(member, io.BytesIO(bytes(2**20)))
-    refused(
-        4, "cache", "import", tmp_path / "bomb.tar", says="must be a whole, uncompressed tar file"
-    )
+    refused(4, "cache", "import", tmp_path / "bomb.tar", says="uncompressed tar file")
 
 
-@pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"x" * 600])
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"x" * 600, bytes(2048)])
 def test_what_is_no_archive_is_refused(refused, tmp_path, content):
     (tmp_path / "a.tar").write_bytes(content)
     refused(4, "cache", "import", tmp_path / "a.tar")
 
 
+@pytest.mark.parametrize("kind", ["nothing", "folder", "pipe"])
+def test_what_is_no_file_is_not_there(refused, tmp_path, kind):
+    path = tmp_path / "a.tar"
+    {"nothing": lambda: None, "folder": path.mkdir, "pipe": lambda: os.mkfifo(path)}[kind]()
+    refused(3, "cache", "import", path, says="bench cache export")
+
+
+@settings(
+    max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(part=st.floats(0, 1))
+@example(part=1)
+def test_an_archive_that_was_cut_is_refused(refused, small_archive, part):
+    with tarfile.open(fileobj=io.BytesIO(small_archive)) as tar:
+        end = list(tar)[-1].offset  # between two members
+    Path("a.tar").write_bytes(small_archive[: int(part * end)])
+    refused(4, "cache", "import", "a.tar")
+    assert nothing_stored()
+
+
+@pytest.fixture(scope="module")
+def small_archive(tmp_path_factory):
+    """A good one."""
+    return archive(tmp_path_factory.mktemp("archive"), ROW, ["a"]).read_bytes()
+
+
+WRONG_SPACES = {
+    "not JSON": b"{",
+    "not UTF-8": b"\xff\xfe{",
+    "a list": b"[]",
+    "nested": b"[" * 100_000,
+    "another space": b'{"kind": "image"}',
+    "empty": b"",
+}
+
+
+@pytest.mark.parametrize("case", WRONG_SPACES)
+def test_an_archive_with_a_wrong_description_is_refused(refused, tmp_path, case):
+    path = archive(tmp_path, torch.ones(1, 32), ["a"], key=WRONG_SPACES[case])
+    refused(4, "cache", "import", path, says="must be named by")
+    assert nothing_stored()
+
+
+def test_a_backbones_name_with_escapes_is_refused(refused, tmp_path):
+    space = asdict(image_space(load_backbone("fake"), "clip")) | {"backbone": "\x1b[2J"}
+    path = archive(tmp_path, torch.ones(1, 32), ["a"], key=json.dumps(space).encode())
+    refused(4, "cache", "import", path, says="must be printable")
+
+
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(data=st.data())
+def test_an_archive_with_any_byte_changed_is_whole_or_refused(bench, small_archive, data):
+    """Bytes that no checksum covers (owners, the padding behind a file) may change."""
+    content = bytearray(small_archive)
+    for _ in range(data.draw(st.integers(1, 3))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    Path("a.tar").write_bytes(content)
+    code, _, err = bench("cache", "import", "a.tar")
+    assert code in (0, 4), err
+    assert "Traceback" not in err
+    if code == 4:
+        assert nothing_stored()
+    else:
+        [shard] = default_root().rglob("*.safetensors")
+        assert torch.equal(load_file(shard)["values"], torch.ones(1, 32))
+        shutil.rmtree(default_root())
+
+
+def export_all(bench, method="image-only"):
+    """Runs a method, and carries all it stored to another cache."""
+    bench(*RUN, "-m", method)
+    keys = [path.parent.name for path in default_root().glob("embeddings/*/key.json")]
+    assert bench("cache", "export", *keys, "-o", "a.tar")[0] == 0
+    return Path("a.tar")
+
+
 def test_a_record_of_imported_rows_says_so(bench, tmp_path, monkeypatch):
-    bench(*RUN)
-    key = space_folder().name
-    assert bench("cache", "export", key, "-o", "a.tar")[0] == 0
+    exported = export_all(bench, "text-only")
     monkeypatch.setenv("CIRBENCH_CACHE", str(tmp_path / "elsewhere"))
-    assert bench("cache", "import", "a.tar")[0] == 0
-    code, out, _ = bench(*RUN, "--json")
-    record = json.loads(out)
+    assert bench("cache", "import", exported)[0] == 0
+    code, out, _ = bench(*RUN, "-m", "text-only", "--json")
+    image_only, text_only = out_records(out)
+    pictures, queries = (text_only["counts"][name] for name in ("pictures", "queries"))
     assert code == 0
-    assert record["run"]["imported_rows"] == record["counts"]["pictures"] > 0
-    assert record["counts"]["image_passes"] == 0
-    assert "imported" in record["annotations"]["remarks"][0]
+    assert image_only["run"]["imported_rows"] == pictures > 0
+    assert text_only["run"]["imported_rows"] == pictures + queries
+    assert text_only["counts"]["image_passes"] == 0
+    assert ["imported" in remark for remark in text_only["annotations"]["remarks"]] == [True, True]
+    shutil.rmtree(default_root())
+    bench(*RUN)
+    [record] = out_records(bench(*RUN, "--json")[1])
+    assert (record["run"]["imported_rows"], record["annotations"]["remarks"]) == (0, [])
+
+
+def test_rows_of_ones_own_come_before_imported_ones(bench, tmp_path):
+    bench(*RUN)
+    [own] = space_folder().glob("*.safetensors")
+    shard = read_shard(own)
+    values = torch.ones(len(shard.identities), shard.width)
+    assert bench("cache", "import", archive(tmp_path, values, list(shard.identities)))[0] == 0
+    _, out, _ = bench(*RUN, "--json")
+    [record] = out_records(out)
+    assert record["run"]["imported_rows"] == 0
+    own.unlink()
+    [record] = out_records(bench(*RUN, "--json")[1])
+    assert record["run"]["imported_rows"] == record["counts"]["pictures"]
+
+
+def test_an_import_of_what_another_version_made_says_that_it_is_of_no_use(bench, tmp_path):
+    space = replace(image_space(load_backbone("fake"), "clip"), packages={"torch": "1"})
+    assert "unused" in bench("cache", "import", archive(tmp_path, ROW, ["a"], space=space))[1]
+    assert "unused" not in bench("cache", "import", archive(tmp_path, ROW, ["a"]))[1]
 
 
 def cut(path):
@@ -300,46 +449,3 @@ def test_a_store_that_everybody_can_write_is_said(bench):
     root.chmod(0o777)
     loud = [part for part in RUN if part != "-q"]
     assert "everybody can write" in bench(*loud)[2]
-
-
-def test_the_code_that_makes_a_vector_is_in_the_key(monkeypatch, tmp_path):
-    backbone = load_backbone("fake")
-    keys = {space(backbone).key for space in (lambda b: image_space(b, "clip"),
-                                               lambda b: text_space(b, truncate=True))}  # fmt: skip
-    for name in ("images.py", "preprocess.py", "embed.py", "texts.py"):
-        path = Path(encoding_code.__file__).parent / name
-        before = path.read_text(encoding="utf-8")
-        assert encoding_code.strip(f"# a remark\n{before}") == encoding_code.strip(before)
-        assert encoding_code.strip(f"{before}\nx = 1") != encoding_code.strip(before)
-        changed = {str(path): f"{before}\nx = 1"}
-        real = Path.read_text
-        monkeypatch.setattr(
-            Path, "read_text",
-            lambda self, changed=changed, real=real, **k: changed.get(str(self)) or real(self, **k),
-        )  # fmt: skip
-        encoding_code.code_sha256.cache_clear()
-        keys |= {image_space(backbone, "clip").key, text_space(backbone, truncate=True).key}
-        monkeypatch.undo()
-    encoding_code.code_sha256.cache_clear()
-    assert len(keys) == 10
-
-
-def test_a_backbones_name_is_in_no_key():
-    backbone = load_backbone("fake")
-    key = image_space(backbone, "clip").key
-    backbone.name = "another"
-    assert image_space(backbone, "clip").key == key
-
-
-def test_what_else_can_change_a_vector_is_in_the_key():
-    backbone = load_backbone("fake")
-    spaces = [image_space(backbone, "clip"), image_space(backbone, "targetpad"),
-              text_space(backbone, truncate=True), text_space(backbone, truncate=False),
-              text_space(backbone, truncate=True, checkpoint="c")]  # fmt: skip
-    for name in ("weights_sha256", "architecture_sha256", "tokenizer_sha256", "precision"):
-        changed = load_backbone("fake")
-        setattr(changed, name, "other")
-        spaces.append(text_space(changed, truncate=True))
-    assert len({space.key for space in spaces}) == len(spaces)
-    store = Store(default_root(), spaces[0], Mode.READ_ONLY)
-    assert store.missing(["a", "a", "b"]) == ["a", "b"]
