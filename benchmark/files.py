@@ -33,26 +33,35 @@ def written_whole(path: Path) -> Iterator[Path]:
     one.
 
     Raises:
-        OSError: it can't be written; it says of which file, also where the disk is full.
+        OSError: it can't be written; names `path`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     remove_abandoned(path.parent.absolute())
-    prefix = f".{path.stem[:_MOST_CHARACTERS]}.{_mark()}"
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=prefix, suffix=path.suffix)
-    os.close(handle)
-    temporary = Path(name)
+    with _name_in_errors(path):
+        prefix = f".{path.stem[:_MOST_CHARACTERS]}.{_mark()}"
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=prefix, suffix=path.suffix)
+        os.close(handle)
+        temporary = Path(name)
+        try:
+            yield temporary
+            temporary.chmod(0o666 & ~_umask())
+            _flush(temporary)
+            temporary.replace(path)
+            _flush(path.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def _name_in_errors(path: Path) -> Iterator[None]:
+    """Has errors name a file, where they name none (a full disk) or its temporary one."""
     try:
-        yield temporary
-        temporary.chmod(0o666 & ~_umask())
-        _flush(temporary)
-        temporary.replace(path)
-        _flush(path.parent)
+        yield
     except OSError as error:
-        if error.errno == errno.ENOSPC and error.filename is None:
-            error.filename = str(path)
+        no_room = error.filename is None and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        if no_room or _MARKED.fullmatch(Path(str(error.filename)).name):
+            error.filename, error.filename2 = str(path), None
         raise
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 @contextmanager

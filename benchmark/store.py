@@ -55,7 +55,7 @@ class Mode(StrEnum):
 
 def default_root() -> Path:
     """CIRBENCH_CACHE, else the platform's place for caches."""
-    return Path(os.environ.get("CIRBENCH_CACHE") or user_cache_path("cirbench"))
+    return Path(os.environ.get("CIRBENCH_CACHE") or user_cache_path("cirbench")).absolute()
 
 
 @contextmanager
@@ -69,9 +69,10 @@ def changing(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise UsageError(
-            f"the store of embeddings can't write {error.filename or folder} ({error.strerror}); "
-            f"what is there stays; make room (bench cache prune), set CIRBENCH_CACHE to another "
-            f"folder, or pass --cache read-only to use what is there, or --cache off"
+            f"the store of embeddings can't write {folder / str(error.filename or '')} "
+            f"({error.strerror}); what is there stays; make room (bench cache prune), set "
+            f"CIRBENCH_CACHE to another folder, or pass --cache read-only to use what is there, or "
+            f"--cache off"
         ) from error
 
 

@@ -58,7 +58,7 @@ class Kept:
 
     def flush(self) -> None:
         """Stores what is new."""
-        if self._store and self._new:
+        if self._new and self._store:
             self._store.add(list(self._new), torch.stack(list(self._new.values())))
             self._new.clear()
 

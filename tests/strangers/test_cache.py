@@ -435,6 +435,11 @@ def test_another_users_store_is_read_without_a_write(bench, monkeypatch, lacking
     assert "--cache read-only" in err
 
 
+def test_a_run_without_texts_opens_no_space_for_them(bench):
+    assert bench(*RUN)[0] == 0
+    assert len(list(default_root().glob("embeddings/*"))) == 1
+
+
 def test_a_store_that_lacks_rows_is_completed_in_memory(bench, monkeypatch):
     assert bench(*RUN)[0] == 0
     before = sorted(default_root().rglob("*"))

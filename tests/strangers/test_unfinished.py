@@ -107,6 +107,14 @@ def test_a_full_disk_names_the_file_and_leaves_no_piece(tmp_path):
     assert (tmp_path / "a.json").read_text(encoding="utf-8") == "old"
 
 
+def test_an_error_names_the_file_and_not_what_it_is_called_for_the_time_being(tmp_path):
+    (tmp_path / "a.json").mkdir()
+    with pytest.raises(IsADirectoryError) as error:
+        write(tmp_path / "a.json")
+    assert (error.value.filename, error.value.filename2) == (str(tmp_path / "a.json"), None)
+    assert names_in(tmp_path) == ["a.json"]
+
+
 def test_a_file_and_its_name_are_on_the_disk_before_it_is_said_to_be_there(tmp_path, monkeypatch):
     flushed, fsync = [], os.fsync
     monkeypatch.setattr(
