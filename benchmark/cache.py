@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import time
 from collections.abc import Iterator, Sequence
@@ -10,8 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cirbench.benchmark.encoding_code import code_sha256
 from cirbench.benchmark.errors import CorruptData, UsageError
-from cirbench.benchmark.store import check_place, encoding_packages, read_header
+from cirbench.benchmark.files import read_regular_file
+from cirbench.benchmark.shard import check_shard, read_shard
+from cirbench.benchmark.space import find_libraries, key_of
+from cirbench.benchmark.store import DESCRIPTION, list_shards
 
 _HOUR_SECONDS = 3_600
 _DAY_SECONDS = 86_400
@@ -22,7 +27,7 @@ class Stored:
     """A space on disk.
 
     Attributes:
-        space: its description, as `store.Space` has it; empty where it can't be read.
+        space: its description, as `space.Space` has it; empty where it can't be read.
         used: when a run last opened it, in seconds since 1970.
     """
 
@@ -39,12 +44,13 @@ class Stored:
     @property
     def is_current(self) -> bool:
         """Whether this version of our code and of the libraries could use it."""
-        return "code" in self.space and self.space.get("packages") == encoding_packages()
+        ours = {"code": code_sha256(), "packages": find_libraries()}
+        return all(self.space.get(name) == value for name, value in ours.items())
 
     def rows(self) -> int | None:
         """How many embeddings there are, by the shards' headers; None where one is damaged."""
         try:
-            return sum(len(read_header(path)["identities"]) for path in self.shards)
+            return sum(len(read_shard(path).identities) for path in self.shards)
         except CorruptData:
             return None
 
@@ -52,24 +58,33 @@ class Stored:
         """Plain data."""
         return {
             "key": self.key, "folder": str(self.folder), "shards": len(self.shards),
-            "rows": self.rows(), "bytes": self.bytes, "used": self.used, **self.space,
+            "rows": self.rows(), "bytes": self.bytes, "used": self.used,
+            "current": self.is_current, **self.space,
         }  # fmt: skip
 
 
 def stored(root: Path) -> list[Stored]:
     """Every space below the cache folder, the one used last first."""
     found = []
-    for path in sorted((root / "embeddings").glob("*/key.json")):
-        try:
-            space = json.loads(path.read_text(encoding="utf-8"))
-        except (ValueError, OSError, RecursionError):
-            space = {}  # what is wrong with it, `verify` says
-        space = space if isinstance(space, dict) else {}
-        shards = tuple(sorted(path.parent.glob("[!.]*.safetensors")))
-        size = sum(shard.lstat().st_size for shard in shards)
-        used = path.lstat().st_mtime
-        found.append(Stored(folder=path.parent, space=space, shards=shards, bytes=size, used=used))
+    for folder in sorted((root / "embeddings").glob("[!.]*")):
+        key, shards = folder / DESCRIPTION, list_shards(folder)
+        if shards or os.path.lexists(key):
+            used = (key if os.path.lexists(key) else folder).lstat().st_mtime
+            size = sum(shard.lstat().st_size for shard in shards)
+            found.append(
+                Stored(
+                    folder=folder, space=_describe(key), shards=tuple(shards), bytes=size, used=used
+                )
+            )
     return sorted(found, key=lambda entry: -entry.used)
+
+
+def _describe(path: Path) -> dict[str, Any]:
+    try:
+        space = json.loads(read_regular_file(path))
+    except (OSError, ValueError, RecursionError):
+        return {}  # `verify` says so
+    return space if isinstance(space, dict) else {}
 
 
 def find(root: Path, key: str) -> Stored:
@@ -85,16 +100,19 @@ def find(root: Path, key: str) -> Stored:
 
 
 def verify(entries: Sequence[Stored], sample: int | None) -> Iterator[tuple[Path, str | None]]:
-    """Reads shards, all or a sample of each space: path and what is wrong with it, if anything."""
+    """Reads descriptions and shards, all or a sample of each space: path and what is wrong with it,
+    if anything."""
     for entry in entries:
-        if not entry.space:
-            yield entry.folder / "key.json", f"{entry.folder / 'key.json'} is not valid JSON"
+        description = entry.folder / DESCRIPTION
+        if os.path.lexists(description) and key_of(entry.space) != entry.key:
+            yield description, f"{description} must be the JSON that its folder is named by"
         shards = list(entry.shards)
         if sample is not None and sample < len(shards):
             shards = random.sample(shards, sample)
         for path in shards:
             try:
-                check_place(path)
+                shard = check_shard(path, entry.key, entry.space)
+                shard.read(range(len(shard.identities)))
             except CorruptData as error:
                 yield path, str(error)
             else:
@@ -103,12 +121,9 @@ def verify(entries: Sequence[Stored], sample: int | None) -> Iterator[tuple[Path
 
 def leftovers(root: Path) -> list[Path]:
     """Unfinished files of runs that were killed; those of the last hour may be in work."""
-    unfinished = (
-        *root.glob("*/*/.*.safetensors"),
-        *root.glob("*/*/.*.json"),
-        *root.glob("*/.*.json"),
-    )
-    return [path for path in unfinished if time.time() - path.stat().st_mtime > _HOUR_SECONDS]
+    kinds = (".import-*", ".cirbench-*", "*/.*.json", "*/*/.*.json", "*/*/.*.safetensors")
+    unfinished = (path for kind in kinds for path in sorted(root.glob(kind)))
+    return [path for path in unfinished if time.time() - path.lstat().st_mtime > _HOUR_SECONDS]
 
 
 def chosen_to_prune(

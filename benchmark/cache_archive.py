@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import re
 import tarfile
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 from cirbench.benchmark.cache import Stored, stored, verify
 from cirbench.benchmark.errors import CorruptData, MissingData
-from cirbench.benchmark.files import written_whole
-from cirbench.benchmark.store import IMPORTED, KEY_DIGITS, key_of, read_imported, unwritable
+from cirbench.benchmark.files import temporary_folder, written_whole
+from cirbench.benchmark.space import key_of
+from cirbench.benchmark.store import DESCRIPTION, IMPORTED, changing
+from cirbench.benchmark.tars import read_members
 
 _NAME = re.compile(r"embeddings/[0-9a-f]+/(key\.json|[0-9a-f]+\.safetensors)")
 """Of every member that `export` writes."""
@@ -22,7 +23,7 @@ def export(entries: Sequence[Stored], output: Path) -> None:
     """Writes spaces into one uncompressed .tar; the same spaces give the same bytes."""
     with written_whole(output) as temporary, tarfile.open(temporary, "w") as tar:
         for entry in sorted(entries, key=lambda entry: entry.key):
-            for path in (entry.folder / "key.json", *entry.shards):
+            for path in (entry.folder / DESCRIPTION, *entry.shards):
                 member = tar.gettarinfo(path, f"embeddings/{entry.key}/{path.name}")
                 member.mtime, member.mode = 0, 0o644
                 member.uid = member.gid = 0
@@ -43,63 +44,63 @@ def take_in(archive: Path, root: Path) -> list[Stored]:
     if not archive.is_file():
         raise MissingData(f"{archive} is not there; bench cache export makes such a file")
     try:
-        root.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=root, prefix=".import-") as temporary:
-            _unpack(archive, Path(temporary))
-            entries = _checked(archive, Path(temporary))
-            for entry in entries:
-                _move(entry, root / "embeddings" / entry.key)
+        file = archive.open("rb")
     except OSError as error:
-        raise unwritable(root, error) from error
+        raise MissingData(f"{archive} can't be read ({error.strerror})") from error
+    with file, changing(root), temporary_folder(root) as temporary:
+        _unpack(archive, file, temporary)
+        entries = _check(archive, stored(temporary))
+        for entry in entries:
+            _move(entry, root / "embeddings" / entry.key)
     return entries
 
 
-def _unpack(archive: Path, folder: Path) -> None:
+def _unpack(archive: Path, file: BinaryIO, folder: Path) -> None:
     """Unpacks an archive of which every member is what `export` writes.
 
-    Uncompressed, it can't hold more than its own size, and links or other names are refused before
-    anything is unpacked.
+    Uncompressed and without holes it can't hold more than its own size; links and other names are
+    refused before anything is unpacked.
     """
+    seen: set[str] = set()
     try:
-        with tarfile.open(archive, "r:") as tar:
-            members = tar.getmembers()
-            for member in members:
-                if not (member.isreg() and _NAME.fullmatch(member.name)):
+        with tarfile.open(fileobj=file, mode="r:") as tar:
+            for member in read_members(tar):
+                plain = member.isreg() and not member.issparse() and member.name not in seen
+                if not (plain and _NAME.fullmatch(member.name)):
                     raise CorruptData(
-                        f"{archive}: every member must be a plain file of a store, got "
-                        f"{member.name!r}; bench cache export makes such a file"
+                        f"{archive}: every member must be a plain file of a store, and be in it "
+                        f"once, got {member.name!r}; bench cache export makes such a file"
                     )
-            for member in members:
-                tar.extract(member, folder, filter="data")
-    except tarfile.TarError as error:
+                seen.add(member.name)
+            tar.extractall(folder, filter="data")
+    except (tarfile.TarError, ValueError) as error:  # ValueError: numbers that are none
         raise CorruptData(
-            f"{archive} is not an uncompressed tar file ({error}); bench cache export makes one"
+            f"{archive} must be a whole, uncompressed tar file ({error}); bench cache export makes "
+            f"one"
         ) from error
 
 
-def _checked(archive: Path, root: Path) -> list[Stored]:
-    entries = stored(root)
+def _check(archive: Path, entries: list[Stored]) -> list[Stored]:
     if not entries:
         raise CorruptData(f"{archive} holds no embeddings; bench cache export makes such a file")
     for entry in entries:
-        if not entry.space or key_of(entry.space)[:KEY_DIGITS] != entry.key:
-            raise CorruptData(f"{archive}: {entry.key} is not the key of its key.json")
-    faults = [fault for _, fault in verify(entries, None) if fault]
-    if faults:
-        raise CorruptData(f"{archive}: {faults[0]}")
+        if key_of(entry.space) != entry.key:
+            raise CorruptData(
+                f"{archive}: the folder {entry.key} must be named by the {DESCRIPTION} in it"
+            )
+        if not str(entry.space.get("backbone")).isprintable():
+            raise CorruptData(f"{archive}: the backbone's name in {entry.key} must be printable")
+    for _, fault in verify(entries, None):
+        if fault:
+            raise CorruptData(f"{archive}: {fault}")
     return entries
 
 
 def _move(entry: Stored, folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    if not (folder / "key.json").exists():
-        with written_whole(folder / "key.json") as temporary:
-            temporary.write_text(
-                json.dumps(entry.space, indent=2, sort_keys=True), encoding="utf-8"
-            )
-    new = {path.stem for path in entry.shards if not (folder / path.name).exists()}
-    with written_whole(folder / IMPORTED) as temporary:
-        names = sorted(read_imported(folder) | new)
-        temporary.write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
+    """Adds a space's shards, in a place of their own: whoever uses them is told."""
+    (folder / IMPORTED).mkdir(parents=True, exist_ok=True)
+    if not (folder / DESCRIPTION).exists():
+        (entry.folder / DESCRIPTION).replace(folder / DESCRIPTION)
     for path in entry.shards:
-        path.replace(folder / path.name)
+        if not (folder / path.name).exists():
+            path.replace(folder / IMPORTED / path.name)

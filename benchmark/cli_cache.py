@@ -8,6 +8,8 @@ import typer
 from cirbench.benchmark.cli_options import HELP, AsJson, print_json
 from cirbench.benchmark.errors import CorruptData, UsageError
 
+UNUSED = "unused: made by another version of cirbench or of its libraries"
+
 cache = typer.Typer(help="The store of embeddings (CIRBENCH_CACHE).", **HELP)  # type: ignore[arg-type]  # one dict for all apps
 
 
@@ -39,7 +41,7 @@ def ls(as_json: AsJson = False) -> None:
     print(tabulate(rows, headers, disable_numparse=True))
     print(f"\n{sum(entry.bytes for entry in entries) / 1e6:,.1f} MB in {default_root()}")
     if not all(entry.is_current for entry in entries):
-        print("unused: made by other versions of cirbench or of its libraries; bench cache prune")
+        print(f"{UNUSED}; bench cache prune removes what is old")
 
 
 @cache.command(epilog="Examples: bench cache info 3f2a")
@@ -67,7 +69,8 @@ def verify(
     Exit 4 if one was cut or altered, unless that is repaired.
     """
     from cirbench.benchmark import cache as stored_cache
-    from cirbench.benchmark.store import default_root, remove_damaged
+    from cirbench.benchmark.files import remove
+    from cirbench.benchmark.store import changing, default_root
 
     checked = list(stored_cache.verify(stored_cache.stored(default_root()), sample))
     faults = {path: fault for path, fault in checked if fault}
@@ -75,7 +78,8 @@ def verify(
     if faults and not repair:
         raise CorruptData("\n".join(faults.values()))
     for path in faults:
-        remove_damaged(path)
+        with changing(path):
+            remove(path)
         print(f"removed {path}")
 
 
@@ -105,7 +109,8 @@ def take_in(
     from cirbench.benchmark.store import default_root
 
     for entry in cache_archive.take_in(archive, default_root()):
-        print(f"added {entry.key[:12]}, {entry.space.get('backbone', '?')}")
+        unused = "" if entry.is_current else f"; {UNUSED}"
+        print(f"added {entry.key[:12]}, {entry.space.get('backbone', '?')}{unused}")
 
 
 @cache.command(
@@ -120,20 +125,21 @@ def prune(
     ] = None,
 ) -> None:
     """Remove what is old or over a size, and what killed runs left."""
-    import shutil
-
     from cirbench.benchmark.cache import chosen_to_prune, leftovers, stored
-    from cirbench.benchmark.store import default_root
+    from cirbench.benchmark.files import remove
+    from cirbench.benchmark.store import changing, default_root
 
     if older_than is None and max_size is None:
         raise UsageError("nothing to prune: pass --older-than or --max-size")
     limit = None if max_size is None else int(max_size * 1e9)
     chosen = chosen_to_prune(stored(default_root()), older_than_days=older_than, max_bytes=limit)
     for entry in chosen:
-        shutil.rmtree(entry.folder)
+        with changing(entry.folder):
+            remove(entry.folder)
         backbone = entry.space.get("backbone", "?")
         print(f"removed {entry.key[:12]}, {backbone}, {entry.bytes / 1e6:,.1f} MB")
     print(f"{len(chosen)} removed")
     for path in leftovers(default_root()):
-        path.unlink(missing_ok=True)
+        with changing(path):
+            remove(path)
         print(f"removed {path.name}, which a killed run left")

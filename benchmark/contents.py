@@ -3,8 +3,9 @@
 A file is taken to be the one it was when its size, both its times of change (of the content, which
 anyone can set back, and of the inode, which nobody can) and its inode are the same, and when it was
 already older than two seconds when it was hashed: a file written again within the clock's grain
-could look the same. In doubt it is hashed again. One small JSON file a folder of pictures; two
-processes that write it at once lose nothing but time.
+could look the same. In doubt it is hashed again. What is remembered of a folder of pictures is one
+small file: the sha256 of what follows, and JSON. Two processes that write it at once lose nothing
+but time.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import os
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,13 +21,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cirbench.benchmark.errors import MissingData
-from cirbench.benchmark.files import check_regular, sha256_of_file, written_whole
+from cirbench.benchmark.files import read_regular_file, sha256_of_file, written_whole
 from cirbench.benchmark.images import chunks
 from cirbench.benchmark.interfaces import ImageRef
 from cirbench.benchmark.progress import Stage
-from cirbench.benchmark.store import unwritable
+from cirbench.benchmark.store import changing
 
 SETTLED_NANOSECONDS = 2_000_000_000
+_FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
+"""Another user's memory may not be written; what it lacks is hashed again next time."""
 _AT_ONCE = 32
 """Pictures a thread is given; one by one, the giving would take longer than a look at a file."""
 
@@ -74,7 +78,6 @@ class Contents:
         known = self._known[path.parent].get(path.name)
         if known and known[:-1] == seen:
             return str(known[-1])
-        check_regular(path, state)
         sha256 = sha256_of_file(path)
         if time.time_ns() - max(state.st_mtime_ns, state.st_ctime_ns) > SETTLED_NANOSECONDS:
             self._known[path.parent][path.name] = [*seen, sha256]
@@ -82,27 +85,31 @@ class Contents:
         return sha256
 
     def _file(self, folder: Path) -> Path:
-        name = hashlib.sha256(str(folder.absolute()).encode()).hexdigest()[:32]
-        return self.root / "contents" / f"{name}.json"
+        return self.root / "contents" / f"{_hash(str(folder.absolute()))[:32]}.txt"
 
     def _load(self, folder: Path) -> dict[str, Mark]:
+        """What is remembered of a folder; nothing if the file is not as it was written."""
         try:
-            found = json.loads(self._file(folder).read_text(encoding="utf-8"))
-        except (OSError, ValueError):  # nothing is lost: what is not remembered is hashed
+            sha256, _, text = read_regular_file(self._file(folder)).decode().partition("\n")
+        except (OSError, ValueError):
             return {}
-        return found if isinstance(found, dict) else {}
+        marks: dict[str, Mark] = json.loads(text) if _hash(text) == sha256 else {}
+        return marks
 
     def _save(self) -> None:
         if self.read_only:
             return
-        try:
+        with changing(self.root):
             for folder in self._changed:
-                with written_whole(self._file(folder)) as temporary:
-                    temporary.write_text(
-                        json.dumps(self._known[folder], sort_keys=True), encoding="utf-8"
-                    )
-        except OSError as error:
-            if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
-                raise unwritable(self.root, error) from error
-            # another user's memory: what it lacks is hashed again next time
+                text = json.dumps(self._known[folder], sort_keys=True)
+                try:
+                    with written_whole(self._file(folder)) as temporary:
+                        temporary.write_text(f"{_hash(text)}\n{text}", encoding="utf-8")
+                except OSError as error:
+                    if error.errno not in _FORBIDDEN:
+                        raise
         self._changed.clear()
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(os.fsencode(text)).hexdigest()

@@ -4,7 +4,6 @@ the tower works."""
 from __future__ import annotations
 
 import hashlib
-import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -21,7 +20,9 @@ from cirbench.benchmark.images import chunks, load_picture, prefetched
 from cirbench.benchmark.interfaces import Backbone, ImageRef, Mode
 from cirbench.benchmark.preprocess import Transform, preprocess, stretched
 from cirbench.benchmark.progress import Reporter, Stage
-from cirbench.benchmark.store import SHARD_ROWS, Store, default_root, identity, image_space
+from cirbench.benchmark.shard import SHARD_ROWS
+from cirbench.benchmark.space import image_space
+from cirbench.benchmark.store import Store, default_root, find_open_folders, identity
 
 T = TypeVar("T")
 
@@ -226,7 +227,7 @@ def stored_images(
     return [
         ImageFeatures(
             values=store.rows(names), rows=rows_of, sha256=hashes, batch_size=embedder.size.value,
-            passes=seen, imported=store.count_imported(names),
+            passes=seen, imported=len(store.imported),
         )
         for embedder, store, seen in zip(embedders, stores, passes, strict=True)
     ]  # fmt: skip
@@ -249,10 +250,10 @@ def embed_with(
     if mode is Mode.OFF:
         return [embed_images(embedder, refs) for embedder in embedders]
     root = default_root()
-    if root.is_dir() and root.stat().st_mode & stat.S_IWOTH:
-        reporter.say(f"everybody can write into the store of embeddings {root}; chmod o-w mends it")
     contents = Contents(root=root, read_only=mode is Mode.READ_ONLY)
     stores = [Store(root, image_space(e.backbone, e.preprocess), mode) for e in embedders]
+    for folder in find_open_folders(root):
+        reporter.say(f"everybody can write the store of embeddings; chmod o-w {folder} mends it")
     with reporter.stage("hashing", len(refs)) as hashing:
         return stored_images(embedders, refs, stores, contents, hashing, reporter.say)
 

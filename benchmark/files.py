@@ -1,19 +1,28 @@
-"""Files that are written whole or not at all, and their hashes. Imports nothing heavy."""
+"""Files that are written whole or not at all, and their hashes. Imports nothing heavy.
+
+What is not finished has a name that says which process writes it. A process that is killed leaves
+it; the next that writes into the same folder removes it, once it is sure that nobody writes it.
+"""
 
 from __future__ import annotations
 
 import errno
-import glob
 import hashlib
 import os
 import re
+import shutil
 import socket
 import stat
 import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
+
+_ABANDONED_SECONDS = 86_400
+_MOST_CHARACTERS = 40
+"""Of a file's name in its temporary one, so that this is not too long."""
 
 
 @contextmanager
@@ -21,27 +30,98 @@ def written_whole(path: Path) -> Iterator[Path]:
     """Gives a temporary path in the same folder that becomes `path` if no error is raised.
 
     It is on the disk before it has the name, so that a power cut leaves the old file or the new
-    one. What a killed writer of the same path left is removed.
+    one.
+
+    Raises:
+        OSError: it can't be written; names `path`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    _remove_leftovers(path)
-    handle, name = tempfile.mkstemp(
-        dir=path.parent, prefix=f".{path.name}.{_HOST}-{os.getpid()}-", suffix=path.suffix
-    )
-    os.close(handle)
-    temporary = Path(name)
+    remove_abandoned(path.parent.absolute())
+    with _name_in_errors(path):
+        prefix = f".{path.stem[:_MOST_CHARACTERS]}.{_mark()}"
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=prefix, suffix=path.suffix)
+        os.close(handle)
+        temporary = Path(name)
+        try:
+            yield temporary
+            temporary.chmod(0o666 & ~_umask())
+            _flush(temporary)
+            temporary.replace(path)
+            _flush(path.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def _name_in_errors(path: Path) -> Iterator[None]:
+    """Has errors name a file, where they name none (a full disk) or its temporary one."""
     try:
-        yield temporary
-        temporary.chmod(0o666 & ~_umask())
-        _flush(temporary)
-        temporary.replace(path)
-        _flush(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
+        yield
+    except OSError as error:
+        no_room = error.filename is None and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        if no_room or _MARKED.fullmatch(Path(str(error.filename)).name):
+            error.filename, error.filename2 = str(path), None
+        raise
 
 
-_HOST = re.sub(r"[^A-Za-z0-9]+", "_", socket.gethostname())[:32]
-_ABANDONED_SECONDS = 86_400
+@contextmanager
+def temporary_folder(parent: Path) -> Iterator[Path]:
+    """A folder in another, for the time being."""
+    parent.mkdir(parents=True, exist_ok=True)
+    remove_abandoned(parent.absolute())
+    with tempfile.TemporaryDirectory(dir=parent, prefix=f".{_mark()}") as name:
+        yield Path(name)
+
+
+def _mark() -> str:
+    return f"cirbench-{_home()}-{os.getpid()}-"
+
+
+_MARKED = re.compile(r"\..*cirbench-([0-9a-f]{12})-([0-9]+)-\w+(\..*)?")
+
+
+@cache
+def _home() -> str:
+    """Where a process number means one process: this machine since its start, this container."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii")
+        home = f"{boot}{Path('/proc/self/ns/pid').readlink()}"
+    except OSError:
+        home = socket.gethostname()
+    return hashlib.sha256(home.encode()).hexdigest()[:12]
+
+
+@cache
+def remove_abandoned(folder: Path) -> None:
+    """Removes what dead processes left unfinished in a folder, once in a process.
+
+    They are dead if they were here and are gone; of those elsewhere a day must have passed.
+    """
+    for old in folder.iterdir():
+        if found := _MARKED.fullmatch(old.name):
+            here = found[1] == _home()
+            with suppress(OSError):  # another was first, or it is another user's
+                dead = here and not _is_alive(int(found[2]))
+                if dead or time.time() - old.lstat().st_mtime > _ABANDONED_SECONDS:
+                    remove(old)
+
+
+def remove(path: Path) -> None:
+    """Removes a file, a link, or a folder with all that is in it."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def _flush(path: Path) -> None:
@@ -54,28 +134,6 @@ def _flush(path: Path) -> None:
             raise
     finally:
         os.close(handle)
-
-
-def _remove_leftovers(path: Path) -> None:
-    """Removes temporary files of this path whose writers are surely dead: processes of this
-    machine that are gone, or any after a day."""
-    for old in path.parent.glob(f".{glob.escape(path.name)}.*-*-*"):
-        host, _, rest = old.name.removeprefix(f".{path.name}.").partition("-")
-        number = rest.partition("-")[0]
-        with suppress(OSError):
-            dead = host == _HOST and number.isdigit() and not _is_alive(int(number))
-            if dead or time.time() - old.stat().st_mtime > _ABANDONED_SECONDS:
-                old.unlink()
-
-
-def _is_alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def _umask() -> int:

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 PACKAGES = (
-    "cirbench", "torch", "torchvision", "open_clip_torch", "timm", "transformers", "numpy",
-    "pillow", "safetensors",
+    "cirbench", "torch", "torchvision", "open_clip_torch", "timm", "transformers", "tokenizers",
+    "ftfy", "regex", "numpy", "pillow", "safetensors",
 )  # fmt: skip
 
 

@@ -86,7 +86,9 @@ def run(plan: Plan, reporter: Reporter) -> Iterator[Record]:
         with cell_clock.stage("score"):
             per_query = score(plan.data, ranking, plan.protocol)
             cell = _cell(plan, backbone, method, checkpoint)
-            body = _record_body(plan, backbone, checkpoint, images, per_query, cell_clock)
+            body = _record_body(
+                plan, backbone, checkpoint, images, own_texts, per_query, cell_clock
+            )
             body["method"] = {"zero_shot": method.zero_shot, "remarks": list(method.remarks)}
             if not plan.data.labelled:
                 files = plan.task.submission(plan.data, per_query)
@@ -157,6 +159,7 @@ def _record_body(
     backbone: Backbone,
     checkpoint: Checkpoint | None,
     images: ImageFeatures,
+    texts: TextFeatures,
     per_query: PerQuery,
     clock: Clock,
 ) -> dict[str, Any]:
@@ -196,7 +199,7 @@ def _record_body(
         },
         "annotations": {
             "released": plan.released, "files": dict(data.annotations),
-            "remarks": [*data.remarks, *backbone.remarks, *images.remarks],
+            "remarks": [*data.remarks, *backbone.remarks, *images.remarks, *texts.remarks],
         },
         "run": {
             "partial": plan.partial,
@@ -207,7 +210,7 @@ def _record_body(
             "cache": request.cache,
             "workers": request.workers,
             "threads": torch.get_num_threads(),
-            "imported_rows": images.imported,
+            "imported_rows": images.imported + texts.imported,
             "preprocess": {"name": plan.protocol.preprocess, **backbone.image_spec.as_dict()},
             "seconds": clock.seconds,
             "peak_memory_bytes": peak_memory_bytes(),

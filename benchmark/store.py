@@ -1,146 +1,70 @@
 """Embeddings on disk, addressed by content: no picture is encoded twice by the same tower.
 
-A *space* is everything that can change a vector besides the picture: towers, tokenizer,
-preprocessing, precision, library versions, the content of our own code. It has a folder, named by
-the sha256 of its description, which lies beside the data as `key.json` and in every shard, and is
-compared when a shard is read. A backbone's name is no part of it: the same files under other names
-share a space. In a space, a row is found by the content of its picture, wherever that lies and
-whatever it is called.
+A *space* (`space.py`) is everything that can change a vector besides the picture. It has a folder,
+named by the sha256 of its description, which lies beside the data as `key.json` and in every shard,
+and is compared when a shard is read. In a space, a row is found by the content of its picture,
+wherever that lies and whatever it is called.
 
-Shards are safetensors files of at most 4,096 rows, named by the sha256 of their own bytes and put
-in place by a rename: a shard that is there is whole, and one that was altered no longer has its
-name. A run that is killed loses the shard in work. Processes that want the same rows wait for each
-other by a lock that dies with its holder; where the file system has no such locks, two may do the
-same work, and store the same bytes.
+A run that is killed loses the shard in work. Processes that want the same rows wait for each other
+by a lock that dies with its holder. Where the file system has no such locks, or the holder goes on
+for an hour, two do the same work: a shard is named by its content, so nothing is lost.
 
 The number of threads and the batch size are no part of a space, though they move a vector's last
-digits (up to 4e-6 was seen): the same bytes come from the same machine with the same settings.
+digits (up to 4e-6 was seen): the same bytes come from the same kind of machine with the same number
+of threads and the same batches. A record says how many threads there were.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
-import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
-from dataclasses import asdict, dataclass, field, replace
+import stat
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import torch
 from filelock import BaseFileLock, FileLock, Timeout
 from platformdirs import user_cache_path
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
-from cirbench.benchmark.encoding_code import code_sha256
 from cirbench.benchmark.errors import CorruptData, UsageError
-from cirbench.benchmark.files import sha256_of_file, written_whole
-from cirbench.benchmark.interfaces import Backbone, Mode
-from cirbench.benchmark.provenance import package_versions
+from cirbench.benchmark.files import remove, written_whole
+from cirbench.benchmark.interfaces import Mode
+from cirbench.benchmark.shard import Shard, check_shard, write_shard
+from cirbench.benchmark.space import Space
 
-SHARD_ROWS = 4096
-_PACKAGES = ("torch", "torchvision", "pillow", "open_clip_torch", "timm", "transformers")
-KEY_DIGITS = 32
-IMPORTED = "imported.txt"
-_PATIENCE_SECONDS = 5
+DESCRIPTION = "key.json"
+IMPORTED = "imported"
+"""The folder in a space's for shards that another machine made."""
+_WAITED_SECONDS = (5, 55, 540, 3000)
+"""How long a lock is waited for before each word about it; after the last, nobody waits."""
 
 
 def default_root() -> Path:
     """CIRBENCH_CACHE, else the platform's place for caches."""
-    return Path(os.environ.get("CIRBENCH_CACHE") or user_cache_path("cirbench"))
+    return Path(os.environ.get("CIRBENCH_CACHE") or user_cache_path("cirbench")).absolute()
 
 
-@dataclass(frozen=True, kw_only=True)
-class Space:
-    """Everything but the picture that can change its embedding.
+@contextmanager
+def changing(folder: Path) -> Iterator[None]:
+    """Says what to do where a folder of the store can't be written: full, read-only, no folder.
 
-    Attributes:
-        preprocess: what is done to a picture, or a text, before it reaches the tower.
-        device: its kind alone; cuda:0 and cuda:1 compute alike, a CPU does not.
-        tokenizer: sha256, for texts and prompts.
-        width: of a row; None where any will do.
-        checkpoint: sha256 of the method's weights that make the pseudo-words of prompts.
-        code: sha256 of the code that makes a vector.
-        backbone: its name, for a person; not part of the key.
+    Raises:
+        UsageError: names the file, if the system does.
     """
-
-    kind: str
-    backbone: str
-    weights: str
-    architecture: str
-    preprocess: str
-    precision: str
-    device: str
-    width: int | None = None
-    tokenizer: str | None = None
-    checkpoint: str | None = None
-    packages: Mapping[str, str | None] = field(default_factory=lambda: encoding_packages())
-    code: str = field(default_factory=lambda: code_sha256())
-
-    @property
-    def canonical(self) -> str:
-        """The text that is hashed."""
-        return canonical(asdict(self))
-
-    @property
-    def key(self) -> str:
-        return key_of(asdict(self))
-
-
-def encoding_packages() -> dict[str, str | None]:
-    """Versions of the libraries that decide a vector."""
-    return {name: version for name, version in package_versions().items() if name in _PACKAGES}
-
-
-def canonical(space: Mapping[str, Any]) -> str:
-    """One text for one space; those of before `code` had the backbone's name in their keys."""
-    said = {name: value for name, value in space.items() if name != "backbone"}
-    return json.dumps(said if "code" in space else space, sort_keys=True, separators=(",", ":"))
-
-
-def key_of(space: Mapping[str, Any]) -> str:
-    """sha256 of a space's description, whichever version of this code wrote it."""
-    return hashlib.sha256(canonical(space).encode()).hexdigest()
-
-
-def unwritable(folder: Path, error: OSError) -> UsageError:
-    """What a user is told when the store can't be written: full, read-only, no folder."""
-    return UsageError(
-        f"embeddings can't be stored in {folder} ({error.strerror}); what is there stays; make "
-        f"room (bench cache prune), set CIRBENCH_CACHE to another folder, or give --cache off, or "
-        f"--cache read-only to use what is there"
-    )
-
-
-def image_space(backbone: Backbone, preprocess: str) -> Space:
-    """Under which a backbone's embeddings of pictures are stored."""
-    return _space("image", backbone, backbone.image_spec.fingerprint(preprocess))
-
-
-def text_space(backbone: Backbone, *, truncate: bool, checkpoint: str | None = None) -> Space:
-    """Under which its embeddings of texts are stored; with a checkpoint, those of prompts with the
-    pseudo-words that these weights make."""
-    kind = "prompt" if checkpoint else "text"
-    space = _space(kind, backbone, "cut to the context" if truncate else "uncut")
-    return replace(space, tokenizer=backbone.tokenizer_sha256, checkpoint=checkpoint)
-
-
-def _space(kind: str, backbone: Backbone, preprocess: str) -> Space:
-    return Space(
-        kind=kind,
-        backbone=backbone.name,
-        weights=backbone.weights_sha256,
-        architecture=backbone.architecture_sha256,
-        preprocess=preprocess,
-        precision=backbone.precision,
-        device=torch.device(backbone.device).type,
-        width=backbone.embedding_width,
-        code=code_sha256(type(backbone)),
-    )
+    try:
+        yield
+    except OSError as error:
+        raise UsageError(
+            f"the store of embeddings can't write {folder / str(error.filename or '')} "
+            f"({error.strerror}); what is there stays; make room (bench cache prune), set "
+            f"CIRBENCH_CACHE to another folder, or pass --cache read-only to use what is there, or "
+            f"--cache off"
+        ) from error
 
 
 def identity(content_sha256: str, box: tuple[int, int, int, int] | None = None) -> str:
@@ -148,8 +72,26 @@ def identity(content_sha256: str, box: tuple[int, int, int, int] | None = None) 
     return content_sha256 if box is None else f"{content_sha256}@{','.join(map(str, box))}"
 
 
+def find_open_folders(root: Path) -> list[Path]:
+    """The folders of a store into which everybody can put rows that runs would take for theirs."""
+    folders = (root, *root.glob("embeddings"), *root.glob("embeddings/*"))
+    return [path for path in folders if path.is_dir() and path.stat().st_mode & stat.S_IWOTH]
+
+
+def list_shards(folder: Path) -> list[Path]:
+    """The shards in a space's folder: those that were made here, then the imported ones."""
+    return [
+        path
+        for place in (folder, folder / IMPORTED)
+        for path in sorted(place.glob("[!.]*.safetensors"))
+    ]
+
+
 class Store:
     """The rows of one space.
+
+    Attributes:
+        imported: what was asked for and came from another machine.
 
     Raises (everywhere a shard is read):
         CorruptData: a shard is cut, altered or of another space; the message names it.
@@ -157,23 +99,22 @@ class Store:
 
     def __init__(self, root: Path, space: Space, mode: Mode = Mode.USE) -> None:
         self.space, self.mode = space, mode
-        self.folder = root / "embeddings" / space.key[:KEY_DIGITS]
-        self._places: dict[str, tuple[Path, int]] = {}
+        self.folder = root / "embeddings" / space.key
+        self.imported: set[str] = set()
+        self._places: dict[str, tuple[Shard, int]] = {}
         self._read: set[Path] = set()
+        self._changed: list[int] | None = None
         self._kept: dict[str, Tensor] = {}
         if mode in (Mode.USE, Mode.REFRESH):
             self._create()
 
     def _create(self) -> None:
-        key = self.folder / "key.json"
-        try:
-            if not key.exists():
-                with written_whole(key) as temporary:
-                    temporary.write_text(
-                        json.dumps(asdict(self.space), indent=2, sort_keys=True), encoding="utf-8"
-                    )
-        except OSError as error:
-            raise unwritable(self.folder, error) from error
+        key = self.folder / DESCRIPTION
+        if not key.exists():
+            with changing(self.folder), written_whole(key) as temporary:
+                temporary.write_text(
+                    json.dumps(asdict(self.space), indent=2, sort_keys=True), encoding="utf-8"
+                )
         with suppress(OSError):  # another user's space can be read all the same
             os.utime(key)
 
@@ -188,19 +129,14 @@ class Store:
         distinct = dict.fromkeys(identities)
         return [name for name in distinct if name not in self._places and name not in self._kept]
 
-    def count_imported(self, identities: Sequence[str]) -> int:
-        """How many of these rows came from another machine's archive."""
-        imported = read_imported(self.folder)
-        places = (self._places.get(name) for name in identities)
-        return sum(place is not None and place[0].stem in imported for place in places)
-
     def forget(self, identities: Sequence[str]) -> None:
         """Removes the shards that hold any of these, so that they are computed anew."""
         self._look()
-        for path in {self._places[name][0] for name in identities if name in self._places}:
-            path.unlink(missing_ok=True)
+        for path in {self._places[name][0].path for name in identities if name in self._places}:
+            with changing(self.folder):
+                path.unlink(missing_ok=True)
             self._read.discard(path)
-            self._places = {n: p for n, p in self._places.items() if p[0] != path}
+            self._places = {n: p for n, p in self._places.items() if p[0].path != path}
 
     def forget_all(self) -> None:
         """Removes every shard of the space."""
@@ -209,17 +145,17 @@ class Store:
 
     def rows(self, identities: Sequence[str]) -> Tensor:
         """(len(identities), C) float32."""
+        found = {name: self._kept[name] for name in identities if name in self._kept}
         wanted: dict[Path, list[str]] = {}
         for name in dict.fromkeys(identities):
-            if name not in self._kept:
-                wanted.setdefault(self._places[name][0], []).append(name)
-        found = {name: self._kept[name] for name in identities if name in self._kept}
+            if name not in found:
+                wanted.setdefault(self._places[name][0].path, []).append(name)
         for path, names in wanted.items():
-            rows = [self._places[name][1] for name in names]
-            values = read_rows(path, min(rows), max(rows) + 1)
-            if not values.isfinite().all():
-                raise _damaged(path, "it holds numbers that are not finite")
-            found.update((n, values[row - min(rows)]) for n, row in zip(names, rows, strict=True))
+            shard = self._places[names[0]][0]
+            rows = shard.read([self._places[name][1] for name in names])
+            found.update(zip(names, rows, strict=True))
+            if path.parent.name == IMPORTED:
+                self.imported.update(names)
         return torch.stack([found[name] for name in identities])
 
     def add(self, identities: Sequence[str], values: Tensor) -> None:
@@ -227,18 +163,8 @@ class Store:
         if self.mode is Mode.READ_ONLY:
             self._kept.update(zip(identities, values, strict=True))
             return
-        header = {"space": self.space.canonical, "identities": list(identities)}
-        content = save(
-            {"values": values.contiguous()},
-            {"cirbench": json.dumps(header, sort_keys=True, separators=(",", ":"))},
-        )
-        path = self.folder / f"{hashlib.sha256(content).hexdigest()[:KEY_DIGITS]}.safetensors"
-        try:
-            with written_whole(path) as temporary:
-                temporary.write_bytes(content)
-        except OSError as error:
-            raise unwritable(self.folder, error) from error
-        self._index(path, identities)
+        with changing(self.folder):
+            self._index(write_shard(self.folder, self.space.canonical, identities, values))
 
     @contextmanager
     def working_on(
@@ -247,137 +173,63 @@ class Store:
         """Keeps other processes from computing the same rows; a dead holder's lock is free.
 
         Args:
-            say: told when another process has been waited for, for some seconds.
+            say: told how long another process has been waited for.
+
+        Raises:
+            UsageError: the rows could not be stored, which is better found out before the work.
         """
+        if self.mode is Mode.READ_ONLY:
+            yield
+            return
+        if not os.access(self.folder, os.W_OK):
+            with changing(self.folder):
+                raise OSError(errno.EACCES, os.strerror(errno.EACCES), str(self.folder))
         digest = hashlib.sha256("\n".join(identities).encode()).hexdigest()[:16]
         lock = FileLock(self.folder / f".{digest}.lock", fallback_to_soft=False)
         with ExitStack() as held:
-            if self.mode is not Mode.READ_ONLY:
-                with suppress(OSError, NotImplementedError):
-                    held.enter_context(_acquire(lock, say))
+            with suppress(OSError, NotImplementedError):  # a file system without locks
+                held.enter_context(_wait_for(lock, say))
             yield
 
     def _look(self) -> None:
-        for path in sorted(self.folder.glob("[!.]*.safetensors")):
+        """Reads the shards that are new, if the folder has changed since it was listed."""
+        changed = [
+            place.stat().st_mtime_ns
+            for place in (self.folder, self.folder / IMPORTED)
+            if place.is_dir()
+        ]
+        if changed == self._changed:
+            return
+        self._changed = changed
+        for path in list_shards(self.folder):
             if path not in self._read:
                 try:
-                    self._index(path, check_shard(path, self.space))
+                    self._index(check_shard(path, self.space.key, asdict(self.space)))
                 except CorruptData:
                     if self.mode is not Mode.REFRESH:
                         raise
-                    remove_damaged(path)
+                    with changing(self.folder):
+                        remove(path)
 
-    def _index(self, path: Path, identities: Sequence[str]) -> None:
-        self._read.add(path)
-        for row, name in enumerate(identities):
-            self._places.setdefault(name, (path, row))
+    def _index(self, shard: Shard) -> None:
+        self._read.add(shard.path)
+        for row, name in enumerate(shard.identities):
+            self._places.setdefault(name, (shard, row))
 
 
-def _acquire(
+def _wait_for(
     lock: BaseFileLock, say: Callable[[str], None] | None
 ) -> AbstractContextManager[object]:
-    try:
-        return lock.acquire(timeout=_PATIENCE_SECONDS)
-    except Timeout:
-        if say:
-            say(f"waiting for another process that computes the same rows ({lock.lock_file})")
-        return lock.acquire()
-
-
-def check_shard(path: Path, space: Space) -> list[str]:
-    """The identities in a shard, once its bytes, its space and its shape have been found right."""
-    header, width = _whole_header(path)
-    if header["space"] != space.canonical:
-        raise _damaged(path, f"it is of another space: {_difference(header['space'], space)}")
-    if space.width not in (None, width):
-        raise _damaged(path, f"its rows must have {space.width} numbers, and have {width}")
-    identities: list[str] = header["identities"]
-    return identities
-
-
-def check_place(path: Path) -> None:
-    """That a shard is whole, lies in the folder of its own space, and holds finite numbers."""
-    header, width = _whole_header(path)
-    space = json.loads(header["space"])
-    if (key := key_of(space)[:KEY_DIGITS]) != path.parent.name:
-        raise _damaged(path, f"it is of another space ({key})")
-    if space.get("width") not in (None, width):
-        raise _damaged(path, f"its rows must have {space['width']} numbers, and have {width}")
-    if not read_rows(path, 0, len(header["identities"])).isfinite().all():
-        raise _damaged(path, "it holds numbers that are not finite")
-
-
-def _whole_header(path: Path) -> tuple[dict[str, Any], int]:
-    """A shard's header and the width of its rows."""
-    try:
-        sha256 = sha256_of_file(path)
-    except OSError as error:
-        raise _damaged(path, str(error.strerror)) from error
-    if sha256[:KEY_DIGITS] != path.stem:
-        raise _damaged(path, "it was cut or altered")
-    header = read_header(path)
-    with _opened(path) as file:
-        values = file.get_slice("values")
-        shape, kind = values.get_shape(), values.get_dtype()
-    if kind != "F32" or len(shape) != 2 or shape[0] != len(header["identities"]):
-        raise _damaged(
-            path, f"{len(header['identities'])} names go with numbers of shape {shape} ({kind})"
-        )
-    return header, int(shape[1])
-
-
-def remove_damaged(path: Path) -> None:
-    """Removes a damaged file of a space, whatever it is; with its key.json, the whole space."""
-    path = path.parent if path.name == "key.json" else path
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
-
-
-def read_imported(folder: Path) -> set[str]:
-    """The shards of a space, without their endings, that came from another machine."""
-    path = folder / IMPORTED
-    return set(path.read_text(encoding="utf-8").split()) if path.is_file() else set()
-
-
-def read_header(path: Path) -> dict[str, Any]:
-    """What a shard says of itself: its space, and the identities of its rows."""
-    with _opened(path) as file:
-        header = json.loads((file.metadata() or {})["cirbench"])
-        if not (isinstance(header["space"], str) and isinstance(header["identities"], list)):
-            raise TypeError("its header is not one of ours")
-        found: dict[str, Any] = header
-        return found
-
-
-def read_rows(path: Path, first: int, end: int) -> Tensor:
-    """(end - first, C) float32; the rest of the file is not read."""
-    with _opened(path) as file:
-        rows: Tensor = file.get_slice("values")[first:end]
-        return rows
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[Any]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            yield file
-    except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
-        raise _damaged(path, str(error)) from error
-
-
-def _damaged(path: Path, why: str) -> CorruptData:
-    return CorruptData(
-        f"the shard of embeddings {path} can't be used: {why}; bench cache verify --repair removes "
-        f"all such shards, and their rows are computed again"
-    )
-
-
-def _difference(found: str, space: Space) -> str:
-    theirs, ours = json.loads(found), json.loads(space.canonical)
-    return ", ".join(
-        f"{name} {theirs.get(name)}, not {value}"
-        for name, value in ours.items()
-        if theirs.get(name) != value
-    )
+    """Holds a lock, or gives up on one that a process on some host has not let go for an hour."""
+    waited = 0
+    for seconds in _WAITED_SECONDS:
+        try:
+            return lock.acquire(timeout=seconds)
+        except Timeout:
+            waited += seconds
+            if say:
+                say(
+                    f"waited {waited} s for another process that computes the same embeddings "
+                    f"(it holds {lock.lock_file})"
+                )
+    return nullcontext()

@@ -13,7 +13,9 @@ import torch
 from torch import Tensor
 
 from cirbench.benchmark.interfaces import Backbone, Mode
-from cirbench.benchmark.store import SHARD_ROWS, Store, default_root, text_space
+from cirbench.benchmark.shard import SHARD_ROWS
+from cirbench.benchmark.space import text_space
+from cirbench.benchmark.store import Store, default_root
 
 
 class Kept:
@@ -48,9 +50,15 @@ class Kept:
             self.flush()
         return rows
 
+    @property
+    def imported(self) -> Set[str]:
+        """The names of those that were asked for and that another machine made."""
+        store: Store | None = vars(self).get("_store")  # if it was opened
+        return store.imported if store else frozenset()
+
     def flush(self) -> None:
         """Stores what is new."""
-        if self._store and self._new:
+        if self._new and self._store:
             self._store.add(list(self._new), torch.stack(list(self._new.values())))
             self._new.clear()
 
@@ -73,6 +81,7 @@ class TextFeatures:
         self.backbone, self.truncate, self.mode = backbone, truncate, mode
         self._texts = self._kept()
         self._prompts: Kept | None = None
+        self._asked = set[str]()
 
     def of_method(self, checkpoint: str | None) -> Self:
         """With the same texts, and with the prompts of the method that has these weights.
@@ -80,6 +89,7 @@ class TextFeatures:
         Without a store they are not kept: no other method has the same pseudo-words.
         """
         own = copy(self)
+        own._asked = set()
         stored = checkpoint and self.mode is not Mode.OFF
         own._prompts = self._kept(checkpoint) if stored else None
         return own
@@ -97,6 +107,7 @@ class TextFeatures:
             return self.backbone.encode_texts([texts[i] for i in rows], truncate=self.truncate)
 
         names = [hashlib.sha256(text.encode()).hexdigest() for text in texts]
+        self._asked.update(names)
         return self._texts.of(names, encode).to(self.backbone.device)
 
     def of_prompts(self, prompts: Sequence[str], words: Tensor) -> Tensor:
@@ -111,6 +122,19 @@ class TextFeatures:
             return encode(range(len(prompts)))
         names = [_name(prompt, word) for prompt, word in zip(prompts, words.cpu(), strict=True)]
         return self._prompts.of(names, encode).to(self.backbone.device)
+
+    @property
+    def imported(self) -> int:
+        """How many of the texts and prompts that were asked for another machine made."""
+        prompts = self._prompts.imported if self._prompts else ()
+        return len(self._asked & self._texts.imported) + len(prompts)
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What a reader of numbers should know of where the vectors are from."""
+        if not self.imported:
+            return ()
+        return (f"{self.imported:,} embeddings of texts were made on another machine and imported",)
 
     def flush(self) -> None:
         """Stores what is new, at the end of a method."""

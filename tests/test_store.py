@@ -33,7 +33,9 @@ from cirbench.benchmark.interfaces import Mode
 from cirbench.benchmark.plan import Request, plan
 from cirbench.benchmark.progress import Reporter
 from cirbench.benchmark.run import run
-from cirbench.benchmark.store import Space, Store, check_shard, identity, image_space
+from cirbench.benchmark.shard import check_shard
+from cirbench.benchmark.space import Space, image_space
+from cirbench.benchmark.store import Store, identity
 from cirbench.datasets.emoji.pictures import FOLDER
 
 SPACE = Space(
@@ -43,7 +45,7 @@ SPACE = Space(
 OTHER = {
     "kind": "text", "weights": "w2", "architecture": "a2", "preprocess": "p2",
     "precision": "bf16", "device": "cuda", "packages": {"torch": "3"}, "code": "d2",
-    "checkpoint": "c2", "tokenizer": "t2", "width": 4,
+    "checkpoint": "c2", "tokenizer": "t2", "width": 4, "plug_in": "p2",
 }  # fmt: skip
 FAULTS = int(os.environ.get("CIRBENCH_TEST_FAULTS", "3"))
 """How many kills; `make faults` has thirty."""
@@ -159,7 +161,7 @@ def test_without_locks_work_goes_on(tmp_path, monkeypatch):
 def test_a_lock_that_a_dead_process_left_is_free(tmp_path):
     script = (
         "import os, sys; from pathlib import Path\n"
-        "from cirbench.benchmark.store import Space, Store\n"
+        "from cirbench.benchmark.space import Space; from cirbench.benchmark.store import Store\n"
         f"store = Store(Path(sys.argv[1]), Space(**{asdict(SPACE)!r}))\n"
         "with store.working_on(['a']): os.kill(os.getpid(), 9)"
     )
@@ -264,13 +266,25 @@ def test_a_file_just_written_is_not_remembered(tmp_path, picture, monkeypatch):
     assert not (tmp_path / "c").exists()
 
 
-def test_a_damaged_memory_is_no_obstacle(tmp_path, picture, monkeypatch):
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: b"",
+        lambda content: b"[",
+        lambda content: content[:-1],
+        lambda content: content.replace(b"a.png", b"b.png"),
+        lambda content: content[:-5] + (b"0" if content[-5:-4] == b"1" else b"1") + content[-4:],
+        lambda content: b'{"a.png": 5}',
+        lambda content: b"\xff\n" + content,
+    ],
+)
+def test_a_damaged_memory_is_no_obstacle(tmp_path, picture, monkeypatch, damage):
     path = tmp_path / "a.png"
     path.write_bytes(picture(0))
     monkeypatch.setattr("cirbench.benchmark.contents.SETTLED_NANOSECONDS", -(10**9))
     first = Contents(root=tmp_path).sha256([file_ref(path, "a")], Stage(), 1)
     [memory] = (tmp_path / "contents").iterdir()
-    memory.write_text("[", encoding="utf-8")
+    memory.write_bytes(damage(memory.read_bytes()))
     assert Contents(root=tmp_path).sha256([file_ref(path, "a")], Stage(), 1) == first
 
 
@@ -334,7 +348,7 @@ def test_two_towers_share_one_decoding_and_store_what_each_alone_would(
     assert [one.backbone.seen for one in embedders] == [24, 19]
     for found, wanted in zip(joint, alone, strict=True):
         torch.testing.assert_close(found.values, wanted.values, rtol=0, atol=1e-5)
-    shards = [{p.name for p in (tmp_path / root).rglob(f"{SPACE.key[:32]}/*.safetensors")}
+    shards = [{p.name for p in (tmp_path / root).rglob(f"{SPACE.key}/*.safetensors")}
               for root in ("alone", "joint")]  # fmt: skip
     assert shards[0] == shards[1]
 
@@ -417,7 +431,8 @@ from cirbench.benchmark.backbones import load_backbone
 from cirbench.benchmark.contents import Contents
 from cirbench.benchmark.images import images_in_folder
 from cirbench.benchmark.preprocess import preprocess
-from cirbench.benchmark.store import Mode, Space, Store
+from cirbench.benchmark.space import Space
+from cirbench.benchmark.store import Mode, Store
 embed.SHARD_ROWS = 4
 class Slow:
     def __init__(self):
@@ -537,7 +552,7 @@ def test_verify_names_a_shard_in_a_foreign_folder(cached):
     shutil.copy(cached[0], cached[1].parent)
     found = bench("verify")
     assert "2 shards are whole, 1 are not" in found.stdout
-    assert "another space (" in str(found.exception)
+    assert "another space: weights w instead of w2" in str(found.exception)
 
 
 def test_a_space_of_a_newer_version_is_listed_and_left_alone(cached):
@@ -593,7 +608,10 @@ def altered(members):
         (altered, "cut or altered"),
         (lambda members: {"notes.txt": b"x"}, "got 'notes.txt'"),
         (lambda members: {"../out.txt": b"x", **members}, "got '../out.txt'"),
-        (lambda members: {n.replace("/", "/0", 1): c for n, c in members.items()}, "not the key"),
+        (
+            lambda members: {n.replace("/", "/0", 1): c for n, c in members.items()},
+            "must be named by",
+        ),
     ],
 )
 def test_an_archive_that_is_not_what_it_says_adds_nothing(
@@ -622,4 +640,4 @@ def test_a_file_that_is_no_archive_is_refused(cached, tmp_path):
 
 
 def test_a_shard_says_what_it_holds(tmp_path):
-    assert check_shard(one_shard(Path(tmp_path)), SPACE) == ["a", "b"]
+    assert check_shard(one_shard(tmp_path), SPACE.key, {}).identities == ("a", "b")

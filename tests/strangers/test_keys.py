@@ -1,0 +1,340 @@
+"""All that can change a vector is in the key that it is stored under, or changes no vector."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import json
+import os
+import re
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from models import write_hf, write_open_clip
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from cirbench.benchmark import provenance
+from cirbench.benchmark.backbones import load_backbone
+from cirbench.benchmark.embed import BatchSize, Embedder, embed_with
+from cirbench.benchmark.encoding_code import MODULES, hash_code, strip
+from cirbench.benchmark.images import file_ref
+from cirbench.benchmark.interfaces import Mode
+from cirbench.benchmark.preprocess import preprocess
+from cirbench.benchmark.progress import Reporter
+from cirbench.benchmark.space import image_space, text_space
+
+OURS = Path(provenance.__file__).parent
+TEXTS = ["A red, dog!", "it's  two cars", "Ünïcode &amp; more"]
+PICTURE = Image.linear_gradient("L").resize((80, 60)).convert("RGB")
+
+
+@dataclass
+class Encoded:
+    """Key and vectors of one kind."""
+
+    key: str
+    values: torch.Tensor
+
+    def meets(self, other):
+        """Whether the store would give these for the others."""
+        return self.key == other.key
+
+    def equals(self, other):
+        return torch.equal(self.values, other.values)
+
+
+def encode(backbone):
+    """Pictures, texts and prompts by a backbone, each with the key it would be stored under."""
+    word = torch.ones(1, backbone.token_width)
+    with torch.inference_mode():
+        pixels = preprocess("clip", backbone.image_spec)(PICTURE)
+        return {
+            "image": Encoded(image_space(backbone, "clip").key,
+                             backbone.encode_images(pixels.unsqueeze(0))),
+            "text": Encoded(text_space(backbone, truncate=True).key,
+                            backbone.encode_texts(TEXTS, truncate=True)),
+            "prompt": Encoded(text_space(backbone, truncate=True, checkpoint="c").key,
+                              backbone.encode_prompts(["a * photo"], word, truncate=True)),
+        }  # fmt: skip
+
+
+def change_json(name, change):
+    def do(folder):
+        path = folder / name
+        found = json.loads(path.read_text(encoding="utf-8"))
+        change(found)
+        path.write_text(json.dumps(found), encoding="utf-8")
+
+    return do
+
+
+def change_weight(name, part):
+    def do(folder):
+        weights = load_file(folder / name)
+        key = next(key for key in sorted(weights) if part in key and weights[key].dim() > 1)
+        weights[key] *= 1.5
+        save_file(weights, folder / name, {"format": "pt"})
+
+    return do
+
+
+def open_clip_setting(part, **settings):
+    return change_json(
+        "open_clip_config.json", lambda found: found["model_cfg"][part].update(settings)
+    )
+
+
+def drop_merge(folder):
+    path = folder / "merges.txt"
+    merges = path.read_text(encoding="utf-8")
+    path.write_text(merges.replace("\ndo g</w>\n", "\n"), encoding="utf-8")
+
+
+def swap_words(found):
+    found["dog</w>"], found["red</w>"] = found["red</w>"], found["dog</w>"]
+
+
+def write_preprocessor(folder):
+    own = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+    (folder / "preprocessor_config.json").write_text(json.dumps(own), encoding="utf-8")
+
+
+def own_mean(folder):
+    change_json(
+        "open_clip_config.json", lambda found: found["preprocess_cfg"].update(mean=[0.5, 0.5, 0.5])
+    )(folder)
+
+
+OPEN_CLIP = {
+    "image weights": (change_weight("open_clip_model.safetensors", "visual.proj"), "image"),
+    "text weights": (change_weight("open_clip_model.safetensors", "token_embedding"), "text"),
+    "number of heads": (open_clip_setting("vision_cfg", head_width=4), "image"),
+    "activation": (change_json("open_clip_config.json",
+                               lambda found: found["model_cfg"].update(quick_gelu=True)), "image"),
+    "attention mask": (open_clip_setting("text_cfg", no_causal_mask=True), "text"),
+    "clean-up": (open_clip_setting("text_cfg", tokenizer_kwargs={"clean": "whitespace"}), "text"),
+    "normalisation": (own_mean, "image"),
+}  # fmt: skip
+HF = {
+    "weights": (change_weight("model.safetensors", "text_projection"), "text"),
+    "merges": (drop_merge, "text"),
+    "vocabulary": (change_json("vocab.json", swap_words), "text"),
+    "own preprocessing": (write_preprocessor, "image"),
+    "activation": (change_json("config.json",
+                               lambda found: found["text_config"].update(hidden_act="gelu")),
+                   "text"),
+    "epsilon": (change_json("config.json",
+                            lambda found: found["text_config"].update(layer_norm_eps=0.1)),
+                "text"),
+}  # fmt: skip
+CASES = [
+    *((write_open_clip, "local-dir:", case, *OPEN_CLIP[case]) for case in OPEN_CLIP),
+    *((write_hf, "hf:", case, *HF[case]) for case in HF),
+]
+
+
+@pytest.mark.parametrize(
+    ("write", "prefix", "case", "change", "moved"), CASES, ids=[f"{c[1]}{c[2]}" for c in CASES]
+)
+def test_a_change_of_a_models_files_is_another_key(tmp_path, write, prefix, case, change, moved):
+    before = encode(load_backbone(f"{prefix}{write(tmp_path / 'model')}"))
+    change(tmp_path / "model")
+    after = encode(load_backbone(f"{prefix}{tmp_path / 'model'}"))
+    assert not before[moved].equals(after[moved]), f"{case} was to move a vector"
+    for kind in before:
+        assert before[kind].equals(after[kind]) or not before[kind].meets(after[kind])
+
+
+@pytest.mark.parametrize(("write", "prefix"), [(write_hf, "hf:"), (write_open_clip, "local-dir:")])
+def test_the_same_files_are_one_key_wherever_they_lie(tmp_path, monkeypatch, write, prefix):
+    monkeypatch.chdir(tmp_path)
+    write(Path("own/model"))
+    shutil.copytree("own/model", "copy")
+    names = [f"{prefix}./own/model", f"{prefix}{tmp_path}/own/model", f"{prefix}./copy",
+             f"mine={prefix}./copy"]  # fmt: skip
+    found = [encode(load_backbone(name)) for name in names]
+    for kind in found[0]:
+        assert len({one[kind].key for one in found}) == 1
+
+
+@pytest.mark.parametrize("precision", ["bf16", "amp_bf16"])
+def test_another_precision_is_another_key(precision):
+    before, after = (
+        encode(load_backbone("fake")),
+        encode(load_backbone("fake", precision=precision)),
+    )
+    assert not any(before[kind].meets(after[kind]) for kind in before)
+
+
+def test_another_kind_of_device_is_another_key_and_another_device_is_not():
+    backbone, keys = load_backbone("fake"), []
+    for device in ("cpu", "cuda", "cuda:1"):
+        backbone.device = device
+        keys.append(image_space(backbone, "clip").key)
+    assert keys[0] != keys[1] == keys[2]
+
+
+@pytest.mark.parametrize(
+    "package",
+    ["torch", "torchvision", "pillow", "open_clip_torch", "timm", "transformers", "tokenizers",
+     "ftfy", "regex"],
+)  # fmt: skip
+def test_another_version_of_a_library_is_another_key(monkeypatch, package):
+    backbone, version = load_backbone("fake"), provenance.version
+    before = image_space(backbone, "clip").key
+    monkeypatch.setattr(
+        provenance, "version", lambda name: "0.0.1" if name == package else version(name)
+    )
+    assert image_space(backbone, "clip").key != before
+
+
+@pytest.mark.parametrize("library", ["jpg", "libjpeg_turbo", "webp"])
+def test_another_decoder_behind_pillow_is_another_key(monkeypatch, library):
+    backbone = load_backbone("fake")
+    before = image_space(backbone, "clip").key
+    monkeypatch.setattr(
+        "cirbench.benchmark.space.features.version", lambda name: "0" if name == library else "1"
+    )
+    found = image_space(backbone, "clip").packages
+    assert found[library] == "0"
+    assert image_space(backbone, "clip").key != before
+
+
+def test_what_is_done_to_pictures_and_texts_is_in_the_key():
+    backbone = load_backbone("fake")
+    keys = [image_space(backbone, name).key for name in ("clip", "clip-hf", "targetpad")]
+    keys += [
+        text_space(backbone, truncate=truncate, checkpoint=checkpoint).key
+        for truncate in (True, False)
+        for checkpoint in (None, "weights", "others")
+    ]
+    assert len(set(keys)) == 9
+
+
+# Our own code
+
+
+def modules():
+    return [path for pattern in MODULES for path in sorted(OURS.glob(pattern))]
+
+
+@pytest.fixture
+def code(tmp_path):
+    """A copy of the modules that make a vector."""
+    for path in modules():
+        target = tmp_path / path.relative_to(OURS)
+        target.parent.mkdir(exist_ok=True)
+        shutil.copy(path, target)
+    return tmp_path
+
+
+@pytest.mark.parametrize("module", modules(), ids=lambda path: path.name)
+def test_a_change_of_our_code_is_another_key_and_one_of_remarks_is_not(code, module):
+    path, before = code / module.relative_to(OURS), hash_code(code)
+    source = path.read_text(encoding="utf-8")
+    remarked = re.sub(r"(?m)^( +)return", r"\1# And one.\n\n\1return", source)
+    path.write_text(
+        f'# A remark.\n\n{remarked}\n\n"""Of nothing."""  # Either.\n', encoding="utf-8"
+    )
+    assert hash_code(code) == before
+    path.write_text(f"{source}\nx = 1\n", encoding="utf-8")
+    assert hash_code(code) != before
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ('x = "a # b"', 'x = "a # c"'),
+        ('x = """a\n\nb"""', 'x = """a\nb"""'),
+        ("if a:\n    b\nc", "if a:\n    b\n    c"),
+        ("def f(x):\n    '''Doc.'''\n    return x", "def f(x):\n    '''Doc.'''\n    return -x"),
+    ],
+)
+def test_what_looks_like_a_remark_and_is_none_counts(one, other):
+    assert strip(one) != strip(other)
+
+
+NO_PART = {
+    "annotations", "cache", "checkpoints", "contents", "encoding_code", "errors", "files",
+    "interfaces", "leftovers", "paths", "progress", "provenance", "registry", "shard", "space",
+    "store", "rows", "protocol", "layout", "tars",
+}  # fmt: skip
+"""Read by the modules that make a vector, and can't change one: names, errors, hashes, storage.
+Weights are hashed when `checkpoints` has read them."""
+
+
+def test_every_module_on_the_way_to_a_vector_is_in_the_key_or_known_to_change_none():
+    own = {str(path.relative_to(OURS).with_suffix("")) for path in modules()}
+    asked, seen = list(own), set()
+    while asked:
+        name = asked.pop()
+        if name in seen or name in NO_PART:
+            continue
+        seen.add(name)
+        folder = OURS / name
+        path = folder / "__init__.py" if folder.is_dir() else folder.with_suffix(".py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.module:
+                _, found, part = node.module.partition("cirbench.benchmark.")
+                asked += [part.replace(".", "/")] if found else []
+    assert {name.removesuffix("/__init__") for name in seen} == {
+        name.removesuffix("/__init__") for name in own
+    }
+
+
+# Others' code
+
+
+PLUG_IN = """
+from cirbench.benchmark.backbones.fake import load as load_fake
+
+def load(name, *, device, precision):
+    backbone = load_fake(name, device=device, precision=precision)
+    tower = backbone.image_tower
+    backbone.image_tower = lambda pixels: 1 * tower(pixels)
+    return backbone
+"""
+
+
+def test_a_change_of_a_plug_ins_code_is_another_key(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    found = []
+    for source in (PLUG_IN, PLUG_IN.replace("1 *", "2 *"), PLUG_IN):
+        (tmp_path / "cirbench_key_plug_in.py").write_text(source, encoding="utf-8")
+        importlib.invalidate_caches()
+        sys.modules.pop("cirbench_key_plug_in", None)
+        plug_in = importlib.import_module("cirbench_key_plug_in")
+        found.append(encode(plug_in.load("fake", device="cpu", precision="fp32")))
+    first, second, third = (one["image"] for one in found)
+    assert not first.equals(second)
+    assert not first.meets(second)
+    assert first.meets(third)
+
+
+@pytest.mark.parametrize("name", ["fake", "emoji-clip"])
+def test_our_own_backbones_are_no_plug_ins(name):
+    assert image_space(load_backbone(name), "clip").plug_in is None
+
+
+# Pictures
+
+
+def test_another_picture_of_the_same_size_and_time_is_another_row(tmp_path, monkeypatch):
+    monkeypatch.setattr("cirbench.benchmark.contents.SETTLED_NANOSECONDS", -(10**9))
+    backbone, path, found = load_backbone("fake"), tmp_path / "a.bmp", []
+    for colour in ("red", "blue", "red"):
+        Image.new("RGB", (20, 20), colour).save(path)
+        os.utime(path, (1e9, 1e9))
+        reporter = Reporter(quiet=True)
+        with reporter.stage("images", 1) as stage:
+            embedder = Embedder(backbone=backbone, preprocess="clip", size=BatchSize(value=1),
+                                workers=1, stage=stage)  # fmt: skip
+            found += embed_with([embedder], [file_ref(path, "a")], Mode.USE, reporter)
+    assert [one.passes for one in found] == [1, 1, 0]
+    assert not torch.equal(found[0].values, found[1].values)
+    assert torch.equal(found[0].values, found[2].values)
