@@ -41,7 +41,7 @@ def test_a_record_says_all_that_is_needed_to_make_it_again(val):
     data = val["pic2word"].data
     assert data["cell"]["trained_on"] == "emoji"
     assert set(data["fingerprints"]) == {
-        "weights", "preprocess", "checkpoint", "annotations", "gallery", "references"
+        "weights", "tokenizer", "preprocess", "checkpoint", "annotations", "gallery", "references",
     }  # fmt: skip
     assert all(len(value) == 64 for value in data["fingerprints"].values())
     assert set(data["run"]["seconds"]) == {"load", "embed", "compose", "rank", "score"}

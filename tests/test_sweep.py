@@ -104,7 +104,7 @@ partition = "gpu"
     assert code == 2
     for said in (
         "did you mean pic2word", "no method fits 'nothing-*'", "did you mean emoji?", "emoji-clip",
-        "seeds wants a list of int", "did you mean methods?", "did you mean batch_size?",
+        "seeds must be a non-empty list", "did you mean methods?", "did you mean batch_size?",
         "limit = 0 is less than 1", "excludes nothing", "timeout_min = 0 is no positive number",
         "partition", "task cirr has no protocol 'emoji'",
     ):  # fmt: skip

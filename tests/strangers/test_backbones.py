@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from cirbench.benchmark.backbones import load_backbone
 from cirbench.benchmark.plan import Request, methods_of
-from cirbench.benchmark.store import image_space, text_space
+from cirbench.benchmark.space import image_space, text_space
 
 RUN = ("run", "-m", "image-text", "-t", "emoji", "--limit", "1", "-q", "--cache", "off", "-o", "r")
 
