@@ -7,6 +7,8 @@ import os
 import signal
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -95,7 +97,8 @@ def main() -> None:
     """Runs `bench`; every error a person can act on ends in its documented exit code."""
     _prepare_process()
     try:
-        app()
+        with _default_results():
+            app()
     except CirbenchError as error:
         _end(str(error), error.exit_code)
     except OSError as error:
@@ -115,12 +118,23 @@ def _prepare_process() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a name that can't be encoded is escaped
     os.environ["MPLBACKEND"] = "agg"  # figures are files here, whatever the shell draws on
-    if "CIRBENCH_RESULTS" not in os.environ and is_clone(Path.cwd()):
-        os.environ["CIRBENCH_RESULTS"] = RUNS
     warnings.showwarning = _show_warning
     _warn_of_unknown_variables()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     sleep_soon()
+
+
+@contextmanager
+def _default_results() -> Iterator[None]:
+    """In a clone of cirbench, whose results/ is the project's own, a user's runs go to runs/."""
+    if "CIRBENCH_RESULTS" in os.environ or not is_clone(Path.cwd()):
+        yield
+        return
+    os.environ["CIRBENCH_RESULTS"] = RUNS
+    try:
+        yield
+    finally:
+        del os.environ["CIRBENCH_RESULTS"]
 
 
 def _show_warning(message: Warning | str, *_where: object, **_more: object) -> None:
@@ -171,6 +185,9 @@ def run(
     batch_size: Annotated[int, typer.Option(min=1, help="Halved where memory runs out.")] = 64,
     workers: Workers = 2,
     seed: Seed = 0,
+    label: Annotated[
+        str | None, typer.Option(help="What tables call these records, to tell them from others.")
+    ] = None,
     limit: Annotated[
         int | None,
         typer.Option(min=1, help="First N queries a group; a partial record, kept apart."),
@@ -202,7 +219,7 @@ def run(
             methods=tuple(method), task=task, split=split, protocol=protocol, backbone=backbone,
             checkpoints=planning.parse_checkpoints(checkpoint or (), method),
             data_root=data_root, device=device, precision=precision,
-            batch_size=batch_size, workers=workers, seed=seed, limit=limit,
+            batch_size=batch_size, workers=workers, seed=seed, label=label, limit=limit,
             allow_missing=allow_missing, cache=cache, output=output,
         )
     )  # fmt: skip
@@ -276,7 +293,7 @@ def verify(
     Exit 1 if a confirmed one differs.
     """
     from cirbench.benchmark import published
-    from cirbench.benchmark.records import read_records
+    from cirbench.benchmark.scoring import read_scored
     from cirbench.benchmark.tables import print_verdicts
 
     rows = [
@@ -286,7 +303,7 @@ def verify(
     ]
     if not rows:
         raise UsageError("no number is published for that; bench verify --json lists them all")
-    verdicts = published.verify(rows, list(read_records(output)))
+    verdicts = published.verify(rows, read_scored(output))
     if as_json:
         print_json([verdict.as_dict() for verdict in verdicts])
     else:

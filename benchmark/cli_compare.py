@@ -9,6 +9,7 @@ import typer
 
 from cirbench.benchmark.cli_options import HELP, AsJson, Results
 from cirbench.benchmark.errors import CheckFailed
+from cirbench.benchmark.paths import to_line
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -65,9 +66,10 @@ def _print_pairs(pairs: "list[Pair]") -> None:
     for pair in pairs:
         cell, protocol = pair.a.data["cell"], pair.a.data["protocol"]
         partial = "PARTIAL: " if pair.a.data["run"]["partial"] else ""
+        about = f"{cell['task']} ({cell['split']}), protocol {protocol['name']}"
         console.print(
-            f"{partial}{cell['task']} ({cell['split']}), protocol {protocol['name']} "
-            f"v{protocol['version']}\nA: {_label(pair.a)}\nB: {_label(pair.b)}",
+            f"{partial}{to_line(about)} v{protocol['version']}\n"
+            f"A: {_label(pair.a)}\nB: {_label(pair.b)}",
             soft_wrap=True,
         )
         console.print(_table(pair))
@@ -81,7 +83,7 @@ def _print_pairs(pairs: "list[Pair]") -> None:
 def _label(record: "Record") -> str:
     cell = record.data["cell"]
     seed = f", seed {cell['seed']}" if cell["seed"] else ""
-    return f"{record.method_label}, {cell['backbone']}{seed}"
+    return to_line(f"{record.method_label}, {cell['backbone']}{seed}")
 
 
 def _table(pair: "Pair") -> "Table":
@@ -102,7 +104,7 @@ def _table(pair: "Pair") -> "Table":
 def _row(cell: "Cell") -> list[str]:
     found, span = cell.difference, cell.difference.interval
     return [
-        cell.group,
+        to_line(cell.group),
         cell.metric,
         f"{cell.a:.1f}\n{cell.b:.1f}",
         f"{span.value:+.1f}\n[{span.low:+.1f}, {span.high:+.1f}]",

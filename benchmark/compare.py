@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatchcase
 from itertools import product
@@ -15,7 +16,8 @@ from numpy.typing import NDArray
 from cirbench.benchmark.bootstrap import Design
 from cirbench.benchmark.errors import CorruptData, MissingData, UsageError
 from cirbench.benchmark.paired import Difference, differences, holm
-from cirbench.benchmark.records import PerQuery, Record, read_record, read_records
+from cirbench.benchmark.records import PerQuery, Record, read_record
+from cirbench.benchmark.scoring import check_scored, read_scored
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,6 +130,9 @@ def check_comparable(a: Record, b: Record) -> None:
         if not record.data["metrics"]:
             raise UsageError(f"{record.path} has no metrics: its split has no public labels")
     fields_a, fields_b = _identity(a.data), _identity(b.data)
+    if a.data["cell"]["backbone"] == b.data["cell"]["backbone"]:  # one name, one set of weights
+        for fields, record in ((fields_a, a), (fields_b, b)):
+            fields["weights of the backbone"] = record.data["fingerprints"].get("weights")
     for name in fields_a | fields_b:
         if fields_a.get(name) != fields_b.get(name):
             raise UsageError(
@@ -186,10 +191,16 @@ def find_pairs(a: str, b: str, root: Path) -> list[tuple[Record, Record]]:
     """
     ours, theirs = find_records(a, root), find_records(b, root)
     as_given = Path(a).is_file() and Path(b).is_file()
+    alone = {
+        setting
+        for side in (ours, theirs)
+        for setting, count in Counter(map(_setting, side)).items()
+        if count == 1
+    }
     found: dict[frozenset[Path], tuple[Record, Record]] = {}
     for one, other in product(ours, theirs):
         paths = frozenset((one.path.resolve(), other.path.resolve()))
-        if len(paths) == 2 and (as_given or _setting(one) == _setting(other)):
+        if len(paths) == 2 and (as_given or _pair_up(one, other, alone)):
             found.setdefault(paths, (one, other))
     if not found:
         settings = (
@@ -200,6 +211,12 @@ def find_pairs(a: str, b: str, root: Path) -> list[tuple[Record, Record]]:
             f"protocol and backbone are needed; there are {' / '.join(settings)}"
         )
     return list(found.values())
+
+
+def _pair_up(one: Record, other: Record, alone: Set[tuple[str, ...]]) -> bool:
+    """Records of one setting and seed; a side that has one record there meets every seed."""
+    same = one.data["cell"]["seed"] == other.data["cell"]["seed"]
+    return _setting(one) == _setting(other) and (same or _setting(one) in alone)
 
 
 def _setting(record: Record) -> tuple[str, ...]:
@@ -215,8 +232,11 @@ def find_records(name: str, root: Path) -> list[Record]:
         MissingData: there is none.
     """
     if Path(name).is_file():
-        return [read_record(Path(name))]
-    records = list(read_records(root))
+        record = read_record(Path(name))
+        if record.data["metrics"]:
+            check_scored(record)
+        return [record]
+    records = read_scored(root)
     found = [record for record in records if _matches(record, name, root)]
     if not found:
         known = ", ".join(sorted({record.method_label for record in records})) or "none"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,8 +21,9 @@ from cirbench.benchmark.bootstrap import (
     intervals,
     resampled_means,
 )
+from cirbench.benchmark.paths import to_line
 from cirbench.benchmark.published import Published, Verdict, verify
-from cirbench.benchmark.records import PerQuery, Record
+from cirbench.benchmark.records import PerQuery, Record, slug
 from cirbench.benchmark.scoring import check_means, with_averages
 
 Draws = NDArray[np.float64]
@@ -33,9 +35,11 @@ class Board:
 
     Attributes:
         records: best first by the headline metric's average.
+        weights: digits of the backbone's weights, where one name stands for several.
     """
 
     records: tuple[Record, ...]
+    weights: str = ""
 
     @property
     def first(self) -> Mapping[str, Any]:
@@ -45,16 +49,18 @@ class Board:
     @property
     def title(self) -> str:
         cell, protocol = self.first["cell"], self.first["protocol"]
-        return (
+        title = (
             f"{cell['task']} · {cell['split']} · protocol {protocol['name']} v{protocol['version']}"
         )
+        return title + (f" · weights {self.weights}" if self.weights else "")
 
     @property
     def stem(self) -> str:
         """For the names of its plots."""
         cell, protocol = self.first["cell"], self.first["protocol"]
         gallery = self.first["fingerprints"]["gallery"][:4]
-        return f"{cell['split']}--{protocol['name']}-{protocol['hash']}-{gallery}"
+        names = (cell["split"], f"{protocol['name']}-{protocol['hash']}-{gallery}", self.weights)
+        return "--".join(slug(name) for name in names if name)
 
     @property
     def groups(self) -> list[str]:
@@ -132,7 +138,22 @@ def boards(records: Sequence[Record]) -> list[Board]:
         shared = (protocol["name"], protocol["hash"], prints["gallery"], prints["annotations"])
         key = (cell["task"], cell["split"], *shared)
         together.setdefault(key, []).append(record)
-    return [Board(records=_ranked(together[key])) for key in sorted(together)]
+    return [board for key in sorted(together) for board in _split(together[key])]
+
+
+def _split(records: Sequence[Record]) -> list[Board]:
+    """One board; where a backbone's name stands for several weights, one for each of these."""
+    names = {(r.data["cell"]["backbone"], _weights(r)) for r in records}
+    if len(names) == len({name for name, _ in names}):
+        return [Board(records=_ranked(records))]
+    return [
+        Board(records=_ranked([r for r in records if _weights(r) == own]), weights=own[:8])
+        for own in sorted({weights for _, weights in names})
+    ]
+
+
+def _weights(record: Record) -> str:
+    return record.data["fingerprints"].get("weights") or "unknown"
 
 
 def _ranked(records: Sequence[Record]) -> tuple[Record, ...]:
@@ -151,10 +172,15 @@ def interval_text(interval: Interval) -> str:
 
 def markdown(board: Board, published: Sequence[Published]) -> str:
     """A board as a section: averages, the headline per group, what they were measured with."""
-    parts = [f"## {board.title}", ""]
+    parts = [f"## {_escaped(board.title)}", ""]
     for average in board.averages:
-        members = ", ".join(_members(board, average))
-        parts += [f"### {average.capitalize()} ({members})", "", _average_table(board, average), ""]
+        members = _escaped(", ".join(_members(board, average)))
+        parts += [
+            f"### {_escaped(average.capitalize())} ({members})",
+            "",
+            _average_table(board, average),
+            "",
+        ]
     if len(board.groups) > 1:
         parts += [f"### {board.headline} by group", "", _group_table(board), ""]
     if verdicts := [v for v in verify(published, board.records) if v.measured is not None]:
@@ -163,11 +189,20 @@ def markdown(board: Board, published: Sequence[Published]) -> str:
     return "\n".join(parts)
 
 
-def _row_names(record: Record) -> list[str]:
+def _row_names(board: Board, record: Record) -> list[str]:
     cell = record.data["cell"]
     method = cell["method"] + (f" (seed {cell['seed']})" if cell["seed"] else "")
+    method += f" · {cell['label']}" if cell.get("label") else ""
+    if sum(_same_row(record, other) for other in board.records) > 1:
+        method += f" [{record.checkpoint_label}]"
     seen = "zero-shot" if record.data["method"]["zero_shot"] else "supervised"
     return [_escaped(method), seen, _escaped(cell["trained_on"] or "–"), _escaped(cell["backbone"])]
+
+
+def _same_row(one: Record, other: Record) -> bool:
+    """Whether two records differ in nothing that a row's names say."""
+    said = ("method", "trained_on", "backbone", "seed", "label")
+    return all(one.data["cell"].get(name) == other.data["cell"].get(name) for name in said)
 
 
 _NAME_COLUMNS = ["method", "supervision", "trained on", "backbone"]
@@ -176,7 +211,7 @@ _NAME_COLUMNS = ["method", "supervision", "trained on", "backbone"]
 def _average_table(board: Board, average: str) -> str:
     cells = [[(board.value(r, average, m)) for m in board.metrics] for r in board.records]
     rows = [
-        [*_row_names(record), *_with_best_bold(row, cells), _difference_text(difference)]
+        [*_row_names(board, record), *_with_best_bold(row, cells), _difference_text(difference)]
         for record, row, difference in zip(
             board.records, cells, board.differences(average), strict=True
         )
@@ -188,10 +223,10 @@ def _average_table(board: Board, average: str) -> str:
 def _group_table(board: Board) -> str:
     cells = [[board.value(r, g, board.headline) for g in board.groups] for r in board.records]
     rows = [
-        [*_row_names(record), *_with_best_bold(row, cells)]
+        [*_row_names(board, record), *_with_best_bold(row, cells)]
         for record, row in zip(board.records, cells, strict=True)
     ]
-    return _scores_table(rows, [*_NAME_COLUMNS, *board.groups])
+    return _scores_table(rows, [*_NAME_COLUMNS, *map(_escaped, board.groups)])
 
 
 def _published_table(verdicts: Sequence[Verdict]) -> str:
@@ -235,7 +270,8 @@ def _table(rows: Sequence[Sequence[str]], headers: Sequence[str], alignment: Seq
 
 
 def _escaped(name: str) -> str:
-    return name.replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")
+    """A stranger's name as itself: no markup, link, formula or control character of it counts."""
+    return re.sub(r"([\\`*\[\]|!])|(<)", lambda m: "&lt;" if m[2] else f"\\{m[1]}", to_line(name))
 
 
 def plot_names(board: Board) -> dict[str, str]:
@@ -260,17 +296,36 @@ def _footnote(board: Board) -> str:
         for r in board.records
     )
     lines = [
-        f"Protocol `{protocol['name']}` v{protocol['version']}, hash `{protocol['hash']}`: "
+        f"Protocol {_code(protocol['name'])} v{protocol['version']}, hash "
+        f"{_code(protocol['hash'])}: "
         f"{data['counts']['queries']:,} queries of {data['counts']['references']:,} references "
-        f"against {data['counts']['gallery']:,} images ({protocol['gallery']}); the reference is "
-        f"{removed} its ranking; preprocess `{protocol['preprocess']}`.",
+        f"against {data['counts']['gallery']:,} images ({_escaped(protocol['gallery'])}); the "
+        f"reference is {removed} its ranking; preprocess {_code(protocol['preprocess'])}.",
         f"In percent, with 95 % bootstrap intervals over references "
         f"({data['bootstrap']['resamples']:,} resamples); differences are paired. "
         f"Best values are bold. "
         f"Supervised methods were trained on triplets, zero-shot ones were not.",
         f"Records: {links}.",
+        *(f"{_escaped(name)}: {_escaped(remark)}" for name, remark in _remarks(board)),
     ]
     return "\n\n".join(lines)
+
+
+def _code(name: str) -> str:
+    """A name as code, unless it holds what would end that."""
+    return f"`{name}`" if re.fullmatch(r"[\w.@+-]+", name) else _escaped(name)
+
+
+def _remarks(board: Board) -> list[tuple[str, str]]:
+    """What a reader should know of the records, each remark once: whose, and what."""
+    found: dict[str, list[str]] = {}
+    for record in board.records:
+        for remark in (
+            *record.data["annotations"].get("remarks", ()),
+            *record.data["method"].get("remarks", ()),
+        ):
+            found.setdefault(remark, []).append(record.data["cell"]["method"])
+    return [(", ".join(dict.fromkeys(names)), remark) for remark, names in found.items()]
 
 
 def page(all_boards: Sequence[Board], published: Sequence[Published] = ()) -> str:

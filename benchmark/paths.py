@@ -61,3 +61,8 @@ def check_inside(relative: str, origin: str) -> str:
 def to_text(path: Path | str) -> str:
     """A path as text that can be printed and written: bytes that are no UTF-8 as \\xNN."""
     return os.fsencode(path).decode(errors="backslashreplace")
+
+
+def to_line(text: str) -> str:
+    """A name on one line, without characters that would move a cursor or turn what is written."""
+    return "".join(letter if letter.isprintable() else " " for letter in text)

@@ -39,6 +39,8 @@ class Request:
     batch_size: int = 64
     workers: int = 2
     seed: int = 0
+    label: str | None = None
+    """What a person calls this run's records, to tell them from others."""
     limit: int | None = None
     allow_missing: bool = False
     cache: str = "use"

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from cirbench.benchmark.bootstrap import Design, group_means, intervals, resampled_means
 from cirbench.benchmark.leaderboard import Board
 from cirbench.benchmark.metrics import recall
+from cirbench.benchmark.paths import to_line
 from cirbench.benchmark.scoring import with_averages
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ STYLE: dict[Any, Any] = {
     "axes.spines.right": False,
     "svg.fonttype": "none",
     "svg.hashsalt": "cirbench",
+    "text.parse_math": False,  # a $ in a name is a $
 }
 
 
@@ -45,7 +47,7 @@ def bars(board: Board) -> Figure:
             yerr=error, label=_label(board, record), color=_colour(i),
             hatch=HATCHES[i // len(COLOURS) % len(HATCHES)], error_kw={"elinewidth": 0.8},
         )  # fmt: skip
-    axes.set_xticks(places, names)
+    axes.set_xticks(places, [to_line(name) for name in names])
     axes.set_ylabel(f"{board.headline} (%)")
     return _finished(figure, axes, board)
 
@@ -79,7 +81,6 @@ def _curve(board: Board, arrays: PerQuery, epsilon: float) -> tuple[np.ndarray, 
 
 
 def _figure(width: float) -> tuple[Figure, Axes]:
-    mpl.rcParams.update(STYLE)
     figure = Figure(figsize=(min(width, 14.0), 3.6), layout="constrained")
     return figure, figure.add_subplot()
 
@@ -88,7 +89,7 @@ def _finished(figure: Figure, axes: Axes, board: Board) -> Figure:
     axes.set_ylim(bottom=0)
     axes.grid(axis="y", linewidth=0.4, alpha=0.5)
     axes.set_axisbelow(True)
-    axes.set_title(board.title, loc="left", fontsize=9)
+    axes.set_title(to_line(board.title), loc="left", fontsize=9)
     figure.legend(loc="outside right upper", frameon=False, fontsize=8)
     return figure
 
@@ -96,7 +97,7 @@ def _finished(figure: Figure, axes: Axes, board: Board) -> Figure:
 def _label(board: Board, record: Record) -> str:
     backbones = {r.data["cell"]["backbone"] for r in board.records}
     backbone = f", {record.data['cell']['backbone']}" if len(backbones) > 1 else ""
-    return record.method_label + backbone
+    return to_line(record.method_label + backbone)
 
 
 def _colour(index: int) -> str:
@@ -105,7 +106,8 @@ def _colour(index: int) -> str:
 
 def draw(board: Board) -> dict[str, Figure]:
     """Kind → figure."""
-    return {"bars": bars(board), "curves": curves(board)}
+    with mpl.rc_context(STYLE):
+        return {"bars": bars(board), "curves": curves(board)}
 
 
 def svg_bytes(figure: Figure, digest: str) -> bytes:

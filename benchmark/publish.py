@@ -9,7 +9,7 @@ from cirbench.benchmark.errors import MissingData
 from cirbench.benchmark.files import written_whole
 from cirbench.benchmark.leaderboard import Board, boards, page, plot_names
 from cirbench.benchmark.published import read_published
-from cirbench.benchmark.records import read_records
+from cirbench.benchmark.scoring import read_scored
 
 PAGE = "leaderboard.md"
 
@@ -21,7 +21,7 @@ def read_boards(root: Path) -> list[Board]:
         MissingData: the folder holds no whole record.
         CorruptData: a record is damaged.
     """
-    found = boards(list(read_records(root)))
+    found = boards(read_scored(root))
     if not found:
         raise MissingData(f"no records in {root}; bench run makes one")
     return found

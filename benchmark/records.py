@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 
 from cirbench.benchmark.errors import CorruptData, UsageError
 from cirbench.benchmark.files import sha256_of_file, written_whole
+from cirbench.benchmark.paths import check_inside
+from cirbench.benchmark.record_shape import RECORD, find_field, find_wrong_field
 
 SCHEMA = 1
 _SLUG_BYTES = 48
@@ -40,17 +42,20 @@ class Cell:
     checkpoint: str | None
     """sha256 of the method's own weights."""
     seed: int
+    label: str | None = None
+    """What a person calls this one, to tell it from others."""
 
     @property
     def path(self) -> Path:
         """Relative to the results folder: a readable slug and a hash of every field."""
-        canonical = json.dumps(asdict(self), sort_keys=True).encode()
+        fields = {k: v for k, v in asdict(self).items() if k != "label" or v is not None}
+        canonical = json.dumps(fields, sort_keys=True).encode()
         digest = hashlib.sha256(canonical).hexdigest()[:8]
         names = (self.method, self.backbone, self.protocol.split("@")[0], digest)
-        return Path(_slug(self.task)) / ("--".join(map(_slug, names)) + ".json")
+        return Path(slug(self.task)) / ("--".join(map(slug, names)) + ".json")
 
 
-def _slug(name: str) -> str:
+def slug(name: str) -> str:
     """A safe file name that still reads like the name."""
     safe = re.sub(r"[^\w.]+", "-", name).strip("-.") or "unnamed"
     return safe.encode()[:_SLUG_BYTES].decode(errors="ignore")
@@ -88,6 +93,25 @@ class PerQuery:
     member_hits: NDArray[np.bool_] = field(default_factory=lambda: np.zeros((0, 0), dtype=bool))
     fragile: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, dtype=bool))
 
+    def find_fault(self) -> str | None:
+        """What is wrong with the arrays' shapes or values, if anything."""
+        queries, depth = len(self.query), self.top.shape[1:2]
+        shapes = {
+            **dict.fromkeys(("query", "reference", "group", "positives", "first_rank", "tied"), ()),
+            **dict.fromkeys(("top", "similarity", "hits"), depth),
+            "values": (len(self.metrics),),
+        }
+        for name, rest in shapes.items():
+            array = getattr(self, name)
+            if array.shape != (queries, *rest):
+                return f"{name} must have the shape {(queries, *rest)}, got {array.shape}"
+        for name in ("values", "similarity"):
+            if getattr(self, name).dtype.kind != "f":
+                return f"{name} must be floating-point numbers"
+        if not np.isfinite(self.values).all():
+            return "values must be finite"
+        return None
+
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
@@ -101,7 +125,19 @@ class Record:
         """The method as a table names it, with what it was trained on."""
         cell = self.data["cell"]
         trained_on = f" ({cell['trained_on']})" if cell["trained_on"] else ""
-        return f"{cell['method']}{trained_on}"
+        label = f" · {cell['label']}" if cell.get("label") else ""
+        return f"{cell['method']}{trained_on}{label}"
+
+    @property
+    def cell(self) -> Cell:
+        """What it is the record of."""
+        return Cell(**self.data["cell"])
+
+    @property
+    def checkpoint_label(self) -> str:
+        """The method's weights as a table names them: their file and digits of their sha256."""
+        name = str(self.data.get("checkpoint", {}).get("name", ""))
+        return " ".join(filter(None, (name, (self.data["cell"]["checkpoint"] or "none")[:8])))
 
     def per_query(self) -> PerQuery:
         """The per-query data beside the record.
@@ -109,14 +145,17 @@ class Record:
         Raises:
             CorruptData: it is missing, altered or unreadable.
         """
-        path = self.path.parent / self.data["per_query"]["file"]
+        path = self.path.parent / check_inside(self.data["per_query"]["file"], str(self.path))
         try:
             if sha256_of_file(path) != self.data["per_query"]["sha256"]:
                 raise CorruptData(f"{path} is not the file that {self.path} was written with")
             with np.load(path, allow_pickle=False) as arrays:
-                return PerQuery(**dict(arrays))
+                found = PerQuery(**dict(arrays))
         except (OSError, ValueError, TypeError, zipfile.BadZipFile) as error:
             raise CorruptData(f"{path} can't be read ({error}); run the cell again") from error
+        if wrong := found.find_fault():
+            raise CorruptData(f"{path}: {wrong}; run the cell again")
+        return found
 
 
 def write_record(root: Path, cell: Cell, data: Mapping[str, Any], per_query: PerQuery) -> Record:
@@ -145,20 +184,26 @@ def read_record(path: Path) -> Record:
     """Reads one record.
 
     Raises:
-        CorruptData: it is no JSON, of another schema, or misses a field.
+        CorruptData: it is not valid JSON, of another schema, misses a field, or has a value of
+            another kind; names the field.
     """
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CorruptData(f"{path} is no JSON ({error}); run the cell again") from error
+    except (ValueError, OSError, RecursionError) as error:
+        raise CorruptData(f"{path} is not a readable record ({error}); run it again") from error
     if not isinstance(data, dict) or data.get("schema") != SCHEMA:
-        raise CorruptData(f"{path} is no record of schema {SCHEMA}; run the cell again")
+        raise CorruptData(f"{path} must be a record of schema {SCHEMA}; run the cell again")
     if missing := [name for name in _REQUIRED if name not in data]:
         raise CorruptData(f"{path} lacks {', '.join(missing)}; run the cell again")
+    wrong = find_wrong_field(data, RECORD)
+    lacking = [name for name in ("run.partial", "per_query.file", "per_query.sha256")
+               if wrong is None and find_field(data, name) is None]  # fmt: skip
+    if wrong or lacking:
+        why = wrong or f"lacks {lacking[0]}"
+        raise CorruptData(f"{path} was edited or cut: {why}; run the cell again")
     try:
         Cell(**data["cell"])
-        _ = data["run"]["partial"], data["per_query"]["file"], data["per_query"]["sha256"]
-    except (TypeError, KeyError) as error:
+    except TypeError as error:
         raise CorruptData(f"{path} was edited or cut ({error}); run the cell again") from error
     return Record(path=path, data=data)
 

@@ -89,6 +89,8 @@ def run(plan: Plan, reporter: Reporter) -> Iterator[Record]:
             body = _record_body(
                 plan, backbone, checkpoint, images, own_texts, per_query, cell_clock
             )
+            if checkpoint:
+                body["checkpoint"] = {"name": checkpoint.path.name}
             body["method"] = {"zero_shot": method.zero_shot, "remarks": list(method.remarks)}
             if not plan.data.labelled:
                 files = plan.task.submission(plan.data, per_query)
@@ -151,6 +153,7 @@ def _cell(plan: Plan, backbone: Backbone, method: Method, checkpoint: Checkpoint
         backbone=backbone.name,
         checkpoint=checkpoint.sha256 if checkpoint else None,
         seed=plan.request.seed,
+        label=plan.request.label,
     )
 
 

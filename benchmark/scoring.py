@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,7 +20,8 @@ from cirbench.benchmark.errors import CorruptData, UsageError
 from cirbench.benchmark.interfaces import TaskData
 from cirbench.benchmark.metrics import SUBSET, Metric, Values, hits_at, parse_metrics
 from cirbench.benchmark.protocol import EvaluationProtocol
-from cirbench.benchmark.records import PerQuery, Record
+from cirbench.benchmark.record_shape import find_field
+from cirbench.benchmark.records import Cell, PerQuery, Record, read_records
 
 if TYPE_CHECKING:  # a report, which summarises too, need not wait for torch
     from cirbench.benchmark.ranking import Ranking
@@ -93,23 +95,81 @@ def with_averages(
     return np.concatenate([*rows, means], axis=-2)
 
 
-def check_means(
-    record: Record,
-    per_query: PerQuery,
-    averages: Averages,
-) -> None:
+_SCORED = (
+    "method.zero_shot", "groups", "counts.queries", "counts.references", "counts.gallery",
+    "fingerprints.gallery", "fingerprints.annotations", "annotations.released",
+    *(f"protocol.{name}" for name in ("name", "version", "hash", "metrics", "headline", "averages",
+                                      "gallery", "reference_removed", "preprocess",
+                                      "recall_epsilon")),
+)  # fmt: skip
+"""What tables, tests and verdicts read of a record."""
+
+
+def read_scored(root: Path) -> list[Record]:
+    """Every whole record of a results folder, held to its own per-query data.
+
+    Raises:
+        CorruptData: one was edited or cut, or is a copy of another.
+    """
+    found = list(read_records(root))
+    first: dict[Cell, Path] = {}
+    for record in found:
+        check_scored(record)
+        if (other := first.setdefault(record.cell, record.path)) != record.path:
+            raise CorruptData(
+                f"{record.path} and {other} are records of one cell, so that one is a copy of the "
+                f"other; remove it"
+            )
+    return found
+
+
+def check_scored(record: Record) -> None:
+    """Holds a record's fields to each other and to its per-query data.
+
+    Raises:
+        CorruptData: a field lacks, or a metric is another than its per-query values make.
+    """
+    if lacking := [name for name in _SCORED if find_field(record.data, name) is None]:
+        raise CorruptData(f"{record.path} lacks {', '.join(lacking)}; run the cell again")
+    groups, protocol = record.data["groups"], record.data["protocol"]
+    averages: Averages = {"average": groups, **protocol["averages"]}
+    wanted = {
+        f"metrics.{name}.{metric}"
+        for name in (*averages, *groups)
+        for metric in (*protocol["metrics"], protocol["headline"])
+    }
+    said = {
+        f"metrics.{name}.{metric}"
+        for name, values in record.data["metrics"].items()
+        for metric, interval in values.items()
+        if interval.keys() == {"value", "low", "high", "n"}
+    }
+    rows = {f"metrics.{name}" for name in {*averages, *groups} ^ record.data["metrics"].keys()}
+    if odd := sorted(rows | (wanted ^ said)):
+        raise CorruptData(f"{record.path} was edited or cut: {odd[0]}; run the cell again")
+    check_means(record, record.per_query(), averages)
+
+
+def check_means(record: Record, per_query: PerQuery, averages: Averages) -> None:
     """Holds a record's metrics to the per-query values that they were computed from.
 
     Raises:
         CorruptData: one is another; says which.
     """
     groups, said = record.data["groups"], record.data["metrics"]
+    if unknown := set(per_query.group.tolist()) ^ set(groups):
+        raise CorruptData(f"{record.path} was edited: the group {min(unknown)!r}; run it again")
+    if len(per_query.query) != record.data["counts"]["queries"]:
+        raise CorruptData(
+            f"{record.path} was edited: {record.data['counts']['queries']} queries, and "
+            f"{len(per_query.query)} in its per-query data; run the cell again"
+        )
     design = Design.of(per_query.reference, per_query.group, groups)
     means = with_averages(group_means(per_query.values, design), groups, averages)
     for name, row in zip([*averages, *groups], means, strict=True):
         for metric, mean in zip(map(str, per_query.metrics), row, strict=True):
             found = said[name][metric]
-            if not abs(found["value"] - mean) <= _ROUNDING:
+            if not abs(found["value"] - mean) <= _ROUNDING or found["low"] > found["high"]:
                 raise CorruptData(
                     f"{record.path} was edited: {name} {metric} is {found['value']}, and {mean} by "
                     f"its per-query data; run the cell again"

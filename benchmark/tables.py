@@ -13,6 +13,7 @@ from tabulate import tabulate
 
 from cirbench.benchmark.bootstrap import Interval
 from cirbench.benchmark.data_check import NAMED, Count, SplitCheck
+from cirbench.benchmark.paths import to_line
 from cirbench.benchmark.published import STATES, Verdict
 from cirbench.benchmark.records import Record
 
@@ -20,7 +21,9 @@ from cirbench.benchmark.records import Record
 def print_record(record: Record, console: Console) -> None:
     """One row a group and an average, one column a metric, each with its 95 % interval."""
     cell, protocol = record.data["cell"], record.data["protocol"]
-    console.print(f"{record.method_label} on {cell['task']} ({cell['split']}), {cell['backbone']}")
+    console.print(
+        to_line(f"{record.method_label} on {cell['task']} ({cell['split']}), {cell['backbone']}")
+    )
     if not record.data["metrics"]:
         files = [str(record.path.parent / name) for name in record.data["submission"]]
         console.print("no public labels; for the server:", *files, soft_wrap=True, highlight=False)
@@ -47,7 +50,7 @@ def print_together(records: Sequence[Record]) -> None:
         return float(record.data["metrics"]["average"][metric]["value"])
 
     scored.sort(key=lambda record: -value(record, headline))
-    rows = [[record.method_label, *(f"{value(record, m):.1f}" for m in metrics)]
+    rows = [[to_line(record.method_label), *(f"{value(record, m):.1f}" for m in metrics)]
             for record in scored]  # fmt: skip
     align = ["left", *["right"] * len(metrics)]
     print(tabulate(rows, ["average", *metrics], disable_numparse=True, colalign=align))

@@ -41,6 +41,7 @@ OTHER = {
     "backbone": "ViT-L-14-openai",
     "checkpoint": None,
     "seed": 1,
+    "label": "mine",
 }
 
 
@@ -199,7 +200,7 @@ def test_per_query_data_with_other_arrays_is_refused(tmp_path, change):
 def test_what_is_no_record_of_this_schema_is_refused(tmp_path, content):
     path = tmp_path / "record.json"
     path.write_bytes(content.encode(errors="surrogateescape"))
-    with pytest.raises(CorruptData, match=r"record\.json is no"):
+    with pytest.raises(CorruptData, match=r"record\.json (must be|is not)"):
         read_record(path)
 
 

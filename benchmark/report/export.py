@@ -6,6 +6,7 @@ import csv
 import io
 from collections.abc import Iterator
 
+from cirbench.benchmark.paths import to_line
 from cirbench.benchmark.report.statistics import Score
 from cirbench.benchmark.report.tables import (
     Difference,
@@ -59,7 +60,13 @@ def _fields(value: Value) -> list[str]:
         case float():
             return [f"{value:.4f}"]
         case _:
-            return [value]
+            return [_as_text(value)]
+
+
+def _as_text(value: str) -> str:
+    """A stranger's name that no spreadsheet takes for a formula."""
+    plain = to_line(value)
+    return f"'{plain}" if plain.startswith(("=", "+", "-", "@")) else plain
 
 
 def standing(score: Score) -> str:
@@ -108,4 +115,4 @@ def _latex(value: Value) -> str:
 
 
 def _escaped(text: str) -> str:
-    return text.translate(_LATEX)
+    return to_line(text).translate(_LATEX)

@@ -74,7 +74,7 @@ def _seed(record: Record) -> str:
 
 
 def _checkpoint(record: Record) -> str:
-    return f"weights {(record.data['cell']['checkpoint'] or 'none')[:8]}"
+    return f"weights {record.checkpoint_label}"
 
 
 def board_tables(board: Board, shown: Statistics, verdicts: Sequence[Verdict]) -> list[Table]:

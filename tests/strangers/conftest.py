@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
+
+from cirbench.benchmark.plan import Request, plan
+from cirbench.benchmark.progress import Reporter
+from cirbench.benchmark.run import run
 
 
 @pytest.fixture
@@ -42,3 +47,24 @@ def refused(bench):
 def files_below(folder: Path) -> dict[str, bytes]:
     """Path → content of every file."""
     return {str(path): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory):
+    """Two whole records of random towers."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("made")
+        patch.setenv("CIRBENCH_CACHE", str(folder / "cache"))
+        request = Request(
+            methods=("image-only", "text-only"), task="emoji", split="val", backbone="fake",
+            output=folder / "results",
+        )  # fmt: skip
+        list(run(plan(request), Reporter(quiet=True)))
+    return folder / "results"
+
+
+@pytest.fixture
+def results(made, bench):
+    """A copy of them in the folder that bench runs in."""
+    shutil.copytree(made, "results")
+    return Path("results/emoji")

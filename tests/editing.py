@@ -1,0 +1,33 @@
+"""Changes to a JSON file, for tests that spoil one."""
+
+from __future__ import annotations
+
+import json
+
+
+def edit(path, change):
+    data = json.loads(path.read_text(encoding="utf-8"))
+    change(data)
+    path.write_text(json.dumps(data), encoding="utf-8")
+
+
+def put(name, value):
+    *parents, last = name.split(".")
+
+    def change(data):
+        for parent in parents:
+            data = data[parent]
+        data[last] = value
+
+    return lambda path: edit(path, change)
+
+
+def drop(name):
+    *parents, last = name.split(".")
+
+    def change(data):
+        for parent in parents:
+            data = data[parent]
+        del data[last]
+
+    return lambda path: edit(path, change)
