@@ -38,6 +38,7 @@ from cirbench.benchmark.cli_sweep import sweeper
 from cirbench.benchmark.cli_train import trainer
 from cirbench.benchmark.cli_train_combiner import train_clip_sum, train_combiner
 from cirbench.benchmark.errors import UNFORESEEN, CheckFailed, CirbenchError, UsageError
+from cirbench.benchmark.paths import to_line
 from cirbench.benchmark.threads import sleep_soon
 
 if TYPE_CHECKING:
@@ -211,8 +212,9 @@ def run(
 
     from cirbench.benchmark import plan as planning
     from cirbench.benchmark import run as harness
+    from cirbench.benchmark.leaderboard import as_lines
     from cirbench.benchmark.progress import Reporter
-    from cirbench.benchmark.tables import print_record, print_together
+    from cirbench.benchmark.tables import print_record
 
     plan = planning.plan(
         planning.Request(
@@ -231,15 +233,17 @@ def run(
         for record in harness.run(plan, reporter):
             records.append(record)
             if not as_json:
-                print_record(record, Console())
-                print(f"record: {record.path}\n")
+                if len(plan.methods) == 1 or not record.data["metrics"]:
+                    print_record(record, Console())
+                print(f"record: {record.path}")
     except KeyboardInterrupt:
         reporter.say(f"interrupted; {len(records)} of {len(plan.methods)} records are stored")
         raise
     if as_json:
         print_json(records[0].data if len(records) == 1 else [record.data for record in records])
-    else:
-        print_together(records)
+    elif len(records) > 1 and records[0].data["metrics"]:
+        note = "PARTIAL: queries or pictures are left out\n" if plan.partial else ""
+        print(f"\n{note}{as_lines(records)}")
 
 
 def _plan_summary(plan: "Plan") -> dict[str, Any]:
@@ -268,13 +272,17 @@ def leaderboard(
     ] = False,
 ) -> None:
     """Write leaderboard.md and the plots from the stored records."""
-    from cirbench.benchmark.publish import publish, stale
+    from cirbench.benchmark.leaderboard import as_lines
+    from cirbench.benchmark.publish import publish, read_boards, stale
 
     if check:
         if old := stale(output):
             raise CheckFailed(f"stale: {', '.join(map(str, old))}; bench leaderboard writes them")
         return
-    for path in publish(output):
+    paths = publish(output)
+    for board in read_boards(output):
+        print(f"{to_line(board.title)}\n{as_lines(board.records)}\n")
+    for path in paths:
         print(path)
 
 

@@ -170,6 +170,23 @@ def interval_text(interval: Interval) -> str:
     return f"{interval.value:.1f} [{interval.low:.1f}, {interval.high:.1f}]"
 
 
+def as_lines(records: Sequence[Record]) -> str:
+    """Records of one board as a row each for a terminal, best first: averages, no intervals."""
+    protocol = records[0].data["protocol"]
+
+    def value(record: Record, metric: str) -> float:
+        return float(record.data["metrics"]["average"][metric]["value"])
+
+    best_first = sorted(records, key=lambda record: -value(record, protocol["headline"]))
+    rows = [
+        [to_line(record.method_label), *(f"{value(record, m):.1f}" for m in protocol["metrics"])]
+        for record in best_first
+    ]
+    align = ["left", *["right"] * len(protocol["metrics"])]
+    headers = ["average", *protocol["metrics"]]
+    return str(tabulate(rows, headers, disable_numparse=True, colalign=align, maxcolwidths=[40]))
+
+
 def markdown(board: Board, published: Sequence[Published]) -> str:
     """A board as a section: averages, the headline per group, what they were measured with."""
     parts = [f"## {_escaped(board.title)}", ""]

@@ -14,7 +14,7 @@ from tabulate import tabulate
 from cirbench.benchmark.bootstrap import Interval
 from cirbench.benchmark.data_check import NAMED, Count, SplitCheck
 from cirbench.benchmark.paths import to_line
-from cirbench.benchmark.published import STATES, Verdict
+from cirbench.benchmark.published import NOT_RUN, STATES, Verdict
 from cirbench.benchmark.records import Record
 
 
@@ -37,23 +37,6 @@ def print_record(record: Record, console: Console) -> None:
         f"{note}Percent [95 % interval]; protocol {protocol['name']} v{protocol['version']}, "
         f"hash {protocol['hash']}"
     )
-
-
-def print_together(records: Sequence[Record]) -> None:
-    """Several records of one task as a row each, best first; nothing where there is one."""
-    scored = [record for record in records if record.data["metrics"]]
-    if len(scored) < 2:
-        return
-    metrics, headline = (scored[0].data["protocol"][key] for key in ("metrics", "headline"))
-
-    def value(record: Record, metric: str) -> float:
-        return float(record.data["metrics"]["average"][metric]["value"])
-
-    scored.sort(key=lambda record: -value(record, headline))
-    rows = [[to_line(record.method_label), *(f"{value(record, m):.1f}" for m in metrics)]
-            for record in scored]  # fmt: skip
-    align = ["left", *["right"] * len(metrics)]
-    print(tabulate(rows, ["average", *metrics], disable_numparse=True, colalign=align))
 
 
 def _beside_each_other(record: Record, width: int) -> list[Sequence[str]]:
@@ -82,22 +65,31 @@ def _cell(record: Record, group: str, metric: str) -> tuple[str, str]:
 
 
 def print_verdicts(verdicts: Sequence[Verdict]) -> None:
-    """A line a verdict, then how many there are of each."""
+    """A line a verdict, one a task for what is not run, and how many there are of each."""
     rows = [
         [
-            v.published.task, v.published.split, v.published.backbone,
-            " ".join(filter(None, (v.published.method, v.published.variant))), v.published.group,
-            v.published.metric, v.published.value, f"({v.published.confirmed})",
+            " ".join((v.published.task, v.published.split, v.published.group, v.published.metric)),
+            " ".join(filter(None, (v.published.method, v.published.variant))),
+            v.published.value,
             "–" if v.measured is None else f"{v.measured:.2f}",
-            "–" if v.difference is None else f"{v.difference:+.2f}", v.state, v.reason,
+            v.state + ("" if v.published.gates else " (not gated)"),
         ]
         for v in verdicts
-    ]  # fmt: skip
-    headers = ["task", "split", "backbone", "method", "group", "metric", "published", "confirmed",
-               "ours", "difference", "verdict", ""]  # fmt: skip
-    print(tabulate(rows, headers, tablefmt="simple", disable_numparse=True))
+        if v.state != NOT_RUN
+    ]
+    if rows:
+        headers = ["number", "method", "published", "ours", "verdict"]
+        widths = [28, 18, 9, 7, 14]
+        print(tabulate(rows, headers, maxcolwidths=widths, disable_numparse=True))
+    for reason, count in Counter(v.reason for v in verdicts if v.reason).items():
+        print(f"\n{count} × {reason}")
+    waiting = Counter(v.published.task for v in verdicts if v.state == NOT_RUN)
+    for task, count in waiting.items():
+        print(f"{task}: {count} numbers are not run")
     counts = Counter(v.state for v in verdicts)
     print("\n" + " · ".join(f"{counts[state]} {state}" for state in STATES))
+    if waiting:
+        print("bench verify --json lists them all")
 
 
 def print_checks(checks: Sequence[SplitCheck], collections: Sequence[Count]) -> None:
