@@ -70,7 +70,8 @@ class Expansion:
                          "seed": seed}  # fmt: skip
                 excluded = [i for i, g in enumerate(self.sweep.exclude) if matches(g, names)]
                 used.update(excluded)
-                if not excluded:
+                again = seed != self.sweep.seeds[0] and not find_method(method).needs_checkpoint
+                if not excluded and not again:  # nothing of a training-free method is random
                     yield names
         for i, globs in enumerate(self.sweep.exclude):
             if i not in used:
