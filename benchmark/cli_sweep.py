@@ -55,6 +55,7 @@ def submit(
 
     The same file again submits what is still missing. Every mistake in it is told before any job.
     """
+    from cirbench.benchmark.progress import Reporter
     from cirbench.slurm import choose, planning
 
     _known_cluster(cluster)
@@ -66,7 +67,7 @@ def submit(
         _print(shown) if as_json else _print_preview(shown)
         return
     with planned.manifest.locked():
-        rows = planning.prepare(planned)
+        rows = planning.prepare(planned, Reporter())
         cells = choose.missing(rows)
         _send(planned.manifest, cells, cluster, snapshot, as_json)
 

@@ -118,6 +118,7 @@ class Plan:
         cells: ids in the plan's order.
         profile: how retry answers an out-of-memory: "halve-batch" or "double-memory".
         limited: whether the records are partial.
+        commit, dirty: the code that was last submitted, as records have it.
     """
 
     name: str
@@ -125,6 +126,8 @@ class Plan:
     on_oom: str = "halve-batch"
     limited: bool = False
     fail_fast: bool = False
+    commit: str | None = None
+    dirty: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from cirbench.benchmark.errors import CorruptData, UsageError
+from cirbench.benchmark.progress import Reporter
+from cirbench.benchmark.provenance import code_state
 from cirbench.slurm.choose import missing
 from cirbench.slurm.expand import Expansion
 from cirbench.slurm.manifest import OPEN, Manifest, Plan, State, SweepCell, manifest_of
@@ -42,12 +44,12 @@ def plan_sweep(
     cells = Expansion(sweep, cluster, manifest, root, mistakes).cells()
     plan = Plan(
         name=sweep.name, cells=tuple(cell.id for cell in cells), on_oom=cluster.on_oom,
-        limited="limit" in sweep.settings, fail_fast=fail_fast,
+        limited="limit" in sweep.settings, fail_fast=fail_fast, **code_state(),
     )  # fmt: skip
     return Planned(manifest=manifest, plan=plan, cells=tuple(cells))
 
 
-def prepare(planned: Planned) -> list[Row]:
+def prepare(planned: Planned, reporter: Reporter) -> list[Row]:
     """Writes the folder, or checks it against the plan; gives the rows as they stand.
 
     The caller holds the manifest's lock. Cells that are on their way stay as they were sent; for
@@ -59,11 +61,25 @@ def prepare(planned: Planned) -> list[Row]:
     manifest = planned.manifest
     if (manifest.folder / "sweep.json").exists():
         _same_plan(planned)
+        _say_new_code(planned, reporter)
     for cell in planned.cells:
         if manifest.state(cell.id).status not in OPEN or not manifest.cell_path(cell.id).exists():
             manifest.write_cell(cell)
     manifest.write_plan(planned.plan)
     return look(manifest)
+
+
+def _say_new_code(planned: Planned, reporter: Reporter) -> None:
+    """Records of two states of the code may differ, which a person wants to know beforehand."""
+    try:
+        before = planned.manifest.plan()
+    except CorruptData:
+        return
+    if (before.commit, before.dirty) != (planned.plan.commit, planned.plan.dirty):
+        reporter.say(
+            f"the code has changed since this sweep was submitted ({(before.commit or '?')[:8]}, "
+            f"now {(planned.plan.commit or '?')[:8]}): what is done stays, the rest runs the new"
+        )
 
 
 def _same_plan(planned: Planned) -> None:

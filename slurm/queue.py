@@ -94,12 +94,21 @@ def cancel(jobs: Iterable[str]) -> None:
         raise CheckFailed(f"scancel: {answer.stderr.strip()}")
 
 
+_NOT_NOW = ("down, drained or reserved", "nodes are busy", "nodes required for job are")
+"""What `sbatch --test-only` fails with where sbatch queues the job: in a maintenance, say."""
+
+
 def refusal(script: str) -> str | None:
-    """Why sbatch would refuse a script; None where it would take it. Nothing is submitted."""
+    """Why sbatch would refuse a script; None where it would take it, if not start it yet.
+
+    Nothing is submitted.
+    """
     answer = _ask("sbatch", "--test-only", stdin=script)
     if not answer.returncode:
         return None
     lines = [line for line in answer.stderr.splitlines() if line.strip()]
+    if lines and any(words in lines[-1].lower() for words in _NOT_NOW):
+        return None
     return lines[-1] if lines else f"sbatch exits with {answer.returncode}"
 
 
