@@ -2,7 +2,6 @@
 
 import errno
 import io
-import json
 import os
 import signal
 import sys
@@ -29,6 +28,7 @@ from cirbench.benchmark.cli_options import (
     Results,
     Seed,
     Workers,
+    as_text,
     is_clone,
     print_json,
 )
@@ -226,7 +226,8 @@ def run(
         )
     )  # fmt: skip
     if dry_run:
-        print_json(_plan_summary(plan))
+        summary = _plan_summary(plan)
+        print_json(summary) if as_json else print("\n".join(as_text(summary)))
         return
     records, reporter = [], Reporter(quiet=quiet)
     try:
@@ -247,16 +248,29 @@ def run(
 
 
 def _plan_summary(plan: "Plan") -> dict[str, Any]:
+    from cirbench.benchmark import plan as planning
+    from cirbench.benchmark.registry import find_method
+
     return {
         "methods": list(plan.methods),
         "task": plan.task.name,
         "split": plan.split,
         "protocol": {**plan.protocol.as_dict(), "hash": plan.protocol.hash},
         "backbone": plan.backbone,
+        "checkpoints": {
+            name: str(path)
+            for name in plan.methods
+            if (
+                path := planning.checkpoint_path(
+                    find_method(name), plan.backbone, plan.request.checkpoints
+                )
+            )
+        },
         "device": plan.device,
         "queries": len(plan.data.queries),
         "gallery": len(plan.data.gallery),
         "pictures": plan.pictures,
+        "cache": f"{plan.request.cache}: of the pictures, those that are stored are not encoded",
         "output": str(plan.output),
         "missing": len(plan.data.missing),
         "released_annotations": plan.released,
@@ -360,9 +374,7 @@ def info(
     if as_json:
         print_json(description)
     else:
-        for key, value in description.items():
-            text = value if isinstance(value, str) else json.dumps(value, indent=2)
-            print(f"{key}: {text}")
+        print("\n".join(as_text(description)))
 
 
 @app.command(epilog="Examples: bench env · bench env --json > env.json")
@@ -374,8 +386,7 @@ def env(as_json: AsJson = False) -> None:
     if as_json:
         print_json(found)
         return
-    for key, value in found.items():
-        print(f"{key}: {value}")
+    print("\n".join(as_text(found)))
 
 
 register_report(app)

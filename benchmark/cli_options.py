@@ -6,8 +6,9 @@ help takes longer to import than all the rest of `bench --help`. And the cli mod
 """
 
 import json
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -52,6 +53,20 @@ def is_clone(folder: Path) -> bool:
         if path.is_file():
             return 'name = "cirbench"' in path.read_text(encoding="utf-8", errors="replace")
     return False
+
+
+def as_text(data: Mapping[str, Any], indent: str = "") -> Iterator[str]:
+    """Plain data as lines for a person; nothing where there is nothing."""
+    for name, value in data.items():
+        if isinstance(value, Mapping):
+            if value:
+                yield f"{indent}{name}:"
+                yield from as_text(value, f"{indent}  ")
+        elif isinstance(value, str) or not isinstance(value, Sequence):
+            said = ("yes" if value else "no") if isinstance(value, bool) else value
+            yield f"{indent}{name}: {'none' if said is None else said}"
+        elif value:
+            yield f"{indent}{name}: {', '.join(map(str, value))}"
 
 
 def print_json(data: object) -> None:

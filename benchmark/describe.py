@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from cirbench.benchmark.errors import UsageError
 from cirbench.benchmark.interfaces import Method, Task
-from cirbench.benchmark.registry import backbones, methods, tasks
+from cirbench.benchmark.registry import backbone_entry, find_method, find_task, methods, tasks
 
 
 def describe(name: str) -> Mapping[str, Any]:
@@ -18,13 +19,24 @@ def describe(name: str) -> Mapping[str, Any]:
         UsageError: nothing has that name.
     """
     if name in tasks():
-        return _task(tasks()[name].load())
+        return _task(find_task(name))
     if name in methods():
-        return _method(methods()[name].load())
-    if name in backbones():
-        entry = backbones()[name]
+        return _method(find_method(name))
+    if found := _protocols(name):
+        return found
+    with suppress(UsageError):
+        entry = backbone_entry(name)
         return {"backbone": name, "summary": entry.summary, "from": entry.origin}
     raise UsageError(f"nothing is called {name!r}; bench ls lists all names")
+
+
+def _protocols(name: str) -> Mapping[str, Any]:
+    """The protocols of that name by task."""
+    found = {}
+    for task in tasks():
+        if protocol := find_task(task).protocols.get(name):
+            found[f"protocol {name} of {task}"] = {**protocol.as_dict(), "hash": protocol.hash}
+    return found
 
 
 def _task(task: type[Task]) -> Mapping[str, Any]:
@@ -51,5 +63,9 @@ def _method(method: type[Method]) -> Mapping[str, Any]:
 
 
 def _about(thing: type) -> str:
+    """Its own words: the module's, unless that holds several."""
     module = inspect.getmodule(thing)
-    return inspect.cleandoc((module and module.__doc__) or thing.__doc__ or "")
+    several = sum(getattr(other, "__module__", "") == thing.__module__ and hasattr(other, "name")
+                  for other in vars(module).values()) > 1  # fmt: skip
+    words = thing.__doc__ if several or not module else module.__doc__
+    return inspect.cleandoc(words or thing.__doc__ or "")

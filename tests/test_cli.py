@@ -108,7 +108,7 @@ def test_a_limited_run_stays_out_of_results(bench, tmp_path):
 
 
 def test_a_dry_run_does_no_work(bench, tmp_path):
-    code, out, _ = bench("run", "-m", "all", "-t", "emoji", "--dry-run")
+    code, out, _ = bench("run", "-m", "all", "-t", "emoji", "--dry-run", "--json")
     planned = json.loads(out)
     assert code == 0
     assert planned["queries"] == 2400
