@@ -145,7 +145,8 @@ def test_a_pixel_bomb_is_refused_in_words(page, tmp_path):
     path = tmp_path / "bomb.png"
     Image.new("1", (20_000, 20_000)).save(path)
     search(page, path)
-    assert "bomb.png is refused" in refused(page)
+    assert "bomb.png (" in refused(page)
+    assert "must have at most 25,000,000 pixels" in refused(page)
 
 
 def test_the_keyboard_is_enough(page, clown):

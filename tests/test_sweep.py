@@ -511,7 +511,7 @@ def test_a_record_that_does_not_validate_is_not_done(sweeps):
     path = sweeps.rows("record")["image-only"].record
     whole = path.read_text(encoding="utf-8")
     path.write_text(whole[:100], encoding="utf-8")
-    assert "is no JSON" in sweeps.rows("record")["image-only"].state.reason
+    assert "is not a readable record" in sweeps.rows("record")["image-only"].state.reason
     path.write_text(whole.replace('"seed": 0', '"seed": 1'), encoding="utf-8")
     assert sweeps.statuses("record") == {"image-only": "failed"}
     sweeps("retry", "record", "--failed", "--cluster", "debug")
