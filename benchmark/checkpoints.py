@@ -20,8 +20,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from cirbench.benchmark.errors import CorruptData, MissingData
-from cirbench.benchmark.files import sha256_of_file, written_whole
+from cirbench.benchmark.errors import CorruptData
+from cirbench.benchmark.files import check_is_file, sha256_of_file, written_whole
 
 if TYPE_CHECKING:
     from cirbench.benchmark.interfaces import Backbone
@@ -180,8 +180,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
         MissingData: there is no such file.
         CorruptData: it is cut short, no weights file at all, or holds executable pickle.
     """
-    if not path.is_file():
-        raise MissingData(f"no checkpoint at {path}; check the path")
+    check_is_file(path, "checkpoint")
     sha256 = sha256_of_file(path)
     if path.suffix == ".safetensors":
         tensors, provenance = _read_safetensors(path)

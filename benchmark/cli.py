@@ -211,10 +211,6 @@ def run(
     from rich.console import Console
 
     from cirbench.benchmark import plan as planning
-    from cirbench.benchmark import run as harness
-    from cirbench.benchmark.leaderboard import as_lines
-    from cirbench.benchmark.progress import Reporter
-    from cirbench.benchmark.tables import print_record
 
     plan = planning.plan(
         planning.Request(
@@ -229,6 +225,12 @@ def run(
         summary = _plan_summary(plan)
         print_json(summary) if as_json else print("\n".join(as_text(summary)))
         return
+    # what follows takes seconds to import, which a mistake or a plan need not wait for
+    from cirbench.benchmark import run as harness
+    from cirbench.benchmark.leaderboard import as_lines
+    from cirbench.benchmark.progress import Reporter
+    from cirbench.benchmark.tables import print_record
+
     records, reporter = [], Reporter(quiet=quiet)
     try:
         for record in harness.run(plan, reporter):
@@ -249,7 +251,6 @@ def run(
 
 def _plan_summary(plan: "Plan") -> dict[str, Any]:
     from cirbench.benchmark import plan as planning
-    from cirbench.benchmark.registry import find_method
 
     return {
         "methods": list(plan.methods),
@@ -260,13 +261,9 @@ def _plan_summary(plan: "Plan") -> dict[str, Any]:
         "checkpoints": {
             name: str(path)
             for name in plan.methods
-            if (
-                path := planning.checkpoint_path(
-                    find_method(name), plan.backbone, plan.request.checkpoints
-                )
-            )
+            if (path := planning.checkpoint_path(name, plan.backbone, plan.request.checkpoints))
         },
-        "device": plan.device,
+        "device": plan.request.device,
         "queries": len(plan.data.queries),
         "gallery": len(plan.data.gallery),
         "pictures": plan.pictures,

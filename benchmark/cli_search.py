@@ -78,18 +78,18 @@ def search(
     if methods[1:]:
         raise UsageError("search takes one --method; bench serve shows several side by side")
     [method] = methods
-    kind = find_method(method)
+    find_method(method)
     queries = free_queries([picture_file(path) for path in image or ()], text or ())
     _check_output(html, "--html", (".html", ".htm"))
     _check_output(png, "--png", (".png",))
     reporter = Reporter(quiet=quiet)
     refs, of_gallery = searching.find_gallery(gallery, data_root, reporter.say)
-    name = searching.choose_backbone(backbone, of_gallery, [kind])
-    searching.check_checkpoint(checkpoint, [kind])
-    checkpoint_path(kind, name, {kind.name: checkpoint} if checkpoint else {})
+    name = searching.choose_backbone(backbone, of_gallery, methods)
+    searching.check_checkpoint(checkpoint, methods)
+    checkpoint_path(method, name, {method: checkpoint} if checkpoint else {})
     towers = load_backbone(name, device=choose_device(device))
     gc.freeze()  # nothing of a model is garbage, and each look for some takes 0.1 s
-    composer = searching.build_method(kind, towers, name, checkpoint)
+    composer = searching.build_method(method, towers, name, checkpoint)
     opened = searching.open_gallery(
         towers, refs, skip_unreadable=skip_unreadable, workers=workers, reporter=reporter
     )
@@ -146,24 +146,26 @@ def serve(
     from cirbench.benchmark.backbones import load_backbone
     from cirbench.benchmark.plan import choose_device
     from cirbench.benchmark.progress import Reporter
-    from cirbench.benchmark.registry import find_method, methods
+    from cirbench.benchmark.registry import loadable_methods, needs_checkpoint
     from cirbench.benchmark.serve.app import HOST, Demo, listen, run
 
-    kinds = [find_method(name) for name in method or methods()]
+    names = method or loadable_methods()
+    for one in names:
+        needs_checkpoint(one)
     reporter = Reporter(quiet=quiet)
     refs, of_gallery = searching.find_gallery(gallery, data_root, reporter.say)
-    name = searching.choose_backbone(backbone, of_gallery, kinds)
-    searching.check_checkpoint(checkpoint, kinds)
+    name = searching.choose_backbone(backbone, of_gallery, names)
+    searching.check_checkpoint(checkpoint, names)
     listener = listen(port)
     towers = load_backbone(name, device=choose_device(device))
     composers = {}
-    for kind in kinds:
+    for one in names:
         try:
-            composers[kind.name] = searching.build_method(kind, towers, name, checkpoint)
+            composers[one] = searching.build_method(one, towers, name, checkpoint)
         except CirbenchError as error:
             if method:
                 raise
-            reporter.say(f"{kind.name} is left out: {error}")
+            reporter.say(f"{one} is left out: {error}")
     opened = searching.open_gallery(
         towers, refs, skip_unreadable=skip_unreadable, workers=workers, reporter=reporter
     )

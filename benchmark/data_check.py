@@ -6,11 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from PIL import Image
-from torch import Tensor
 
 from cirbench.benchmark.errors import CirbenchError, CorruptData, MissingData
 from cirbench.benchmark.images import load_picture, prefetched
@@ -19,8 +17,8 @@ from cirbench.benchmark.plan import Plan
 from cirbench.benchmark.progress import Reporter, Stage
 from cirbench.benchmark.subsets import without
 
-NAMED = 20
-"""How many missing or unreadable pictures a table names; JSON has them all."""
+if TYPE_CHECKING:  # a table of verdicts, which knows of these checks, need not wait for torch
+    from torch import Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,6 +143,8 @@ def _fault(ref: ImageRef, row: int) -> str | None:
 
 
 def _nothing(_image: Image.Image) -> Tensor:
+    import torch
+
     return torch.empty(0)
 
 

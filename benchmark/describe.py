@@ -9,6 +9,7 @@ from typing import Any
 
 from cirbench.benchmark.errors import UsageError
 from cirbench.benchmark.interfaces import Method, Task
+from cirbench.benchmark.plan import shipped_checkpoints
 from cirbench.benchmark.registry import backbone_entry, find_method, find_task, methods, tasks
 
 
@@ -58,7 +59,7 @@ def _method(method: type[Method]) -> Mapping[str, Any]:
         "about": _about(method),
         "zero-shot": method.zero_shot,
         "needs a checkpoint": method.needs_checkpoint,
-        "shipped checkpoints": dict(method.shipped_checkpoints),
+        "shipped for": list(shipped_checkpoints(method.name)),
     }
 
 

@@ -20,6 +20,9 @@ from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
+from cirbench.benchmark.errors import MissingData
+from cirbench.benchmark.paths import to_text
+
 _ABANDONED_SECONDS = 86_400
 _MOST_CHARACTERS = 40
 """Of a file's name in its temporary one, so that this is not too long."""
@@ -140,6 +143,12 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+def check_is_file(path: Path, what: str) -> None:
+    """Raises MissingData if there is no such file."""
+    if not path.is_file():
+        raise MissingData(f"no {what} at {to_text(path)}; check the path")
 
 
 def read_regular_file(path: Path) -> bytes:

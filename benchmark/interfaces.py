@@ -364,8 +364,6 @@ class Method(Protocol):
     zero_shot: ClassVar[bool] = True
     """False where training saw composed-retrieval triplets."""
     needs_checkpoint: ClassVar[bool] = False
-    shipped_checkpoints: ClassVar[Mapping[str, str]] = {}
-    """Backbone name → file in `cirbench.methods/weights`, used without `--checkpoint`."""
 
     @classmethod
     def build(cls, *, backbone: Backbone, checkpoint: Checkpoint | None) -> Self:

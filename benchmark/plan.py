@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
 
 from cirbench.benchmark.errors import MissingData, UsageError
-from cirbench.benchmark.interfaces import Method, Mode, Task, TaskData
+from cirbench.benchmark.files import check_is_file
+from cirbench.benchmark.interfaces import Mode, Task, TaskData
 from cirbench.benchmark.protocol import EvaluationProtocol
 from cirbench.benchmark.registry import (
     backbone_entry,
@@ -16,6 +18,7 @@ from cirbench.benchmark.registry import (
     find_task,
     loadable_methods,
     methods,
+    needs_checkpoint,
     split_name,
 )
 from cirbench.benchmark.subsets import limited, without
@@ -57,8 +60,12 @@ class Plan:
     split: str
     protocol: EvaluationProtocol
     backbone: str
-    device: str
     data: TaskData
+
+    @cached_property
+    def device(self) -> str:
+        """The one that is asked for, or this machine's best."""
+        return choose_device(self.request.device)
 
     @property
     def pictures(self) -> int:
@@ -117,13 +124,15 @@ def plan(request: Request) -> Plan:
     backbone_entry(backbone)
     chosen = methods_of(request, backbone)
     for name in chosen:
-        checkpoint_path(find_method(name), backbone, request.checkpoints)
+        checkpoint_path(name, backbone, request.checkpoints)
     for name in request.checkpoints:
         if name not in chosen:
             raise UsageError(f"--checkpoint {name}=…, but {name} is not among the methods")
     split = _choice("split", request.split, task.splits)
     protocol = task.protocols[_choice("protocol", request.protocol, tuple(task.protocols))]
     _choice("cache mode", request.cache, tuple(Mode))
+    if request.device != "auto":
+        choose_device(request.device)
     data = task.load(protocol=protocol, split=split, data_root=request.data_root)
     if not data.gallery or not data.queries:
         raise MissingData(
@@ -137,7 +146,7 @@ def plan(request: Request) -> Plan:
         data = limited(data, request.limit)
     return Plan(
         request=request, methods=chosen, task=task, split=split, protocol=protocol,
-        backbone=backbone, device=choose_device(request.device), data=data,
+        backbone=backbone, data=data,
     )  # fmt: skip
 
 
@@ -147,10 +156,8 @@ def methods_of(request: Request, backbone: str) -> tuple[str, ...]:
         return tuple(dict.fromkeys(request.methods))
 
     def has_weights(name: str) -> bool:
-        method: type[Method] = find_method(name)
-        shipped = split_name(backbone)[1] in method.shipped_checkpoints
-        given = name in request.checkpoints or shipped
-        return given or not method.needs_checkpoint
+        shipped = split_name(backbone)[1] in shipped_checkpoints(name)
+        return name in request.checkpoints or shipped or not needs_checkpoint(name)
 
     return tuple(filter(has_weights, loadable_methods()))
 
@@ -175,7 +182,7 @@ def parse_checkpoints(given: Sequence[str], chosen: Sequence[str]) -> dict[str, 
 
 
 def _only_taker(text: str, chosen: Sequence[str]) -> str:
-    takers = [name for name in chosen if name != "all" and find_method(name).needs_checkpoint]
+    takers = [name for name in chosen if name != "all" and needs_checkpoint(name)]
     if len(takers) != 1:
         raise UsageError(
             f"--checkpoint {text}: of which method? {' or '.join(takers) or 'none chosen'} "
@@ -208,24 +215,34 @@ def check_whole(task: Task, data: TaskData) -> None:
         )
 
 
-def checkpoint_path(method: type[Method], backbone: str, wanted: Mapping[str, Path]) -> Path | None:
+def shipped_checkpoints(method: str) -> Mapping[str, Path]:
+    """Backbone name → the method's weights for it that come with cirbench."""
+    folder = Path(str(files("cirbench.methods") / "weights"))
+    found = sorted(folder.glob(f"{method}--*.safetensors"))
+    return {path.stem.removeprefix(f"{method}--"): path for path in found}
+
+
+def checkpoint_path(method: str, backbone: str, wanted: Mapping[str, Path]) -> Path | None:
     """The method's weights: those asked for, else the shipped ones; None where it has none.
 
     Raises:
-        MissingData: it needs weights, and none are shipped for the backbone.
+        MissingData: it needs weights, and the file is not there or none is shipped for the
+            backbone.
     """
-    if not method.needs_checkpoint:
+    if not needs_checkpoint(method):
         return None
-    if method.name in wanted:
-        return wanted[method.name]
+    if method in wanted:
+        check_is_file(wanted[method], "checkpoint")
+        return wanted[method]
     backbone = split_name(backbone)[1]
-    beside = Path(backbone.removeprefix("tuned:")) / f"{method.name}.safetensors"
+    beside = Path(backbone.removeprefix("tuned:")) / f"{method}.safetensors"
     if backbone.startswith("tuned:") and beside.is_file():
         return beside
-    if backbone not in method.shipped_checkpoints:
-        shipped = ", ".join(method.shipped_checkpoints) or "no backbone"
+    shipped = shipped_checkpoints(method)
+    if backbone not in shipped:
         raise MissingData(
-            f"{method.name} needs --checkpoint {method.name}=FILE for the backbone {backbone} "
-            f"(one is shipped for {shipped}); bench train --help lists what can be trained here"
+            f"{method} needs --checkpoint {method}=FILE for the backbone {backbone} (one is "
+            f"shipped for {', '.join(shipped) or 'no backbone'}); bench train --help lists what "
+            f"can be trained here"
         )
-    return Path(str(files("cirbench.methods") / "weights" / method.shipped_checkpoints[backbone]))
+    return shipped[backbone]

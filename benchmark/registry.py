@@ -28,12 +28,14 @@ class Entry:
     """A name's target ("module:attribute"), where the name comes from, and a line about it.
 
     Attributes:
+        needs_checkpoint: of a built-in method, what its class says, known without importing it.
         clash: who else claims the name, if anybody does; then it can't be had.
     """
 
     target: str
     origin: str = "cirbench"
     summary: str = ""
+    needs_checkpoint: bool = False
     clash: str = ""
 
     def load(self) -> Any:
@@ -61,8 +63,8 @@ class Entry:
             ) from error
 
 
-def _built_in(target: str, summary: str) -> Entry:
-    return Entry(target=target, summary=summary)
+def _built_in(target: str, summary: str, *, needs_checkpoint: bool = False) -> Entry:
+    return Entry(target=target, summary=summary, needs_checkpoint=needs_checkpoint)
 
 
 _METHODS = {
@@ -76,18 +78,22 @@ _METHODS = {
     "pic2word": _built_in(
         "cirbench.methods.pic2word:Pic2Word",
         "the picture as one pseudo-word in a prompt (Saito et al., CVPR 2023)",
+        needs_checkpoint=True,
     ),
     "combiner": _built_in(
         "cirbench.methods.combiner:Combiner",
         "a network over both embeddings, trained on triplets (Baldrati et al., 2022)",
+        needs_checkpoint=True,
     ),
     "searle": _built_in(
         "cirbench.methods.searle:Searle",
         'a pseudo-word and "that {caption}" (Baldrati et al., ICCV 2023); needs a checkpoint',
+        needs_checkpoint=True,
     ),
     "lincir": _built_in(
         "cirbench.methods.lincir:LinCIR",
         "SEARLE's network trained on text alone (Gu et al., CVPR 2024); needs a checkpoint",
+        needs_checkpoint=True,
     ),
 }
 
@@ -189,6 +195,15 @@ def find_method(name: str) -> Any:
     return _load_class(_find(name, "method", methods()), ("name", "build", "compose"))
 
 
+def needs_checkpoint(method: str) -> bool:
+    """Whether the method of that name takes weights; raises UsageError with suggestions."""
+    entry = _find(method, "method", methods())
+    if entry.origin == "cirbench":
+        return entry.needs_checkpoint
+    wanted: bool = find_method(method).needs_checkpoint
+    return wanted
+
+
 def find_task(name: str) -> Any:
     """The task class of that name; raises UsageError with suggestions."""
     return _load_class(_find(name, "task", tasks()), ("name", "load", "protocols"))
@@ -197,9 +212,10 @@ def find_task(name: str) -> Any:
 def loadable_methods() -> list[str]:
     """The names of all methods but the plug-ins' that can't be loaded, which are warned of."""
     found = []
-    for name in methods():
+    for name, entry in methods().items():
         try:
-            find_method(name)
+            if entry.origin != "cirbench":
+                find_method(name)
         except UsageError as error:
             warnings.warn(f"method {name!r} is left out: {error}", PluginWarning, stacklevel=2)
         else:

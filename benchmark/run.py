@@ -62,7 +62,7 @@ def run(plan: Plan, reporter: Reporter) -> Iterator[Record]:
     torch.manual_seed(request.seed)
     clock = Clock()
     with clock.stage("load"):
-        checkpoints = [read_own_checkpoint(find_method(name), plan) for name in plan.methods]
+        checkpoints = [read_own_checkpoint(name, plan) for name in plan.methods]
         backbone = load_backbone(plan.backbone, device=plan.device, precision=request.precision)
         methods = [
             (find_method(name).build(backbone=backbone, checkpoint=checkpoint), checkpoint)
@@ -98,7 +98,7 @@ def run(plan: Plan, reporter: Reporter) -> Iterator[Record]:
         yield write_record(plan.output, cell, body, per_query)
 
 
-def read_own_checkpoint(method: type[Method], plan: Plan) -> Checkpoint | None:
+def read_own_checkpoint(method: str, plan: Plan) -> Checkpoint | None:
     """A method's weights, shipped ones or those asked for; before any backbone is fetched."""
     path = checkpoint_path(method, plan.backbone, plan.request.checkpoints)
     return read_checkpoint(path) if path else None

@@ -16,16 +16,17 @@ from cirbench.benchmark.checkpoints import read_checkpoint
 from cirbench.benchmark.decoding import decode
 from cirbench.benchmark.embed import BatchSize, Embedder, ImageFeatures, embed_with
 from cirbench.benchmark.errors import CirbenchError, CorruptData, MissingData, UsageError
+from cirbench.benchmark.files import check_is_file
 from cirbench.benchmark.free_query import FreeQuery
 from cirbench.benchmark.images import Say, find_deep_greys, images_in_folder, prefetched
 from cirbench.benchmark.interfaces import Backbone, ImageRef, Method, Mode
 from cirbench.benchmark.paths import to_text
-from cirbench.benchmark.plan import checkpoint_path
+from cirbench.benchmark.plan import checkpoint_path, shipped_checkpoints
 from cirbench.benchmark.preprocess import Transform, preprocess
 from cirbench.benchmark.progress import Reporter
 from cirbench.benchmark.protocol import EvaluationProtocol
 from cirbench.benchmark.ranking import dot_product, rank
-from cirbench.benchmark.registry import find_task, tasks
+from cirbench.benchmark.registry import find_method, find_task, needs_checkpoint, tasks
 from cirbench.benchmark.texts import TextFeatures
 
 DEFAULT_BACKBONE = "emoji-clip"
@@ -62,9 +63,7 @@ def find_gallery(
     return images_in_folder(Path(name), say), None
 
 
-def choose_backbone(
-    wanted: str | None, of_gallery: str | None, methods: Sequence[type[Method]]
-) -> str:
+def choose_backbone(wanted: str | None, of_gallery: str | None, methods: Sequence[str]) -> str:
     """The backbone asked for, else the gallery's task's, else the embedded one where a method
     needs no weights or ships some for it.
 
@@ -73,13 +72,17 @@ def choose_backbone(
     """
     if chosen := wanted or of_gallery:
         return chosen
-    if any(not m.needs_checkpoint or DEFAULT_BACKBONE in m.shipped_checkpoints for m in methods):
+    if any(
+        DEFAULT_BACKBONE in shipped_checkpoints(method) or not needs_checkpoint(method)
+        for method in methods
+    ):
         return DEFAULT_BACKBONE
-    names = ", ".join(method.name for method in methods)
-    raise UsageError(f"{names} on a folder needs --backbone; bench ls backbones lists them")
+    raise UsageError(
+        f"{', '.join(methods)} on a folder needs --backbone; bench ls backbones lists them"
+    )
 
 
-def check_checkpoint(checkpoint: Path | None, methods: Sequence[type[Method]]) -> None:
+def check_checkpoint(checkpoint: Path | None, methods: Sequence[str]) -> None:
     """Finds out before any weights are loaded that a file can't be those of the methods.
 
     Raises:
@@ -88,23 +91,22 @@ def check_checkpoint(checkpoint: Path | None, methods: Sequence[type[Method]]) -
     """
     if checkpoint is None:
         return
-    if not any(method.needs_checkpoint for method in methods):
-        names = ", ".join(method.name for method in methods)
-        raise UsageError(f"--checkpoint must go with a method that takes weights, got {names}")
-    if not checkpoint.is_file():
-        raise MissingData(f"no checkpoint at {to_text(checkpoint)}; check the path")
+    if not any(map(needs_checkpoint, methods)):
+        raise UsageError(
+            f"--checkpoint must go with a method that takes weights, got {', '.join(methods)}"
+        )
+    check_is_file(checkpoint, "checkpoint")
 
 
-def build_method(
-    method: type[Method], backbone: Backbone, name: str, checkpoint: Path | None
-) -> Method:
+def build_method(method: str, backbone: Backbone, name: str, checkpoint: Path | None) -> Method:
     """A method with its weights for the backbone of that name.
 
     Raises:
         MissingData, CorruptData: its weights are not there, or don't fit.
     """
-    path = checkpoint_path(method, name, {method.name: checkpoint} if checkpoint else {})
-    return method.build(backbone=backbone, checkpoint=read_checkpoint(path) if path else None)
+    path = checkpoint_path(method, name, {method: checkpoint} if checkpoint else {})
+    kind: type[Method] = find_method(method)
+    return kind.build(backbone=backbone, checkpoint=read_checkpoint(path) if path else None)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,10 +12,13 @@ from rich.table import Table
 from tabulate import tabulate
 
 from cirbench.benchmark.bootstrap import Interval
-from cirbench.benchmark.data_check import NAMED, Count, SplitCheck
+from cirbench.benchmark.data_check import Count, SplitCheck
 from cirbench.benchmark.paths import to_line
 from cirbench.benchmark.published import NOT_RUN, STATES, Verdict
 from cirbench.benchmark.records import Record
+
+_NAMED = 20
+"""How many missing or unreadable pictures are named; JSON has them all."""
 
 
 def print_record(record: Record, console: Console) -> None:
@@ -109,10 +112,10 @@ def print_checks(checks: Sequence[SplitCheck], collections: Sequence[Count]) -> 
         for remark in check.remarks:
             print(f"  {remark}")
         for kind, faults in (("missing", check.missing), ("unreadable", check.unreadable)):
-            for name, why in list(faults.items())[:NAMED]:
+            for name, why in list(faults.items())[:_NAMED]:
                 print(f"  {kind}: {name} ({why})")
-            if len(faults) > NAMED:
-                print(f"  … and {len(faults) - NAMED:,} more {kind}; --json names all")
+            if len(faults) > _NAMED:
+                print(f"  … and {len(faults) - _NAMED:,} more {kind}; --json names all")
 
 
 def _expectation(count: Count) -> tuple[str, str]:

@@ -87,9 +87,6 @@ class Combiner(Method):
     name: ClassVar[str] = "combiner"
     zero_shot: ClassVar[bool] = False
     needs_checkpoint: ClassVar[bool] = True
-    shipped_checkpoints: ClassVar[Mapping[str, str]] = {
-        "emoji-clip": "combiner--emoji-clip.safetensors"
-    }
 
     def __init__(self, network: CombinerNetwork, trained_on: str) -> None:
         self.network = network.eval()

@@ -135,9 +135,6 @@ class Pic2Word(Method):
 
     name: ClassVar[str] = "pic2word"
     needs_checkpoint: ClassVar[bool] = True
-    shipped_checkpoints: ClassVar[Mapping[str, str]] = {
-        "emoji-clip": "pic2word--emoji-clip.safetensors"
-    }
 
     def __init__(self, mapper: MappingNetwork, trained_on: str) -> None:
         self.mapper = mapper.eval()

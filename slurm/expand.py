@@ -15,7 +15,7 @@ from typing import Any
 from cirbench.benchmark.checkpoints import read_checkpoint
 from cirbench.benchmark.errors import CirbenchError, MissingData
 from cirbench.benchmark.plan import Plan, Request, checkpoint_path, plan
-from cirbench.benchmark.registry import find_backbone, find_method, find_task
+from cirbench.benchmark.registry import find_backbone, find_task, needs_checkpoint
 from cirbench.benchmark.selection import task_supervision
 from cirbench.benchmark.training_images import find_training_images
 from cirbench.slurm.manifest import Manifest, SweepCell
@@ -70,7 +70,7 @@ class Expansion:
                          "seed": seed}  # fmt: skip
                 excluded = [i for i, g in enumerate(self.sweep.exclude) if matches(g, names)]
                 used.update(excluded)
-                again = seed != self.sweep.seeds[0] and not find_method(method).needs_checkpoint
+                again = seed != self.sweep.seeds[0] and not needs_checkpoint(method)
                 if not excluded and not again:  # nothing of a training-free method is random
                     yield names
         for i, globs in enumerate(self.sweep.exclude):
@@ -161,7 +161,7 @@ class Expansion:
         )
         with self.mistakes.noted():
             given = {method: Path(wanted)} if wanted else {}
-            path = checkpoint_path(find_method(method), backbone, given)
+            path = checkpoint_path(method, backbone, given)
             if path is None:
                 return None, None
             return (str(path) if wanted else None), self._sha256(path, f"{method} on {backbone}")

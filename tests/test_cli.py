@@ -279,6 +279,9 @@ RESULTS = ["--output", str(Path(__file__).parents[1] / "results")]
     [
         ["--help"], ["run", "--help"], ["ls"], ["run", "-m", "x"], ["report", "--check", *RESULTS],
         ["leaderboard", "--check", *RESULTS], ["compare", "pic2word", "image-text", *RESULTS],
+        ["verify", *RESULTS], ["run", "-m", "pic2word", "-t", "emoji", "--dry-run"],
+        ["run", "-m", "nope", "-t", "emoji"], ["info", "emoji"], ["data", "check", "emoji"],
+        ["run", "-m", "pic2word", "-t", "emoji", "--checkpoint", "nope.pt"],
     ],
 )  # fmt: skip
 def test_light_commands_import_nothing_heavy(arguments):

@@ -20,7 +20,6 @@ from cirbench.benchmark.protocol import EvaluationProtocol
 from cirbench.benchmark.run import run
 from cirbench.benchmark.training_state import read_epochs
 from cirbench.methods import clip_sum_training as training
-from cirbench.methods.combiner import Combiner
 
 QUIET = Reporter(quiet=True)
 PROTOCOL = EvaluationProtocol(
@@ -165,10 +164,11 @@ def test_a_record_of_a_tuned_backbone_is_a_cell_of_its_own(picture_refs, tmp_pat
 
 def test_a_combiner_in_the_folder_is_found(tmp_path):
     (tmp_path / "combiner.safetensors").write_bytes(b"x")
-    found = checkpoint_path(Combiner, f"tuned:{tmp_path}", {})
+    found = checkpoint_path("combiner", f"tuned:{tmp_path}", {})
     assert found == tmp_path / "combiner.safetensors"
     other = tmp_path / "other.pt"
-    assert checkpoint_path(Combiner, f"tuned:{tmp_path}", {"combiner": other}) == other
+    other.write_bytes(b"x")
+    assert checkpoint_path("combiner", f"tuned:{tmp_path}", {"combiner": other}) == other
 
 
 def test_the_released_file_is_rounded_but_for_norms_and_embeddings(tmp_path):

@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from cirbench.benchmark.checkpoints import read_checkpoint
+from cirbench.benchmark.plan import shipped_checkpoints
 from cirbench.datasets.emoji import captions, clip_training
 from cirbench.datasets.emoji.pictures import (
     CORE_STYLES,
@@ -137,8 +138,7 @@ def test_the_shipped_mapper_was_trained_for_the_shipped_clip():
     from cirbench.benchmark.backbones import load_backbone
     from cirbench.methods.pic2word import Pic2Word
 
-    weights = Path(str(files("cirbench.methods") / "weights"))
-    checkpoint = read_checkpoint(weights / Pic2Word.shipped_checkpoints["emoji-clip"])
+    checkpoint = read_checkpoint(shipped_checkpoints("pic2word")["emoji-clip"])
     backbone = load_backbone("emoji-clip")
     assert checkpoint.provenance["backbone"]["weights"] == backbone.weights_sha256
     assert checkpoint.provenance["images"]["count"] == len(Emoji().training_images(data_root=None))

@@ -26,8 +26,6 @@ from cirbench.benchmark.progress import Reporter
 from cirbench.benchmark.search import Searcher, build_method, open_gallery
 from cirbench.benchmark.serve import forms
 from cirbench.benchmark.serve.app import HEADERS, Demo, application, listen
-from cirbench.methods.baselines import ImageOnly, ImageText, TextOnly
-from cirbench.methods.pic2word import Pic2Word
 
 METHODS = ["image-only", "text-only", "image-text", "pic2word"]
 
@@ -44,8 +42,8 @@ def demo(backbone, picture_folder):
         backbone, images_in_folder(picture_folder), skip_unreadable=False, workers=1,
         reporter=Reporter(quiet=True),
     )  # fmt: skip
-    kinds = (ImageOnly, TextOnly, ImageText, Pic2Word)
-    methods = {kind.name: build_method(kind, backbone, "emoji-clip", None) for kind in kinds}
+    names = ("image-only", "text-only", "image-text", "pic2word")
+    methods = {name: build_method(name, backbone, "emoji-clip", None) for name in names}
     return Demo(
         searcher=Searcher(backbone=backbone, gallery=gallery),
         methods=methods,
