@@ -115,7 +115,8 @@ def _times_drawn(drawn: NDArray[np.int64]) -> NDArray[np.uint16]:
 def intervals(estimates: Array, draws: Array, sizes: Sequence[int]) -> list[Interval]:
     """One interval for each of A estimates, from (resamples, A) draws; NaN draws are left out."""
     tail = 100 * (1 - LEVEL) / 2
-    low, high = np.nanpercentile(draws, [tail, 100 - tail], axis=0)
+    percentile = np.nanpercentile if np.isnan(draws).any() else np.percentile  # twice as fast
+    low, high = percentile(draws, [tail, 100 - tail], axis=0)
     return [
         Interval(value=float(v), low=float(lo), high=float(hi), n=int(n))
         for v, lo, hi, n in zip(estimates, low, high, sizes, strict=True)

@@ -38,7 +38,7 @@ from cirbench.benchmark.cli_sweep import sweeper
 from cirbench.benchmark.cli_train import trainer
 from cirbench.benchmark.cli_train_combiner import train_clip_sum, train_combiner
 from cirbench.benchmark.errors import UNFORESEEN, CheckFailed, CirbenchError, UsageError
-from cirbench.benchmark.paths import to_line
+from cirbench.benchmark.paths import to_line, to_text
 from cirbench.benchmark.threads import sleep_soon
 
 if TYPE_CHECKING:
@@ -217,7 +217,8 @@ def run(
             methods=tuple(method), task=task, split=split, protocol=protocol, backbone=backbone,
             checkpoints=planning.parse_checkpoints(checkpoint or (), method),
             data_root=data_root, device=device, precision=precision,
-            batch_size=batch_size, workers=workers, seed=seed, label=label, limit=limit,
+            batch_size=batch_size, workers=workers, seed=seed, limit=limit,
+            label=label and to_text(label),
             allow_missing=allow_missing, cache=cache, output=output,
         )
     )  # fmt: skip
@@ -290,8 +291,9 @@ def leaderboard(
         if old := stale(output):
             raise CheckFailed(f"stale: {', '.join(map(str, old))}; bench leaderboard writes them")
         return
-    paths = publish(output)
-    for board in read_boards(output):
+    boards = read_boards(output)
+    paths = publish(output, boards)
+    for board in boards:
         print(f"{to_line(board.title)}\n{as_lines(board.records)}\n")
     for path in paths:
         print(path)

@@ -191,7 +191,7 @@ def collect(
 
     Its records join those that are there, and the leaderboard is written anew.
     """
-    from cirbench.benchmark.publish import publish
+    from cirbench.benchmark.publish import publish, read_boards
     from cirbench.slurm.collect import collect as copied
     from cirbench.slurm.status import look
 
@@ -199,7 +199,7 @@ def collect(
     rows = look(manifest)
     paths = copied(manifest, rows, output)
     if paths and not manifest.plan().limited:
-        paths += publish(output)
+        paths += publish(output, read_boards(output))
     if as_json:
         _print([str(path) for path in paths])
     else:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from cirbench.benchmark.bootstrap import Design
 from cirbench.benchmark.errors import CorruptData, MissingData, UsageError
 from cirbench.benchmark.paired import Difference, differences, holm
-from cirbench.benchmark.records import PerQuery, Record, read_record
+from cirbench.benchmark.records import Record, Scores, read_record
 from cirbench.benchmark.scoring import check_scored, read_scored
 
 
@@ -155,14 +155,14 @@ def _identity(data: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def aligned(a: Record, b: Record) -> tuple[PerQuery, PerQuery]:
-    """The `query`, `reference`, `group` and `values` of both, in one order.
+def aligned(a: Record, b: Record) -> tuple[Scores, Scores]:
+    """Those of both, in one order of queries.
 
     Raises:
         UsageError: they hold different queries; names the first.
         CorruptData: a record's per-query data is missing or altered.
     """
-    one, other = _in_order(a.per_query()), _in_order(b.per_query())
+    one, other = _in_order(a.scores), _in_order(b.scores)
     if len(one.query) != len(other.query):
         raise CorruptData(f"{a.path} or {b.path} has per-query data that its counts belie")
     for field in ("query", "reference", "group"):
@@ -175,10 +175,10 @@ def aligned(a: Record, b: Record) -> tuple[PerQuery, PerQuery]:
     return one, other
 
 
-def _in_order(arrays: PerQuery) -> PerQuery:
-    order: NDArray[np.int64] = np.lexsort((arrays.reference, arrays.group, arrays.query))
+def _in_order(scores: Scores) -> Scores:
+    order: NDArray[np.int64] = np.lexsort((scores.reference, scores.group, scores.query))
     kept = ("query", "reference", "group", "values")
-    return replace(arrays, **{name: getattr(arrays, name)[order] for name in kept})
+    return replace(scores, **{name: getattr(scores, name)[order] for name in kept})
 
 
 def find_pairs(a: str, b: str, root: Path) -> list[tuple[Record, Record]]:
@@ -189,7 +189,7 @@ def find_pairs(a: str, b: str, root: Path) -> list[tuple[Record, Record]]:
         MissingData: a name stands for no record.
         UsageError: nothing can be paired.
     """
-    ours, theirs = find_records(a, root), find_records(b, root)
+    ours, theirs = find_records(a, b, root=root)
     as_given = Path(a).is_file() and Path(b).is_file()
     alone = {
         setting
@@ -225,21 +225,26 @@ def _setting(record: Record) -> tuple[str, ...]:
     return (cell["task"], cell["split"], protocol, cell["backbone"])
 
 
-def find_records(name: str, root: Path) -> list[Record]:
-    """The record in a file, or those below `root` by method, method label, or glob over paths.
+def find_records(*names: str, root: Path) -> list[list[Record]]:
+    """By name: the record in a file, or those below `root` by method, method label, or glob over
+    paths.
 
     Raises:
         MissingData: there is none.
     """
+    below = [] if all(Path(name).is_file() for name in names) else read_scored(root)
+    return [_named_by(name, root, below) for name in names]
+
+
+def _named_by(name: str, root: Path, below: Sequence[Record]) -> list[Record]:
     if Path(name).is_file():
         record = read_record(Path(name))
         if record.data["metrics"]:
             check_scored(record)
         return [record]
-    records = read_scored(root)
-    found = [record for record in records if _matches(record, name, root)]
+    found = [record for record in below if _matches(record, name, root)]
     if not found:
-        known = ", ".join(sorted({record.method_label for record in records})) or "none"
+        known = ", ".join(sorted({record.method_label for record in below})) or "none"
         raise MissingData(f"no record {name!r} in {root}; methods that have one there: {known}")
     return found
 

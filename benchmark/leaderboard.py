@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from tabulate import tabulate
 
 from cirbench.benchmark.bootstrap import (
@@ -21,12 +21,14 @@ from cirbench.benchmark.bootstrap import (
     intervals,
     resampled_means,
 )
+from cirbench.benchmark.errors import CorruptData
 from cirbench.benchmark.paths import to_line
 from cirbench.benchmark.published import Published, Verdict, verify
-from cirbench.benchmark.records import PerQuery, Record, slug
-from cirbench.benchmark.scoring import check_means, with_averages
+from cirbench.benchmark.records import PerQuery, Record, Scores, slug
+from cirbench.benchmark.scoring import with_averages
 
-Draws = NDArray[np.float64]
+_KEPT = 8
+"""How many records' per-query data are in memory at a time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,17 +88,34 @@ class Board:
         return hashlib.sha256(json.dumps(shown, sort_keys=True).encode()).hexdigest()
 
     @cached_property
-    def per_query(self) -> tuple[PerQuery, ...]:
+    def scores(self) -> tuple[Scores, ...]:
         """By record.
 
         Raises:
-            CorruptData: a file is missing or altered, or its record says other than it does.
+            CorruptData: a file is missing or altered, or two records are of other queries.
         """
-        averages = {average: _members(self, average) for average in self.averages}
-        found = tuple(record.per_query() for record in self.records)
-        for record, arrays in zip(self.records, found, strict=True):
-            check_means(record, arrays, averages)
+        found = tuple(record.scores for record in self.records)
+        for record, scores in zip(self.records, found, strict=True):
+            if not np.array_equal(scores.query, found[0].query):
+                raise CorruptData(
+                    f"{record.path} and {self.records[0].path} share a protocol and annotations, "
+                    f"but not their queries; run both cells again"
+                )
         return found
+
+    @cached_property
+    def design(self) -> Design:
+        """Which reference and group each query is of."""
+        return Design.of(self.scores[0].reference, self.scores[0].group, self.groups)
+
+    @cached_property
+    def per_query(self) -> Answers:
+        """By record, each read when it is asked for.
+
+        Raises:
+            CorruptData: a file is missing or altered.
+        """
+        return Answers(self.records)
 
     def value(self, record: Record, group: str, metric: str) -> Interval:
         return Interval(**record.data["metrics"][group][metric])
@@ -104,24 +123,29 @@ class Board:
     def differences(self, average: str) -> list[Interval]:
         """Each record minus the best one, in the headline metric, with a paired 95 % interval."""
         column = self.metrics.index(self.headline)
-        sampled = [_average_draws(arrays, self, average, column) for arrays in self.per_query]
-        best, best_draws = sampled[0]
-        return [
-            intervals(np.array([v - best]), (d - best_draws)[:, None], [len(arrays.query)])[0]
-            for (v, d), arrays in zip(sampled, self.per_query, strict=True)
-        ]
+        values = np.stack([scores.values[:, column] for scores in self.scores], axis=1)
+        members = {average: _members(self, average)}
+        means = with_averages(group_means(values, self.design), self.groups, members)[0]
+        draws = with_averages(resampled_means(values, self.design), self.groups, members)[:, 0]
+        sizes = [len(values)] * len(self.records)
+        return intervals(means - means[0], draws - draws[:, :1], sizes)
 
 
-def _average_draws(
-    arrays: PerQuery, board: Board, average: str, column: int
-) -> tuple[float, Draws]:
-    """The headline's average and its draws; the same references are drawn for all records."""
-    members = {average: _members(board, average)}
-    design = Design.of(arrays.reference, arrays.group, board.groups)
-    values = arrays.values[:, [column]]
-    mean = with_averages(group_means(values, design), board.groups, members)[0, 0]
-    draws = with_averages(resampled_means(values, design), board.groups, members)[:, 0, 0]
-    return float(mean), draws
+class Answers:
+    """Per-query data of records, the last few of which are kept: a large task's is gigabytes."""
+
+    def __init__(self, records: Sequence[Record]) -> None:
+        self._records = records
+        self._read = lru_cache(_KEPT)(lambda index: self._records[index].per_query())
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, index: int) -> PerQuery:
+        return self._read(index)
+
+    def __iter__(self) -> Iterator[PerQuery]:
+        return map(self.__getitem__, range(len(self)))
 
 
 def _members(board: Board, average: str) -> Sequence[str]:
@@ -163,6 +187,30 @@ def _ranked(records: Sequence[Record]) -> tuple[Record, ...]:
             records, key=lambda r: (-r.data["metrics"]["average"][headline]["value"], str(r.path))
         )
     )
+
+
+def labels(board: Board) -> list[str]:
+    """A name for each record, different from the others': the shortest that tells them apart."""
+    found = [record.method_label for record in board.records]
+    for more in (_backbone, _seed, _checkpoint, lambda record: record.path.stem):
+        count = Counter(found)
+        found = [
+            f"{label}, {more(record)}" if count[label] > 1 else label
+            for label, record in zip(found, board.records, strict=True)
+        ]
+    return found
+
+
+def _backbone(record: Record) -> str:
+    return str(record.data["cell"]["backbone"])
+
+
+def _seed(record: Record) -> str:
+    return f"seed {record.data['cell']['seed']}"
+
+
+def _checkpoint(record: Record) -> str:
+    return f"weights {record.checkpoint_label}"
 
 
 def interval_text(interval: Interval) -> str:

@@ -10,8 +10,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from cirbench.benchmark.bootstrap import Design, group_means, intervals, resampled_means
-from cirbench.benchmark.leaderboard import Board
+from cirbench.benchmark.bootstrap import group_means, intervals, resampled_means
+from cirbench.benchmark.leaderboard import Board, labels
 from cirbench.benchmark.metrics import recall
 from cirbench.benchmark.paths import to_line
 from cirbench.benchmark.scoring import with_averages
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#7f7f7f", "#f0e442")
 """Okabe and Ito's, told apart by most colour-blind people."""
 HATCHES = ("", "//", "..", "xx")
+MOST = len(COLOURS) * len(HATCHES)
+"""A figure shows so many records at most: all that look different."""
 STYLE: dict[Any, Any] = {
     "font.size": 9,
     "axes.spines.top": False,
@@ -35,16 +37,17 @@ STYLE: dict[Any, Any] = {
 def bars(board: Board) -> Figure:
     """The headline metric per group and on average, one bar a record, with its interval."""
     names = [*board.groups, "average"] if len(board.groups) > 1 else ["average"]
-    figure, axes = _figure(max(6.0, 1.2 + 0.28 * len(names) * len(board.records)))
-    width = 0.84 / len(board.records)
+    drawn = _drawn(board)
+    figure, axes = _figure(max(6.0, 1.2 + 0.28 * len(names) * len(drawn)))
+    width = 0.84 / len(drawn)
     places = np.arange(len(names))
-    for i, record in enumerate(board.records):
+    for i, (label, record) in enumerate(drawn.items()):
         cells = [board.value(record, name, board.headline) for name in names]
         values = np.array([cell.value for cell in cells])
         error = np.array([[c.value - c.low for c in cells], [c.high - c.value for c in cells]])
         axes.bar(
-            places + (i - (len(board.records) - 1) / 2) * width, values, width * 0.92,
-            yerr=error, label=_label(board, record), color=_colour(i),
+            places + (i - (len(drawn) - 1) / 2) * width, values, width * 0.92,
+            yerr=error, label=label, color=_colour(i),
             hatch=HATCHES[i // len(COLOURS) % len(HATCHES)], error_kw={"elinewidth": 0.8},
         )  # fmt: skip
     axes.set_xticks(places, [to_line(name) for name in names])
@@ -56,12 +59,12 @@ def curves(board: Board) -> Figure:
     """Recall at every k that was kept, averaged over groups, with its band."""
     figure, axes = _figure(6.0)
     epsilon = board.first["protocol"]["recall_epsilon"]
-    for i, (record, arrays) in enumerate(zip(board.records, board.per_query, strict=True)):
-        k, value, low, high = _curve(board, arrays, epsilon)
-        axes.plot(k, value, color=_colour(i), label=_label(board, record), linewidth=1.4)
+    for i, (label, record) in enumerate(_drawn(board).items()):
+        k, value, low, high = _curve(board, record.per_query(), epsilon)
+        axes.plot(k, value, color=_colour(i), label=label, linewidth=1.4)
         axes.fill_between(k, low, high, color=_colour(i), alpha=0.15, linewidth=0)
     axes.set_xscale("log")
-    ticks = [k for k in (1, 5, 10, 50, 100, 200) if k <= board.per_query[0].hits.shape[1]]
+    ticks = [tick for tick in (1, 5, 10, 50, 100, 200) if tick <= k[-1]]
     axes.set_xticks(ticks, [str(k) for k in ticks], minor=False)
     axes.minorticks_off()
     axes.set_xlabel("k")
@@ -72,10 +75,9 @@ def curves(board: Board) -> Figure:
 def _curve(board: Board, arrays: PerQuery, epsilon: float) -> tuple[np.ndarray, ...]:
     k = np.arange(1, arrays.hits.shape[1] + 1)
     found = np.stack([recall(arrays.hits, arrays.positives, int(n), epsilon) for n in k], axis=1)
-    design = Design.of(arrays.reference, arrays.group, board.groups)
     members = {"average": board.groups}
-    mean = with_averages(group_means(found, design), board.groups, members)[0]
-    draws = with_averages(resampled_means(found, design), board.groups, members)[:, 0]
+    mean = with_averages(group_means(found, board.design), board.groups, members)[0]
+    draws = with_averages(resampled_means(found, board.design), board.groups, members)[:, 0]
     bands = intervals(mean, draws, [len(found)] * len(k))
     return k, mean, np.array([b.low for b in bands]), np.array([b.high for b in bands])
 
@@ -89,15 +91,27 @@ def _finished(figure: Figure, axes: Axes, board: Board) -> Figure:
     axes.set_ylim(bottom=0)
     axes.grid(axis="y", linewidth=0.4, alpha=0.5)
     axes.set_axisbelow(True)
-    axes.set_title(to_line(board.title), loc="left", fontsize=9)
+    shown, of = len(_drawn(board)), len(board.records)
+    left_out = f" · {shown} of {of} records" if shown < of else ""
+    axes.set_title(to_line(board.title) + left_out, loc="left", fontsize=9)
     figure.legend(loc="outside right upper", frameon=False, fontsize=8)
     return figure
 
 
-def _label(board: Board, record: Record) -> str:
-    backbones = {r.data["cell"]["backbone"] for r in board.records}
-    backbone = f", {record.data['cell']['backbone']}" if len(backbones) > 1 else ""
-    return to_line(record.method_label + backbone)
+def _drawn(board: Board) -> dict[str, Record]:
+    """Label → record, best first; where there are more than fit, of each method's first seed."""
+    named = dict(zip(map(to_line, labels(board)), board.records, strict=True))
+    if len(named) <= MOST:
+        return named
+    by_seed = sorted(board.records, key=lambda record: -record.cell.seed)
+    first = {_but_for_seed(record): record.cell.seed for record in by_seed}
+    kept = [(n, r) for n, r in named.items() if r.cell.seed == first[_but_for_seed(r)]]
+    return dict(kept[:MOST])
+
+
+def _but_for_seed(record: Record) -> tuple[str | None, ...]:
+    cell = record.cell
+    return cell.method, cell.trained_on, cell.backbone, cell.label
 
 
 def _colour(index: int) -> str:

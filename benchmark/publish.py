@@ -27,11 +27,10 @@ def read_boards(root: Path) -> list[Board]:
     return found
 
 
-def publish(root: Path) -> list[Path]:
+def publish(root: Path, found: Sequence[Board]) -> list[Path]:
     """Writes what differs from what is there, and gives all paths."""
     from cirbench.benchmark.plots import draw, png_bytes, svg_bytes
 
-    found = read_boards(root)
     contents = {root / PAGE: page(found, read_published()).encode()}
     for board in found:
         for kind, figure in draw(board).items():

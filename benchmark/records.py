@@ -6,11 +6,13 @@ import hashlib
 import json
 import re
 import tempfile
+import unicodedata
 import zipfile
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +23,7 @@ from cirbench.benchmark.paths import check_inside
 from cirbench.benchmark.record_shape import RECORD, find_field, find_wrong_field
 
 SCHEMA = 1
-_SLUG_BYTES = 48
+_SLUG = 48
 _REQUIRED = (
     "schema", "cell", "method", "metrics", "protocol", "counts", "fingerprints",
     "annotations", "run", "environment", "per_query",
@@ -56,17 +58,53 @@ class Cell:
 
 
 def slug(name: str) -> str:
-    """A safe file name that still reads like the name."""
-    safe = re.sub(r"[^\w.]+", "-", name).strip("-.") or "unnamed"
-    return safe.encode()[:_SLUG_BYTES].decode(errors="ignore")
+    """A file name that is safe everywhere and still reads like the name: ASCII, and not long."""
+    plain = unicodedata.normalize("NFKD", name)
+    safe = re.sub(r"[^\w.]+", "-", plain, flags=re.ASCII).strip("-.") or "unnamed"
+    if not name.isascii():  # what is left may be no name, or another's
+        safe = f"{safe[: _SLUG - 5]}-{hashlib.sha256(name.encode()).hexdigest()[:4]}"
+    return safe[:_SLUG]
 
 
 @dataclass(frozen=True, kw_only=True)
-class PerQuery:
-    """What each of Q queries came to; plain arrays, stored without pickle.
+class Scores:
+    """What tables, intervals and tests want of Q queries.
 
     Attributes:
         query, reference, group: (Q,) names.
+        metrics: (M,) names; values: (Q, M) percent.
+    """
+
+    query: NDArray[np.str_]
+    reference: NDArray[np.str_]
+    group: NDArray[np.str_]
+    metrics: NDArray[np.str_]
+    values: NDArray[np.float64]
+
+    def shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """What the arrays' shapes must be beyond Q."""
+        names = dict.fromkeys(("query", "reference", "group"), ())
+        return {**names, "values": (len(self.metrics),)}
+
+    def find_fault(self) -> str | None:
+        """What is wrong with the arrays' shapes or values, if anything."""
+        for name, rest in self.shapes().items():
+            array = getattr(self, name)
+            if array.shape != (len(self.query), *rest):
+                return f"{name} must have the shape {(len(self.query), *rest)}, got {array.shape}"
+        if self.values.dtype.kind != "f":
+            return "values must be floating-point numbers"
+        return None if np.isfinite(self.values).all() else "values must be finite"
+
+
+Kind = TypeVar("Kind", bound=Scores)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PerQuery(Scores):
+    """What each of Q queries came to; plain arrays, stored without pickle.
+
+    Attributes:
         gallery: (N,) names.
         top, similarity: (Q, K) gallery rows and scores, best first.
         hits: (Q, K) bool.
@@ -74,12 +112,8 @@ class PerQuery:
         first_rank: (Q,) rank of the best-ranked positive, 0 where there is none.
         tied, fragile: (Q,) bool, as in `Ranking`; records of before have no `fragile`.
         members: (Q, S) gallery rows of the members alone, best first; member_hits: (Q, S) bool.
-        metrics: (M,) names; values: (Q, M) percent.
     """
 
-    query: NDArray[np.str_]
-    reference: NDArray[np.str_]
-    group: NDArray[np.str_]
     gallery: NDArray[np.str_]
     top: NDArray[np.int32]
     similarity: NDArray[np.float32]
@@ -87,30 +121,20 @@ class PerQuery:
     positives: NDArray[np.int64]
     first_rank: NDArray[np.int64]
     tied: NDArray[np.bool_]
-    metrics: NDArray[np.str_]
-    values: NDArray[np.float64]
     members: NDArray[np.int32] = field(default_factory=lambda: np.zeros((0, 0), dtype=np.int32))
     member_hits: NDArray[np.bool_] = field(default_factory=lambda: np.zeros((0, 0), dtype=bool))
     fragile: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, dtype=bool))
 
-    def find_fault(self) -> str | None:
-        """What is wrong with the arrays' shapes or values, if anything."""
-        queries, depth = len(self.query), self.top.shape[1:2]
-        shapes = {
-            **dict.fromkeys(("query", "reference", "group", "positives", "first_rank", "tied"), ()),
-            **dict.fromkeys(("top", "similarity", "hits"), depth),
-            "values": (len(self.metrics),),
+    def shapes(self) -> Mapping[str, tuple[int, ...]]:
+        return {
+            **super().shapes(),
+            **dict.fromkeys(("positives", "first_rank", "tied"), ()),
+            **dict.fromkeys(("top", "similarity", "hits"), self.top.shape[1:2]),
         }
-        for name, rest in shapes.items():
-            array = getattr(self, name)
-            if array.shape != (queries, *rest):
-                return f"{name} must have the shape {(queries, *rest)}, got {array.shape}"
-        for name in ("values", "similarity"):
-            if getattr(self, name).dtype.kind != "f":
-                return f"{name} must be floating-point numbers"
-        if not np.isfinite(self.values).all():
-            return "values must be finite"
-        return None
+
+    def find_fault(self) -> str | None:
+        numbers = self.similarity.dtype.kind == "f"
+        return super().find_fault() if numbers else "similarity must be floating-point numbers"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,12 +169,27 @@ class Record:
         Raises:
             CorruptData: it is missing, altered or unreadable.
         """
+        return self._read(PerQuery)
+
+    @cached_property
+    def scores(self) -> Scores:
+        """Of the per-query data what most readers want: a fifth of its bytes.
+
+        Raises:
+            CorruptData: as `per_query`.
+        """
+        return self._read(Scores)
+
+    def _read(self, kind: type[Kind]) -> Kind:
         path = self.path.parent / check_inside(self.data["per_query"]["file"], str(self.path))
         try:
             if sha256_of_file(path) != self.data["per_query"]["sha256"]:
                 raise CorruptData(f"{path} is not the file that {self.path} was written with")
             with np.load(path, allow_pickle=False) as arrays:
-                found = PerQuery(**dict(arrays))
+                if unknown := set(arrays.files) - {f.name for f in fields(PerQuery)}:
+                    raise ValueError(f"{min(unknown)} is not known")
+                known = [f.name for f in fields(kind) if f.name in arrays.files]
+                found = kind(**{name: arrays[name] for name in known})
         except (OSError, ValueError, TypeError, zipfile.BadZipFile) as error:
             raise CorruptData(f"{path} can't be read ({error}); run the cell again") from error
         if wrong := found.find_fault():

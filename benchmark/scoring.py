@@ -21,7 +21,7 @@ from cirbench.benchmark.interfaces import TaskData
 from cirbench.benchmark.metrics import SUBSET, Metric, Values, hits_at, parse_metrics
 from cirbench.benchmark.protocol import EvaluationProtocol
 from cirbench.benchmark.record_shape import find_field
-from cirbench.benchmark.records import Cell, PerQuery, Record, read_records
+from cirbench.benchmark.records import Cell, PerQuery, Record, Scores, read_records
 
 if TYPE_CHECKING:  # a report, which summarises too, need not wait for torch
     from cirbench.benchmark.ranking import Ranking
@@ -147,27 +147,27 @@ def check_scored(record: Record) -> None:
     rows = {f"metrics.{name}" for name in {*averages, *groups} ^ record.data["metrics"].keys()}
     if odd := sorted(rows | (wanted ^ said)):
         raise CorruptData(f"{record.path} was edited or cut: {odd[0]}; run the cell again")
-    check_means(record, record.per_query(), averages)
+    _check_means(record, record.scores, averages)
 
 
-def check_means(record: Record, per_query: PerQuery, averages: Averages) -> None:
+def _check_means(record: Record, scores: Scores, averages: Averages) -> None:
     """Holds a record's metrics to the per-query values that they were computed from.
 
     Raises:
         CorruptData: one is another; says which.
     """
     groups, said = record.data["groups"], record.data["metrics"]
-    if unknown := set(per_query.group.tolist()) ^ set(groups):
+    if unknown := set(scores.group.tolist()) ^ set(groups):
         raise CorruptData(f"{record.path} was edited: the group {min(unknown)!r}; run it again")
-    if len(per_query.query) != record.data["counts"]["queries"]:
+    if len(scores.query) != record.data["counts"]["queries"]:
         raise CorruptData(
             f"{record.path} was edited: {record.data['counts']['queries']} queries, and "
-            f"{len(per_query.query)} in its per-query data; run the cell again"
+            f"{len(scores.query)} in its per-query data; run the cell again"
         )
-    design = Design.of(per_query.reference, per_query.group, groups)
-    means = with_averages(group_means(per_query.values, design), groups, averages)
+    design = Design.of(scores.reference, scores.group, groups)
+    means = with_averages(group_means(scores.values, design), groups, averages)
     for name, row in zip([*averages, *groups], means, strict=True):
-        for metric, mean in zip(map(str, per_query.metrics), row, strict=True):
+        for metric, mean in zip(map(str, scores.metrics), row, strict=True):
             found = said[name][metric]
             if not abs(found["value"] - mean) <= _ROUNDING or found["low"] > found["high"]:
                 raise CorruptData(
@@ -177,15 +177,15 @@ def check_means(record: Record, per_query: PerQuery, averages: Averages) -> None
 
 
 def summarise(
-    per_query: PerQuery, groups: Sequence[str], averages: Averages
+    scores: Scores, groups: Sequence[str], averages: Averages
 ) -> dict[str, dict[str, Interval]]:
     """Group or average → metric → its mean over queries with a 95 % interval."""
-    design = Design.of(per_query.reference, per_query.group, groups)
-    means = with_averages(group_means(per_query.values, design), groups, averages)
-    draws = with_averages(resampled_means(per_query.values, design), groups, averages)
+    design = Design.of(scores.reference, scores.group, groups)
+    means = with_averages(group_means(scores.values, design), groups, averages)
+    draws = with_averages(resampled_means(scores.values, design), groups, averages)
     group_sizes = dict(zip(groups, design.sizes, strict=True))
     sizes = {name: sum(group_sizes[g] for g in members) for name, members in averages.items()}
-    metrics = [str(name) for name in per_query.metrics]
+    metrics = [str(name) for name in scores.metrics]
     return {
         name: dict(zip(metrics, intervals(means[i], draws[:, i], [n] * len(metrics)), strict=True))
         for i, (name, n) in enumerate({**sizes, **group_sizes}.items())

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
@@ -15,6 +14,7 @@ from typing import Any
 from cirbench.benchmark.checkpoints import read_checkpoint
 from cirbench.benchmark.errors import CirbenchError, MissingData
 from cirbench.benchmark.plan import Plan, Request, checkpoint_path, plan
+from cirbench.benchmark.records import slug
 from cirbench.benchmark.registry import find_backbone, find_task, needs_checkpoint
 from cirbench.benchmark.selection import task_supervision
 from cirbench.benchmark.training_images import find_training_images
@@ -188,11 +188,12 @@ class Expansion:
                     yield replace(training, source=_images(training.source))
 
     def _training(self, training: Training, seed: int) -> SweepCell:
-        slug = "--".join(map(_slug, (training.method, training.backbone, f"s{seed}")))
+        named = (training.method, training.backbone, f"s{seed}")
+        file_name = "--".join(map(_short, named))
         request = {
             "method": training.method, "backbone": training.backbone,
             SOURCES[training.method]: training.source, "data_root": self.data_root,
-            "output": str(self.manifest.folder / "checkpoints" / f"{slug}.safetensors"),
+            "output": str(self.manifest.folder / "checkpoints" / f"{file_name}.safetensors"),
             "recipe": {**training.recipe, "seed": seed},
             "checkpoint_every": training.checkpoint_every,
             "device": self.sweep.settings.get("device", "auto"),
@@ -269,8 +270,8 @@ def _id(names: Sequence[str], request: Mapping[str, Any]) -> str:
     """Readable, and different wherever the requests differ."""
     stays = {k: v for k, v in request.items() if k not in ("batch_size", "workers", "output")}
     digest = hashlib.sha256(json.dumps(stays, sort_keys=True).encode()).hexdigest()[:6]
-    return "--".join([*map(_slug, names), digest])
+    return "--".join([*map(_short, names), digest])
 
 
-def _slug(name: str) -> str:
-    return re.sub(r"[^\w.]+", "-", name).strip("-.")[:_SLUG_LENGTH] or "unnamed"
+def _short(name: str) -> str:
+    return slug(name)[:_SLUG_LENGTH]

@@ -288,9 +288,10 @@ def test_names_labels_globs_and_files_find_records(tmp_path):
     trained = store(tmp_path, "a", A, trained_on="CC3M")
     store(tmp_path, "b", B)
     for name in ("a", "a (CC3M)", "a*", "shapes/a--*", str(trained.path)):
-        assert [record.path for record in find_records(name, tmp_path)] == [trained.path]
+        [found] = find_records(name, root=tmp_path)
+        assert [record.path for record in found] == [trained.path]
     with pytest.raises(MissingData, match=r"no record 'c'.*a \(CC3M\), b"):
-        find_records("c", tmp_path)
+        find_records("c", root=tmp_path)
 
 
 def test_names_pair_only_what_shares_a_backbone_and_files_pair_as_given(tmp_path):

@@ -139,19 +139,19 @@ def test_plots_have_the_same_bytes_each_time(tmp_path):
 
 def test_stale_names_what_is_old(tmp_path):
     store(tmp_path, "a", 0.5)
-    publish(tmp_path)
+    publish(tmp_path, read_boards(tmp_path))
     assert stale(tmp_path) == []
     next(tmp_path.glob("*/*curves.png")).unlink()
     assert [path.suffix for path in stale(tmp_path)] == [".png"]
-    publish(tmp_path)
+    publish(tmp_path, read_boards(tmp_path))
     store(tmp_path, "a", 0.6)
     assert {path.suffix for path in stale(tmp_path)} == {".md", ".svg"}
 
 
 def test_no_records_and_damaged_records(tmp_path):
     with pytest.raises(MissingData):
-        publish(tmp_path)
+        publish(tmp_path, read_boards(tmp_path))
     store(tmp_path, "a", 0.5)
     next(tmp_path.glob("*/*.npz")).write_bytes(b"nothing")
     with pytest.raises(CorruptData, match="npz"):
-        publish(tmp_path)
+        publish(tmp_path, read_boards(tmp_path))

@@ -19,6 +19,7 @@ from cirbench.benchmark.records import (
     check_writable,
     read_record,
     read_records,
+    slug,
     write_record,
 )
 
@@ -115,6 +116,9 @@ def test_cells_that_differ_anywhere_have_different_paths(name):
 def test_paths_read_like_their_cells():
     assert CELL.path.parts[0] == "emoji"
     assert CELL.path.name.startswith("pic2word--ViT-L-14-openai--emoji--")
+    assert slug("Café crème").startswith("Cafe-cre-me-")
+    assert slug("検索") != slug("画像")
+    assert slug("検索" * 90).isascii()
 
 
 @pytest.mark.parametrize("name", ["method", "task", "protocol", "backbone"])

@@ -13,12 +13,10 @@ from matplotlib.figure import Figure
 
 from cirbench.benchmark.errors import MissingData, UsageError
 from cirbench.benchmark.interfaces import ImageRef, TaskData
-from cirbench.benchmark.leaderboard import Board
+from cirbench.benchmark.leaderboard import Board, labels
 from cirbench.benchmark.plots import STYLE, png_bytes
 from cirbench.benchmark.records import PerQuery
 from cirbench.benchmark.report.pictures import opened, protocol_of
-from cirbench.benchmark.report.statistics import check_queries
-from cirbench.benchmark.report.tables import labels
 
 TOP = 8
 """Pictures a row."""
@@ -81,7 +79,7 @@ def _record(board: Board, name: str) -> int:
 
 def choose_rows(board: Board, ids: Sequence[str]) -> list[int]:
     """Rows of the queries of these ids; raises UsageError with suggestions."""
-    known = board.per_query[0].query.tolist()
+    known = board.scores[0].query.tolist()
     row = {name: i for i, name in enumerate(known)}
     for name in ids:
         if name not in row:
@@ -120,7 +118,6 @@ def figure(board: Board, data: TaskData, records: Sequence[int], rows: Sequence[
     Raises:
         CorruptData, MissingData: as `pictures.opened` does.
     """
-    check_queries(board)
     block = max(len(records) * (_INCH + 0.22), 2 * _INCH) + 0.3
     width, height = 2.3 + _NAMES + TOP * (_INCH + 0.06), block * len(rows) + 0.1
     with mpl.rc_context(STYLE):

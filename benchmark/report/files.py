@@ -10,12 +10,13 @@ from cirbench.benchmark.files import written_whole
 from cirbench.benchmark.leaderboard import Board
 from cirbench.benchmark.publish import read_boards
 from cirbench.benchmark.published import Verdict, read_published, verify
+from cirbench.benchmark.records import slug
 from cirbench.benchmark.report.export import as_csv, as_latex
 from cirbench.benchmark.report.gallery import gallery
 from cirbench.benchmark.report.page import index, section
 from cirbench.benchmark.report.pictures import Permission, task_data
 from cirbench.benchmark.report.statistics import statistics
-from cirbench.benchmark.report.tables import board_slug, board_tables, slug
+from cirbench.benchmark.report.tables import board_slug, board_tables
 
 FOLDER = "report"
 _OURS = ("*.html", "tables/*.csv", "tables/*.tex")

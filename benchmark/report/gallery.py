@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cirbench.benchmark.errors import UsageError
 from cirbench.benchmark.interfaces import ImageRef, Query, TaskData
-from cirbench.benchmark.leaderboard import Board
+from cirbench.benchmark.leaderboard import Board, labels
 from cirbench.benchmark.protocol import EvaluationProtocol
 from cirbench.benchmark.records import PerQuery
 from cirbench.benchmark.report.page import render
 from cirbench.benchmark.report.pictures import CREDITS, Album, protocol_of
-from cirbench.benchmark.report.statistics import check_queries
-from cirbench.benchmark.report.tables import labels
 
 QUERIES = 200
 METHODS = 8
@@ -99,7 +98,7 @@ class Looker:
             more=int(arrays.positives[row]) - len(targets[:TARGETS]),
             answers=tuple(
                 self._answer(answer, row, name)
-                for answer, name in zip(self.board.per_query, methods, strict=False)
+                for name, answer in zip(methods, self.board.per_query, strict=False)
             ),
         )
 
@@ -109,7 +108,7 @@ class Looker:
     def _texts(self, row: int) -> tuple[str, ...]:
         """The query's text in each family that the protocol has; none where it needs a caption."""
         query = self._query(row)
-        group = str(self.board.per_query[0].group[row])
+        group = str(self.board.scores[0].group[row])
         fields = {} if query is None else query.fields
         try:
             texts = [self.protocol.text(f, group, fields) for f in sorted(self.protocol.templates)]
@@ -118,17 +117,18 @@ class Looker:
         return tuple(dict.fromkeys(text.strip() for text in texts))
 
     def _targets(self, row: int) -> list[int]:
-        """Gallery rows: all positives, or, without annotations, those that a method found."""
+        """Gallery rows: all positives, or, without annotations, those that a shown method found."""
         query = self._query(row)
         if query is not None:
             return list(query.positives)
-        found = [int(item) for a in self.board.per_query for item in a.top[row][a.hits[row]]]
+        shown = islice(self.board.per_query, METHODS)
+        found = [int(item) for a in shown for item in a.top[row][a.hits[row]]]
         return list(dict.fromkeys(found))
 
     def _reference(self, row: int) -> Picture:
         query = self._query(row)
         if query is None:
-            return Picture(name=str(self.board.per_query[0].reference[row]))
+            return Picture(name=str(self.board.scores[0].reference[row]))
         return self._picture(query.reference)
 
     def _gallery(self, item: int) -> Picture:
@@ -162,11 +162,10 @@ def gallery(board: Board, data: TaskData | None) -> str:
         CorruptData: a picture can't be decoded, or records disagree on their queries.
         MissingData: a picture's file can't be read.
     """
-    check_queries(board)
     looker = Looker(board=board, data=data, album=Album(), protocol=protocol_of(board))
     names = labels(board)
     methods = names[:METHODS]
-    rows = chosen_queries(board.per_query[0].group, QUERIES)
+    rows = chosen_queries(board.scores[0].group, QUERIES)
     asked = [looker.asked(row, methods) for row in rows]
     return render(
         "gallery.html",
@@ -175,7 +174,7 @@ def gallery(board: Board, data: TaskData | None) -> str:
         methods=methods,
         top=TOP,
         left_out=len(names) - len(methods),
-        total=len(board.per_query[0].query),
+        total=len(board.scores[0].query),
         ks=[k for k in (1, 5, 10, 50) if k <= board.per_query[0].top.shape[1]] or [1],
         groups=[name for name in board.groups if any(a.group == name for a in asked)],
         pictures=data is not None,

@@ -14,7 +14,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from cirbench.benchmark.leaderboard import Board
+from cirbench.benchmark.leaderboard import Board, labels
 from cirbench.benchmark.published import STATES, Verdict
 from cirbench.benchmark.records import Record
 from cirbench.benchmark.report import charts
@@ -26,7 +26,6 @@ from cirbench.benchmark.report.tables import (
     Value,
     board_slug,
     interval_text,
-    labels,
     signed_interval_text,
 )
 

@@ -9,13 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cirbench.benchmark.bootstrap import (
-    Design,
     Interval,
     group_means,
     intervals,
     resampled_means,
 )
-from cirbench.benchmark.errors import CorruptData
 from cirbench.benchmark.leaderboard import Board
 from cirbench.benchmark.metrics import recall
 from cirbench.benchmark.records import PerQuery
@@ -73,30 +71,14 @@ def statistics(board: Board) -> Statistics:
     Raises:
         CorruptData: per-query data is missing or damaged, or of other queries than the first's.
     """
-    check_queries(board)
     ks = curve_ks(board.per_query[0].hits.shape[1])
-    sampled = [_sampled(board, arrays, ks) for arrays in board.per_query]
-    names, width = [*board.averages, *board.groups], len(board.metrics)
     scores = {
-        (name, metric): _scores(board, name, metric, [(m[i, j], d[:, i, j]) for m, d in sampled])
-        for i, name in enumerate(names)
-        for j, metric in enumerate(board.metrics)
+        (name, metric): found
+        for i, metric in enumerate(board.metrics)
+        for name, found in _scores(board, metric, i).items()
     }
-    row = names.index("average")
-    sizes = [len(board.per_query[0].query)] * len(ks)
-    curves = [tuple(intervals(m[row, width:], d[:, row, width:], sizes)) for m, d in sampled]
-    return Statistics(scores=scores, ks=tuple(ks), curves=tuple(curves))
-
-
-def check_queries(board: Board) -> None:
-    """Raises CorruptData where two records of a board are not of the same queries."""
-    first = board.per_query[0]
-    for record, arrays in zip(board.records, board.per_query, strict=True):
-        if not np.array_equal(arrays.query, first.query):
-            raise CorruptData(
-                f"{record.path} and {board.records[0].path} share a protocol and annotations, but "
-                f"not their queries; run both cells again"
-            )
+    curves = tuple(_curve(board, arrays, ks) for arrays in board.per_query)
+    return Statistics(scores=scores, ks=tuple(ks), curves=curves)
 
 
 def curve_ks(depth: int) -> list[int]:
@@ -105,31 +87,34 @@ def curve_ks(depth: int) -> list[int]:
     return sorted({round(float(k)) for k in spaced})
 
 
-def _sampled(board: Board, arrays: PerQuery, ks: Sequence[int]) -> tuple[Array, Array]:
-    """(A + G, M + k) means and (resamples, A + G, M + k) draws: metrics, then recall at each k."""
+def _curve(board: Board, arrays: PerQuery, ks: Sequence[int]) -> tuple[Interval, ...]:
+    """Recall at each k, averaged over groups."""
     epsilon = float(board.first["protocol"]["recall_epsilon"])
-    found = [recall(arrays.hits, arrays.positives, k, epsilon) for k in ks]
-    values = np.column_stack([arrays.values, *found])
-    design = Design.of(arrays.reference, arrays.group, board.groups)
+    found = np.stack([recall(arrays.hits, arrays.positives, k, epsilon) for k in ks], axis=1)
+    members = {"average": averages(board)["average"]}
+    means = with_averages(group_means(found, board.design), board.groups, members)[0]
+    draws = with_averages(resampled_means(found, board.design), board.groups, members)[:, 0]
+    return tuple(intervals(means, draws, [len(found)] * len(ks)))
+
+
+def _scores(board: Board, metric: str, column: int) -> dict[str, tuple[Score, ...]]:
+    """One metric: average or group → one score a record."""
+    values = np.stack([scores.values[:, column] for scores in board.scores], axis=1)
     members = averages(board)
-    means = with_averages(group_means(values, design), board.groups, members)
-    return means, with_averages(resampled_means(values, design), board.groups, members)
-
-
-def _scores(
-    board: Board, name: str, metric: str, sampled: Sequence[tuple[float, Array]]
-) -> tuple[Score, ...]:
-    best = max(range(len(sampled)), key=lambda i: sampled[i][0])
-    top, top_draws = sampled[best]
-    return tuple(
-        Score(
-            value=board.value(record, name, metric),
-            difference=_difference(mean - top, draws - top_draws, record.data["counts"]["queries"]),
-            best=bool(mean == top),
+    means = with_averages(group_means(values, board.design), board.groups, members)
+    draws = with_averages(resampled_means(values, board.design), board.groups, members)
+    sizes = [record.data["counts"]["queries"] for record in board.records]
+    found = {}
+    for row, name in enumerate([*board.averages, *board.groups]):
+        best = int(means[row].argmax())
+        from_best = draws[:, row] - draws[:, row, [best]]
+        spans = intervals(means[row] - means[row, best], from_best, sizes)
+        found[name] = tuple(
+            Score(
+                value=board.value(record, name, metric),
+                difference=spans[i],
+                best=bool(means[row, i] == means[row, best]),
+            )
+            for i, record in enumerate(board.records)
         )
-        for record, (mean, draws) in zip(board.records, sampled, strict=True)
-    )
-
-
-def _difference(value: float, draws: Array, queries: int) -> Interval:
-    return intervals(np.array([value]), draws[:, None], [queries])[0]
+    return found

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import re
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from cirbench.benchmark.bootstrap import Interval
 from cirbench.benchmark.leaderboard import Board
 from cirbench.benchmark.published import Verdict
-from cirbench.benchmark.records import Record
+from cirbench.benchmark.records import Record, slug
 from cirbench.benchmark.report.statistics import Score, Statistics, averages
 
 
@@ -43,38 +41,9 @@ class Table:
 NAMES = ("method", "supervision", "trained on", "backbone")
 
 
-def slug(name: str) -> str:
-    """Letters, digits, points and hyphens: safe as a file name and as an id."""
-    return re.sub(r"[^\w.]+", "-", name).strip("-.") or "unnamed"
-
-
 def board_slug(board: Board) -> str:
     """Names a board's files and its section."""
     return f"{slug(board.first['cell']['task'])}--{slug(board.stem)}"
-
-
-def labels(board: Board) -> list[str]:
-    """A name for each record, different from the others': the shortest that tells them apart."""
-    found = [record.method_label for record in board.records]
-    for more in (_backbone, _seed, _checkpoint, lambda record: record.path.stem):
-        count = Counter(found)
-        found = [
-            f"{label}, {more(record)}" if count[label] > 1 else label
-            for label, record in zip(found, board.records, strict=True)
-        ]
-    return found
-
-
-def _backbone(record: Record) -> str:
-    return str(record.data["cell"]["backbone"])
-
-
-def _seed(record: Record) -> str:
-    return f"seed {record.data['cell']['seed']}"
-
-
-def _checkpoint(record: Record) -> str:
-    return f"weights {record.checkpoint_label}"
 
 
 def board_tables(board: Board, shown: Statistics, verdicts: Sequence[Verdict]) -> list[Table]:

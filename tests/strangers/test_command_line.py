@@ -33,7 +33,7 @@ def bench_outside(arguments, **environment):
 
 @pytest.mark.parametrize("case", LOCALES)
 def test_any_locale_and_backend_will_do(bench, case):
-    for arguments in (("ls",), ("--help",), (*RUN, "-o", "é")):
+    for arguments in (("ls",), ("--help",), (*RUN, "-o", "é".encode(), "--label", "検索".encode())):
         done = bench_outside(arguments, **LOCALES[case])
         assert done.returncode == 0, done.stderr
         assert "Traceback" not in done.stderr
@@ -52,7 +52,7 @@ def test_what_nobody_foresaw_is_no_checks_answer(bench, monkeypatch, error):
     def fail(*_):
         raise error
 
-    monkeypatch.setattr("cirbench.benchmark.publish.publish", fail)
+    monkeypatch.setattr("cirbench.benchmark.publish.read_boards", fail)
     code, _, err = bench("leaderboard")
     assert code == UNFORESEEN == 70
     assert "Traceback" in err

@@ -89,7 +89,7 @@ def test_hidden_files_of_others_stay(tmp_path, name):
 
 def test_a_name_as_long_as_names_may_be_is_written(tmp_path):
     write(tmp_path / f"{'x' * 250}.json")
-    write(tmp_path / f"{'犬' * 83}.json")
+    write(tmp_path / os.fsdecode(("犬" * 83 + ".json").encode()))
     assert len(names_in(tmp_path)) == 2
 
 
