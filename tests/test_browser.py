@@ -187,3 +187,12 @@ def test_it_fits_the_screen_and_its_picture_is_kept(opened, name, look):
     colour = page.evaluate("getComputedStyle(document.documentElement).backgroundColor")
     assert colour == ("rgb(15, 19, 24)" if look == "dark" else "rgb(255, 255, 255)")
     keep_screenshot(page, f"{Path(name).stem}-{look}", whole=name == "index.html")
+
+
+def test_the_committed_tables_fit_a_small_laptop(visited):
+    page = visited(
+        (ROOT / "results/report/index.html").as_uri(), viewport={"width": 1280, "height": 800}
+    )
+    cut = "[...document.querySelectorAll('.scroll')].filter(e => e.scrollWidth > e.clientWidth)"
+    assert page.evaluate(f"{cut}.length") == 0
+    assert page.locator("tbody th", has_text="image-text").first.bounding_box()["height"] < 45
