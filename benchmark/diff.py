@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cirbench.benchmark.errors import CorruptData, MissingData, UsageError
-from cirbench.benchmark.records import SCHEMA, read_records
+from cirbench.benchmark.errors import MissingData, UsageError
+from cirbench.benchmark.records import parse_record
+from cirbench.benchmark.scoring import read_scored
 
 Metrics = Mapping[tuple[str, str], float]
 """(group, metric) → percent."""
@@ -67,7 +67,7 @@ def diff(root: Path, revision: str) -> Diff:
 
 
 def _now(root: Path) -> Iterator[tuple[str, Metrics]]:
-    for record in read_records(root):
+    for record in read_scored(root):
         yield record.path.relative_to(root).as_posix(), _metrics(record.data)
 
 
@@ -77,19 +77,10 @@ def _then(root: Path, revision: str) -> Iterator[tuple[str, Metrics]]:
     for name in listed.split("\0"):
         path = Path(name)
         if path.suffix == ".json" and len(path.parts) == 2 and not path.name.startswith("."):
-            data = _parsed(_git(root, "show", f"{commit.strip()}:./{name}"), f"{revision}:{name}")
-            if data["metrics"] and not data["run"]["partial"]:
-                yield name, _metrics(data)
-
-
-def _parsed(text: str, name: str) -> Mapping[str, Any]:
-    try:
-        data = json.loads(text)
-    except ValueError as error:
-        raise CorruptData(f"{name} is no JSON ({error})") from error
-    if not isinstance(data, dict) or data.get("schema") != SCHEMA:
-        raise CorruptData(f"{name} is no record of schema {SCHEMA}; compare with a later revision")
-    return data
+            text = _git(root, "show", f"{commit.strip()}:./{name}")
+            record = parse_record(text, Path(f"{revision}:{name}"))
+            if record.whole:
+                yield name, _metrics(record.data)
 
 
 def _metrics(data: Mapping[str, Any]) -> Metrics:

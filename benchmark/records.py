@@ -153,6 +153,11 @@ class Record:
         return f"{cell['method']}{trained_on}{label}"
 
     @property
+    def whole(self) -> bool:
+        """Whether it has metrics, and of all queries and pictures."""
+        return bool(self.data["metrics"]) and not self.data["run"]["partial"]
+
+    @property
     def cell(self) -> Cell:
         """What it is the record of."""
         return Cell(**self.data["cell"])
@@ -227,8 +232,17 @@ def read_record(path: Path) -> Record:
             another kind; names the field.
     """
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError, RecursionError) as error:
+        text = path.read_text(encoding="utf-8")
+    except (ValueError, OSError) as error:
+        raise CorruptData(f"{path} is not a readable record ({error}); run it again") from error
+    return parse_record(text, path)
+
+
+def parse_record(text: str, path: Path) -> Record:
+    """A record from its text; `path` names it. Raises what `read_record` does."""
+    try:
+        data = json.loads(text)
+    except (ValueError, RecursionError) as error:
         raise CorruptData(f"{path} is not a readable record ({error}); run it again") from error
     if not isinstance(data, dict) or data.get("schema") != SCHEMA:
         raise CorruptData(f"{path} must be a record of schema {SCHEMA}; run the cell again")
@@ -251,7 +265,7 @@ def read_records(root: Path) -> Iterator[Record]:
     """Every whole record below `root/TASK/`, by path; partial and unlabelled ones are left out."""
     for path in sorted(root.glob("*/[!.]*.json")):
         record = read_record(path)
-        if record.data["metrics"] and not record.data["run"]["partial"]:
+        if record.whole:
             yield record
 
 

@@ -5,23 +5,51 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from cirbench.benchmark.cli import main
+from cirbench.benchmark.protocol import EvaluationProtocol
+from cirbench.benchmark.records import Cell, PerQuery, write_record
+
+PROTOCOL = EvaluationProtocol(
+    name="shapes", version=1, gallery="all", reference_removed=False, preprocess="clip",
+    templates={}, metrics=("R@10",), headline="R@10",
+)  # fmt: skip
 
 
 def record(path, value, metric="R@10", partial=False, schema=1):
-    """A record that holds what a diff looks at."""
-    parts = ("method", "protocol", "counts", "fingerprints", "annotations", "environment")
-    names = ("method", "trained_on", "task", "split", "protocol", "backbone", "checkpoint")
-    cell = {**dict.fromkeys(names, "x"), "seed": 0}
-    metrics = {"average": {metric: {"value": value}}}
-    content = {name: {} for name in parts}
-    content |= {"cell": cell, "per_query": {"file": "x", "sha256": "x"}}
-    content |= {"schema": schema, "metrics": metrics, "run": {"partial": partial}}
+    """A record of one query, under that name."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content), encoding="utf-8")
+    one = np.zeros((1, 1))
+    arrays = PerQuery(
+        query=np.array(["q"]), reference=np.array(["r"]), group=np.array(["a"]),
+        gallery=np.array(["g"]), top=one.astype(np.int32), similarity=one.astype(np.float32),
+        hits=one == 0, positives=np.array([1]), first_rank=np.array([1]), tied=np.array([False]),
+        metrics=np.array([metric]), values=one + value,
+    )  # fmt: skip
+    interval = {"value": value, "low": value, "high": value, "n": 1}
+    protocol = replace(PROTOCOL, metrics=(metric,), headline=metric)
+    data = {
+        "method": {"zero_shot": True, "remarks": []}, "environment": {},
+        "metrics": {name: {metric: interval} for name in ("average", "a")}, "groups": ["a"],
+        "protocol": {**protocol.as_dict(), "hash": protocol.hash},
+        "counts": {"queries": 1, "references": 1, "gallery": 1},
+        "fingerprints": {"gallery": "g", "annotations": "a"}, "annotations": {"released": True},
+        "run": {"partial": partial},
+    }  # fmt: skip
+    cell = Cell(
+        method=path.stem, trained_on=None, task=path.parent.name, split="test", backbone="tiny",
+        protocol="shapes", checkpoint=None, seed=0,
+    )  # fmt: skip
+    written = write_record(path.parents[1], cell, data, arrays).path
+    written.write_text(
+        written.read_text(encoding="utf-8").replace('"schema": 1', f'"schema": {schema}'),
+        encoding="utf-8",
+    )
+    written.rename(path)
 
 
 def git(folder, *arguments):
@@ -70,10 +98,11 @@ def test_added_removed_and_moved_records_are_named_and_end_in_1(bench, results):
     assert out.splitlines() == [
         "+ emoji/new.json",
         "- emoji/gone.json",
+        "~ emoji/moved.json  a  R@10  50.00 → 50.06",
         "~ emoji/moved.json  average  R@10  50.00 → 50.06",
-        "1 records added, 1 removed, 1 metrics changed",
+        "1 records added, 1 removed, 2 metrics changed",
     ]
-    assert "1 metrics in 1 records differ from HEAD by more than 0.05 points" in err
+    assert "2 metrics in 1 records differ from HEAD by more than 0.05 points" in err
 
 
 @pytest.mark.parametrize(
@@ -118,4 +147,12 @@ def test_records_of_another_schema_then_are_refused_by_name(bench, results):
     record(results / "emoji" / "moved.json", 50.0)
     code, _, err = bench("-o", results)
     assert code == 4
-    assert "HEAD:emoji/moved.json is no record of schema 1" in err
+    assert "HEAD:emoji/moved.json must be a record of schema 1" in err
+
+
+def test_a_record_that_was_edited_is_refused(bench, results):
+    path = results / "emoji" / "moved.json"
+    path.write_text(path.read_text(encoding="utf-8").replace("50.0", "99.9"), encoding="utf-8")
+    code, _, err = bench("-o", results)
+    assert code == 4
+    assert "moved.json was edited" in err
