@@ -29,6 +29,7 @@ from cirbench.benchmark.cli_options import (
     Seed,
     Workers,
     as_text,
+    complete,
     is_clone,
     print_json,
 )
@@ -52,7 +53,6 @@ app = typer.Typer(
     epilog="Exit codes: 0 ok · 1 a check failed · 2 usage · 3 data missing · 4 data corrupt · "
     "70 a fault of bench · 130 interrupted",
     pretty_exceptions_enable=False,
-    add_completion=False,
     **HELP,  # type: ignore[arg-type]  # one dict for both apps
 )
 app.add_typer(trainer, name="train")
@@ -170,11 +170,22 @@ def _warn_of_unknown_variables() -> None:
 )
 def run(
     method: Annotated[
-        list[str], typer.Option("--method", "-m", help="Repeatable, or all that have weights here.")
+        list[str],
+        typer.Option(
+            "--method",
+            "-m",
+            help="Repeatable, or all that have weights here.",
+            autocompletion=complete("methods"),
+        ),
     ],
-    task: Annotated[str, typer.Option("--task", "-t", help="bench ls tasks.")],
+    task: Annotated[
+        str,
+        typer.Option("--task", "-t", help="bench ls tasks.", autocompletion=complete("tasks")),
+    ],
     split: Annotated[str | None, typer.Option(help="Default: the task's first.")] = None,
-    protocol: Annotated[str | None, typer.Option(help="bench info TASK lists them.")] = None,
+    protocol: Annotated[
+        str | None, typer.Option(help="bench info TASK lists them; all runs each in turn.")
+    ] = None,
     backbone: Backbone = None,
     checkpoint: Annotated[
         list[str] | None,
@@ -212,7 +223,7 @@ def run(
 
     from cirbench.benchmark import plan as planning
 
-    plan = planning.plan(
+    plans = planning.plan_each(
         planning.Request(
             methods=tuple(method), task=task, split=split, protocol=protocol, backbone=backbone,
             checkpoints=planning.parse_checkpoints(checkpoint or (), method),
@@ -223,8 +234,7 @@ def run(
         )
     )  # fmt: skip
     if dry_run:
-        summary = _plan_summary(plan)
-        print_json(summary) if as_json else print("\n".join(as_text(summary)))
+        _print_plans(plans, as_json)
         return
     # what follows takes seconds to import, which a mistake or a plan need not wait for
     from cirbench.benchmark import run as harness
@@ -234,20 +244,31 @@ def run(
 
     records, reporter = [], Reporter(quiet=quiet)
     try:
-        for record in harness.run(plan, reporter):
-            records.append(record)
-            if not as_json:
-                if len(plan.methods) == 1 or not record.data["metrics"]:
-                    print_record(record, Console())
-                print(f"record: {record.path}")
+        for plan in plans:
+            for record in harness.run(plan, reporter):
+                records.append(record)
+                if not as_json:
+                    if len(plan.methods) == 1 or not record.data["metrics"]:
+                        print_record(record, Console())
+                    print(f"record: {record.path}")
+            if not as_json and len(plan.methods) > 1 and plan.data.labelled:
+                note = ", PARTIAL: queries or pictures are left out" if plan.partial else ""
+                own = records[-len(plan.methods) :]
+                print(f"\nprotocol {plan.protocol.name}{note}\n{as_lines(own)}\n")
     except KeyboardInterrupt:
-        reporter.say(f"interrupted; {len(records)} of {len(plan.methods)} records are stored")
+        wanted = sum(len(plan.methods) for plan in plans)
+        reporter.say(f"interrupted; {len(records)} of {wanted} records are stored")
         raise
     if as_json:
         print_json(records[0].data if len(records) == 1 else [record.data for record in records])
-    elif len(records) > 1 and records[0].data["metrics"]:
-        note = "PARTIAL: queries or pictures are left out\n" if plan.partial else ""
-        print(f"\n{note}{as_lines(records)}")
+
+
+def _print_plans(plans: "list[Plan]", as_json: bool) -> None:
+    summaries = [_plan_summary(plan) for plan in plans]
+    if as_json:
+        print_json(summaries[0] if len(summaries) == 1 else summaries)
+        return
+    print("\n\n".join("\n".join(as_text(summary)) for summary in summaries))
 
 
 def _plan_summary(plan: "Plan") -> dict[str, Any]:

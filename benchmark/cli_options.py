@@ -6,7 +6,7 @@ help takes longer to import than all the rest of `bench --help`. And the cli mod
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,6 +17,20 @@ HELP = {
     "no_args_is_help": True,
     "rich_markup_mode": None,
 }
+
+
+def complete(kind: str) -> Callable[[str], list[str]]:
+    """Has a shell complete the registry's names of a kind."""
+
+    def completed(incomplete: str) -> list[str]:
+        from cirbench.benchmark import registry
+
+        names = getattr(registry, kind)()
+        return [name for name in names if name.startswith(incomplete)]
+
+    return completed
+
+
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")]
 AsJson = Annotated[bool, typer.Option("--json", help="JSON on stdout, and nothing else there.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
@@ -37,8 +51,11 @@ Results = Annotated[
 RUNS = "runs"
 Backbone = Annotated[
     str | None,
-    typer.Option("--backbone", "-b", help="bench ls backbones; default: the task's own."),
-]
+    typer.Option(
+        "--backbone", "-b", help="bench ls backbones; default: the task's own.",
+        autocompletion=complete("backbones"),
+    ),
+]  # fmt: skip
 Workers = Annotated[int, typer.Option(min=1, help="Threads that decode images.")]
 Seed = Annotated[
     int,

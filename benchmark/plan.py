@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
@@ -148,6 +148,14 @@ def plan(request: Request) -> Plan:
         request=request, methods=chosen, task=task, split=split, protocol=protocol,
         backbone=backbone, data=data,
     )  # fmt: skip
+
+
+def plan_each(request: Request) -> list[Plan]:
+    """A plan; for the protocol "all" one of each of the task's. Raises what `plan` does."""
+    wanted = [request.protocol]
+    if request.protocol == "all":
+        wanted = list(find_task(request.task).protocols)
+    return [plan(replace(request, protocol=name)) for name in wanted]
 
 
 def methods_of(request: Request, backbone: str) -> tuple[str, ...]:

@@ -265,6 +265,13 @@ def test_ls_and_info(bench):
     assert json.loads(bench("env", "--json")[1])["packages"]["torch"]
 
 
+def test_a_shell_completes_names(bench, monkeypatch):
+    monkeypatch.setenv("_BENCH_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", "bench run --method pic")
+    monkeypatch.setenv("COMP_CWORD", "3")
+    assert bench()[1].split() == ["pic2word"]
+
+
 def test_an_unknown_variable_draws_a_warning(bench, monkeypatch):
     monkeypatch.setenv("CIRBENCH_RESULT", "x")
     _, _, err = bench("ls")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from cirbench.benchmark.errors import CorruptData, MissingData
-from cirbench.benchmark.plan import Request, plan
+from cirbench.benchmark.plan import Request, plan, plan_each
 from cirbench.benchmark.progress import Reporter
 from cirbench.benchmark.run import run
 from cirbench.datasets.fashion_iq import (
@@ -96,6 +96,15 @@ def test_clip4cir_differs_in_preprocess_text_and_sum():
 def test_layouts(make, tmp_path, folder, captions, ending):
     data = load(make(tmp_path, folder, captions, ending))
     assert all(ref.read() for ref in data.gallery)
+
+
+def test_all_protocols_are_planned_in_turn(make, tmp_path):
+    request = Request(
+        methods=("image-only",), task="fashion-iq", protocol="all", data_root=make(tmp_path)
+    )
+    planned = [made.protocol.name for made in plan_each(request)]
+    assert planned == list(FashionIQ.protocols)
+    assert len(planned) > 1
 
 
 def test_a_shared_picture_is_encoded_once_and_no_category_sees_anothers(make, tmp_path):
