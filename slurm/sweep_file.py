@@ -16,7 +16,7 @@ from cirbench.slurm.resources import AXES, Wishes, read_toml, read_wishes
 
 SETTINGS: Mapping[str, type] = {
     "split": str, "data_root": str, "precision": str, "device": str, "batch_size": int,
-    "workers": int, "limit": int,
+    "workers": int, "limit": int, "label": str,
 }  # fmt: skip
 """The other fields of a `plan.Request`."""
 KEYS = ("name", "methods", "tasks", "backbones", "protocols", "seeds", "settings", "exclude",
