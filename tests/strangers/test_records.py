@@ -14,7 +14,7 @@ from editing import drop, put
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cirbench.benchmark.errors import CorruptData
+from cirbench.benchmark.errors import CorruptData, UsageError
 from cirbench.benchmark.records import read_record
 from cirbench.benchmark.scoring import check_scored
 
@@ -137,7 +137,7 @@ def test_any_field_of_any_kind_is_a_record_or_is_refused(made, data):
         place = place[key]
     path = source.with_name(f".{source.name}")
     path.write_text(json.dumps(record), encoding="utf-8")
-    with suppress(CorruptData):
+    with suppress(CorruptData, UsageError):  # a locale may lack letters of a file's name
         check_scored(read_record(path))
     path.unlink()
 
