@@ -13,6 +13,7 @@ to one float32. Only where a rounding boundary is within reach are the terms add
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections.abc import Sequence
 from functools import cached_property
@@ -50,7 +51,8 @@ class DotProduct:
         self.copies = Copies.find(self.vectors.cpu().numpy())
         if self.copies.any:
             self.vectors = self.vectors[torch.from_numpy(self.copies.first_rows)]
-        self._block = self.queries.new_empty(0)
+        self._lock = threading.Lock()
+        self._thread = threading.local()
         width = self.queries.shape[1]
         lengths = 1.001 * _norms(self.queries) * _norms(self.vectors).amax()
         if not lengths.isfinite().all():
@@ -58,11 +60,16 @@ class DotProduct:
         self.margin = (width + 8) * 2.0**-24 * lengths
         self._reach = (2 * (width + 8) * 2.0**-53 * lengths.double()).cpu().numpy()
 
+    @property
+    def on_cpu(self) -> bool:
+        return not self.queries.is_cuda
+
     def __call__(self, rows: slice) -> Tensor:
-        """(rows, V) float32 within `margin`; the next call writes over it."""
+        """(rows, V) float32 within `margin`; the same thread's next call writes over it."""
         # new memory costs a fifth of the product
-        self._block.resize_(len(self.queries[rows]), len(self.vectors))
-        return torch.mm(self.queries[rows], self.vectors.T, out=self._block)
+        block: Tensor = vars(self._thread).setdefault("block", self.queries.new_empty(0))
+        block.resize_(len(self.queries[rows]), len(self.vectors))
+        return torch.mm(self.queries[rows], self.vectors.T, out=block)
 
     def exact_of_rows(self, query: Rows, row: Rows) -> Scored:
         """(P,) float32 exact scores of P pairs of a query and a row of the gallery."""
@@ -72,7 +79,7 @@ class DotProduct:
 
     def exact(self, query: Rows, vector: Rows) -> Scored:
         """(P,) float32 exact scores of P pairs of a query and a distinct vector, each pair once."""
-        if self.queries.is_cuda:
+        if not self.on_cpu:
             return self._in_fixed_order(query, vector)
         found = np.empty(len(query), dtype=np.float32)
         for start in range(0, len(query), _PAIRS_AT_ONCE):
@@ -116,8 +123,13 @@ class DotProduct:
             return _slice(self.vectors[torch.from_numpy(used)]), place
         return self._vectors64, row
 
-    @cached_property
+    @property
     def _vectors64(self) -> Sequence[Tensor]:
+        with self._lock:
+            return self._widened
+
+    @cached_property
+    def _widened(self) -> Sequence[Tensor]:
         return _slice(self.vectors)
 
     def _in_fixed_order(self, query: Rows, row: Rows) -> Scored:

@@ -115,7 +115,7 @@ def merge_parts(parts: Iterable[Part], wanted: Wanted) -> Ranking:
     found = np.zeros(len(whole.before), dtype=bool)
     found[wanted.targets[0]] = True
     return Ranking(
-        top=whole.top.astype(np.int32),
+        top=whole.top,
         similarity=whole.similarity,
         first_rank=np.where(found, 1 + whole.before, 0),
         tied=whole.tied,

@@ -6,6 +6,7 @@ its margin from the score in question, is counted; the rest is looked at.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
@@ -19,9 +20,12 @@ from cirbench.benchmark.dot_product import DotProduct, Scored
 from cirbench.benchmark.equal_vectors import Copies, Rows
 from cirbench.benchmark.errors import CorruptData
 from cirbench.benchmark.scan import Scan, scan
+from cirbench.benchmark.threads import map_on_cores
 
 BLOCK_BYTES = 128 * 2**20
-"""Size of one block of scores; a few such blocks are alive at a time."""
+"""Size of the blocks of scores that all threads hold; a few arrays of that size are beside them."""
+LEAST_BLOCK_BYTES = 32 * 2**20
+"""One thread's: a matmul of fewer rows is slower."""
 FRAGILE = 1e-6
 """A query is fragile where scores that were off by so much could move its first rank."""
 _BAND = 1.25 * FRAGILE
@@ -125,8 +129,8 @@ class Best:
         """Those of some queries."""
         return Best(self.score[queries], self.row[queries])
 
-    def check(self, targets: Pairs) -> None:
-        """Holds them to positives of one part.
+    def check(self, targets: Pairs, first: int) -> None:
+        """Holds them to positives of one part; `first` is the number of the first query.
 
         Raises:
             CorruptData: one of these has another score.
@@ -135,8 +139,8 @@ class Best:
         off = targets.query[own][targets.score[own] != self.score[targets.query[own]]]
         if len(off):
             raise CorruptData(
-                f"query {off[0]}: the score of its best positive must be that of the vectors which "
-                f"are ranked, and is not; the vectors changed meanwhile"
+                f"query {first + off[0]}: the score of its best positive must be that of the "
+                f"vectors which are ranked, and is not; the vectors changed meanwhile"
             )
 
     def beside(self, pairs: Pairs) -> Counted:
@@ -170,7 +174,7 @@ class Part:
         member_scores: (Q, M), -inf for those elsewhere.
     """
 
-    top: NDArray[np.int64]
+    top: NDArray[np.int32]
     similarity: Scored
     before: NDArray[np.int64]
     tied: NDArray[np.bool_]
@@ -188,6 +192,7 @@ class _Block:
         exact, exact_of_rows: (P,) queries of the block and (P,) vectors, or rows → (P,) float32.
         copies: which of the rows hold which of the V vectors.
         start: the first of the rows, in the whole gallery.
+        first: the first of the queries, among all.
     """
 
     fast: Tensor
@@ -196,6 +201,7 @@ class _Block:
     exact_of_rows: Callable[[Rows, Rows], Scored]
     copies: Copies
     start: int
+    first: int
 
     @classmethod
     def of(cls, scores: Scores, queries: slice, rows: range) -> _Block:
@@ -208,6 +214,7 @@ class _Block:
                 exact_of_rows=lambda query, row: scores.exact_of_rows(query + queries.start, row),
                 copies=scores.copies,
                 start=rows.start,
+                first=queries.start,
             )
 
         def given(query: Rows, column: Rows) -> Scored:
@@ -220,6 +227,7 @@ class _Block:
             exact_of_rows=given,
             copies=Copies.single(len(rows)),
             start=rows.start,
+            first=queries.start,
         )
 
     def pairs(self, query: Rows, row: Rows) -> Pairs:
@@ -256,17 +264,30 @@ def rank_part(scores: Scores, wanted: Wanted, rows: range, best: Best | None = N
             more than the margin.
     """
     queries = len(wanted.positives)
-    size = max(1, BLOCK_BYTES // (4 * max(1, len(rows))))
     members_width = max((len(own) for own in wanted.members or ()), default=0)
-    parts = []
-    for start in range(0, queries, size):
+    by_core = isinstance(scores, DotProduct) and scores.on_cpu
+    size = _block_height(queries, len(rows), torch.get_num_threads() if by_core else 1)
+
+    def rank_block(start: int) -> Part:
         part = slice(start, min(start + size, queries))
         block = _Block.of(scores, part, rows)
         own = best.block(part) if best else None
-        parts.append(_rank_block(block, wanted.block(part), own, members_width))
+        return _rank_block(block, wanted.block(part), own, members_width)
+
+    starts = range(0, queries, size)
+    parts = map_on_cores(rank_block, starts) if by_core else list(map(rank_block, starts))
     return Part(
         **{f.name: np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(Part)}
     )
+
+
+def _block_height(queries: int, columns: int, threads: int) -> int:
+    """How many queries a block has: all, or as many as give every thread as many blocks."""
+    size = max(BLOCK_BYTES // threads, min(LEAST_BLOCK_BYTES, BLOCK_BYTES))
+    highest = max(1, size // (4 * max(1, columns)))
+    if queries <= highest:
+        return highest
+    return math.ceil(queries / (threads * math.ceil(queries / (threads * highest))))
 
 
 def _rank_block(block: _Block, wanted: Wanted, best: Best | None, members_width: int) -> Part:
@@ -275,7 +296,7 @@ def _rank_block(block: _Block, wanted: Wanted, best: Best | None, members_width:
     if best is None:
         best = Best.among(targets, len(block.fast))
     else:
-        best.check(targets)
+        best.check(targets, block.first)
     removed = block.pairs(*wanted.removed_rows)
     level, band = torch.from_numpy(best.score).to(device), block.margin + _BAND
     depth = min(wanted.depth + 1, block.fast.shape[1])  # one more, since one may be removed
@@ -298,7 +319,7 @@ def _rank_block(block: _Block, wanted: Wanted, best: Best | None, members_width:
     )
 
 
-def _order(block: _Block, found: Scan, wanted: Wanted) -> tuple[NDArray[np.int64], Scored]:
+def _order(block: _Block, found: Scan, wanted: Wanted) -> tuple[NDArray[np.int32], Scored]:
     """(B, depth) rows and exact scores of the best, equal ones by row; -1 and -inf beyond."""
     query, vector = found.row, found.column
     exact = block.exact(query, vector)
@@ -315,8 +336,8 @@ def _order(block: _Block, found: Scan, wanted: Wanted) -> tuple[NDArray[np.int64
     keys = np.sort(_table(query, _key(exact, row), len(block.fast), wanted.depth), axis=1)
     keys = keys[:, : wanted.depth]
     real = keys != _LAST
-    rows = (keys & _LOWER).astype(np.int64)
-    return np.where(real, rows, -1), np.where(real, _score(keys), np.float32(-np.inf))
+    rows = (keys & _LOWER).astype(np.int32)
+    return np.where(real, rows, np.int32(-1)), np.where(real, _score(keys), np.float32(-np.inf))
 
 
 def _needed(

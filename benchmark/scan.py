@@ -8,17 +8,15 @@ block is looked at while it is in the cache; `torch.topk` and the counting would
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 PIECE_BYTES = 8 * 2**20
-"""What one thread looks at, at once: small for a cache, large for Python's lock."""
+"""What is looked at, at once: small for a cache, large for Python's lock."""
 GROUPS_PER_PLACE = 4
 """More groups leave fewer candidates to look at, and more maxima to choose among."""
 
@@ -77,8 +75,7 @@ def scan(scores: Tensor, k: int, slack: Tensor, low: Tensor, high: Tensor) -> Sc
         piece, *bounds = (array[start : start + rows] for array in arrays)
         return _scan_piece(piece, k, *bounds)
 
-    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        return Scan.stack(list(pool.map(scan_one, starts)), starts)
+    return Scan.stack(list(map(scan_one, starts)), starts)
 
 
 def _scan_piece(
