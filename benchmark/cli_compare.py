@@ -1,6 +1,7 @@
 """`bench compare` and `bench diff`. Nothing heavy is imported before a command needs it."""
 
 import json
+from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -63,13 +64,14 @@ def _print_pairs(pairs: "list[Pair]") -> None:
     from rich.console import Console
 
     console = Console(markup=False, emoji=False, highlight=False)
+    names = _names(pairs)
     for pair in pairs:
         cell, protocol = pair.a.data["cell"], pair.a.data["protocol"]
         partial = "PARTIAL: " if pair.a.data["run"]["partial"] else ""
         about = f"{cell['task']} ({cell['split']}), protocol {protocol['name']}"
         console.print(
             f"{partial}{to_line(about)} v{protocol['version']}\n"
-            f"A: {_label(pair.a)}\nB: {_label(pair.b)}",
+            f"A: {names[pair.a.path]}\nB: {names[pair.b.path]}",
             soft_wrap=True,
         )
         console.print(_table(pair))
@@ -80,10 +82,21 @@ def _print_pairs(pairs: "list[Pair]") -> None:
     )
 
 
+def _names(pairs: "list[Pair]") -> dict[Path, str]:
+    """A record's path → its name, with its weights where another's would be the same."""
+    records = {record.path: record for pair in pairs for record in (pair.a, pair.b)}
+    count = Counter(map(_label, records.values()))
+    return {
+        path: to_line(f"{name}, weights {record.checkpoint_label}" if count[name] > 1 else name)
+        for path, record in records.items()
+        for name in [_label(record)]
+    }
+
+
 def _label(record: "Record") -> str:
     cell = record.data["cell"]
     seed = f", seed {cell['seed']}" if cell["seed"] else ""
-    return to_line(f"{record.method_label}, {cell['backbone']}{seed}")
+    return f"{record.method_label}, {cell['backbone']}{seed}"
 
 
 def _table(pair: "Pair") -> "Table":

@@ -146,12 +146,12 @@ def serve(
     from cirbench.benchmark.backbones import load_backbone
     from cirbench.benchmark.plan import choose_device
     from cirbench.benchmark.progress import Reporter
-    from cirbench.benchmark.registry import loadable_methods, needs_checkpoint
+    from cirbench.benchmark.registry import find_method, loadable_methods
     from cirbench.benchmark.serve.app import HOST, Demo, listen, run
 
     names = method or loadable_methods()
     for one in names:
-        needs_checkpoint(one)
+        find_method(one)
     reporter = Reporter(quiet=quiet)
     refs, of_gallery = searching.find_gallery(gallery, data_root, reporter.say)
     name = searching.choose_backbone(backbone, of_gallery, names)

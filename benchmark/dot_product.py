@@ -62,7 +62,7 @@ class DotProduct:
 
     @property
     def on_cpu(self) -> bool:
-        return not self.queries.is_cuda
+        return self.queries.device.type == "cpu"
 
     def __call__(self, rows: slice) -> Tensor:
         """(rows, V) float32 within `margin`; the same thread's next call writes over it."""

@@ -15,6 +15,7 @@ import numpy as np
 from tabulate import tabulate
 
 from cirbench.benchmark.bootstrap import (
+    Array,
     Design,
     Interval,
     group_means,
@@ -124,11 +125,18 @@ class Board:
         """Each record minus the best one, in the headline metric, with a paired 95 % interval."""
         column = self.metrics.index(self.headline)
         values = np.stack([scores.values[:, column] for scores in self.scores], axis=1)
-        members = {average: _members(self, average)}
-        means = with_averages(group_means(values, self.design), self.groups, members)[0]
-        draws = with_averages(resampled_means(values, self.design), self.groups, members)[:, 0]
+        means, draws = self.sample(values, [average])
         sizes = [len(values)] * len(self.records)
-        return intervals(means - means[0], draws - draws[:, :1], sizes)
+        return intervals(means[0] - means[0, 0], draws[:, 0] - draws[:, 0, :1], sizes)
+
+    def sample(self, values: Array, averages: Sequence[str]) -> tuple[Array, Array]:
+        """(Q, M) → (A + G, M) means and (resamples, A + G, M) draws, averages first.
+
+        The same references are drawn for all records, so that differences are paired.
+        """
+        members = {average: _members(self, average) for average in averages}
+        means = with_averages(group_means(values, self.design), self.groups, members)
+        return means, with_averages(resampled_means(values, self.design), self.groups, members)
 
 
 class Answers:
@@ -189,14 +197,14 @@ def _ranked(records: Sequence[Record]) -> tuple[Record, ...]:
     )
 
 
-def labels(board: Board) -> list[str]:
+def labels(records: Sequence[Record]) -> list[str]:
     """A name for each record, different from the others': the shortest that tells them apart."""
-    found = [record.method_label for record in board.records]
+    found = [record.method_label for record in records]
     for more in (_backbone, _seed, _checkpoint, lambda record: record.path.stem):
         count = Counter(found)
         found = [
             f"{label}, {more(record)}" if count[label] > 1 else label
-            for label, record in zip(found, board.records, strict=True)
+            for label, record in zip(found, records, strict=True)
         ]
     return found
 
@@ -227,8 +235,8 @@ def as_lines(records: Sequence[Record]) -> str:
 
     best_first = sorted(records, key=lambda record: -value(record, protocol["headline"]))
     rows = [
-        [to_line(record.method_label), *(f"{value(record, m):.1f}" for m in protocol["metrics"])]
-        for record in best_first
+        [to_line(label), *(f"{value(record, m):.1f}" for m in protocol["metrics"])]
+        for label, record in zip(labels(best_first), best_first, strict=True)
     ]
     align = ["left", *["right"] * len(protocol["metrics"])]
     headers = ["average", *protocol["metrics"]]
@@ -254,14 +262,15 @@ def markdown(board: Board, published: Sequence[Published]) -> str:
     return "\n".join(parts)
 
 
-def _row_names(board: Board, record: Record) -> list[str]:
+def row_names(board: Board, record: Record) -> tuple[str, str, str, str]:
+    """Method, supervision, what it was trained on, backbone, as no other row has them."""
     cell = record.data["cell"]
     method = cell["method"] + (f" (seed {cell['seed']})" if cell["seed"] else "")
     method += f" · {cell['label']}" if cell.get("label") else ""
     if sum(_same_row(record, other) for other in board.records) > 1:
         method += f" [{record.checkpoint_label}]"
     seen = "zero-shot" if record.data["method"]["zero_shot"] else "supervised"
-    return [_escaped(method), seen, _escaped(cell["trained_on"] or "–"), _escaped(cell["backbone"])]
+    return method, seen, cell["trained_on"] or "–", cell["backbone"]
 
 
 def _same_row(one: Record, other: Record) -> bool:
@@ -276,7 +285,11 @@ _NAME_COLUMNS = ["method", "supervision", "trained on", "backbone"]
 def _average_table(board: Board, average: str) -> str:
     cells = [[(board.value(r, average, m)) for m in board.metrics] for r in board.records]
     rows = [
-        [*_row_names(board, record), *_with_best_bold(row, cells), _difference_text(difference)]
+        [
+            *map(_escaped, row_names(board, record)),
+            *_with_best_bold(row, cells),
+            _difference_text(difference),
+        ]
         for record, row, difference in zip(
             board.records, cells, board.differences(average), strict=True
         )
@@ -288,7 +301,7 @@ def _average_table(board: Board, average: str) -> str:
 def _group_table(board: Board) -> str:
     cells = [[board.value(r, g, board.headline) for g in board.groups] for r in board.records]
     rows = [
-        [*_row_names(board, record), *_with_best_bold(row, cells)]
+        [*map(_escaped, row_names(board, record)), *_with_best_bold(row, cells)]
         for record, row in zip(board.records, cells, strict=True)
     ]
     return _scores_table(rows, [*_NAME_COLUMNS, *map(_escaped, board.groups)])

@@ -10,11 +10,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from cirbench.benchmark.bootstrap import group_means, intervals, resampled_means
+from cirbench.benchmark.bootstrap import intervals
 from cirbench.benchmark.leaderboard import Board, labels
 from cirbench.benchmark.metrics import recall
 from cirbench.benchmark.paths import to_line
-from cirbench.benchmark.scoring import with_averages
 
 if TYPE_CHECKING:
     from cirbench.benchmark.records import PerQuery, Record
@@ -75,11 +74,9 @@ def curves(board: Board) -> Figure:
 def _curve(board: Board, arrays: PerQuery, epsilon: float) -> tuple[np.ndarray, ...]:
     k = np.arange(1, arrays.hits.shape[1] + 1)
     found = np.stack([recall(arrays.hits, arrays.positives, int(n), epsilon) for n in k], axis=1)
-    members = {"average": board.groups}
-    mean = with_averages(group_means(found, board.design), board.groups, members)[0]
-    draws = with_averages(resampled_means(found, board.design), board.groups, members)[:, 0]
-    bands = intervals(mean, draws, [len(found)] * len(k))
-    return k, mean, np.array([b.low for b in bands]), np.array([b.high for b in bands])
+    means, draws = board.sample(found, ["average"])
+    bands = intervals(means[0], draws[:, 0], [len(found)] * len(k))
+    return k, means[0], np.array([b.low for b in bands]), np.array([b.high for b in bands])
 
 
 def _figure(width: float) -> tuple[Figure, Axes]:
@@ -100,7 +97,7 @@ def _finished(figure: Figure, axes: Axes, board: Board) -> Figure:
 
 def _drawn(board: Board) -> dict[str, Record]:
     """Label → record, best first; where there are more than fit, of each method's first seed."""
-    named = dict(zip(map(to_line, labels(board)), board.records, strict=True))
+    named = dict(zip(map(to_line, labels(board.records)), board.records, strict=True))
     if len(named) <= MOST:
         return named
     by_seed = sorted(board.records, key=lambda record: -record.cell.seed)

@@ -244,7 +244,7 @@ def test_records_of_one_method_have_names_of_their_own(tmp_path):
     store(tmp_path, "a", 0.5, checkpoint="f" * 64)
     store(tmp_path, "b", 0.5)
     [board] = read_boards(tmp_path)
-    assert sorted(labels(board)) == [
+    assert sorted(labels(board.records)) == [
         "a, tiny, seed 0, weights ffffffff", "a, tiny, seed 0, weights none", "a, tiny, seed 1",
         "b",
     ]  # fmt: skip
@@ -268,19 +268,19 @@ def test_nine_methods_make_eight_bars_a_group_and_a_note(tmp_path):
     for i in range(9):
         store(tmp_path, f"m{i}", 0.1 * i)
     [board] = read_boards(tmp_path)
-    chart = charts.bars(board, statistics(board), labels(board))
+    chart = charts.bars(board, statistics(board), labels(board.records))
     assert len(chart.bars) == 8 * (len(GROUPS) + 1)
     assert chart.note == "The best 8 of 9 records."
     assert all(charts.LEFT <= bar.x < bar.x + bar.width <= charts.WIDTH for bar in chart.bars)
     assert all(charts.TOP <= bar.y <= charts.HEIGHT - charts.BOTTOM for bar in chart.bars)
-    cost = charts.cost(board, statistics(board), labels(board))
+    cost = charts.cost(board, statistics(board), labels(board.records))
     assert [dot.letter for dot in cost.dots] == [*"ABCDEFGH", ""]
 
 
 def test_a_bars_height_is_its_value(three):
     [board] = read_boards(three)
     shown = statistics(board)
-    chart = charts.bars(board, shown, labels(board))
+    chart = charts.bars(board, shown, labels(board.records))
     zero, top = chart.y_ticks[0], chart.y_ticks[-1]
     unit = (zero.at - top.at) / float(top.text)
     wanted = [s.value.value for g in (*GROUPS, "average") for s in shown.scores[g, "R@2"]]

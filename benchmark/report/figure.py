@@ -126,7 +126,7 @@ def figure(board: Board, data: TaskData, records: Sequence[int], rows: Sequence[
             _query(grid, board, data, row, number * block + 0.15)
             for line, record in enumerate(records):
                 top = number * block + 0.15 + line * (_INCH + 0.22)
-                name = labels(board)[record]
+                name = labels(board.records)[record]
                 _answer(grid, name, board.per_query[record], data, row, top)
     return png_bytes(grid.figure)
 

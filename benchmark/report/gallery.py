@@ -163,7 +163,7 @@ def gallery(board: Board, data: TaskData | None) -> str:
         MissingData: a picture's file can't be read.
     """
     looker = Looker(board=board, data=data, album=Album(), protocol=protocol_of(board))
-    names = labels(board)
+    names = labels(board.records)
     methods = names[:METHODS]
     rows = chosen_queries(board.scores[0].group, QUERIES)
     asked = [looker.asked(row, methods) for row in rows]

@@ -67,7 +67,7 @@ def section(
     gallery: str,
 ) -> Section:
     """Everything about one board; `verdicts` are those with a number of this board's records."""
-    names = labels(board)
+    names = labels(board.records)
     drawn = [
         charts.bars(board, shown, names), charts.curves(shown, names),
         charts.cost(board, shown, names), charts.against_published(verdicts),

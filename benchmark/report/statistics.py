@@ -8,16 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from cirbench.benchmark.bootstrap import (
-    Interval,
-    group_means,
-    intervals,
-    resampled_means,
-)
+from cirbench.benchmark.bootstrap import Interval, intervals
 from cirbench.benchmark.leaderboard import Board
 from cirbench.benchmark.metrics import recall
 from cirbench.benchmark.records import PerQuery
-from cirbench.benchmark.scoring import with_averages
 
 CURVE_POINTS = 24
 """At most so many values of k, evenly spaced on a logarithmic axis."""
@@ -91,18 +85,14 @@ def _curve(board: Board, arrays: PerQuery, ks: Sequence[int]) -> tuple[Interval,
     """Recall at each k, averaged over groups."""
     epsilon = float(board.first["protocol"]["recall_epsilon"])
     found = np.stack([recall(arrays.hits, arrays.positives, k, epsilon) for k in ks], axis=1)
-    members = {"average": averages(board)["average"]}
-    means = with_averages(group_means(found, board.design), board.groups, members)[0]
-    draws = with_averages(resampled_means(found, board.design), board.groups, members)[:, 0]
-    return tuple(intervals(means, draws, [len(found)] * len(ks)))
+    means, draws = board.sample(found, ["average"])
+    return tuple(intervals(means[0], draws[:, 0], [len(found)] * len(ks)))
 
 
 def _scores(board: Board, metric: str, column: int) -> dict[str, tuple[Score, ...]]:
     """One metric: average or group → one score a record."""
     values = np.stack([scores.values[:, column] for scores in board.scores], axis=1)
-    members = averages(board)
-    means = with_averages(group_means(values, board.design), board.groups, members)
-    draws = with_averages(resampled_means(values, board.design), board.groups, members)
+    means, draws = board.sample(values, board.averages)
     sizes = [record.data["counts"]["queries"] for record in board.records]
     found = {}
     for row, name in enumerate([*board.averages, *board.groups]):

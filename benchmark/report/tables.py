@@ -6,9 +6,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from cirbench.benchmark.bootstrap import Interval
-from cirbench.benchmark.leaderboard import Board
+from cirbench.benchmark.leaderboard import Board, row_names
 from cirbench.benchmark.published import Verdict
-from cirbench.benchmark.records import Record, slug
+from cirbench.benchmark.records import slug
 from cirbench.benchmark.report.statistics import Score, Statistics, averages
 
 
@@ -60,7 +60,11 @@ def _average_table(board: Board, shown: Statistics, average: str) -> Table:
     headline = shown.scores[average, board.headline]
     columns = [shown.scores[average, metric] for metric in board.metrics]
     rows: list[tuple[Value, ...]] = [
-        (*_names(board.records[i]), *(c[i] for c in columns), Difference(score=headline[i]))
+        (
+            *row_names(board, board.records[i]),
+            *(c[i] for c in columns),
+            Difference(score=headline[i]),
+        )
         for i in _ranked(headline)
     ]
     members = ", ".join(averages(board)[average])
@@ -76,7 +80,7 @@ def _average_table(board: Board, shown: Statistics, average: str) -> Table:
 def _group_table(board: Board, shown: Statistics) -> Table:
     columns = [shown.scores[group, board.headline] for group in board.groups]
     rows: list[tuple[Value, ...]] = [
-        (*_names(record), *(column[i] for column in columns))
+        (*row_names(board, record), *(column[i] for column in columns))
         for i, record in enumerate(board.records)
     ]
     return Table(
@@ -105,13 +109,6 @@ def _published_table(board: Board, verdicts: Iterable[Verdict]) -> Table:
         names=3,
         rows=tuple(rows),
     )  # fmt: skip
-
-
-def _names(record: Record) -> tuple[str, str, str, str]:
-    cell = record.data["cell"]
-    seed = f" (seed {cell['seed']})" if cell["seed"] else ""
-    supervision = "zero-shot" if record.data["method"]["zero_shot"] else "supervised"
-    return cell["method"] + seed, supervision, cell["trained_on"] or "–", cell["backbone"]
 
 
 def _ranked(scores: Sequence[Score]) -> list[int]:

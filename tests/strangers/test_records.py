@@ -161,10 +161,16 @@ def test_two_checkpoints_of_one_method_are_told_apart(bench):
         run_it = ("run", "-m", "pic2word", "-t", "emoji", "--split", "val", "-b", "fake", "-q",
                   "--checkpoint", f"{name}.safetensors")  # fmt: skip
         assert bench(*run_it)[0] == 0
-    assert bench("leaderboard")[0] == 0
-    text = Path("results/leaderboard.md").read_text(encoding="utf-8")
-    assert "a.safetensors" in text
-    assert "b.safetensors" in text
+    said = [
+        bench("leaderboard")[1],
+        bench("compare", *map(str, Path("results").glob("*/*.json")))[1],
+    ]
+    assert bench("report")[0] == 0
+    written = [Path("results/leaderboard.md"), Path("results/report/index.html"),
+               *Path("results/report/tables").glob("*average.csv")]  # fmt: skip
+    for text in (*said, *(path.read_text(encoding="utf-8") for path in written)):
+        assert "a.safetensors" in text
+        assert "b.safetensors" in text
     assert bench(*run_it, "--label", "the better one")[0] == 0
     assert bench("leaderboard")[0] == 0
     assert "the better one" in Path("results/leaderboard.md").read_text(encoding="utf-8")
