@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -25,7 +24,7 @@ from cirbench.benchmark.bootstrap import (
 from cirbench.benchmark.errors import CorruptData
 from cirbench.benchmark.paths import to_line
 from cirbench.benchmark.published import Published, Verdict, verify
-from cirbench.benchmark.records import PerQuery, Record, Scores, slug
+from cirbench.benchmark.records import PerQuery, Record, Scores, labels, slug
 from cirbench.benchmark.scoring import with_averages
 
 _KEPT = 8
@@ -197,30 +196,6 @@ def _ranked(records: Sequence[Record]) -> tuple[Record, ...]:
     )
 
 
-def labels(records: Sequence[Record]) -> list[str]:
-    """A name for each record, different from the others': the shortest that tells them apart."""
-    found = [record.method_label for record in records]
-    for more in (_backbone, _seed, _checkpoint, lambda record: record.path.stem):
-        count = Counter(found)
-        found = [
-            f"{label}, {more(record)}" if count[label] > 1 else label
-            for label, record in zip(found, records, strict=True)
-        ]
-    return found
-
-
-def _backbone(record: Record) -> str:
-    return str(record.data["cell"]["backbone"])
-
-
-def _seed(record: Record) -> str:
-    return f"seed {record.data['cell']['seed']}"
-
-
-def _checkpoint(record: Record) -> str:
-    return f"weights {record.checkpoint_label}"
-
-
 def interval_text(interval: Interval) -> str:
     """`61.2 [58.9, 63.4]`"""
     return f"{interval.value:.1f} [{interval.low:.1f}, {interval.high:.1f}]"
@@ -310,9 +285,8 @@ def _group_table(board: Board) -> str:
 def _published_table(verdicts: Sequence[Verdict]) -> str:
     rows = [
         [
-            _escaped(" ".join(filter(None, (v.published.method, v.published.variant)))),
-            v.published.group, v.published.metric, v.published.value, f"{v.measured:.2f}",
-            f"{v.difference:+.2f}", v.state, _escaped(v.published.source),
+            _escaped(v.name), v.published.group, v.published.metric, v.published.value,
+            f"{v.measured:.2f}", f"{v.difference:+.2f}", v.state, _escaped(v.published.source),
         ]
         for v in verdicts
     ]  # fmt: skip

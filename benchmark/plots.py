@@ -11,9 +11,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from cirbench.benchmark.bootstrap import intervals
-from cirbench.benchmark.leaderboard import Board, labels
+from cirbench.benchmark.leaderboard import Board
 from cirbench.benchmark.metrics import recall
 from cirbench.benchmark.paths import to_line
+from cirbench.benchmark.records import labels
 
 if TYPE_CHECKING:
     from cirbench.benchmark.records import PerQuery, Record

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
 
-from cirbench.benchmark.records import Record
+from cirbench.benchmark.records import Record, labels
 
 TOLERANCE = 0.1
 """Points, beside half a unit of the last printed digit."""
@@ -79,13 +79,24 @@ class Published:
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """A published number beside ours; `measured` and `record` are None where there is none."""
+    """A published number beside ours; `measured` and `record` are None where there is none.
+
+    Attributes:
+        label: the record's name, where several answer the number.
+    """
 
     published: Published
     state: str
     measured: float | None = None
     record: str | None = None
+    label: str = ""
     reason: str = ""
+
+    @property
+    def name(self) -> str:
+        """The method as a table names it."""
+        of = f"[{self.label}]" if self.label else ""
+        return " ".join(filter(None, (self.published.method, self.published.variant, of)))
 
     @property
     def difference(self) -> float | None:
@@ -123,8 +134,9 @@ def _verdicts(row: Published, records: Sequence[Record]) -> Iterator[Verdict]:
         nearest = min(ours, key=lambda record: len(_obstacles(row, record)))
         reason = ", ".join(_obstacles(row, nearest))
         yield Verdict(published=row, state=NOT_COMPARABLE, record=nearest.path.name, reason=reason)
-    for record in comparable:
-        yield _compared(row, record)
+    several = labels(comparable) if len(comparable) > 1 else [""]
+    for record, label in zip(comparable, several, strict=False):
+        yield _compared(row, record, label)
 
 
 def _obstacles(row: Published, record: Record) -> list[str]:
@@ -147,7 +159,7 @@ def _obstacles(row: Published, record: Record) -> list[str]:
     return found
 
 
-def _compared(row: Published, record: Record) -> Verdict:
+def _compared(row: Published, record: Record, label: str) -> Verdict:
     measured = float(record.data["metrics"][row.group][row.metric]["value"])
     agrees = abs(measured - float(row.value)) <= row.rounding + TOLERANCE + 1e-9
     return Verdict(
@@ -155,6 +167,7 @@ def _compared(row: Published, record: Record) -> Verdict:
         state=REPRODUCED if agrees else DIFFERS,
         measured=measured,
         record=record.path.name,
+        label=label,
         reason="" if agrees else "; ".join(_causes(row)),
     )
 

@@ -8,7 +8,8 @@ import re
 import tempfile
 import unicodedata
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
@@ -267,6 +268,30 @@ def read_records(root: Path) -> Iterator[Record]:
         record = read_record(path)
         if record.whole:
             yield record
+
+
+def labels(records: Sequence[Record]) -> list[str]:
+    """A name for each record, different from the others': the shortest that tells them apart."""
+    found = [record.method_label for record in records]
+    for more in (_backbone, _seed, _checkpoint, lambda record: record.path.stem):
+        count = Counter(found)
+        found = [
+            f"{label}, {more(record)}" if count[label] > 1 else label
+            for label, record in zip(found, records, strict=True)
+        ]
+    return found
+
+
+def _backbone(record: Record) -> str:
+    return str(record.data["cell"]["backbone"])
+
+
+def _seed(record: Record) -> str:
+    return f"seed {record.data['cell']['seed']}"
+
+
+def _checkpoint(record: Record) -> str:
+    return f"weights {record.checkpoint_label}"
 
 
 def check_writable(root: Path) -> None:

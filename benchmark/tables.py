@@ -72,7 +72,7 @@ def print_verdicts(verdicts: Sequence[Verdict]) -> None:
     rows = [
         [
             " ".join((v.published.task, v.published.split, v.published.group, v.published.metric)),
-            " ".join(filter(None, (v.published.method, v.published.variant))),
+            to_line(v.name),
             v.published.value,
             "–" if v.measured is None else f"{v.measured:.2f}",
             v.state + ("" if v.published.gates else " (not gated)"),

@@ -27,7 +27,7 @@ ROW = Published(
 def record(value=11.9, group="average", metric="R@10", protocol="pic2word", released=True, **cell):
     identity = {
         "method": "pic2word", "task": "imagenet-r", "split": "test", "trained_on": "CC3M",
-        "backbone": "ViT-L-14/openai",
+        "backbone": "ViT-L-14/openai", "seed": 0, "checkpoint": None,
     }  # fmt: skip
     data = {
         "cell": {**identity, **cell},
@@ -87,8 +87,12 @@ def test_what_was_not_run_is_said():
 
 
 def test_each_record_that_answers_has_its_verdict():
-    verdicts = verify([ROW], [record(11.9), record(30.0), record(11.9, split="val")])
+    others = record(30.0, checkpoint="f" * 64), record(11.9, split="val")
+    verdicts = verify([ROW], [record(11.9), *others])
     assert [v.state for v in verdicts] == [REPRODUCED, DIFFERS]
+    assert "weights none" in verdicts[0].name
+    assert "weights ffffffff" in verdicts[1].name
+    assert [v.name for v in verify([ROW], [record(11.9)])] == ["pic2word"]
 
 
 def test_a_combiner_is_held_against_its_own_training_data():

@@ -14,12 +14,11 @@ import pytest
 
 from cirbench.benchmark.bootstrap import Interval
 from cirbench.benchmark.errors import CorruptData, MissingData
-from cirbench.benchmark.leaderboard import labels
 from cirbench.benchmark.metrics import hits_at, parse_metric
 from cirbench.benchmark.protocol import EvaluationProtocol
 from cirbench.benchmark.publish import read_boards
 from cirbench.benchmark.published import Published, verify
-from cirbench.benchmark.records import Cell, PerQuery, slug, write_record
+from cirbench.benchmark.records import Cell, PerQuery, labels, slug, write_record
 from cirbench.benchmark.report import charts, files
 from cirbench.benchmark.report.export import as_csv, as_latex
 from cirbench.benchmark.report.files import contents, stale, write

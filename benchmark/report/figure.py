@@ -13,9 +13,9 @@ from matplotlib.figure import Figure
 
 from cirbench.benchmark.errors import MissingData, UsageError
 from cirbench.benchmark.interfaces import ImageRef, TaskData
-from cirbench.benchmark.leaderboard import Board, labels
+from cirbench.benchmark.leaderboard import Board
 from cirbench.benchmark.plots import STYLE, png_bytes
-from cirbench.benchmark.records import PerQuery
+from cirbench.benchmark.records import PerQuery, labels
 from cirbench.benchmark.report.pictures import opened, protocol_of
 
 TOP = 8

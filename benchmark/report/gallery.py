@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from cirbench.benchmark.errors import UsageError
 from cirbench.benchmark.interfaces import ImageRef, Query, TaskData
-from cirbench.benchmark.leaderboard import Board, labels
+from cirbench.benchmark.leaderboard import Board
 from cirbench.benchmark.protocol import EvaluationProtocol
-from cirbench.benchmark.records import PerQuery
+from cirbench.benchmark.records import PerQuery, labels
 from cirbench.benchmark.report.page import render
 from cirbench.benchmark.report.pictures import CREDITS, Album, protocol_of
 

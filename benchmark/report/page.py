@@ -14,9 +14,9 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from cirbench.benchmark.leaderboard import Board, labels
+from cirbench.benchmark.leaderboard import Board
 from cirbench.benchmark.published import STATES, Verdict
-from cirbench.benchmark.records import Record
+from cirbench.benchmark.records import Record, labels
 from cirbench.benchmark.report import charts
 from cirbench.benchmark.report.charts import Chart
 from cirbench.benchmark.report.statistics import Score, Statistics

@@ -95,9 +95,8 @@ def _group_table(board: Board, shown: Statistics) -> Table:
 def _published_table(board: Board, verdicts: Iterable[Verdict]) -> Table:
     rows = [
         (
-            " ".join(filter(None, (v.published.method, v.published.variant))), v.published.group,
-            v.published.metric, v.published.value, v.measured or 0.0, v.difference or 0.0,
-            v.state, v.published.source,
+            v.name, v.published.group, v.published.metric, v.published.value,
+            v.measured or 0.0, v.difference or 0.0, v.state, v.published.source,
         )
         for v in verdicts
     ]  # fmt: skip
