@@ -90,9 +90,11 @@ def _finished(figure: Figure, axes: Axes, board: Board) -> Figure:
     axes.grid(axis="y", linewidth=0.4, alpha=0.5)
     axes.set_axisbelow(True)
     shown, of = len(_drawn(board)), len(board.records)
-    left_out = f" · {shown} of {of} records" if shown < of else ""
-    axes.set_title(to_line(board.title) + left_out, loc="left", fontsize=9)
-    figure.legend(loc="outside right upper", frameon=False, fontsize=8)
+    axes.set_title(to_line(board.title), loc="left", fontsize=9)
+    figure.legend(
+        loc="outside right upper", frameon=False, fontsize=8, title_fontsize=8,
+        title=f"{shown} of {of} records" if shown < of else None,
+    )  # fmt: skip
     return figure
 
 

@@ -8,7 +8,6 @@ import re
 import tempfile
 import unicodedata
 import zipfile
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
@@ -274,9 +273,11 @@ def labels(records: Sequence[Record]) -> list[str]:
     """A name for each record, different from the others': the shortest that tells them apart."""
     found = [record.method_label for record in records]
     for more in (_backbone, _seed, _checkpoint, lambda record: record.path.stem):
-        count = Counter(found)
+        values: dict[str, set[str]] = {}
+        for label, record in zip(found, records, strict=True):
+            values.setdefault(label, set()).add(more(record))
         found = [
-            f"{label}, {more(record)}" if count[label] > 1 else label
+            f"{label}, {more(record)}" if len(values[label]) > 1 else label
             for label, record in zip(found, records, strict=True)
         ]
     return found

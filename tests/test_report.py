@@ -244,8 +244,7 @@ def test_records_of_one_method_have_names_of_their_own(tmp_path):
     store(tmp_path, "b", 0.5)
     [board] = read_boards(tmp_path)
     assert sorted(labels(board.records)) == [
-        "a, tiny, seed 0, weights ffffffff", "a, tiny, seed 0, weights none", "a, tiny, seed 1",
-        "b",
+        "a, seed 0, weights ffffffff", "a, seed 0, weights none", "a, seed 1", "b",
     ]  # fmt: skip
 
 

@@ -65,6 +65,8 @@ def write_plot(path: Path, found: Mapping[str, Sequence[float]]) -> None:
         axes.set_xscale("log", base=2)
         axes.set_yscale("log")
         axes.set_xticks(FACTORS, [f"× {n}" for n in FACTORS])
+        axes.yaxis.set_major_formatter("{x:g}")  # matplotlib's own would write formulas
+        axes.yaxis.set_minor_formatter("{x:g}")
         axes.set_ylabel("seconds")
         axes.legend(frameon=False)
     content = svg_bytes(figure, "of this run")
