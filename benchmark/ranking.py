@@ -85,11 +85,12 @@ def rank_vectors(queries: Tensor, gallery: Tensor, wanted: Wanted) -> Ranking:
         whole = rank_part(DotProduct(queries, gallery), wanted, range(size))
         return merge_parts([whole], wanted)
     best = best_positives(queries, gallery, wanted)
-    starts = range(0, size, PART_ROWS)
-    parts = (
-        rank_part(DotProduct(queries, gallery[rows.start : rows.stop]), wanted, rows, best)
-        for rows in (range(start, min(start + PART_ROWS, size)) for start in starts)
-    )
+    parts: list[Part] = []  # one, which the next merges into: it says what that must reach
+    for start in range(0, size, PART_ROWS):
+        rows = range(start, min(start + PART_ROWS, size))
+        scores = DotProduct(queries, gallery[rows.start : rows.stop])
+        floor = parts[0].floor if parts else None
+        parts = [reduce(merge, [*parts, rank_part(scores, wanted, rows, best, floor)])]
     return merge_parts(parts, wanted)
 
 

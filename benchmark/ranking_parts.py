@@ -181,6 +181,11 @@ class Part:
     fragile: NDArray[np.bool_]
     member_scores: Scored
 
+    @property
+    def floor(self) -> Scored:
+        """(Q,) what a row of a later part must reach to be kept."""
+        return self.similarity[:, -1]
+
 
 @dataclass(frozen=True)
 class _Block:
@@ -253,11 +258,18 @@ class _Block:
         return found.above + (above.double() @ others.double()).cpu().numpy().astype(np.int64)
 
 
-def rank_part(scores: Scores, wanted: Wanted, rows: range, best: Best | None = None) -> Part:
+def rank_part(
+    scores: Scores,
+    wanted: Wanted,
+    rows: range,
+    best: Best | None = None,
+    floor: Scored | None = None,
+) -> Part:
     """Ranks those rows of the gallery; `scores` are against them alone.
 
     Args:
         best: what `best_positives` gave; None where the rows are the whole gallery.
+        floor: (Q,) the `floor` of the parts before, which only spares work.
 
     Raises:
         CorruptData: `best` is not of these vectors, or a fast score differs from the exact one by
@@ -266,13 +278,14 @@ def rank_part(scores: Scores, wanted: Wanted, rows: range, best: Best | None = N
     queries = len(wanted.positives)
     members_width = max((len(own) for own in wanted.members or ()), default=0)
     by_core = isinstance(scores, DotProduct) and scores.on_cpu
+    floor = np.full(queries, -np.inf, dtype=np.float32) if floor is None else floor
     size = _block_height(queries, len(rows), torch.get_num_threads() if by_core else 1)
 
     def rank_block(start: int) -> Part:
         part = slice(start, min(start + size, queries))
         block = _Block.of(scores, part, rows)
         own = best.block(part) if best else None
-        return _rank_block(block, wanted.block(part), own, members_width)
+        return _rank_block(block, wanted.block(part), own, floor[part], members_width)
 
     starts = range(0, queries, size)
     parts = map_on_cores(rank_block, starts) if by_core else list(map(rank_block, starts))
@@ -290,7 +303,9 @@ def _block_height(queries: int, columns: int, threads: int) -> int:
     return math.ceil(queries / (threads * math.ceil(queries / (threads * highest))))
 
 
-def _rank_block(block: _Block, wanted: Wanted, best: Best | None, members_width: int) -> Part:
+def _rank_block(
+    block: _Block, wanted: Wanted, best: Best | None, floor: Scored, members_width: int
+) -> Part:
     device = block.fast.device
     targets = block.pairs(*wanted.targets)
     if best is None:
@@ -300,7 +315,8 @@ def _rank_block(block: _Block, wanted: Wanted, best: Best | None, members_width:
     removed = block.pairs(*wanted.removed_rows)
     level, band = torch.from_numpy(best.score).to(device), block.margin + _BAND
     depth = min(wanted.depth + 1, block.fast.shape[1])  # one more, since one may be removed
-    found = scan(block.fast, depth, 2 * block.margin, level - band, level + band)
+    reach = torch.from_numpy(floor).to(device) - block.margin
+    found = scan(block.fast, depth, 2 * block.margin, reach, level - band, level + band)
     near, own, gone = block.near(found, best), best.beside(targets), best.beside(removed)
     above = block.count_above(found, level + band)
     top, similarity = _order(block, found, wanted)

@@ -19,6 +19,8 @@ PIECE_BYTES = 8 * 2**20
 """What is looked at, at once: small for a cache, large for Python's lock."""
 GROUPS_PER_PLACE = 4
 """More groups leave fewer candidates to look at, and more maxima to choose among."""
+_FEW = 4
+"""So many times k candidates are chosen among as they are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +28,8 @@ class Scan:
     """What (B, N) scores come to; pairs are in the order of rows, then of columns.
 
     Attributes:
-        row, column, score: those that lie at most `slack` below the k-th best of their row.
+        row, column, score: those that reach `floor` and lie at most `slack` below the k-th best of
+            their row.
         above: (B,) how many are above `high`.
         near_row, near_column: of those that reach `low` and are not above `high`.
     """
@@ -60,16 +63,17 @@ class Scan:
         )
 
 
-def scan(scores: Tensor, k: int, slack: Tensor, low: Tensor, high: Tensor) -> Scan:
+def scan(scores: Tensor, k: int, slack: Tensor, floor: Tensor, low: Tensor, high: Tensor) -> Scan:
     """Scans (B, N) float32, B ≥ 1 and N ≥ k ≥ 1.
 
-    Scores of -inf are nobody's. `slack`, `low` and `high` are (B,) float32 beside the scores.
+    Scores of -inf are nobody's. The others are (B,) float32 beside the scores; `floor` is -inf
+    where nothing is known of what the best reach.
     """
     if scores.device.type != "cpu":
-        return scan_block(scores, k, slack, low, high)
+        return scan_block(scores, k, slack, floor, low, high)
     rows = max(1, PIECE_BYTES // (4 * max(1, scores.shape[1])))
     starts = range(0, len(scores), rows)
-    arrays = [array.numpy() for array in (scores, slack, low, high)]
+    arrays = [array.numpy() for array in (scores, slack, floor, low, high)]
 
     def scan_one(start: int) -> Scan:
         piece, *bounds = (array[start : start + rows] for array in arrays)
@@ -82,13 +86,14 @@ def _scan_piece(
     scores: NDArray[np.float32],
     k: int,
     slack: NDArray[np.float32],
+    floor: NDArray[np.float32],
     low: NDArray[np.float32],
     high: NDArray[np.float32],
 ) -> Scan:
     over = np.packbits(scores > high[:, None], axis=1)
     near = np.packbits(scores >= low[:, None], axis=1) ^ over
     above = np.bitwise_count(over).sum(axis=1, dtype=np.int64)
-    return Scan(*_nominate(scores, k, slack), above, *_places(near))
+    return Scan(*_nominate(scores, k, slack, floor), above, *_places(near))
 
 
 def _places(bits: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -102,11 +107,14 @@ def _places(bits: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.int6
 
 
 def _nominate(
-    scores: NDArray[np.float32], k: int, slack: NDArray[np.float32]
+    scores: NDArray[np.float32], k: int, slack: NDArray[np.float32], floor: NDArray[np.float32]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
-    """Rows, columns and scores of what lies at most `slack` below each row's k-th best."""
-    reach = _floor(scores, k) - slack
-    row, column = _places(np.packbits(scores >= reach[:, None], axis=1))
+    """Rows, columns and scores of what `Scan` says."""
+    reached = np.packbits(scores >= floor[:, None], axis=1)
+    if np.bitwise_count(reached).sum() > _FEW * k * len(scores):
+        floor = np.maximum(floor, _floor(scores, k) - slack)
+        reached = np.packbits(scores >= floor[:, None], axis=1)
+    row, column = _places(reached)
     score = scores[row, column]
     found = np.bincount(row, minlength=len(scores))
     table = np.full((len(scores), max(k, found.max())), -np.inf, dtype=np.float32)
@@ -130,9 +138,11 @@ def _floor(scores: NDArray[np.float32], k: int) -> NDArray[np.float32]:
     return floor
 
 
-def scan_block(scores: Tensor, k: int, slack: Tensor, low: Tensor, high: Tensor) -> Scan:
+def scan_block(
+    scores: Tensor, k: int, slack: Tensor, floor: Tensor, low: Tensor, high: Tensor
+) -> Scan:
     """`scan` on any device."""
-    worst = scores.topk(k, dim=1).values[:, -1] - slack
+    worst = (scores.topk(k, dim=1).values[:, -1] - slack).maximum(floor)
     row, column = ((scores >= worst[:, None]) & ~scores.isneginf()).nonzero().T
     over = scores > high[:, None]
     near_row, near_column = ((scores >= low[:, None]) ^ over).nonzero().T

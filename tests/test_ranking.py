@@ -223,13 +223,14 @@ def test_a_positive_that_is_named_twice_hides_no_tie():
     assert (result.first_rank[0], result.tied[0]) == (2, True)
 
 
+@pytest.mark.parametrize("floored", [False, True])
 @pytest.mark.parametrize("bytes_at_once", [1, 40_000, 2**21])
 @pytest.mark.parametrize(
     ("distinct", "items", "k"),
     [(5, 3000, 700), (5, 3001, 20), (2000, 3001, 20), (2**23, 3001, 1), (5, 20, 20), (1, 999, 3)],
 )
 def test_a_scan_finds_what_a_stable_sort_and_counting_do(
-    monkeypatch, bytes_at_once, distinct, items, k
+    monkeypatch, bytes_at_once, distinct, items, k, floored
 ):
     monkeypatch.setattr(scan, "PIECE_BYTES", bytes_at_once)
     generator = torch.Generator().manual_seed(0)
@@ -238,10 +239,13 @@ def test_a_scan_finds_what_a_stable_sort_and_counting_do(
     scores[1] = -torch.inf
     low = torch.tensor([0.0, 1.0, 2.0, torch.inf, -1.0, 3.0])
     slack = torch.tensor([0.0, 0.5, 1.0, 0.0, 2.0, 0.25])
-    worst = scores.sort(dim=1, descending=True).values[:, k - 1] - slack
+    floor = torch.full((6,), -torch.inf)
+    if floored:
+        floor[1:] = torch.tensor([0.0, 1.0, 0.4 * distinct, 0.45 * distinct, torch.inf])
+    worst = (scores.sort(dim=1, descending=True).values[:, k - 1] - slack).maximum(floor)
     nominated = ((scores >= worst[:, None]) & ~scores.isneginf()).nonzero().T
     for way in (scan.scan, scan.scan_block):
-        found = way(scores.clone(), k, slack, low, low + 1)
+        found = way(scores.clone(), k, slack, floor, low, low + 1)
         assert np.array_equal(np.stack([found.row, found.column]), nominated)
         assert np.array_equal(found.score, scores[tuple(nominated)])
         assert np.array_equal(found.above, (scores > low[:, None] + 1).sum(1))
