@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -122,11 +123,21 @@ class Board:
 
     def differences(self, average: str) -> list[Interval]:
         """Each record minus the best one, in the headline metric, with a paired 95 % interval."""
+        means, draws = (part[..., self.averages.index(average), :] for part in self._headline)
+        sizes = [len(self.scores[0].query)] * len(self.records)
+        return intervals(means - means[0], draws - draws[:, :1], sizes)
+
+    @cached_property
+    def _headline(self) -> tuple[Array, Array]:
+        """`sample` of the headline metric: (A + G, records) and (resamples, A + G, records)."""
         column = self.metrics.index(self.headline)
         values = np.stack([scores.values[:, column] for scores in self.scores], axis=1)
-        means, draws = self.sample(values, [average])
-        sizes = [len(values)] * len(self.records)
-        return intervals(means[0] - means[0, 0], draws[:, 0] - draws[:, 0, :1], sizes)
+        return self.sample(values, self.averages)
+
+    @cached_property
+    def said(self) -> Counter[tuple[Any, ...]]:
+        """How many records have the same words in a row."""
+        return Counter(map(_said, self.records))
 
     def sample(self, values: Array, averages: Sequence[str]) -> tuple[Array, Array]:
         """(Q, M) → (A + G, M) means and (resamples, A + G, M) draws, averages first.
@@ -242,27 +253,28 @@ def row_names(board: Board, record: Record) -> tuple[str, str, str, str]:
     cell = record.data["cell"]
     method = cell["method"] + (f" (seed {cell['seed']})" if cell["seed"] else "")
     method += f" · {cell['label']}" if cell.get("label") else ""
-    if sum(_same_row(record, other) for other in board.records) > 1:
+    if board.said[_said(record)] > 1:
         method += f" [{record.checkpoint_label}]"
     seen = "zero-shot" if record.data["method"]["zero_shot"] else "supervised"
     return method, seen, cell["trained_on"] or "–", cell["backbone"]
 
 
-def _same_row(one: Record, other: Record) -> bool:
-    """Whether two records differ in nothing that a row's names say."""
-    said = ("method", "trained_on", "backbone", "seed", "label")
-    return all(one.data["cell"].get(name) == other.data["cell"].get(name) for name in said)
+def _said(record: Record) -> tuple[Any, ...]:
+    """What a row's names say of a record, but for its checkpoint."""
+    names = ("method", "trained_on", "backbone", "seed", "label")
+    return tuple(record.data["cell"].get(name) for name in names)
 
 
 _NAME_COLUMNS = ["method", "supervision", "trained on", "backbone"]
 
 
 def _average_table(board: Board, average: str) -> str:
-    cells = [[(board.value(r, average, m)) for m in board.metrics] for r in board.records]
+    cells = [[board.value(r, average, m) for m in board.metrics] for r in board.records]
+    best = _best(cells)
     rows = [
         [
             *map(_escaped, row_names(board, record)),
-            *_with_best_bold(row, cells),
+            *_with_best_bold(row, best),
             _difference_text(difference),
         ]
         for record, row, difference in zip(
@@ -275,8 +287,9 @@ def _average_table(board: Board, average: str) -> str:
 
 def _group_table(board: Board) -> str:
     cells = [[board.value(r, g, board.headline) for g in board.groups] for r in board.records]
+    best = _best(cells)
     rows = [
-        [*map(_escaped, row_names(board, record)), *_with_best_bold(row, cells)]
+        [*map(_escaped, row_names(board, record)), *_with_best_bold(row, best)]
         for record, row in zip(board.records, cells, strict=True)
     ]
     return _scores_table(rows, [*_NAME_COLUMNS, *map(_escaped, board.groups)])
@@ -295,8 +308,12 @@ def _published_table(verdicts: Sequence[Verdict]) -> str:
     return _table(rows, headers, alignment)
 
 
-def _with_best_bold(row: Sequence[Interval], column_of: Sequence[Sequence[Interval]]) -> list[str]:
-    best = [max(round(r[i].value, 1) for r in column_of) for i in range(len(row))]
+def _best(rows: Sequence[Sequence[Interval]]) -> list[float]:
+    """The best of each column, as it is printed."""
+    return [max(round(cell.value, 1) for cell in column) for column in zip(*rows, strict=True)]
+
+
+def _with_best_bold(row: Sequence[Interval], best: Sequence[float]) -> list[str]:
     return [
         f"**{interval.value:.1f}** [{interval.low:.1f}, {interval.high:.1f}]"
         if round(interval.value, 1) == top
