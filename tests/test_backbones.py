@@ -7,7 +7,7 @@ import logging
 import open_clip
 import pytest
 import torch
-from models import write_hf
+from models import write_hf, write_open_clip
 from transformers import CLIPConfig, CLIPModel
 
 from cirbench.benchmark.backbones import load_backbone, transformers_clip
@@ -46,10 +46,15 @@ def ours():
         text_cfg=open_clip.CLIPTextCfg(width=WIDTH, heads=HEADS, layers=LAYERS),
         quick_gelu=True,
     )
+    return wrapped("small", model)
+
+
+def wrapped(name, model):
+    """A model of open_clip's as a backbone, with the settings that its factory gives it."""
     open_clip.set_model_preprocess_cfg(
         model, {"mean": open_clip.OPENAI_DATASET_MEAN, "std": open_clip.OPENAI_DATASET_STD}
     )
-    return open_clip_backbones.from_model("small", model, open_clip.get_tokenizer("ViT-B-32"))
+    return open_clip_backbones.from_model(name, model, open_clip.get_tokenizer("ViT-B-32"))
 
 
 @pytest.fixture(scope="module")
@@ -126,11 +131,14 @@ def test_open_clip_and_transformers_agree_on_the_same_weights(ours, theirs):
     assert (ours.embedding_width, ours.token_width) == (theirs.embedding_width, theirs.token_width)
 
 
+@pytest.fixture
+def backbone_of(ours, theirs):
+    return lambda name: {"open_clip": ours, "transformers": theirs}.get(name) or load_backbone(name)
+
+
 @pytest.fixture(params=["open_clip", "transformers", "fake", "emoji-clip"])
-def backbone(request):
-    if request.param in ("fake", "emoji-clip"):
-        return load_backbone(request.param)
-    return request.getfixturevalue({"open_clip": "ours", "transformers": "theirs"}[request.param])
+def backbone(request, backbone_of):
+    return backbone_of(request.param)
 
 
 @torch.no_grad()
@@ -200,6 +208,50 @@ def test_a_text_beyond_the_context_is_refused_or_cut_as_asked(backbone):
         backbone.encode_texts([long])
     cut = backbone.encode_texts([long], truncate=True)
     assert torch.equal(cut, backbone.encode_texts(["word " * 75]))
+
+
+LENGTHS = ["dog", "a red dog", "word " * 75, "two cats , sleeping " * 4, "cat"]
+
+
+@pytest.fixture(params=["open_clip", "its other layout", "transformers", "emoji-clip"])
+def causal(request):
+    if request.param != "its other layout":
+        return request.getfixturevalue("backbone_of")(request.param)
+    torch.manual_seed(0)
+    model = open_clip.CustomTextCLIP(
+        EMBEDDING,
+        open_clip.CLIPVisionCfg(layers=1, width=WIDTH, patch_size=PATCH, image_size=SIZE),
+        open_clip.CLIPTextCfg(width=WIDTH, heads=HEADS, layers=LAYERS),
+    )
+    return wrapped("other", model)
+
+
+@torch.no_grad()
+def test_a_causal_tower_gives_the_same_without_a_texts_padding(causal, monkeypatch):
+    words = torch.randn(len(LENGTHS), causal.token_width)
+    prompts = [f"* , {text}" for text in LENGTHS]
+
+    def encode():
+        return causal.encode_texts(LENGTHS), causal.encode_prompts(prompts, words, truncate=True)
+
+    seen, tower = [], causal.text_tower
+    monkeypatch.setattr(causal, "text_tower", lambda ids: (seen.append(ids.shape), tower(ids))[1])
+    found = encode()
+    assert seen == [(3, 8), (1, 77), (1, 24)] * 2
+    monkeypatch.setattr(causal, "causal", False)
+    for short, whole in zip(found, encode(), strict=True):
+        torch.testing.assert_close(short, whole, atol=1e-6, rtol=2e-6)
+    assert seen[6:] == [(5, 77)] * 2
+
+
+@torch.no_grad()
+def test_a_tower_that_looks_at_later_tokens_gets_all_of_its_context(tmp_path):
+    folder = write_open_clip(tmp_path / "both ways", text_cfg={"no_causal_mask": True})
+    backbone, seen = load_backbone(f"local-dir:{folder}"), []
+    tower = backbone.text_tower
+    backbone.text_tower = lambda ids: (seen.append(ids.shape), tower(ids))[1]
+    backbone.encode_texts(LENGTHS)
+    assert seen == [(5, 77)]
 
 
 def test_openai_weights_get_quick_gelu():

@@ -56,6 +56,8 @@ PROBES = (
 CLIP_RESIZE = "shortest, bicubic"
 _UNUSED_ROWS = 1024
 """Tables of tokens are padded to a round number; none has so many rows that stand for nothing."""
+_LENGTHS = 8
+"""Texts are padded to a multiple of it: fewer lengths make larger batches."""
 _PLAIN = (bool, int, float, str, tuple, NoneType)
 
 
@@ -75,7 +77,9 @@ class TorchBackbone:
         tokenizer_content: all that the tokenizer is made of, as text.
         vocabulary: one more than its highest token.
         end_of_text: the token where the tower reads a text's embedding; None: the highest one.
-        pad_id: fills a row after its end of text; causal attention never looks there.
+        pad_id: fills a row after its end of text.
+        causal: whether a text's embedding is read at its end, where nothing behind it was looked
+            at; its padding is then left out.
         own_preprocess: how the model itself resizes pictures, and by which interpolation.
     """
 
@@ -93,6 +97,7 @@ class TorchBackbone:
     embedding_width: int
     image_spec: ImageSpec
     logit_scale: float
+    causal: bool = False
     device: torch.device
     precision: str = "fp32"
     own_preprocess: str = CLIP_RESIZE
@@ -175,8 +180,9 @@ class TorchBackbone:
             return self.image_tower(pixels.contiguous(memory_format=_LAYOUT)).float()
 
     def encode_texts(self, texts: Sequence[str], *, truncate: bool = False) -> Tensor:
-        with self._arithmetic():
-            return self.text_tower(self._ids(texts, truncate)).float()
+        return self._by_length(
+            self._token_rows(texts, truncate), lambda _, ids: self.text_tower(ids)
+        )
 
     def encode_prompts(
         self,
@@ -186,30 +192,54 @@ class TorchBackbone:
         placeholder: str = "*",
         truncate: bool = False,
     ) -> Tensor:
-        ids = self._ids(prompts, truncate)
+        rows = self._token_rows(prompts, truncate)
         placeholder_id = self.tokenize([placeholder])[0][1]
         if words.dim() == 2:
             words = words.unsqueeze(1)
-        positions = placeholder_positions(ids, placeholder_id, prompts, words.shape[1])
-        with self._arithmetic(), substituted(self.token_embedding, positions, words):
-            return self.text_tower(ids).float()
+        positions = placeholder_positions(rows, placeholder_id, prompts, words.shape[1])
+
+        def encode(part: Tensor, ids: Tensor) -> Tensor:
+            with substituted(self.token_embedding, positions[part], words[part.to(words.device)]):
+                return self.text_tower(ids)
+
+        return self._by_length(rows, encode)
 
     def _arithmetic(self) -> AbstractContextManager[object]:
         return torch.autocast(
             self.device.type, self._precision.compute, enabled=self._precision.autocast
         )
 
-    def _ids(self, texts: Sequence[str], truncate: bool) -> Tensor:
-        """(B, context) int64; a cut text keeps its end-of-text token."""
+    def _token_rows(self, texts: Sequence[str], truncate: bool) -> list[list[int]]:
+        """Token ids of each text; a cut one keeps its end-of-text token."""
         rows = self.tokenize(texts)
         if not truncate:
             check_context([len(row) for row in rows], texts, self.context_length)
-        ids = torch.full((len(rows), self.context_length), self.pad_id)
+        most = self.context_length
+        return [row if len(row) <= most else [*row[: most - 1], row[-1]] for row in rows]
+
+    def _by_length(
+        self, rows: Sequence[Sequence[int]], encode: Callable[[Tensor, Tensor], Tensor]
+    ) -> Tensor:
+        """(B, C) float32, texts of about one length at a time.
+
+        A text's padding depends on itself alone, so its embedding does not on its neighbours'
+        lengths.
+
+        Args:
+            encode: (P,) places in `rows` and their (P, L) padded ids → (P, C).
+        """
+        places: dict[int, list[int]] = {}
         for i, row in enumerate(rows):
-            cut = (
-                row
-                if len(row) <= self.context_length
-                else [*row[: self.context_length - 1], row[-1]]
-            )
-            ids[i, : len(cut)] = torch.tensor(cut)
-        return ids.to(self.device)
+            places.setdefault(self._padded_length(len(row)), []).append(i)
+        found = []
+        with self._arithmetic():
+            for length, part in places.items():
+                padded = [[*rows[i], *[self.pad_id] * (length - len(rows[i]))] for i in part]
+                ids = torch.tensor(padded, device=self.device)
+                found.append(encode(torch.tensor(part), ids).float())
+        order = torch.tensor([i for part in places.values() for i in part])
+        return torch.cat(found)[order.argsort()] if len(found) > 1 else found[0]
+
+    def _padded_length(self, tokens: int) -> int:
+        whole = self.context_length
+        return min(whole, -(-tokens // _LENGTHS) * _LENGTHS) if self.causal else whole

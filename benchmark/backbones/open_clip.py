@@ -10,7 +10,7 @@ from typing import Any
 
 import open_clip
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from cirbench.benchmark.annotations import read_json
 from cirbench.benchmark.backbones.base import TorchBackbone
@@ -128,12 +128,14 @@ def from_model(
     if not isinstance(tokenizer, open_clip.SimpleTokenizer):
         raise _foreign_tokenizer(name, type(tokenizer).__name__)
     scale: Any = model.logit_scale
+    tower = _TextTower(model)
     own = getattr(visual, "preprocess_cfg", {})
     return TorchBackbone(
         name=name,
         model=model,
         image_tower=model.encode_image,  # type: ignore[arg-type]  # nn.Module attributes are untyped
-        text_tower=model.encode_text,  # type: ignore[arg-type]  # the same
+        text_tower=tower.encode if tower.causal else tower,
+        causal=tower.causal,
         token_embedding=text.token_embedding,
         tokenize=_token_lists(tokenizer),
         tokenizer_content=_content(tokenizer),
@@ -154,9 +156,46 @@ def from_model(
     )
 
 
+class _TextTower(nn.Module):
+    """A CLIP's text side by itself, for texts shorter than its context."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self._text = "model.text" if hasattr(model, "text") else "model"
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.model.encode_text(ids)  # type: ignore[operator, no-any-return]  # untyped
+
+    @property
+    def causal(self) -> bool:
+        """Whether no token looks at a later one, and a text is read at its end."""
+        text: Any = self.get_submodule(self._text)
+        mask, appended = text.attn_mask, getattr(text, "cls_emb", None)
+        if mask is None or appended is not None or _pool(self.model, text) not in ("argmax", "eos"):
+            return False
+        return torch.equal(mask, torch.full_like(mask, -torch.inf).triu(1))
+
+    def encode(self, ids: Tensor) -> Tensor:
+        """(B, L) ids of any length → (B, C), with the first L positions."""
+        text: Any = self.get_submodule(self._text)
+        length = ids.shape[1]
+        shorter = {
+            f"{self._text}.positional_embedding": text.positional_embedding[:length],
+            f"{self._text}.attn_mask": text.attn_mask[:length, :length],
+        }
+        found: Tensor = torch.func.functional_call(self, shorter, (ids,))
+        return found
+
+
+def _pool(model: Any, text: Any) -> str | None:
+    """How the text tower makes one vector of a text's."""
+    return getattr(model, "text_pool_type", getattr(text, "pool_type", None))
+
+
 def _end_of_text(model: Any, text: Any) -> int | None:
     """The token that the text tower looks for; None where it takes the highest."""
-    pool = getattr(model, "text_pool_type", getattr(text, "pool_type", None))
+    pool = _pool(model, text)
     own = getattr(model, "text_eos_id", getattr(text, "eos_id", None))
     return int(own) if pool == "eos" and own is not None else None
 

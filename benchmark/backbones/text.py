@@ -36,22 +36,22 @@ PRECISIONS = {
 
 
 def placeholder_positions(
-    ids: Tensor, placeholder_id: int, prompts: Sequence[str], count: int = 1
+    rows: Sequence[Sequence[int]], placeholder_id: int, prompts: Sequence[str], count: int = 1
 ) -> Tensor:
-    """(B, L) token ids → (B, count) index of each row's first `count` placeholders.
+    """B rows of token ids → (B, count) index of each row's first `count` placeholders.
 
     Raises:
         UsageError: a row has fewer.
     """
-    found = ids == placeholder_id
-    missing = (found.sum(dim=1) < count).nonzero().flatten().tolist()
-    if missing:
-        has = f"{int(found[missing[0]].sum())} of {count} placeholders" if count > 1 else None
-        raise UsageError(
-            f"the prompt {prompts[missing[0]]!r} has {has or 'no placeholder'}; write it as a word "
-            f'of its own, with spaces around it ("a photo of * , red")'
-        )
-    return found.int().sort(dim=1, descending=True, stable=True).indices[:, :count]
+    found = [[i for i, token in enumerate(row) if token == placeholder_id] for row in rows]
+    for prompt, places in zip(prompts, found, strict=True):
+        if len(places) < count:
+            has = f"{len(places)} of {count} placeholders" if count > 1 else "no placeholder"
+            raise UsageError(
+                f"the prompt {prompt!r} has {has}; write it as a word of its own, with spaces "
+                f'around it ("a photo of * , red")'
+            )
+    return torch.tensor([places[:count] for places in found])
 
 
 def check_context(lengths: Sequence[int], texts: Sequence[str], context_length: int) -> None:

@@ -125,6 +125,7 @@ def from_model(
         vocabulary=max(tokenizer.get_vocab().values()) + 1,
         end_of_text=_end_of_text(model.config.text_config),
         pad_id=tokenizer.pad_token_id,
+        causal=True,
         context_length=model.config.text_config.max_position_embeddings,
         embedding_width=model.config.projection_dim,
         image_spec=ImageSpec(
