@@ -106,14 +106,18 @@ def _places(bits: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.int6
     return row, 8 * (byte - row * bits.shape[1]) + (bit & 7)
 
 
+def _reaching(scores: NDArray[np.float32], floor: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """(B, N / 8) packed bits: what reaches its row's floor."""
+    return np.packbits(scores >= floor[:, None], axis=1)
+
+
 def _nominate(
     scores: NDArray[np.float32], k: int, slack: NDArray[np.float32], floor: NDArray[np.float32]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
     """Rows, columns and scores of what `Scan` says."""
-    reached = np.packbits(scores >= floor[:, None], axis=1)
-    if np.bitwise_count(reached).sum() > _FEW * k * len(scores):
-        floor = np.maximum(floor, _floor(scores, k) - slack)
-        reached = np.packbits(scores >= floor[:, None], axis=1)
+    reached = _reaching(scores, floor) if np.isfinite(floor).all() else None
+    if reached is None or np.bitwise_count(reached).sum() > _FEW * k * len(scores):
+        reached = _reaching(scores, np.maximum(floor, _floor(scores, k) - slack))
     row, column = _places(reached)
     score = scores[row, column]
     found = np.bincount(row, minlength=len(scores))
