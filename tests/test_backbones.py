@@ -244,6 +244,10 @@ def test_a_causal_tower_gives_the_same_without_a_texts_padding(causal, monkeypat
     assert seen[6:] == [(5, 77)] * 2
 
 
+def test_no_texts_have_no_embeddings(backbone):
+    assert backbone.encode_texts([]).shape == (0, backbone.embedding_width)
+
+
 @torch.no_grad()
 def test_a_tower_that_looks_at_later_tokens_gets_all_of_its_context(tmp_path):
     folder = write_open_clip(tmp_path / "both ways", text_cfg={"no_causal_mask": True})

@@ -241,7 +241,7 @@ def test_a_scan_finds_what_a_stable_sort_and_counting_do(
     slack = torch.tensor([0.0, 0.5, 1.0, 0.0, 2.0, 0.25])
     floor = torch.full((6,), -torch.inf)
     if floored:
-        floor[1:] = torch.tensor([0.0, 1.0, 0.4 * distinct, 0.45 * distinct, torch.inf])
+        floor = torch.tensor([-1.0, 0.0, 1.0, 0.4 * distinct, 0.45 * distinct, 1.0 * distinct])
     worst = (scores.sort(dim=1, descending=True).values[:, k - 1] - slack).maximum(floor)
     nominated = ((scores >= worst[:, None]) & ~scores.isneginf()).nonzero().T
     for way in (scan.scan, scan.scan_block):

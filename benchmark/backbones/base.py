@@ -231,14 +231,14 @@ class TorchBackbone:
         places: dict[int, list[int]] = {}
         for i, row in enumerate(rows):
             places.setdefault(self._padded_length(len(row)), []).append(i)
-        found = []
+        found = [torch.empty(0, self.embedding_width, device=self.device)]
         with self._arithmetic():
             for length, part in places.items():
                 padded = [[*rows[i], *[self.pad_id] * (length - len(rows[i]))] for i in part]
                 ids = torch.tensor(padded, device=self.device)
                 found.append(encode(torch.tensor(part), ids).float())
-        order = torch.tensor([i for part in places.values() for i in part])
-        return torch.cat(found)[order.argsort()] if len(found) > 1 else found[0]
+        order = torch.tensor([i for part in places.values() for i in part], dtype=torch.long)
+        return torch.cat(found)[order.argsort()]
 
     def _padded_length(self, tokens: int) -> int:
         whole = self.context_length
