@@ -17,7 +17,7 @@ perf: ## time and memory of the harness
 	python -P -m cirbench.benchmark.perf results
 
 faults: ## the kill and resume tests with thirty kills
-	CIRBENCH_TEST_FAULTS=30 pytest -q tests/test_store.py
+	CIRBENCH_TEST_FAULTS=30 pytest -q tests/embedding/test_store.py
 
 DIR ?= datasets/emoji
 data: ## the emoji pictures anew, from their pinned sources; wants npm, and pip install '.[build]'

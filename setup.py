@@ -1,11 +1,11 @@
-"""Stamps the commit into what is built; everything else is in pyproject.toml."""
+"""Names the packages, and stamps the commit into what is built; the rest is in pyproject.toml."""
 
 import hashlib
 import json
 import subprocess
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import find_packages, setup
 from setuptools.command.build_py import build_py
 
 
@@ -32,4 +32,9 @@ class StampedBuild(build_py):
         target.write_text(json.dumps(stamp), encoding="utf-8")
 
 
-setup(cmdclass={"build_py": StampedBuild})
+FOLDERS = ("benchmark", "datasets", "methods", "slurm")
+found = find_packages(
+    include=[*FOLDERS, *(f"{folder}.*" for folder in FOLDERS)], exclude=["benchmark.face"]
+)
+packages = ["cirbench", *(f"cirbench.{name}" for name in found)]
+setup(packages=packages, cmdclass={"build_py": StampedBuild})

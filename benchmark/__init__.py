@@ -1,1 +1,1 @@
-"""The harness: one way from a method and a task to a record."""
+"""The harness, in rooms: one way from a method and a task to a record."""

@@ -20,11 +20,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from cirbench.benchmark.errors import CorruptData
-from cirbench.benchmark.files import check_is_file, sha256_of_file, written_whole
+from cirbench.benchmark.runtime.errors import CorruptData
+from cirbench.benchmark.runtime.files import check_is_file, sha256_of_file, written_whole
 
 if TYPE_CHECKING:
-    from cirbench.benchmark.interfaces import Backbone
+    from cirbench.benchmark.api.values import Backbone
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,7 +24,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from cirbench.benchmark.annotations import (
+from cirbench.benchmark.api.protocol import EvaluationProtocol
+from cirbench.benchmark.api.values import (
+    ImageRef,
+    Query,
+    Released,
+    Selection,
+    Task,
+    TaskData,
+    Triplet,
+)
+from cirbench.benchmark.data.annotations import (
     absent,
     check_none_missing,
     numbered,
@@ -35,22 +45,12 @@ from cirbench.benchmark.annotations import (
     sha256_by_name,
     with_any_ending,
 )
-from cirbench.benchmark.downloads import Download
-from cirbench.benchmark.errors import CorruptData, MissingData
-from cirbench.benchmark.images import file_ref
-from cirbench.benchmark.interfaces import (
-    ImageRef,
-    Query,
-    Released,
-    Selection,
-    Task,
-    TaskData,
-    Triplet,
-)
-from cirbench.benchmark.layout import Place, locate
-from cirbench.benchmark.paths import check_inside, check_path
-from cirbench.benchmark.protocol import EvaluationProtocol
-from cirbench.benchmark.records import PerQuery
+from cirbench.benchmark.data.downloads import Download
+from cirbench.benchmark.data.layout import Place, locate
+from cirbench.benchmark.images.reading import file_ref
+from cirbench.benchmark.records.record import PerQuery
+from cirbench.benchmark.runtime.errors import CorruptData, MissingData
+from cirbench.benchmark.runtime.paths import check_inside, check_path
 
 PIC2WORD = EvaluationProtocol(
     name="pic2word",

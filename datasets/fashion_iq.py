@@ -25,7 +25,18 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, ClassVar
 
-from cirbench.benchmark.annotations import (
+from cirbench.benchmark.api.protocol import EvaluationProtocol
+from cirbench.benchmark.api.values import (
+    Collection,
+    ImageRef,
+    Query,
+    Released,
+    Selection,
+    Task,
+    TaskData,
+    Triplet,
+)
+from cirbench.benchmark.data.annotations import (
     absent,
     check_none_missing,
     image_files,
@@ -36,21 +47,10 @@ from cirbench.benchmark.annotations import (
     row_of,
     sha256_by_name,
 )
-from cirbench.benchmark.downloads import Download
-from cirbench.benchmark.errors import CorruptData, MissingData
-from cirbench.benchmark.images import file_ref
-from cirbench.benchmark.interfaces import (
-    Collection,
-    ImageRef,
-    Query,
-    Released,
-    Selection,
-    Task,
-    TaskData,
-    Triplet,
-)
-from cirbench.benchmark.layout import Place, locate
-from cirbench.benchmark.protocol import EvaluationProtocol
+from cirbench.benchmark.data.downloads import Download
+from cirbench.benchmark.data.layout import Place, locate
+from cirbench.benchmark.images.reading import file_ref
+from cirbench.benchmark.runtime.errors import CorruptData, MissingData
 
 CATEGORIES = ("dress", "shirt", "toptee")
 WHOLE_SPLIT = "the whole split of the category"

@@ -21,15 +21,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
-from cirbench.benchmark.annotations import absent, read_lines
-from cirbench.benchmark.downloads import Download
-from cirbench.benchmark.errors import CorruptData, MissingData
-from cirbench.benchmark.images import file_ref
-from cirbench.benchmark.interfaces import ImageRef, Query, Released, Task, TaskData
-from cirbench.benchmark.layout import Place, locate
-from cirbench.benchmark.leftovers import HIDDEN, Skipped, is_leftover, list_folder
-from cirbench.benchmark.paths import check_inside
-from cirbench.benchmark.protocol import EvaluationProtocol
+from cirbench.benchmark.api.protocol import EvaluationProtocol
+from cirbench.benchmark.api.values import ImageRef, Query, Released, Task, TaskData
+from cirbench.benchmark.data.annotations import absent, read_lines
+from cirbench.benchmark.data.downloads import Download
+from cirbench.benchmark.data.layout import Place, locate
+from cirbench.benchmark.images.leftovers import HIDDEN, Skipped, is_leftover, list_folder
+from cirbench.benchmark.images.reading import file_ref
+from cirbench.benchmark.runtime.errors import CorruptData, MissingData
+from cirbench.benchmark.runtime.paths import check_inside
 
 DOMAINS = ("cartoon", "origami", "toy", "sculpture")
 """In the order of the released lists, whose labels are class + 1000 × domain."""

@@ -23,6 +23,7 @@ from typing import ClassVar, Self
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from cirbench.benchmark.api.values import Backbone, Method, Queries
 from cirbench.benchmark.checkpoints import (
     Checkpoint,
     check_widths,
@@ -30,8 +31,7 @@ from cirbench.benchmark.checkpoints import (
     holding,
     network_weights,
 )
-from cirbench.benchmark.errors import CorruptData
-from cirbench.benchmark.interfaces import Backbone, Method, Queries
+from cirbench.benchmark.runtime.errors import CorruptData
 
 DROPOUT = 0.5
 

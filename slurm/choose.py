@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from cirbench.benchmark.errors import UsageError
-from cirbench.benchmark.plan import Request
+from cirbench.benchmark.evaluation.plan import Request
+from cirbench.benchmark.runtime.errors import UsageError
 from cirbench.slurm.manifest import (
     CLUSTERS,
     DONE,
@@ -18,8 +18,8 @@ from cirbench.slurm.manifest import (
     Manifest,
     SweepCell,
 )
-from cirbench.slurm.resources import DEFAULTS
 from cirbench.slurm.status import Row
+from cirbench.slurm.sweep.resources import DEFAULTS
 
 
 def missing(rows: Sequence[Row]) -> list[SweepCell]:

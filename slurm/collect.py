@@ -6,8 +6,8 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from cirbench.benchmark.files import written_whole
-from cirbench.benchmark.records import check_writable, read_record
+from cirbench.benchmark.records.record import check_writable, read_record
+from cirbench.benchmark.runtime.files import written_whole
 from cirbench.slurm.manifest import Manifest
 from cirbench.slurm.status import Row
 

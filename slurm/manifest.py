@@ -23,8 +23,8 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from cirbench.benchmark.errors import CirbenchError, CorruptData, MissingData, UsageError
-from cirbench.benchmark.files import written_whole
+from cirbench.benchmark.runtime.errors import CirbenchError, CorruptData, MissingData, UsageError
+from cirbench.benchmark.runtime.files import written_whole
 
 PLANNED, QUEUED, RUNNING, DONE = "planned", "queued", "running", "done"
 FAILED, TIMEOUT, OOM, CANCELLED, SKIPPED = "failed", "timeout", "oom", "cancelled", "skipped"

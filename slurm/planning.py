@@ -6,17 +6,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cirbench.benchmark.errors import CorruptData, UsageError
-from cirbench.benchmark.progress import Reporter
-from cirbench.benchmark.provenance import code_state
+from cirbench.benchmark.runtime.errors import CorruptData, UsageError
+from cirbench.benchmark.runtime.progress import Reporter
+from cirbench.benchmark.runtime.provenance import code_state
 from cirbench.slurm.choose import missing
-from cirbench.slurm.expand import Expansion
 from cirbench.slurm.manifest import OPEN, Manifest, Plan, State, SweepCell, manifest_of
-from cirbench.slurm.resources import read_profile
-from cirbench.slurm.snapshot import code_for
+from cirbench.slurm.queues.snapshot import code_for
 from cirbench.slurm.status import Row, look, rows_of
 from cirbench.slurm.submit import arrays, sbatch_text
-from cirbench.slurm.sweep_file import expanded, read_sweep
+from cirbench.slurm.sweep.expand import Expansion
+from cirbench.slurm.sweep.resources import read_profile
+from cirbench.slurm.sweep.sweep_file import expanded, read_sweep
 
 
 @dataclass(frozen=True, kw_only=True)

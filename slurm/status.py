@@ -12,9 +12,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from cirbench.benchmark.errors import CorruptData
-from cirbench.benchmark.records import read_record
-from cirbench.slurm import local, queue
+from cirbench.benchmark.records.record import read_record
+from cirbench.benchmark.runtime.errors import CorruptData
 from cirbench.slurm.manifest import (
     CANCELLED,
     DONE,
@@ -31,7 +30,9 @@ from cirbench.slurm.manifest import (
     blocked,
     changed,
 )
-from cirbench.slurm.queue import QueuedJob
+from cirbench.slurm.queues import local
+from cirbench.slurm.queues import squeue as queue
+from cirbench.slurm.queues.squeue import QueuedJob
 
 VANISHED = "vanished: its job has left the queue without a word"
 

@@ -15,8 +15,7 @@ from typing import Any
 
 import submitit
 
-from cirbench.benchmark.errors import CheckFailed, UsageError
-from cirbench.slurm import local, queue
+from cirbench.benchmark.runtime.errors import CheckFailed, UsageError
 from cirbench.slurm.manifest import (
     CANCELLED,
     OPEN,
@@ -28,9 +27,11 @@ from cirbench.slurm.manifest import (
     blocked,
     changed,
 )
-from cirbench.slurm.snapshot import Code
+from cirbench.slurm.node.worker import CellJob, work
+from cirbench.slurm.queues import local
+from cirbench.slurm.queues import squeue as queue
+from cirbench.slurm.queues.snapshot import Code
 from cirbench.slurm.status import Row, ask_queues
-from cirbench.slurm.worker import CellJob, work
 
 _LARGEST_ARRAY = 1000
 """Slurm's own default for MaxArraySize is 1001, the first index that is too large."""

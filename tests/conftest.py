@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cirbench.benchmark.cli import main
-from cirbench.benchmark.interfaces import ImageRef
+from cirbench.benchmark.api.values import ImageRef
+from cirbench.benchmark.cli.main import main
 
 # A shell that starts pytest in the background has it, and all it starts, ignore Ctrl-C.
 signal.signal(signal.SIGINT, signal.default_int_handler)

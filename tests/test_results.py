@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
+from places import RESULTS
 
-from cirbench.benchmark.annotations import sha256_by_name
-from cirbench.benchmark.files import sha256_of_file
-from cirbench.benchmark.plan import Request, plan
-from cirbench.benchmark.progress import Reporter
-from cirbench.benchmark.records import read_records
-from cirbench.benchmark.run import run
+from cirbench.benchmark.data.annotations import sha256_by_name
+from cirbench.benchmark.evaluation.plan import Request, plan
+from cirbench.benchmark.evaluation.run import run
+from cirbench.benchmark.records.record import read_records
+from cirbench.benchmark.runtime.files import sha256_of_file
+from cirbench.benchmark.runtime.progress import Reporter
 from cirbench.datasets.emoji.pictures import FOLDER
 from cirbench.datasets.emoji.task import PROTOCOL
 
-RESULTS = Path(__file__).parents[1] / "results"
 METHODS = ("image-only", "text-only", "image-text", "pic2word", "combiner")
 WEIGHTS = RESULTS.parent / "methods" / "weights"
 

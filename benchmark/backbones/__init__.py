@@ -1,46 +1,4 @@
-"""CLIP-like backbones behind the `Backbone` seam, one library a file."""
+"""CLIP-like backbones behind the `Backbone` seam, one library a file.
 
-from __future__ import annotations
-
-from pathlib import Path
-
-import torch
-
-from cirbench.benchmark.errors import MissingData
-from cirbench.benchmark.interfaces import Backbone
-from cirbench.benchmark.registry import find_backbone, split_name
-
-
-def load_backbone(name: str, *, device: str = "cpu", precision: str = "fp32") -> Backbone:
-    """The backbone of that name, its towers frozen, in eval mode, on a device.
-
-    Args:
-        name: as `bench ls backbones` has it, or NAME=THAT for a name of one's own in records.
-        precision: "fp32", "bf16" or "fp16", for weights and activations of the towers; "amp" or
-            "amp_bf16", for float32 weights under autocast to float16 or bfloat16. What the towers
-            give is float32 in any case.
-
-    Raises:
-        UsageError: no backbone has that name.
-        MissingData: its weights are not on this machine and can't be fetched.
-    """
-    own_name, spec = split_name(name)
-    _check_folder(spec)
-    torch.backends.cuda.matmul.allow_tf32 = False  # in towers
-    backbone: Backbone = find_backbone(spec)(spec, device=device, precision=precision)
-    if own_name or ":" in backbone.name:
-        backbone.name = own_name or _short_name(backbone.name)
-    return backbone
-
-
-def _short_name(name: str) -> str:
-    """A folder is shown by its last part: it is its content that tells it from others."""
-    kind, _, path = name.partition(":")
-    return f"{kind}:{Path(path).resolve().name}" if Path(path).is_dir() else name
-
-
-def _check_folder(name: str) -> None:
-    """Some backbones are folders, which the libraries would look for on the hub."""
-    kind, _, path = name.partition(":")
-    if (kind == "local-dir" or path.startswith(("/", "."))) and not Path(path).is_dir():
-        raise MissingData(f"backbone {name}: there is no folder {path}; check the path")
+You may add a library in a file of its own; what makes its vectors is part of their key.
+"""

@@ -20,8 +20,8 @@ from cirbench.benchmark.backbones.text import (
     substituted,
 )
 from cirbench.benchmark.checkpoints import sha256_of_tensors
-from cirbench.benchmark.errors import CorruptData, UsageError
-from cirbench.benchmark.preprocess import ImageSpec
+from cirbench.benchmark.images.preprocess import ImageSpec
+from cirbench.benchmark.runtime.errors import CorruptData, UsageError
 
 Tokenizer = Callable[[Sequence[str]], list[list[int]]]
 """Texts → their token ids with start and end of text, uncut and unpadded."""

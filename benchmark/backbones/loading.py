@@ -14,9 +14,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from cirbench.benchmark.annotations import read_json
 from cirbench.benchmark.checkpoints import check_count
-from cirbench.benchmark.errors import CirbenchError, CorruptData, MissingData, UsageError
+from cirbench.benchmark.data.annotations import read_json
+from cirbench.benchmark.runtime.errors import CirbenchError, CorruptData, MissingData, UsageError
 
 _NAMED, _LONGEST = 3, 300
 _STORED = ("F64", "F32", "F16", "BF16", "I64", "BOOL")

@@ -12,7 +12,6 @@ import open_clip
 import torch
 from torch import Tensor, nn
 
-from cirbench.benchmark.annotations import read_json
 from cirbench.benchmark.backbones.base import TorchBackbone
 from cirbench.benchmark.backbones.loading import (
     check_folder,
@@ -22,8 +21,9 @@ from cirbench.benchmark.backbones.loading import (
     read_deviations,
     square_side,
 )
-from cirbench.benchmark.errors import CorruptData, UsageError
-from cirbench.benchmark.preprocess import ImageSpec
+from cirbench.benchmark.data.annotations import read_json
+from cirbench.benchmark.images.preprocess import ImageSpec
+from cirbench.benchmark.runtime.errors import CorruptData, UsageError
 
 
 def load_emoji_clip(name: str, *, device: str, precision: str) -> TorchBackbone:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from cirbench.benchmark.errors import TextTooLong, UsageError
+from cirbench.benchmark.runtime.errors import TextTooLong, UsageError
 
 
 @dataclass(frozen=True)

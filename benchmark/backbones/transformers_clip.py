@@ -21,8 +21,8 @@ from cirbench.benchmark.backbones.loading import (
     read_deviations,
     square_side,
 )
-from cirbench.benchmark.errors import CorruptData, UsageError
-from cirbench.benchmark.preprocess import CLIP_MEAN, CLIP_STD, ImageSpec
+from cirbench.benchmark.images.preprocess import CLIP_MEAN, CLIP_STD, ImageSpec
+from cirbench.benchmark.runtime.errors import CorruptData, UsageError
 
 _NEEDED = {
     "a configuration": ("config.json",),

@@ -22,7 +22,7 @@ from cirbench.benchmark.checkpoints import (
     read_checkpoint,
     sha256_of_tensors,
 )
-from cirbench.benchmark.errors import CorruptData, UsageError
+from cirbench.benchmark.runtime.errors import CorruptData, UsageError
 
 CLIP_FILE = "clip.safetensors"
 _KEPT_WHOLE = ("ln_", "bn", "embedding", "downsample.1", "logit_scale")
@@ -69,7 +69,7 @@ def tuned(
 
 
 def _base(name: str) -> TorchBackbone:
-    from cirbench.benchmark.backbones import load_backbone
+    from cirbench.benchmark.backbones.load import load_backbone
 
     base = load_backbone(name, device="cpu", precision="fp32")
     if not isinstance(base, TorchBackbone):

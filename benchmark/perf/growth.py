@@ -11,13 +11,13 @@ import numpy as np
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from cirbench.benchmark.files import written_whole
-from cirbench.benchmark.interfaces import ImageRef
+from cirbench.benchmark.api.values import ImageRef
 from cirbench.benchmark.perf.measure import medians, unit_vectors
 from cirbench.benchmark.perf.ranks import WIDTH, made_task, to_metrics, wanted
 from cirbench.benchmark.perf.towers import embedded, embedded_clip
-from cirbench.benchmark.plots import COLOURS, STYLE, svg_bytes
-from cirbench.benchmark.ranking import rank_vectors
+from cirbench.benchmark.ranking.rank import rank_vectors
+from cirbench.benchmark.report.plots import COLOURS, STYLE, svg_bytes
+from cirbench.benchmark.runtime.files import written_whole
 
 FACTORS = (1, 2, 4, 8)
 MOST_EXPONENT = 1.1

@@ -16,23 +16,23 @@ import open_clip
 import torch
 from PIL import Image
 
-from cirbench.benchmark.backbones import load_backbone
+from cirbench.benchmark.api.values import ImageRef
 from cirbench.benchmark.backbones.base import TorchBackbone
+from cirbench.benchmark.backbones.load import load_backbone
 from cirbench.benchmark.backbones.open_clip import from_model
-from cirbench.benchmark.embed import BatchSize, Embedder, embed_images
-from cirbench.benchmark.images import file_ref, load_picture, prefetched
-from cirbench.benchmark.interfaces import ImageRef
+from cirbench.benchmark.embedding.pictures import BatchSize, Embedder, embed_images
+from cirbench.benchmark.evaluation.plan import Request, plan
+from cirbench.benchmark.evaluation.run import run
+from cirbench.benchmark.images.preprocess import preprocess
+from cirbench.benchmark.images.reading import file_ref, load_picture, prefetched
+from cirbench.benchmark.images.sources import find_training_images
 from cirbench.benchmark.perf.measure import Row, medians
-from cirbench.benchmark.plan import Request, plan
-from cirbench.benchmark.preprocess import preprocess
-from cirbench.benchmark.progress import Reporter
-from cirbench.benchmark.records import Record
-from cirbench.benchmark.run import run
-from cirbench.benchmark.training_images import find_training_images
-from cirbench.methods import pic2word_training as training
-from cirbench.methods.pic2word import MappingNetwork
-from cirbench.methods.pic2word_batches import Pictures, augmented
-from cirbench.methods.pic2word_gradient import Processes, Step, dropout_masks
+from cirbench.benchmark.records.record import Record
+from cirbench.benchmark.runtime.progress import Reporter
+from cirbench.methods.pic2word import training
+from cirbench.methods.pic2word.batches import Pictures, augmented
+from cirbench.methods.pic2word.gradient import Processes, Step, dropout_masks
+from cirbench.methods.pic2word.method import MappingNetwork
 
 METHODS = ("image-only", "text-only", "image-text", "pic2word")
 QUIET = Reporter(quiet=True)
@@ -42,7 +42,7 @@ _WARM_STEPS, _STEPS = 3, 20
 
 def start_up_row(arguments: list[str]) -> Row:
     """What `bench` costs before it does anything."""
-    run = "import sys; from cirbench.benchmark.cli import main; main()"
+    run = "import sys; from cirbench.benchmark.cli.main import main; main()"
     command = [sys.executable, "-P", "-c", run, *arguments]
     bench, bare = medians(
         lambda: subprocess.run(command, capture_output=True, check=False),

@@ -7,10 +7,10 @@ import string
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from cirbench.benchmark.bootstrap import Interval
-from cirbench.benchmark.leaderboard import Board
-from cirbench.benchmark.published import DIFFERS, Verdict
-from cirbench.benchmark.report.statistics import Statistics
+from cirbench.benchmark.analysis.board_statistics import Statistics
+from cirbench.benchmark.analysis.published import DIFFERS, Verdict
+from cirbench.benchmark.report.markdown import Board
+from cirbench.benchmark.scoring.bootstrap import Interval
 
 SERIES = 8
 """At most so many records in one chart, the best ones; as many colours as can be told apart."""

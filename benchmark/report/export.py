@@ -6,8 +6,7 @@ import csv
 import io
 from collections.abc import Iterator
 
-from cirbench.benchmark.paths import to_line
-from cirbench.benchmark.report.statistics import Score
+from cirbench.benchmark.analysis.board_statistics import Score
 from cirbench.benchmark.report.tables import (
     Difference,
     Table,
@@ -15,6 +14,7 @@ from cirbench.benchmark.report.tables import (
     interval_text,
     signed_interval_text,
 )
+from cirbench.benchmark.runtime.paths import to_line
 
 _LATEX = str.maketrans(
     {

@@ -11,12 +11,12 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from cirbench.benchmark.errors import MissingData, UsageError
-from cirbench.benchmark.interfaces import ImageRef, TaskData
-from cirbench.benchmark.leaderboard import Board
-from cirbench.benchmark.plots import STYLE, png_bytes
-from cirbench.benchmark.records import PerQuery, labels
+from cirbench.benchmark.api.values import ImageRef, TaskData
+from cirbench.benchmark.records.record import PerQuery, labels
+from cirbench.benchmark.report.markdown import Board
 from cirbench.benchmark.report.pictures import opened, protocol_of
+from cirbench.benchmark.report.plots import STYLE, png_bytes
+from cirbench.benchmark.runtime.errors import MissingData, UsageError
 
 TOP = 8
 """Pictures a row."""

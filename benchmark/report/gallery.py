@@ -9,13 +9,13 @@ from itertools import islice
 import numpy as np
 from numpy.typing import NDArray
 
-from cirbench.benchmark.errors import UsageError
-from cirbench.benchmark.interfaces import ImageRef, Query, TaskData
-from cirbench.benchmark.leaderboard import Board
-from cirbench.benchmark.protocol import EvaluationProtocol
-from cirbench.benchmark.records import PerQuery, labels
+from cirbench.benchmark.api.protocol import EvaluationProtocol
+from cirbench.benchmark.api.values import ImageRef, Query, TaskData
+from cirbench.benchmark.records.record import PerQuery, labels
+from cirbench.benchmark.report.markdown import Board
 from cirbench.benchmark.report.page import render
 from cirbench.benchmark.report.pictures import CREDITS, Album, protocol_of
+from cirbench.benchmark.runtime.errors import UsageError
 
 QUERIES = 200
 METHODS = 8

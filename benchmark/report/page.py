@@ -14,12 +14,12 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from cirbench.benchmark.leaderboard import Board
-from cirbench.benchmark.published import STATES, Verdict
-from cirbench.benchmark.records import Record, labels
+from cirbench.benchmark.analysis.board_statistics import Score, Statistics
+from cirbench.benchmark.analysis.published import STATES, Verdict
+from cirbench.benchmark.records.record import Record, labels
 from cirbench.benchmark.report import charts
 from cirbench.benchmark.report.charts import Chart
-from cirbench.benchmark.report.statistics import Score, Statistics
+from cirbench.benchmark.report.markdown import Board
 from cirbench.benchmark.report.tables import (
     Difference,
     Table,

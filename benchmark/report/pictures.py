@@ -9,12 +9,12 @@ from pathlib import Path
 
 from PIL import Image
 
-from cirbench.benchmark.decoding import decode
-from cirbench.benchmark.errors import CorruptData, MissingData
-from cirbench.benchmark.interfaces import ImageRef, Task, TaskData
-from cirbench.benchmark.leaderboard import Board
-from cirbench.benchmark.protocol import EvaluationProtocol
-from cirbench.benchmark.registry import find_task
+from cirbench.benchmark.api.protocol import EvaluationProtocol
+from cirbench.benchmark.api.registry import find_task
+from cirbench.benchmark.api.values import ImageRef, Task, TaskData
+from cirbench.benchmark.images.decoding import decode
+from cirbench.benchmark.report.markdown import Board
+from cirbench.benchmark.runtime.errors import CorruptData, MissingData
 
 CREDITS = {
     "emoji": "Pictures: Fluent Emoji by Microsoft Corporation (MIT), Noto Emoji by Google Inc "

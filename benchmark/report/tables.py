@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from cirbench.benchmark.bootstrap import Interval
-from cirbench.benchmark.leaderboard import Board, row_names
-from cirbench.benchmark.published import Verdict
-from cirbench.benchmark.records import slug
-from cirbench.benchmark.report.statistics import Score, Statistics, averages
+from cirbench.benchmark.analysis.board_statistics import Score, Statistics, averages
+from cirbench.benchmark.analysis.published import Verdict
+from cirbench.benchmark.records.record import slug
+from cirbench.benchmark.report.markdown import Board, row_names
+from cirbench.benchmark.scoring.bootstrap import Interval
 
 
 @dataclass(frozen=True, kw_only=True)

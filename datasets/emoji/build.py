@@ -23,9 +23,9 @@ import numpy as np
 from PIL import Image, ImageOps
 from safetensors.numpy import save_file
 
-from cirbench.benchmark.decoding import decode
-from cirbench.benchmark.errors import CorruptData, MissingData
-from cirbench.benchmark.files import sha256_of_file, written_whole
+from cirbench.benchmark.images.decoding import decode
+from cirbench.benchmark.runtime.errors import CorruptData, MissingData
+from cirbench.benchmark.runtime.files import sha256_of_file, written_whole
 from cirbench.datasets.emoji.pictures import CORE_STYLES, HINT_STYLES
 
 TEST_CONCEPTS, VAL_CONCEPTS = 600, 150

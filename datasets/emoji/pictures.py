@@ -10,7 +10,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from cirbench.benchmark.interfaces import ImageRef
+from cirbench.benchmark.api.values import ImageRef
 
 SOURCE_STYLE = "3d"
 TARGET_STYLES = ("mono", "noto", "twemoji", "flat")

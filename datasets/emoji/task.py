@@ -15,9 +15,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
-from cirbench.benchmark.files import sha256_of_file
-from cirbench.benchmark.interfaces import ImageRef, Query, Selection, Task, TaskData, Triplet
-from cirbench.benchmark.protocol import EvaluationProtocol
+from cirbench.benchmark.api.protocol import EvaluationProtocol
+from cirbench.benchmark.api.values import ImageRef, Query, Selection, Task, TaskData, Triplet
+from cirbench.benchmark.runtime.files import sha256_of_file
 from cirbench.datasets.emoji.pictures import (
     CORE_STYLES,
     FOLDER,

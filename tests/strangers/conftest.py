@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from cirbench.benchmark.plan import Request, plan
-from cirbench.benchmark.progress import Reporter
-from cirbench.benchmark.run import run
+from cirbench.benchmark.evaluation.plan import Request, plan
+from cirbench.benchmark.evaluation.run import run
+from cirbench.benchmark.runtime.progress import Reporter
 
 
 @pytest.fixture

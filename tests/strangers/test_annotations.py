@@ -11,10 +11,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cirbench.benchmark.annotations import read_json
-from cirbench.benchmark.errors import CirbenchError
-from cirbench.benchmark.paths import check_inside
-from cirbench.datasets.coco import COLUMNS, PROTOCOL, Coco
+from cirbench.benchmark.data.annotations import read_json
+from cirbench.benchmark.runtime.errors import CirbenchError
+from cirbench.benchmark.runtime.paths import check_inside
+from cirbench.datasets.coco.task import COLUMNS, PROTOCOL, Coco
 
 NAMES = [f"dev-{i}-img0" for i in range(12)]
 FEW = settings(

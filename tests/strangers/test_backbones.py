@@ -10,9 +10,9 @@ import torch
 from models import write_hf, write_open_clip
 from safetensors.torch import load_file, save_file
 
-from cirbench.benchmark.backbones import load_backbone
-from cirbench.benchmark.plan import Request, methods_of
-from cirbench.benchmark.space import image_space, text_space
+from cirbench.benchmark.backbones.load import load_backbone
+from cirbench.benchmark.embedding.space import image_space, text_space
+from cirbench.benchmark.evaluation.plan import Request, methods_of
 
 RUN = ("run", "-m", "image-text", "-t", "emoji", "--limit", "1", "-q", "--cache", "off", "-o", "r")
 

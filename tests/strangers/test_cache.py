@@ -21,10 +21,10 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save
 
-from cirbench.benchmark.backbones import load_backbone
-from cirbench.benchmark.shard import read_shard
-from cirbench.benchmark.space import image_space
-from cirbench.benchmark.store import Store, default_root
+from cirbench.benchmark.backbones.load import load_backbone
+from cirbench.benchmark.embedding.shard import read_shard
+from cirbench.benchmark.embedding.space import image_space
+from cirbench.benchmark.embedding.store import Store, default_root
 
 RUN = ("run", "-m", "image-only", "-t", "emoji", "-b", "fake", "--limit", "1", "-q", "-o", "r")
 
@@ -394,7 +394,7 @@ def hold_lock(folder, names):
 
 
 def test_another_process_is_waited_for_aloud_and_not_for_ever(tmp_path, monkeypatch):
-    monkeypatch.setattr("cirbench.benchmark.store._WAITED_SECONDS", (0.1, 0.2))
+    monkeypatch.setattr("cirbench.benchmark.embedding.store._WAITED_SECONDS", (0.1, 0.2))
     said = []
     store = Store(tmp_path, image_space(load_backbone("fake"), "clip"))
     with hold_lock(store.folder, ["a"]), store.working_on(["a"], said.append):
@@ -403,7 +403,7 @@ def test_another_process_is_waited_for_aloud_and_not_for_ever(tmp_path, monkeypa
 
 
 def test_a_lock_is_free_when_its_holder_is_killed(tmp_path, monkeypatch):
-    monkeypatch.setattr("cirbench.benchmark.store._WAITED_SECONDS", (0.1, 60))
+    monkeypatch.setattr("cirbench.benchmark.embedding.store._WAITED_SECONDS", (0.1, 60))
     store = Store(tmp_path, image_space(load_backbone("fake"), "clip"))
     with hold_lock(store.folder, ["a"]) as process:
         with store.working_on(["a"], lambda _: process.kill()):
@@ -418,7 +418,7 @@ def forbid_writing(monkeypatch):
         raise PermissionError(errno.EACCES, "Permission denied", str(path))
 
     for module in ("store", "shard", "contents"):
-        monkeypatch.setattr(f"cirbench.benchmark.{module}.written_whole", forbidden)
+        monkeypatch.setattr(f"cirbench.benchmark.embedding.{module}.written_whole", forbidden)
     monkeypatch.setattr("os.access", lambda *_: False)
 
 
@@ -428,7 +428,9 @@ def test_another_users_store_is_read_without_a_write(bench, monkeypatch, lacking
     forbid_writing(monkeypatch)
     assert bench(*RUN)[0] == 0
     encoded = []
-    monkeypatch.setattr("cirbench.benchmark.embed.embed_together", lambda *_: encoded.append(1))
+    monkeypatch.setattr(
+        "cirbench.benchmark.embedding.pictures.embed_together", lambda *_: encoded.append(1)
+    )
     code, _, err = bench(*RUN, *lacking)
     assert (code, encoded) == (2, [])
     assert str(default_root()) in err

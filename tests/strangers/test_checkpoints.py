@@ -13,9 +13,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from cirbench.benchmark.backbones import load_backbone
+from cirbench.benchmark.backbones.load import load_backbone
 from cirbench.benchmark.checkpoints import read_checkpoint
-from cirbench.methods.pic2word import Pic2Word
+from cirbench.methods.pic2word.method import Pic2Word
 
 SHIPPED = Path(str(files("cirbench.methods") / "weights"))
 PIC2WORD = SHIPPED / "pic2word--emoji-clip.safetensors"

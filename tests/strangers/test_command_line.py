@@ -9,11 +9,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from places import ROOT
 
-from cirbench.benchmark.errors import UNFORESEEN
+from cirbench.benchmark.runtime.errors import UNFORESEEN
 
 RUN = ("run", "-m", "image-only", "-t", "emoji", "-b", "fake", "--limit", "1", "-q")
-BENCH = [sys.executable, "-P", "-c", "from cirbench.benchmark.cli import main; main()"]
+BENCH = [sys.executable, "-P", "-c", "from cirbench.benchmark.cli.main import main; main()"]
 LOCALES = {
     "ascii streams": {"PYTHONIOENCODING": "ascii"},
     "the C locale": {
@@ -52,7 +53,7 @@ def test_what_nobody_foresaw_is_no_checks_answer(bench, monkeypatch, error):
     def fail(*_):
         raise error
 
-    monkeypatch.setattr("cirbench.benchmark.publish.read_boards", fail)
+    monkeypatch.setattr("cirbench.benchmark.report.publish.read_boards", fail)
     code, _, err = bench("leaderboard")
     assert code == UNFORESEEN == 70
     assert "Traceback" in err
@@ -110,7 +111,7 @@ def test_in_a_clone_runs_go_where_git_ignores_them(bench):
     assert bench("leaderboard")[0] == 0
     assert list(Path("runs/emoji").glob("*.json"))
     assert not list(Path("results").iterdir())
-    ignored = (Path(__file__).parents[2] / ".gitignore").read_text(encoding="utf-8")
+    ignored = (ROOT / ".gitignore").read_text(encoding="utf-8")
     assert "runs/" in ignored.split()
 
 

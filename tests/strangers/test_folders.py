@@ -130,14 +130,14 @@ def test_any_file_name_reaches_every_output(bench, folder, raw, shown, picture):
 def test_an_output_that_can_not_be_is_refused_before_weights_are_loaded(
     refused, monkeypatch, option, name, says
 ):
-    monkeypatch.setattr("cirbench.benchmark.backbones.load_backbone", _load)
+    monkeypatch.setattr("cirbench.benchmark.backbones.load.load_backbone", _load)
     refused(2, *SEARCH, option, name, says=says)
 
 
 @pytest.mark.usefixtures("folder")
 @pytest.mark.parametrize("name", ["gone.png", "g", "none/q.png"])
 def test_a_missing_query_is_refused_before_weights_are_loaded(refused, monkeypatch, name):
-    monkeypatch.setattr("cirbench.benchmark.backbones.load_backbone", _load)
+    monkeypatch.setattr("cirbench.benchmark.backbones.load.load_backbone", _load)
     refused(3, *SEARCH[:-1], name, says=f"picture {name} can't be read")
 
 
@@ -155,7 +155,7 @@ def test_a_missing_query_is_refused_before_weights_are_loaded(refused, monkeypat
 def test_a_cheap_mistake_is_found_before_weights_are_loaded(
     refused, monkeypatch, code, arguments, says
 ):
-    monkeypatch.setattr("cirbench.benchmark.backbones.load_backbone", _load)
+    monkeypatch.setattr("cirbench.benchmark.backbones.load.load_backbone", _load)
     gallery = () if "--gallery" in arguments else ("--gallery", "g")
     refused(code, "search", *arguments, *gallery, "-b", "fake", says=says)
 

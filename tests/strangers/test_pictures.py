@@ -17,10 +17,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, features
 
-from cirbench.benchmark import decoding
-from cirbench.benchmark.decoding import MOST_ELONGATED, PICTURE_FORMATS, decode, is_deep_grey
-from cirbench.benchmark.errors import CorruptData
-from cirbench.benchmark.preprocess import ImageSpec, preprocess
+from cirbench.benchmark.images import decoding
+from cirbench.benchmark.images.decoding import MOST_ELONGATED, PICTURE_FORMATS, decode, is_deep_grey
+from cirbench.benchmark.images.preprocess import ImageSpec, preprocess
+from cirbench.benchmark.runtime.errors import CorruptData
 
 EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n"
 SEARCH = ("search", "-m", "image-only", "-b", "fake", "--gallery", "g", "--top", "3")
@@ -248,7 +248,7 @@ def test_a_grey_of_16_bits_is_said_of_a_query(bench):
 
 
 def test_nothing_else_opens_a_picture():
-    root = Path(decoding.__file__).parents[1]
+    root = Path(decoding.__file__).parents[2]
     sources = [
         path
         for folder in ("benchmark", "methods", "datasets", "slurm")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cirbench.benchmark import registry
+from cirbench.benchmark.api import registry
 
 WORKING = "cirbench.methods.baselines:TextOnly"
 BROKEN = {

@@ -14,9 +14,9 @@ from editing import drop, put
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cirbench.benchmark.errors import CorruptData, UsageError
-from cirbench.benchmark.records import read_record
-from cirbench.benchmark.scoring import check_scored
+from cirbench.benchmark.records.record import read_record
+from cirbench.benchmark.runtime.errors import CorruptData, UsageError
+from cirbench.benchmark.scoring.summary import check_scored
 
 READERS = (
     ("leaderboard",), ("report",), ("verify",), ("compare", "image-only", "text-only"),

@@ -14,12 +14,12 @@ import pytest
 from PIL import Image
 from starlette.testclient import TestClient
 
-from cirbench.benchmark.backbones import load_backbone
-from cirbench.benchmark.interfaces import ImageRef
-from cirbench.benchmark.progress import Reporter
-from cirbench.benchmark.search import Searcher, open_gallery
-from cirbench.benchmark.serve import forms
-from cirbench.benchmark.serve.app import Demo, application
+from cirbench.benchmark.api.values import ImageRef
+from cirbench.benchmark.backbones.load import load_backbone
+from cirbench.benchmark.runtime.progress import Reporter
+from cirbench.benchmark.search import forms
+from cirbench.benchmark.search.app import Demo, application
+from cirbench.benchmark.search.search import Searcher, open_gallery
 from cirbench.methods.baselines import ImageOnly
 
 HOME = "http://127.0.0.1:8765"
@@ -64,7 +64,7 @@ def alert(answer):
     ],
 )
 def test_a_form_of_another_site_is_refused_before_it_is_read(client, picture, headers, monkeypatch):
-    monkeypatch.setattr("cirbench.benchmark.serve.app.read_form", lambda _: pytest.fail("read"))
+    monkeypatch.setattr("cirbench.benchmark.search.app.read_form", lambda _: pytest.fail("read"))
     answer = ask(client, picture(1), **headers)
     assert answer.status_code == 403
     assert "must be sent from this page" in answer.text

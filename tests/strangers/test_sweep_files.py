@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cirbench.slurm import queue
+from cirbench.slurm.queues import squeue as queue
 
 SWEEP = """
 methods = ["image-only", "text-only"]

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cirbench.benchmark.errors import CirbenchError
-from cirbench.benchmark.images import images_in_table
+from cirbench.benchmark.images.reading import images_in_table
+from cirbench.benchmark.runtime.errors import CirbenchError
 
 CAPTIONS = [
     "a dog",

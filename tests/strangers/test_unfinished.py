@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from cirbench.benchmark import files
-from cirbench.benchmark.files import temporary_folder, written_whole
+from cirbench.benchmark.runtime import files
+from cirbench.benchmark.runtime.files import temporary_folder, written_whole
 
 WRITER = """
 import os, sys
 from pathlib import Path
-from cirbench.benchmark.files import temporary_folder, written_whole
+from cirbench.benchmark.runtime.files import temporary_folder, written_whole
 with written_whole(Path(sys.argv[1])) as path:
     path.write_bytes(bytes(100_000))
     with temporary_folder(path.parent) as folder:

@@ -1,0 +1,110 @@
+"""What the tables and charts of a board show: values, ties with the best, and recall over k."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cirbench.benchmark.records.record import PerQuery
+from cirbench.benchmark.report.markdown import Board
+from cirbench.benchmark.scoring.bootstrap import Interval, intervals
+from cirbench.benchmark.scoring.metrics import recall
+
+CURVE_POINTS = 24
+"""At most so many values of k, evenly spaced on a logarithmic axis."""
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """One metric of one record in one row of the task (an average or a group).
+
+    Attributes:
+        difference: to the best record of the same column, paired over references.
+        best: whether this is that record, or has its value.
+    """
+
+    value: Interval
+    difference: Interval
+    best: bool
+
+    @property
+    def tied(self) -> bool:
+        """Not the best, yet not told apart from it at 95 %."""
+        return not self.best and self.difference.low <= 0 <= self.difference.high
+
+
+@dataclass(frozen=True, kw_only=True)
+class Statistics:
+    """Of a board with R records.
+
+    Attributes:
+        scores: (average or group, metric) → one score a record, in the board's order.
+        ks: the values of k of the curves.
+        curves: one a record, one interval a k: recall averaged over groups.
+    """
+
+    scores: Mapping[tuple[str, str], tuple[Score, ...]]
+    ks: tuple[int, ...]
+    curves: tuple[tuple[Interval, ...], ...]
+
+
+def averages(board: Board) -> dict[str, Sequence[str]]:
+    """Average name → the groups whose plain mean it is."""
+    own: Mapping[str, Sequence[str]] = board.first["protocol"]["averages"]
+    return {name: own.get(name, board.groups) for name in board.averages}
+
+
+def statistics(board: Board) -> Statistics:
+    """Draws the same references for every record of the board, so that differences are paired.
+
+    Raises:
+        CorruptData: per-query data is missing or damaged, or of other queries than the first's.
+    """
+    ks = curve_ks(board.per_query[0].hits.shape[1])
+    scores = {
+        (name, metric): found
+        for i, metric in enumerate(board.metrics)
+        for name, found in _scores(board, metric, i).items()
+    }
+    curves = tuple(_curve(board, arrays, ks) for arrays in board.per_query)
+    return Statistics(scores=scores, ks=tuple(ks), curves=curves)
+
+
+def curve_ks(depth: int) -> list[int]:
+    """1 to depth, evenly on a logarithmic axis, whole and without repeats."""
+    spaced = np.geomspace(1, depth, CURVE_POINTS) if depth else np.zeros(0)
+    return sorted({round(float(k)) for k in spaced})
+
+
+def _curve(board: Board, arrays: PerQuery, ks: Sequence[int]) -> tuple[Interval, ...]:
+    """Recall at each k, averaged over groups."""
+    epsilon = float(board.first["protocol"]["recall_epsilon"])
+    found = np.stack([recall(arrays.hits, arrays.positives, k, epsilon) for k in ks], axis=1)
+    means, draws = board.sample(found, ["average"])
+    return tuple(intervals(means[0], draws[:, 0], [len(found)] * len(ks)))
+
+
+def _scores(board: Board, metric: str, column: int) -> dict[str, tuple[Score, ...]]:
+    """One metric: average or group → one score a record."""
+    values = np.stack([scores.values[:, column] for scores in board.scores], axis=1)
+    means, draws = board.sample(values, board.averages)
+    sizes = [record.data["counts"]["queries"] for record in board.records]
+    found = {}
+    for row, name in enumerate([*board.averages, *board.groups]):
+        best = int(means[row].argmax())
+        from_best = draws[:, row] - draws[:, row, [best]]
+        spans = intervals(means[row] - means[row, best], from_best, sizes)
+        found[name] = tuple(
+            Score(
+                value=board.value(record, name, metric),
+                difference=spans[i],
+                best=bool(means[row, i] == means[row, best]),
+            )
+            for i, record in enumerate(board.records)
+        )
+    return found

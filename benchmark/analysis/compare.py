@@ -1,0 +1,255 @@
+"""Which records may be compared, and what their per-query values say about them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import asdict, dataclass, replace
+from fnmatch import fnmatchcase
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cirbench.benchmark.records.record import Record, Scores, read_record
+from cirbench.benchmark.runtime.errors import CorruptData, MissingData, UsageError
+from cirbench.benchmark.scoring.bootstrap import Design
+from cirbench.benchmark.scoring.paired import Difference, differences, holm
+from cirbench.benchmark.scoring.summary import check_scored, read_scored
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One metric in one group, or average of groups, of a pair of records.
+
+    Attributes:
+        a, b: the two means, in percent.
+        p_holm: the test's p, adjusted for all cells that are shown together.
+    """
+
+    group: str
+    metric: str
+    a: float
+    b: float
+    difference: Difference
+    p_holm: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pair:
+    """Two records over the same queries, and the cells that were asked for."""
+
+    a: Record
+    b: Record
+    cells: tuple[Cell, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data, for --json."""
+        return {
+            "task": self.a.data["cell"]["task"],
+            "split": self.a.data["cell"]["split"],
+            "protocol": self.a.data["cell"]["protocol"],
+            "a": _named(self.a),
+            "b": _named(self.b),
+            "cells": [asdict(cell) for cell in self.cells],
+        }
+
+
+def _named(record: Record) -> dict[str, Any]:
+    cell = record.data["cell"]
+    kept = ("method", "trained_on", "backbone", "checkpoint", "seed")
+    return {"record": str(record.path), **{name: cell[name] for name in kept}}
+
+
+def compare(
+    pairs: Sequence[tuple[Record, Record]],
+    *,
+    metrics: Sequence[str] = (),
+    groups: Sequence[str] = (),
+) -> list[Pair]:
+    """Compares each pair; p is adjusted over all cells of all pairs.
+
+    Args:
+        metrics: names; none means the protocol's headline.
+        groups: names of groups or averages; none means all.
+
+    Raises:
+        UsageError: two records are not over the same queries, or have no such metric or group.
+        CorruptData: a record's per-query data is missing or altered.
+    """
+    found = [Pair(a=a, b=b, cells=_cells(a, b, metrics, groups)) for a, b in pairs]
+    adjusted = iter(holm([cell.difference.p for pair in found for cell in pair.cells]))
+    return [
+        replace(pair, cells=tuple(replace(cell, p_holm=next(adjusted)) for cell in pair.cells))
+        for pair in found
+    ]
+
+
+def _cells(a: Record, b: Record, metrics: Sequence[str], groups: Sequence[str]) -> tuple[Cell, ...]:
+    check_comparable(a, b)
+    protocol, own_groups = a.data["protocol"], a.data["groups"]
+    averages = {"average": own_groups, **protocol["averages"]}
+    rows = [*averages, *own_groups]
+    told_apart = rows if len(own_groups) > 1 else own_groups  # one group is its own average
+    shown_rows = _known("group", groups, rows) or told_apart
+    shown_metrics = _known("metric", metrics, protocol["metrics"]) or [protocol["headline"]]
+    of_a, of_b = aligned(a, b)
+    columns = [protocol["metrics"].index(metric) for metric in shown_metrics]
+    design = Design.of(of_a.reference, of_a.group, own_groups)
+    found = differences((of_a.values - of_b.values)[:, columns], design, own_groups, averages)
+    return tuple(
+        Cell(
+            group=row,
+            metric=metric,
+            a=a.data["metrics"][row][metric]["value"],
+            b=b.data["metrics"][row][metric]["value"],
+            difference=found.cells[found.rows.index(row)][column],
+            p_holm=1.0,
+        )
+        for row in shown_rows
+        for column, metric in enumerate(shown_metrics)
+    )
+
+
+def _known(kind: str, wanted: Sequence[str], known: Sequence[str]) -> Sequence[str]:
+    for name in wanted:
+        if name not in known:
+            raise UsageError(f"no {kind} {name!r} in these records; known: {', '.join(known)}")
+    return wanted
+
+
+def check_comparable(a: Record, b: Record) -> None:
+    """Holds two records to one protocol, gallery and set of queries.
+
+    Raises:
+        UsageError: they differ; names the first such field, and both values.
+    """
+    for record in (a, b):
+        if not record.data["metrics"]:
+            raise UsageError(f"{record.path} has no metrics: its split has no public labels")
+    fields_a, fields_b = _identity(a.data), _identity(b.data)
+    if a.data["cell"]["backbone"] == b.data["cell"]["backbone"]:  # one name, one set of weights
+        for fields, record in ((fields_a, a), (fields_b, b)):
+            fields["weights of the backbone"] = record.data["fingerprints"].get("weights")
+    for name in fields_a | fields_b:
+        if fields_a.get(name) != fields_b.get(name):
+            raise UsageError(
+                f"{a.path} and {b.path} can't be compared: {name} differs, "
+                f"{fields_a.get(name)!r} and {fields_b.get(name)!r}"
+            )
+
+
+def _identity(data: Mapping[str, Any]) -> dict[str, Any]:
+    """What two records must share, by the name a person knows it by."""
+    cell, prints, protocol = data["cell"], data["fingerprints"], data["protocol"]
+    return {
+        "task": cell["task"],
+        "split": cell["split"],
+        **{f"protocol {name}": value for name, value in protocol.items() if name != "hash"},
+        "protocol hash": protocol["hash"],
+        **{name: prints.get(name) for name in ("annotations", "gallery", "references")},
+        "groups": data["groups"],
+        "number of queries": data["counts"]["queries"],
+    }
+
+
+def aligned(a: Record, b: Record) -> tuple[Scores, Scores]:
+    """Those of both, in one order of queries.
+
+    Raises:
+        UsageError: they hold different queries; names the first.
+        CorruptData: a record's per-query data is missing or altered.
+    """
+    one, other = _in_order(a.scores), _in_order(b.scores)
+    if len(one.query) != len(other.query):
+        raise CorruptData(f"{a.path} or {b.path} has per-query data that its counts belie")
+    for field in ("query", "reference", "group"):
+        ours, theirs = getattr(one, field), getattr(other, field)
+        if differing := np.flatnonzero(ours != theirs).tolist():
+            raise UsageError(
+                f"{a.path} and {b.path} can't be compared: queries differ, {len(differing)} in "
+                f"their {field}, the first {ours[differing[0]]!s} and {theirs[differing[0]]!s}"
+            )
+    return one, other
+
+
+def _in_order(scores: Scores) -> Scores:
+    order: NDArray[np.int64] = np.lexsort((scores.reference, scores.group, scores.query))
+    kept = ("query", "reference", "group", "values")
+    return replace(scores, **{name: getattr(scores, name)[order] for name in kept})
+
+
+def find_pairs(a: str, b: str, root: Path) -> list[tuple[Record, Record]]:
+    """The pairs that two names stand for: two files are a pair; else, of the records that each
+    name stands for, those of one task, split, protocol and backbone.
+
+    Raises:
+        MissingData: a name stands for no record.
+        UsageError: nothing can be paired.
+    """
+    ours, theirs = find_records(a, b, root=root)
+    as_given = Path(a).is_file() and Path(b).is_file()
+    alone = {
+        setting
+        for side in (ours, theirs)
+        for setting, count in Counter(map(_setting, side)).items()
+        if count == 1
+    }
+    found: dict[frozenset[Path], tuple[Record, Record]] = {}
+    for one, other in product(ours, theirs):
+        paths = frozenset((one.path.resolve(), other.path.resolve()))
+        if len(paths) == 2 and (as_given or _pair_up(one, other, alone)):
+            found.setdefault(paths, (one, other))
+    if not found:
+        settings = (
+            ", ".join(sorted({" ".join(_setting(r)) for r in side})) for side in (ours, theirs)
+        )
+        raise UsageError(
+            f"nothing of {a} can be compared with {b}: two different records of one task, split, "
+            f"protocol and backbone are needed; there are {' / '.join(settings)}"
+        )
+    return list(found.values())
+
+
+def _pair_up(one: Record, other: Record, alone: Set[tuple[str, ...]]) -> bool:
+    """Records of one setting and seed; a side that has one record there meets every seed."""
+    same = one.data["cell"]["seed"] == other.data["cell"]["seed"]
+    return _setting(one) == _setting(other) and (same or _setting(one) in alone)
+
+
+def _setting(record: Record) -> tuple[str, ...]:
+    cell = record.data["cell"]
+    protocol = str(record.data["protocol"]["name"])
+    return (cell["task"], cell["split"], protocol, cell["backbone"])
+
+
+def find_records(*names: str, root: Path) -> list[list[Record]]:
+    """By name: the record in a file, or those below `root` by method, method label, or glob over
+    paths.
+
+    Raises:
+        MissingData: there is none.
+    """
+    below = [] if all(Path(name).is_file() for name in names) else read_scored(root)
+    return [_named_by(name, root, below) for name in names]
+
+
+def _named_by(name: str, root: Path, below: Sequence[Record]) -> list[Record]:
+    if Path(name).is_file():
+        record = read_record(Path(name))
+        if record.data["metrics"]:
+            check_scored(record)
+        return [record]
+    found = [record for record in below if _matches(record, name, root)]
+    if not found:
+        known = ", ".join(sorted({record.method_label for record in below})) or "none"
+        raise MissingData(f"no record {name!r} in {root}; methods that have one there: {known}")
+    return found
+
+
+def _matches(record: Record, name: str, root: Path) -> bool:
+    path = record.path.relative_to(root)
+    names = (record.data["cell"]["method"], record.method_label, path.as_posix(), path.stem)
+    return any(fnmatchcase(known, name) or known == name for known in names)

@@ -1,0 +1,108 @@
+"""What changed in a results folder against a commit, metric by metric."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cirbench.benchmark.records.record import parse_record
+from cirbench.benchmark.runtime.errors import MissingData, UsageError
+from cirbench.benchmark.scoring.summary import read_scored
+
+Metrics = Mapping[tuple[str, str], float]
+"""(group, metric) → percent."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """A metric that is not what it was; None where it was not there, or is not any more."""
+
+    record: str
+    group: str
+    metric: str
+    before: float | None
+    after: float | None
+
+    def beyond(self, tolerance: float) -> bool:
+        """Whether it moved by more than `tolerance` points, or came or went."""
+        if self.before is None or self.after is None:
+            return True
+        return abs(self.after - self.before) > tolerance
+
+
+@dataclass(frozen=True, kw_only=True)
+class Diff:
+    """Records by their path below the results folder, and the metrics that changed in others."""
+
+    added: tuple[str, ...]
+    removed: tuple[str, ...]
+    changes: tuple[Change, ...]
+
+
+def diff(root: Path, revision: str) -> Diff:
+    """The records below `root` against those of a revision.
+
+    Raises:
+        UsageError: `root` is in no repository, or the revision is not known there.
+        MissingData: git is not installed, or there is no such folder.
+        CorruptData: a record, now or then, is damaged or of another schema.
+    """
+    before, after = dict(_then(root, revision)), dict(_now(root))
+    changes = [
+        Change(record=name, group=group, metric=metric, before=old.get(key), after=new.get(key))
+        for name in sorted(before.keys() & after.keys())
+        for old, new in [(before[name], after[name])]
+        for key in dict.fromkeys([*old, *new])
+        for group, metric in [key]
+        if old.get(key) != new.get(key)
+    ]
+    return Diff(
+        added=tuple(sorted(after.keys() - before.keys())),
+        removed=tuple(sorted(before.keys() - after.keys())),
+        changes=tuple(changes),
+    )
+
+
+def _now(root: Path) -> Iterator[tuple[str, Metrics]]:
+    for record in read_scored(root):
+        yield record.path.relative_to(root).as_posix(), _metrics(record.data)
+
+
+def _then(root: Path, revision: str) -> Iterator[tuple[str, Metrics]]:
+    commit = _git(root, "rev-parse", "--verify", "--end-of-options", f"{revision}^{{commit}}")
+    listed = _git(root, "ls-tree", "-r", "-z", "--name-only", commit.strip(), ".")
+    for name in listed.split("\0"):
+        path = Path(name)
+        if path.suffix == ".json" and len(path.parts) == 2 and not path.name.startswith("."):
+            text = _git(root, "show", f"{commit.strip()}:./{name}")
+            record = parse_record(text, Path(f"{revision}:{name}"))
+            if record.whole:
+                yield name, _metrics(record.data)
+
+
+def _metrics(data: Mapping[str, Any]) -> Metrics:
+    return {
+        (group, metric): interval["value"]
+        for group, values in data["metrics"].items()
+        for metric, interval in values.items()
+    }
+
+
+def _git(root: Path, *arguments: str) -> str:
+    """What git prints when it is asked inside `root`."""
+    if not root.is_dir():
+        raise MissingData(f"no results folder at {root}; choose it with --output")
+    try:
+        done = subprocess.run(["git", "-C", str(root), *arguments], check=True, capture_output=True)
+    except FileNotFoundError as error:
+        raise MissingData("git is not installed, or not on the PATH") from error
+    except subprocess.CalledProcessError as error:
+        reason = error.stderr.decode(errors="replace").strip() or f"exit {error.returncode}"
+        raise UsageError(
+            f"git {arguments[0]} in {root}: {reason}; bench diff wants a results folder inside a "
+            f"git repository, and a revision that is known there"
+        ) from error
+    return done.stdout.decode()

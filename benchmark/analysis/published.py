@@ -1,0 +1,179 @@
+"""Published numbers, and whether ours agree with them.
+
+`published.csv` keeps, for every number, where it was read. `confirmed` says how: "yes" in a paper
+or in several reprints, "derived" computed from confirmed ones, "no" recalled. A number is
+reproduced when ours lies within its own rounding plus a fixed tolerance; the bootstrap interval is
+about other queries and plays no part.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any
+
+from cirbench.benchmark.records.record import Record, labels
+
+TOLERANCE = 0.1
+"""Points, beside half a unit of the last printed digit."""
+REPRODUCED, DIFFERS, NOT_RUN, NOT_COMPARABLE = (
+    "reproduced", "differs", "not run", "not comparable"
+)  # fmt: skip
+STATES = (REPRODUCED, DIFFERS, NOT_RUN, NOT_COMPARABLE)
+
+_PIC2WORD_TABLES = ("image-only", "text-only", "image-text", "pic2word", "combiner")
+_TRAINED_ON = ("Fashion-IQ", "CIRR")
+
+
+_KNOWN_CAUSES = {
+    ("", "coco"): "queries are drawn at random, and the paper's list is not released",
+    ("combiner", ""): "the released weights score above the paper (ABaldrati/CLIP4Cir#10)",
+}
+"""(method, task), either may be left open → why a right evaluation may print another number."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Published:
+    """One printed number; `value` is as printed, so that its rounding is known."""
+
+    method: str
+    variant: str
+    backbone: str
+    task: str
+    split: str
+    group: str
+    metric: str
+    value: str
+    source: str
+    confirmed: str
+
+    @property
+    def rounding(self) -> float:
+        """Half a unit of the last printed digit."""
+        return 0.5 * 10.0 ** -len(self.value.partition(".")[2])
+
+    @property
+    def trained_on(self) -> str | None:
+        """What the variant says of the training data; None where it says nothing of it."""
+        return self.variant if self.variant in _TRAINED_ON else None
+
+    @property
+    def gates(self) -> bool:
+        """Whether a difference is a failure: confirmed, and the authors' own row."""
+        return self.confirmed == "yes" and (not self.variant or self.trained_on is not None)
+
+    @property
+    def protocol(self) -> str | None:
+        """The protocol of ours that it was measured under; None where we have none."""
+        if "val-split gallery" in self.variant:
+            return "val"
+        if self.variant.startswith(("CLIP4Cir", "CVPR22")):
+            return "clip4cir"
+        if self.method in ("searle", "lincir"):
+            return self.method
+        of_the_paper = self.method in _PIC2WORD_TABLES and self.backbone == "ViT-L-14/openai"
+        return "pic2word" if of_the_paper else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """A published number beside ours; `measured` and `record` are None where there is none.
+
+    Attributes:
+        label: the record's name, where several answer the number.
+    """
+
+    published: Published
+    state: str
+    measured: float | None = None
+    record: str | None = None
+    label: str = ""
+    reason: str = ""
+
+    @property
+    def name(self) -> str:
+        """The method as a table names it."""
+        of = f"[{self.label}]" if self.label else ""
+        return " ".join(filter(None, (self.published.method, self.published.variant, of)))
+
+    @property
+    def difference(self) -> float | None:
+        """Ours minus the published one."""
+        return None if self.measured is None else self.measured - float(self.published.value)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        return {
+            **vars(self.published), "state": self.state, "measured": self.measured,
+            "difference": self.difference, "record": self.record, "reason": self.reason,
+            "gates": self.published.gates,
+        }  # fmt: skip
+
+
+def read_published() -> list[Published]:
+    """Every published number."""
+    text = (files("cirbench.benchmark.analysis") / "published.csv").read_text(encoding="utf-8")
+    return [Published(**row) for row in csv.DictReader(text.splitlines())]
+
+
+def verify(rows: Sequence[Published], records: Sequence[Record]) -> list[Verdict]:
+    """A verdict for each number and each record that answers it; never none."""
+    return [verdict for row in rows for verdict in _verdicts(row, records)]
+
+
+def _verdicts(row: Published, records: Sequence[Record]) -> Iterator[Verdict]:
+    ours = [r for r in records if (r.data["cell"]["method"], r.data["cell"]["task"])
+            == (row.method, row.task)]  # fmt: skip
+    if not ours:
+        yield Verdict(published=row, state=NOT_RUN)
+        return
+    comparable = [record for record in ours if not _obstacles(row, record)]
+    if not comparable:
+        nearest = min(ours, key=lambda record: len(_obstacles(row, record)))
+        reason = ", ".join(_obstacles(row, nearest))
+        yield Verdict(published=row, state=NOT_COMPARABLE, record=nearest.path.name, reason=reason)
+    several = labels(comparable) if len(comparable) > 1 else [""]
+    for record, label in zip(comparable, several, strict=False):
+        yield _compared(row, record, label)
+
+
+def _obstacles(row: Published, record: Record) -> list[str]:
+    """Why a record does not answer a published number."""
+    cell: Mapping[str, Any] = record.data["cell"]
+    protocol = record.data["protocol"]["name"]
+    wanted = {
+        "backbone": (row.backbone, cell["backbone"]),
+        "split": (row.split, cell["split"]),
+        "protocol": (row.protocol or "one that is not built here", protocol),
+    }
+    if row.trained_on is not None:
+        wanted["trained on"] = (row.trained_on, cell["trained_on"])
+    found = [f"{name} {ours}, published {theirs}" for name, (theirs, ours) in wanted.items()
+             if theirs != ours]  # fmt: skip
+    if not record.data["annotations"]["released"]:
+        found.append("custom annotations")
+    if row.metric not in record.data["metrics"].get(row.group, {}):
+        found.append(f"no {row.metric} of {row.group}")
+    return found
+
+
+def _compared(row: Published, record: Record, label: str) -> Verdict:
+    measured = float(record.data["metrics"][row.group][row.metric]["value"])
+    agrees = abs(measured - float(row.value)) <= row.rounding + TOLERANCE + 1e-9
+    return Verdict(
+        published=row,
+        state=REPRODUCED if agrees else DIFFERS,
+        measured=measured,
+        record=record.path.name,
+        label=label,
+        reason="" if agrees else "; ".join(_causes(row)),
+    )
+
+
+def _causes(row: Published) -> Iterator[str]:
+    yield f"tolerance {row.rounding + TOLERANCE:g}"
+    for (method, task), cause in _KNOWN_CAUSES.items():
+        if method in ("", row.method) and task in ("", row.task):
+            yield f"known cause: {cause}"

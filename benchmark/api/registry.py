@@ -1,0 +1,269 @@
+"""Methods, tasks and backbones by name, each loaded only when it is asked for.
+
+A plug-in package adds its own through the entry-point groups `cirbench.methods`,
+`cirbench.tasks` and `cirbench.backbones`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import re
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from importlib.metadata import entry_points
+from typing import Any
+
+from cirbench.benchmark.runtime.errors import UsageError
+
+
+class PluginWarning(UserWarning):
+    """Something of a plug-in is left out."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """A name's target ("module:attribute"), where the name comes from, and a line about it.
+
+    Attributes:
+        needs_checkpoint: of a built-in method, what its class says, known without importing it.
+        clash: who else claims the name, if anybody does; then it can't be had.
+    """
+
+    target: str
+    origin: str = "cirbench"
+    summary: str = ""
+    needs_checkpoint: bool = False
+    clash: str = ""
+
+    def load(self) -> Any:
+        """Imports the module and gives the attribute.
+
+        Raises:
+            UsageError: two plug-ins claim the name, or a plug-in's module can't be imported or
+                lacks the attribute.
+        """
+        if self.clash:
+            raise UsageError(self.clash)
+        module, _, attribute = self.target.partition(":")
+        try:
+            return getattr(importlib.import_module(module), attribute)
+        except KeyboardInterrupt:
+            raise
+        except (
+            BaseException
+        ) as error:  # a stranger's module may raise anything, or leave by sys.exit
+            if self.origin == "cirbench":
+                raise
+            raise UsageError(
+                f"{self.target} of {self.origin} can't be loaded ({type(error).__name__}: "
+                f"{error}); mend or uninstall {self.origin}"
+            ) from error
+
+
+def _built_in(target: str, summary: str, *, needs_checkpoint: bool = False) -> Entry:
+    return Entry(target=target, summary=summary, needs_checkpoint=needs_checkpoint)
+
+
+_METHODS = {
+    "image-only": _built_in(
+        "cirbench.methods.baselines:ImageOnly", "the reference picture's embedding alone"
+    ),
+    "text-only": _built_in("cirbench.methods.baselines:TextOnly", "the text's embedding alone"),
+    "image-text": _built_in(
+        "cirbench.methods.baselines:ImageText", "the sum of the two embeddings"
+    ),
+    "pic2word": _built_in(
+        "cirbench.methods.pic2word.method:Pic2Word",
+        "the picture as one pseudo-word in a prompt (Saito et al., CVPR 2023)",
+        needs_checkpoint=True,
+    ),
+    "combiner": _built_in(
+        "cirbench.methods.combiner.method:Combiner",
+        "a network over both embeddings, trained on triplets (Baldrati et al., 2022)",
+        needs_checkpoint=True,
+    ),
+    "searle": _built_in(
+        "cirbench.methods.searle:Searle",
+        'a pseudo-word and "that {caption}" (Baldrati et al., ICCV 2023); needs a checkpoint',
+        needs_checkpoint=True,
+    ),
+    "lincir": _built_in(
+        "cirbench.methods.lincir:LinCIR",
+        "SEARLE's network trained on text alone (Gu et al., CVPR 2024); needs a checkpoint",
+        needs_checkpoint=True,
+    ),
+}
+
+_TASKS = {
+    "emoji": _built_in(
+        "cirbench.datasets.emoji.task:Emoji",
+        "embedded: an emoji redrawn in another style, 600 emoji × 4 styles",
+    ),
+    "cirr": _built_in(
+        "cirbench.datasets.cirr:CIRR",
+        "a photo and how the one looked for differs, 4,181 queries, 2,297 images",
+    ),
+    "coco": _built_in(
+        "cirbench.datasets.coco.task:Coco",
+        "object composition, an object cut out of a photo and what is around it, 4,766 queries",
+    ),
+    "fashion-iq": _built_in(
+        "cirbench.datasets.fashion_iq:FashionIQ",
+        "a garment and how it differs, 6,016 queries in three categories",
+    ),
+    "imagenet-r": _built_in(
+        "cirbench.datasets.imagenet_r:ImageNetR",
+        "domain conversion, 10,000 photos × 4 domains against 16,983 images",
+    ),
+}
+
+_BACKBONES = {
+    "emoji-clip": _built_in(
+        "cirbench.benchmark.backbones.open_clip:load_emoji_clip",
+        "embedded: a tiny CLIP trained on emoji drawings",
+    ),
+    "fake": _built_in(
+        "cirbench.benchmark.backbones.fake:load", "deterministic random projections, for tests"
+    ),
+    "hf:": _built_in(
+        "cirbench.benchmark.backbones.transformers_clip:load",
+        "a transformers CLIP, hf:openai/clip-vit-large-patch14 or hf:/FOLDER",
+    ),
+    "hf-hub:": _built_in(
+        "cirbench.benchmark.backbones.open_clip:load",
+        "an open_clip model of the hub, hf-hub:ORG/NAME",
+    ),
+    "local-dir:": _built_in(
+        "cirbench.benchmark.backbones.open_clip:load",
+        "an open_clip model in a folder, local-dir:PATH",
+    ),
+    "tuned:": _built_in(
+        "cirbench.benchmark.backbones.tuned:load",
+        "a fine-tuned CLIP: tuned:FOLDER of bench train clip-sum, tuned:NAME@FILE of CLIP4Cir",
+    ),
+}
+
+OPEN_CLIP = _built_in(
+    "cirbench.benchmark.backbones.open_clip:load", "open_clip's own names, ARCHITECTURE/TAG"
+)
+
+
+@cache
+def _entries(kind: str) -> Mapping[str, Entry]:
+    """All entries of a kind, built-in ones first.
+
+    Of a plug-in that claims a built-in name the built-in stays; of two plug-ins that claim one name
+    neither can be had. Either is warned of, once.
+    """
+    entries = {**{"methods": _METHODS, "tasks": _TASKS, "backbones": _BACKBONES}[kind]}
+    for point in entry_points(group=f"cirbench.{kind}"):
+        origin = point.dist.name if point.dist else "an unnamed distribution"
+        mine, first = Entry(target=point.value, origin=origin), entries.get(point.name)
+        if first is None:
+            entries[point.name] = mine
+            continue
+        said = (
+            f"two packages offer {kind[:-1]} {point.name!r}: {first.origin} ({first.target}) and "
+            f"{origin} ({point.value}); uninstall one"
+        )
+        warnings.warn(said, PluginWarning, stacklevel=2)
+        if first.origin != "cirbench":
+            entries[point.name] = replace(first, clash=said)
+    return entries
+
+
+def methods() -> Mapping[str, Entry]:
+    """Every known method."""
+    return _entries("methods")
+
+
+def tasks() -> Mapping[str, Entry]:
+    """Every known task."""
+    return _entries("tasks")
+
+
+def backbones() -> Mapping[str, Entry]:
+    """Every known backbone; a name that ends in a colon is a prefix."""
+    return _entries("backbones")
+
+
+def find_method(name: str) -> Any:
+    """The method class of that name; raises UsageError with suggestions."""
+    return _load_class(_find(name, "method", methods()), ("name", "build", "compose"))
+
+
+def needs_checkpoint(method: str) -> bool:
+    """Whether the method of that name takes weights; raises UsageError with suggestions."""
+    entry = _find(method, "method", methods())
+    if entry.origin == "cirbench":
+        return entry.needs_checkpoint
+    wanted: bool = find_method(method).needs_checkpoint
+    return wanted
+
+
+def find_task(name: str) -> Any:
+    """The task class of that name; raises UsageError with suggestions."""
+    return _load_class(_find(name, "task", tasks()), ("name", "load", "protocols"))
+
+
+def loadable_methods() -> list[str]:
+    """The names of all methods but the plug-ins' that can't be loaded, which are warned of."""
+    found = []
+    for name, entry in methods().items():
+        try:
+            if entry.origin != "cirbench":
+                find_method(name)
+        except UsageError as error:
+            warnings.warn(f"method {name!r} is left out: {error}", PluginWarning, stacklevel=2)
+        else:
+            found.append(name)
+    return found
+
+
+def _load_class(entry: Entry, members: Sequence[str]) -> Any:
+    found = entry.load()
+    lacking = [member for member in members if not hasattr(found, member)]
+    if not isinstance(found, type) or lacking:
+        raise UsageError(
+            f"{entry.target} of {entry.origin} must be a class with {', '.join(members)}, got "
+            f"{found!r}"
+        )
+    return found
+
+
+def find_backbone(name: str) -> Any:
+    """The loader for a backbone's full name; raises UsageError with suggestions."""
+    return backbone_entry(name).load()
+
+
+def split_name(backbone: str) -> tuple[str | None, str]:
+    """`NAME=BACKBONE` → the name of one's own, None where there is none, and the backbone."""
+    match = re.fullmatch(r"([\w.+-]+)=(.+)", backbone)
+    return (match[1], match[2]) if match else (None, backbone)
+
+
+def backbone_entry(name: str) -> Entry:
+    """What would load it, which is not imported yet; raises UsageError with suggestions."""
+    known = backbones()
+    own_name, name = split_name(name)
+    if own_name in known:
+        raise UsageError(f"{own_name} is a backbone of its own; write another NAME={name}")
+    prefix = name[: name.find(":") + 1]
+    if prefix in known and name != prefix:
+        return known[prefix]
+    if "/" in name and not prefix:
+        return OPEN_CLIP
+    return _find(name, "backbone", known)
+
+
+def _find(name: str, kind: str, entries: Mapping[str, Entry]) -> Entry:
+    if name in entries and not name.endswith(":"):
+        return entries[name]
+    close = [
+        one for one in difflib.get_close_matches(name, entries, n=3, cutoff=0.5) if one != name
+    ]
+    hint = f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(entries)}"
+    raise UsageError(f"unknown {kind} {name!r}; {hint} (bench ls {kind}s lists all)")

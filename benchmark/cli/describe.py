@@ -1,0 +1,72 @@
+"""What `bench info NAME` tells."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any
+
+from cirbench.benchmark.api.registry import backbone_entry, find_method, find_task, methods, tasks
+from cirbench.benchmark.api.values import Method, Task
+from cirbench.benchmark.evaluation.plan import shipped_checkpoints
+from cirbench.benchmark.runtime.errors import UsageError
+
+
+def describe(name: str) -> Mapping[str, Any]:
+    """A task with its protocols, a method, or a backbone, as plain data.
+
+    Raises:
+        UsageError: nothing has that name.
+    """
+    if name in tasks():
+        return _task(find_task(name))
+    if name in methods():
+        return _method(find_method(name))
+    if found := _protocols(name):
+        return found
+    with suppress(UsageError):
+        entry = backbone_entry(name)
+        return {"backbone": name, "summary": entry.summary, "from": entry.origin}
+    raise UsageError(f"nothing is called {name!r}; bench ls lists all names")
+
+
+def _protocols(name: str) -> Mapping[str, Any]:
+    """The protocols of that name by task."""
+    found = {}
+    for task in tasks():
+        if protocol := find_task(task).protocols.get(name):
+            found[f"protocol {name} of {task}"] = {**protocol.as_dict(), "hash": protocol.hash}
+    return found
+
+
+def _task(task: type[Task]) -> Mapping[str, Any]:
+    return {
+        "task": task.name,
+        "about": _about(task),
+        "splits": list(task.splits),
+        "default backbone": task.default_backbone,
+        "protocols": {
+            name: {**protocol.as_dict(), "hash": protocol.hash}
+            for name, protocol in task.protocols.items()
+        },
+    }
+
+
+def _method(method: type[Method]) -> Mapping[str, Any]:
+    return {
+        "method": method.name,
+        "about": _about(method),
+        "zero-shot": method.zero_shot,
+        "needs a checkpoint": method.needs_checkpoint,
+        "shipped for": list(shipped_checkpoints(method.name)),
+    }
+
+
+def _about(thing: type) -> str:
+    """Its own words: the module's, unless that holds several."""
+    module = inspect.getmodule(thing)
+    several = sum(getattr(other, "__module__", "") == thing.__module__ and hasattr(other, "name")
+                  for other in vars(module).values()) > 1  # fmt: skip
+    words = thing.__doc__ if several or not module else module.__doc__
+    return inspect.cleandoc(words or thing.__doc__ or "")

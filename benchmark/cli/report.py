@@ -1,0 +1,90 @@
+"""`bench report` and `bench show`. Nothing heavy is imported before a command needs it."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cirbench.benchmark.cli.options import DataRoot, Results
+from cirbench.benchmark.runtime.errors import CheckFailed, UsageError
+
+EmbedImages = Annotated[
+    bool,
+    typer.Option(
+        "--embed-images",
+        help="Embed the pictures and captions of every task, licensed ones too: for yourself, "
+        "not for a repository. Without it, only emoji's.",
+    ),
+]
+
+
+def report(
+    check: Annotated[
+        bool, typer.Option("--check", help="Write nothing; exit 1 if a file is stale.")
+    ] = False,
+    embed_images: EmbedImages = False,
+    data_root: DataRoot = None,
+    output: Results = Path("results"),
+) -> None:
+    """Write a report of the results: page, galleries, tables.
+
+    It goes to report/ in the results folder: a page, a gallery a task, tables as CSV and LaTeX.
+    """
+    from cirbench.benchmark.report.pictures import Permission
+    from cirbench.benchmark.report.write import stale, write
+
+    permission = Permission(embed=embed_images, data_root=data_root)
+    if check:
+        if old := stale(output, permission):
+            raise CheckFailed(f"stale: {', '.join(map(str, old))}; bench report writes them")
+        return
+    for path in write(output, permission):
+        print(path)
+
+
+def show(
+    task: Annotated[str, typer.Argument(help="bench ls tasks.")],
+    methods: Annotated[
+        str, typer.Option(help="Names, with commas between; a record's file name singles it out.")
+    ],
+    queries: Annotated[str, typer.Option(help="Ids of queries, with commas between.")],
+    out: Annotated[Path, typer.Option(help="FILE.png to write.")],
+    split: Annotated[str | None, typer.Option(help="Where records of several are there.")] = None,
+    protocol: Annotated[
+        str | None, typer.Option(help="Where records of several are there.")
+    ] = None,
+    data_root: DataRoot = None,
+    output: Results = Path("results"),
+) -> None:
+    """Draw queries and what methods found for them as one PNG."""
+    from cirbench.benchmark.report.figure import choose_board, choose_records, choose_rows, figure
+    from cirbench.benchmark.report.pictures import task_data
+    from cirbench.benchmark.report.publish import read_boards
+    from cirbench.benchmark.runtime.files import written_whole
+
+    if out.suffix != ".png":
+        raise UsageError(f"--out {out} must end in .png")
+    board = choose_board(read_boards(output), task, split, protocol)
+    records = choose_records(board, _listed(methods, "--methods"))
+    rows = choose_rows(board, _listed(queries, "--queries"))
+    content = figure(board, task_data(board, data_root), records, rows)
+    with written_whole(out) as temporary:
+        temporary.write_bytes(content)
+    print(out)
+
+
+def _listed(text: str, option: str) -> list[str]:
+    names = list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+    if not names:
+        raise UsageError(f"{option} names nothing; give names with commas between")
+    return names
+
+
+def register(app: typer.Typer) -> None:
+    """Adds both commands to `bench`."""
+    app.command(epilog="Examples: bench report · bench report --check")(report)
+    app.command(
+        epilog="Examples: bench show emoji --methods pic2word,image-text"
+        " --queries noto/1f34e,mono/1f63a --out figure.png"
+        " · bench show cirr --methods pic2word --queries 12,99 --data-root ~/data --out cirr.png"
+    )(show)

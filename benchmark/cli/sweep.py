@@ -1,0 +1,294 @@
+"""`bench sweep`. Nothing heavy is imported before a command needs it."""
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cirbench.benchmark.cli.options import HELP, AsJson, DataRoot, Results
+from cirbench.benchmark.runtime.errors import CheckFailed, MissingData, UsageError
+
+if TYPE_CHECKING:
+    from cirbench.slurm.manifest import Manifest
+
+sweeper = typer.Typer(help="Many cells on a cluster, or on this machine.", **HELP)  # type: ignore[arg-type]  # one dict for all apps
+
+Name = Annotated[str, typer.Argument(help="The sweep's name.")]
+SweepsDir = Annotated[Path, typer.Option(help="Where sweeps keep their folders; a shared disk.")]
+Cluster = Annotated[
+    str, typer.Option(help="slurm; local: processes of this machine; debug: this process.")
+]
+Snapshot = Annotated[
+    bool,
+    typer.Option("--snapshot/--no-snapshot", help="Jobs run the code as it is now (a wheel)."),
+]
+FailFast = Annotated[
+    bool, typer.Option("--fail-fast", help="After a failure, no further cell begins.")
+]
+SWEEPS = Path("sweeps")
+
+
+@sweeper.command(
+    epilog="Examples: bench sweep submit emoji --cluster local · bench sweep submit my.toml"
+    " --profile my-cluster.toml --dry-run. Exit codes: 1 Slurm stopped taking jobs, or a cell"
+    " failed under debug; 2 a mistake in the file, no Slurm, or it refuses the resources."
+)
+def submit(
+    sweep_file: Annotated[str, typer.Argument(help="A TOML file; or shipped: emoji, paper.")],
+    cluster: Cluster = "slurm",
+    profile: Annotated[
+        str | None, typer.Option(help="What jobs ask for: a TOML file, or a shipped name.")
+    ] = None,
+    sweeps_dir: SweepsDir = SWEEPS,
+    data_root: DataRoot = None,
+    fail_fast: FailFast = False,
+    snapshot: Snapshot = True,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print cells and sbatch scripts; submit nothing.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Submit what is missing of a sweep, and return at once.
+
+    The same file again submits what is still missing. Every mistake in it is told before any job.
+    """
+    from cirbench.benchmark.runtime.progress import Reporter
+    from cirbench.slurm import choose, planning
+
+    _known_cluster(cluster)
+    planned = planning.plan_sweep(
+        sweep_file, profile=profile, sweeps=sweeps_dir, data_root=data_root, fail_fast=fail_fast
+    )
+    if dry_run:
+        shown = planning.preview(planned, snapshot=snapshot)
+        _print(shown) if as_json else _print_preview(shown)
+        return
+    with planned.manifest.locked():
+        rows = planning.prepare(planned, Reporter())
+        cells = choose.missing(rows)
+        _send(planned.manifest, cells, cluster, snapshot, as_json)
+
+
+@sweeper.command(
+    epilog="Examples: bench sweep status paper --watch · bench sweep status paper --json"
+)
+def status(
+    name: Name,
+    sweeps_dir: SweepsDir = SWEEPS,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Until every cell has ended; Ctrl-C only stops looking.")
+    ] = False,
+    every: Annotated[float, typer.Option(min=0.1, help="Seconds between looks.")] = 10.0,
+    as_json: AsJson = False,
+) -> None:
+    """Show every cell: state, job, node, time and reason. Asks the folder and the queue."""
+    from cirbench.slurm.status import look
+
+    manifest = _manifest(name, sweeps_dir)
+    if watch and not as_json:
+        _watch(manifest, every)
+        return
+    rows = look(manifest)
+    if as_json:
+        _print([row.as_dict() for row in rows])
+        return
+    from cirbench.slurm.tables import counts, table_of
+
+    _console().print(table_of(rows))
+    print(counts(rows))
+
+
+@sweeper.command(
+    epilog="Examples: bench sweep retry paper --failed --timeout · bench sweep retry paper --oom"
+)
+def retry(
+    name: Name,
+    failed: Annotated[bool, typer.Option("--failed", help="Cells that failed.")] = False,
+    timeout: Annotated[bool, typer.Option("--timeout", help="Cells out of time.")] = False,
+    oom: Annotated[
+        bool, typer.Option("--oom", help="Out of memory: with half the batch, or more memory.")
+    ] = False,
+    cluster: Annotated[str | None, typer.Option(help="Default: where they were before.")] = None,
+    sweeps_dir: SweepsDir = SWEEPS,
+    snapshot: Snapshot = True,
+    as_json: AsJson = False,
+) -> None:
+    """Submit cells again that failed or were skipped for others."""
+    from cirbench.slurm import choose
+    from cirbench.slurm.status import look
+
+    wanted = [s for s, on in (("failed", failed), ("timeout", timeout), ("oom", oom)) if on]
+    if not wanted:
+        raise UsageError("say which: --failed, --timeout, --oom, or several of them")
+    manifest = _manifest(name, sweeps_dir)
+    with manifest.locked():
+        rows = look(manifest)
+        cells = choose.to_retry(rows, wanted)
+        cells = choose.relieved(manifest, rows, cells)
+        cluster = cluster or choose.last_cluster(manifest, rows)
+        _known_cluster(cluster)
+        _send(manifest, cells, cluster, snapshot, as_json)
+
+
+@sweeper.command(epilog="Examples: bench sweep cancel paper")
+def cancel(name: Name, sweeps_dir: SweepsDir = SWEEPS) -> None:
+    """Cancel every cell that waits or runs; what is done stays."""
+    from cirbench.slurm import submit as submitting
+    from cirbench.slurm.status import look
+
+    manifest = _manifest(name, sweeps_dir)
+    with manifest.locked():
+        count = submitting.cancel(manifest, look(manifest))
+    print(f"{name}: {count} cells cancelled")
+
+
+@sweeper.command(
+    epilog="Examples: bench sweep logs paper pic2word--cirr · bench sweep logs paper CELL"
+)
+def logs(
+    name: Name,
+    cell: Annotated[str, typer.Argument(help="A cell's id, or how it begins.")],
+    sweeps_dir: SweepsDir = SWEEPS,
+) -> None:
+    """Print what a cell's last job printed."""
+    manifest = _manifest(name, sweeps_dir)
+    fitting = [id_ for id_ in manifest.plan().cells if id_.startswith(cell)]
+    if cell in fitting:
+        fitting = [cell]
+    if len(fitting) != 1:
+        raise UsageError(
+            f"{len(fitting) or 'no'} cells begin with {cell!r}"
+            f"{': ' + ', '.join(fitting) if fitting else ''}; bench sweep status {name} lists all"
+        )
+    from cirbench.slurm.status import look
+
+    [state] = [row.state for row in look(manifest) if row.cell.id == fitting[0]]
+    if state.job is None:
+        raise MissingData(f"{fitting[0]} is {state.status} and has had no job, so no log")
+    path = manifest.log_path(state.job)
+    if path.is_file():
+        sys.stdout.write(path.read_text(errors="replace", encoding="utf-8"))
+    elif state.log:
+        print("\n".join(state.log))
+    else:
+        raise MissingData(f"{path} is not there; it may not have begun, or logs were removed")
+
+
+@sweeper.command(
+    epilog="Examples: bench sweep collect paper · bench sweep collect paper -o results. Exit code"
+    " 1 where a cell is not done; what is done is collected all the same."
+)
+def collect(
+    name: Name,
+    output: Results = Path("results"),
+    sweeps_dir: SweepsDir = SWEEPS,
+    as_json: AsJson = False,
+) -> None:
+    """Copy what is done into the results folder.
+
+    Its records join those that are there, and the leaderboard is written anew.
+    """
+    from cirbench.benchmark.report.publish import publish, read_boards
+    from cirbench.slurm.collect import collect as copied
+    from cirbench.slurm.status import look
+
+    manifest = _manifest(name, sweeps_dir)
+    rows = look(manifest)
+    paths = copied(manifest, rows, output)
+    if paths and not manifest.plan().limited:
+        paths += publish(output, read_boards(output))
+    if as_json:
+        _print([str(path) for path in paths])
+    else:
+        print("\n".join(map(str, paths)))
+    absent = [row for row in rows if row.cell.kind == "run" and row.state.status != "done"]
+    if absent:
+        from cirbench.slurm.tables import counts
+
+        raise CheckFailed(
+            f"{len(absent)} of {sum(row.cell.kind == 'run' for row in rows)} cells are not done "
+            f"({counts(absent)}); bench sweep status {name} says why"
+        )
+
+
+def _manifest(name: str, sweeps: Path) -> "Manifest":
+    from cirbench.slurm.manifest import manifest_of
+
+    manifest = manifest_of(name, sweeps)
+    manifest.plan()
+    return manifest
+
+
+def _known_cluster(cluster: str) -> None:
+    from cirbench.slurm.manifest import CLUSTERS
+
+    if cluster not in CLUSTERS:
+        raise UsageError(f"unknown cluster {cluster!r}; known: {', '.join(CLUSTERS)}")
+
+
+def _send(
+    manifest: "Manifest", cells: Sequence[Any], cluster: str, snapshot: bool, as_json: bool
+) -> None:
+    from cirbench.slurm.queues.snapshot import build, code_for
+    from cirbench.slurm.submit import submit as send
+
+    if not cells:
+        print(f"{manifest.name}: nothing to submit", file=sys.stderr)
+    else:
+        code = code_for(manifest, snapshot=snapshot and cluster != "debug")
+        build(code)
+        count = send(manifest, cells, cluster, code)
+        where = f" in {count} job arrays" if cluster == "slurm" else ""
+        print(
+            f"{manifest.name}: {len(cells)} cells{where}; bench sweep status {manifest.name}",
+            file=sys.stderr,
+        )
+    if as_json:
+        _print([cell.id for cell in cells])
+    if cluster == "debug" and (
+        bad := [c.id for c in cells if manifest.state(c.id).status != "done"]
+    ):
+        raise CheckFailed(
+            f"not done: {', '.join(bad)}; bench sweep status {manifest.name} says why"
+        )
+
+
+def _watch(manifest: "Manifest", every: float) -> None:
+    import time
+
+    from rich.console import Group
+    from rich.live import Live
+
+    from cirbench.slurm.status import look
+    from cirbench.slurm.tables import counts, table_of
+
+    with Live(console=_console(), auto_refresh=False) as live:
+        while True:
+            rows = look(manifest)
+            live.update(Group(table_of(rows), counts(rows)), refresh=True)
+            if not any(row.state.status in ("queued", "running") for row in rows):
+                return
+            time.sleep(every)
+
+
+def _console() -> Any:
+    from rich.console import Console
+
+    wide = None if sys.stdout.isatty() else 200
+    return Console(width=wide, highlight=False)
+
+
+def _print(data: object) -> None:
+    print(json.dumps(data, indent=2, sort_keys=True))
+
+
+def _print_preview(shown: dict[str, Any]) -> None:
+    for cell in shown["cells"]:
+        needs = f"  after {', '.join(cell['needs'])}" if cell["needs"] else ""
+        print(f"{cell['state']:<9} {cell['cell']}{needs}")
+    print(f"\n{shown['to submit']} to submit, in {len(shown['scripts'])} job arrays")
+    for script in shown["scripts"]:
+        print(f"\n{script}")

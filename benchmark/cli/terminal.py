@@ -1,0 +1,140 @@
+"""A record as a table on the terminal."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from tabulate import tabulate
+
+from cirbench.benchmark.analysis.published import NOT_RUN, STATES, Verdict
+from cirbench.benchmark.data.check import Count, SplitCheck
+from cirbench.benchmark.records.record import Record
+from cirbench.benchmark.runtime.paths import to_line
+from cirbench.benchmark.scoring.bootstrap import Interval
+
+_NAMED = 20
+"""How many missing or unreadable pictures are named; JSON has them all."""
+
+
+def print_record(record: Record, console: Console) -> None:
+    """One row a group and an average, one column a metric, each with its 95 % interval."""
+    cell, protocol = record.data["cell"], record.data["protocol"]
+    console.print(
+        to_line(f"{record.method_label} on {cell['task']} ({cell['split']}), {cell['backbone']}")
+    )
+    if not record.data["metrics"]:
+        files = [str(record.path.parent / name) for name in record.data["submission"]]
+        console.print("no public labels; for the server:", *files, soft_wrap=True, highlight=False)
+        return
+    limit, missing = record.data["run"]["limit"], record.data["counts"]["missing"]
+    note = f"PARTIAL: {limit} queries a group. " if limit else ""
+    note += f"PARTIAL: {missing} pictures left out. " if missing else ""
+    for metrics in _beside_each_other(record, console.width):
+        console.print(_metrics_table(record, metrics))
+    console.print(
+        f"{note}Percent [95 % interval]; protocol {protocol['name']} v{protocol['version']}, "
+        f"hash {protocol['hash']}"
+    )
+
+
+def _beside_each_other(record: Record, width: int) -> list[Sequence[str]]:
+    """The metrics in as few rows of columns as fit, of about the same length."""
+    metrics, groups = record.data["protocol"]["metrics"], _rows(record)
+    widest = max(len(line) for g in groups for m in metrics for line in _cell(record, g, m))
+    fitting = max(1, (width - max(map(len, groups)) - 2) // (max(widest, *map(len, metrics)) + 3))
+    per_row = math.ceil(len(metrics) / math.ceil(len(metrics) / fitting))
+    return [metrics[i : i + per_row] for i in range(0, len(metrics), per_row)]
+
+
+def _metrics_table(record: Record, metrics: Sequence[str]) -> Table:
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("group", no_wrap=True)
+    for metric in metrics:
+        table.add_column(metric, justify="right", no_wrap=True)
+    for group in _rows(record):
+        cells = ("\n".join(_cell(record, group, metric)) for metric in metrics)
+        table.add_row(group, *cells, style="bold" if group == "average" else None)
+    return table
+
+
+def _cell(record: Record, group: str, metric: str) -> tuple[str, str]:
+    found = Interval(**record.data["metrics"][group][metric])
+    return f"{found.value:.1f}", f"[{found.low:.1f}, {found.high:.1f}]"
+
+
+def print_verdicts(verdicts: Sequence[Verdict]) -> None:
+    """A line a verdict, one a task for what is not run, and how many there are of each."""
+    rows = [
+        [
+            " ".join((v.published.task, v.published.split, v.published.group, v.published.metric)),
+            to_line(v.name),
+            v.published.value,
+            "–" if v.measured is None else f"{v.measured:.2f}",
+            v.state + ("" if v.published.gates else " (not gated)"),
+        ]
+        for v in verdicts
+        if v.state != NOT_RUN
+    ]
+    if rows:
+        headers = ["number", "method", "published", "ours", "verdict"]
+        widths = [28, 18, 9, 7, 14]
+        print(tabulate(rows, headers, maxcolwidths=widths, disable_numparse=True))
+    for reason, count in Counter(v.reason for v in verdicts if v.reason).items():
+        print(f"\n{count} × {reason}")
+    waiting = Counter(v.published.task for v in verdicts if v.state == NOT_RUN)
+    for task, count in waiting.items():
+        print(f"{task}: {count} numbers are not run")
+    counts = Counter(v.state for v in verdicts)
+    print("\n" + " · ".join(f"{counts[state]} {state}" for state in STATES))
+    if waiting:
+        print("bench verify --json lists them all")
+
+
+def print_checks(checks: Sequence[SplitCheck], collections: Sequence[Count]) -> None:
+    """What each split of a task comes to, then the pictures that are missing or unreadable."""
+    rows = [
+        [check.split, count.name, f"{count.found:,}", *_expectation(count)]
+        for check in checks
+        for count in check.counts
+    ]
+    rows += [["all", count.name, f"{count.found:,}", *_expectation(count)] for count in collections]
+    if rows:
+        print(tabulate(rows, ["split", "what", "found", "expected", ""], disable_numparse=True))
+    for check in checks:
+        print(f"\n{check.split}: {check.error or _verdict(check)}")
+        for name, sha256 in check.annotations.items():
+            print(f"  {sha256}  {name}")
+        for remark in check.remarks:
+            print(f"  {remark}")
+        for kind, faults in (("missing", check.missing), ("unreadable", check.unreadable)):
+            for name, why in list(faults.items())[:_NAMED]:
+                print(f"  {kind}: {name} ({why})")
+            if len(faults) > _NAMED:
+                print(f"  … and {len(faults) - _NAMED:,} more {kind}; --json names all")
+
+
+def _expectation(count: Count) -> tuple[str, str]:
+    if count.expected is None:
+        return "–", ""
+    return f"{count.expected:,}", "ok" if count.agrees else "DIFFERS"
+
+
+def _verdict(check: SplitCheck) -> str:
+    annotations = "released annotations" if check.released else "custom annotations"
+    if check.shipped:
+        annotations = "the shipped data"
+    if not check.missing and not check.unreadable:
+        return f"complete, {annotations}"
+    return f"{len(check.missing):,} missing, {len(check.unreadable):,} unreadable, {annotations}"
+
+
+def _rows(record: Record) -> list[str]:
+    """The groups, then, where there are several, their averages."""
+    groups = record.data["groups"]
+    averages = [name for name in record.data["metrics"] if name not in groups]
+    return [*groups, *averages] if len(groups) > 1 else groups

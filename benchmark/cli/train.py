@@ -1,0 +1,128 @@
+"""`bench train`. Nothing heavy is imported before a command needs it."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cirbench.benchmark.cli.options import HELP, Device, Precision, Quiet, Seed, Workers
+from cirbench.benchmark.runtime.errors import UsageError
+
+trainer = typer.Typer(help="Train a method, or the embedded backbone.", **HELP)  # type: ignore[arg-type]  # one dict for all apps
+
+
+@trainer.command(
+    "pic2word",
+    epilog="Examples: bench train pic2word --images cc3m.tsv -b ViT-L-14/openai -o m.safetensors"
+    " · bench train pic2word --images emoji -b emoji-clip --epochs 7 --lr 1e-3 --warmup 20"
+    " -o m.safetensors",
+)
+def train_pic2word(
+    images: Annotated[
+        str,
+        typer.Option(
+            help="A folder, a table, webdataset shards ('cc3m/{00000..00331}.tar'), or emoji."
+        ),
+    ],
+    backbone: Annotated[str, typer.Option("--backbone", "-b", help="bench ls backbones.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="FILE.safetensors to write.")],
+    image_column: Annotated[str, typer.Option(help="Of a table.")] = "filepath",
+    separator: Annotated[
+        str | None, typer.Option(help="Of a table; default: a comma in .csv, else a tab.")
+    ] = None,
+    max_unreadable: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of images that may fail to decode.")
+    ] = 0.0,
+    validation_share: Annotated[
+        float, typer.Option(min=0, max=0.5, help="Images left out of training, to validate on.")
+    ] = 0.0,
+    validate_every: Annotated[int, typer.Option(min=1, help="Steps.")] = 500,
+    epochs: Annotated[int, typer.Option(min=1)] = 30,
+    batch_size: Annotated[int, typer.Option(min=2, help="Of all processes together.")] = 128,
+    micro_batch: Annotated[
+        int | None, typer.Option(min=1, help="How many at once; less memory, the same gradient.")
+    ] = None,
+    cache_features: Annotated[
+        bool,
+        typer.Option("--cache-features", help="No augmentation: each image is encoded only once."),
+    ] = False,
+    released_gather: Annotated[
+        bool,
+        typer.Option("--released-gather", help="Divide the gradient by the number of processes."),
+    ] = False,
+    lr: Annotated[float, typer.Option(min=0, help="Peak learning rate.")] = 1e-4,
+    wd: Annotated[float, typer.Option(min=0, help="Weight decay, biases excepted.")] = 0.1,
+    warmup: Annotated[int, typer.Option(min=0, help="Steps of linear warm-up.")] = 10_000,
+    seed: Seed = 0,
+    device: Device = "auto",
+    precision: Precision = "fp32",
+    workers: Workers = 2,
+    checkpoint_every: Annotated[int, typer.Option(min=1, help="Steps between saved states.")] = 500,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the saved state, if there is one.")
+    ] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train Pic2Word's mapping network on unlabelled images.
+
+    The defaults are the recipe of the paper's released code. A log and a plot of the loss are
+    written beside OUTPUT. Several GPUs: torchrun --no-python --nproc-per-node N bench
+    train …, or one Slurm task a GPU.
+    """
+    from cirbench.benchmark.backbones.load import load_backbone
+    from cirbench.benchmark.evaluation.plan import choose_device
+    from cirbench.benchmark.images.sources import find_training_images
+    from cirbench.benchmark.records.record import check_writable
+    from cirbench.benchmark.runtime.progress import Reporter
+    from cirbench.methods.pic2word.gradient import join_processes, own_device
+    from cirbench.methods.pic2word.training import Job, Recipe, train
+    from cirbench.methods.pic2word.validation import held_out
+
+    if output.suffix != ".safetensors":
+        raise UsageError(f"--output {output} must end in .safetensors")
+    check_writable(output.parent)
+    refs, label = find_training_images(
+        images, column=image_column, separator=separator, say=Reporter(quiet=quiet).say
+    )
+    trained, left_out = held_out(refs, validation_share, seed)
+    where = choose_device(device)
+    processes = join_processes(where)
+    job = Job(
+        recipe=Recipe(
+            epochs=epochs, batch_size=batch_size, learning_rate=lr, weight_decay=wd,
+            warmup_steps=warmup, augment=not cache_features, released_gather=released_gather,
+            seed=seed,
+        ),
+        backbone=load_backbone(backbone, device=own_device(where, processes), precision=precision),
+        images=trained, trained_on=label, output=output, workers=workers,
+        checkpoint_every=checkpoint_every, processes=processes, micro_batch=micro_batch,
+        most_unreadable=max_unreadable, validation=left_out, validate_every=validate_every,
+    )  # fmt: skip
+    loss = train(job, Reporter(quiet=quiet or processes.rank > 0), resume=resume)
+    if processes.rank == 0:
+        print(f"{output}: {job.steps} steps on {len(trained)} images, last loss {loss:.4f}")
+
+
+@trainer.command(
+    "emoji-clip",
+    epilog="Examples: bench train emoji-clip -o my-clip · bench run -m image-only -t emoji"
+    " -b local-dir:my-clip",
+)
+def train_emoji_clip(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write.")],
+    seed: Seed = 0,
+    steps: Annotated[int | None, typer.Option(min=1, help="Default: the shipped model's.")] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Train the embedded tiny CLIP, in ten minutes on one core."""
+    from dataclasses import replace
+
+    from cirbench.benchmark.records.record import check_writable
+    from cirbench.benchmark.runtime.progress import Reporter
+    from cirbench.datasets.emoji.clip_training import Recipe, train
+
+    check_writable(output)
+    recipe = Recipe(seed=seed) if steps is None else replace(Recipe(seed=seed), steps=steps)
+    with Reporter(quiet=quiet).stage("training", recipe.steps) as stage:
+        train(output, recipe, lambda _step, _loss: stage.advance(1))
+    print(output)

@@ -1,0 +1,109 @@
+"""`bench train combiner` and `clip-sum`. Nothing heavy is imported before a command needs it."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cirbench.benchmark.cli.options import DataRoot, Device, Precision, Quiet, Seed, Workers
+from cirbench.benchmark.runtime.errors import UsageError
+
+
+def train_combiner(
+    task: Annotated[str, typer.Option("--task", "-t", help="fashion-iq, cirr or emoji.")],
+    backbone: Annotated[str, typer.Option("--backbone", "-b", help="bench ls backbones.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="FILE.safetensors to write.")],
+    data_root: DataRoot = None,
+    epochs: Annotated[int, typer.Option(min=1)] = 300,
+    batch_size: Annotated[int, typer.Option(min=2, help="At most the number of triplets.")] = 4096,
+    lr: Annotated[float, typer.Option(min=0, help="Learning rate, constant.")] = 2e-5,
+    projection: Annotated[
+        int | None, typer.Option(min=1, help="Projection width; default: 4 × the embedding's.")
+    ] = None,
+    hidden: Annotated[
+        int | None, typer.Option(min=1, help="Hidden width; default: 8 × the embedding's.")
+    ] = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    precision: Precision = "fp32",
+    workers: Workers = 2,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the saved state, if there is one.")
+    ] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train the Combiner on a task's triplets, over a frozen CLIP.
+
+    The defaults are the recipe of CLIP4Cir's released code. The epoch that is best on the selection
+    split is kept; a log of losses and selection scores is written beside OUTPUT.
+    """
+    from cirbench.benchmark.backbones.load import load_backbone
+    from cirbench.benchmark.evaluation.plan import choose_device
+    from cirbench.benchmark.records.record import check_writable
+    from cirbench.benchmark.runtime.progress import Reporter
+    from cirbench.benchmark.training.selection import task_supervision
+    from cirbench.methods.combiner.training import Job, Recipe, train
+
+    if output.suffix != ".safetensors":
+        raise UsageError(f"--output {output} must end in .safetensors")
+    check_writable(output.parent)
+    job = Job(
+        **task_supervision(task, data_root),
+        recipe=Recipe(
+            epochs=epochs, batch_size=batch_size, learning_rate=lr, projection=projection,
+            hidden=hidden, seed=seed,
+        ),
+        backbone=load_backbone(backbone, device=choose_device(device), precision=precision),
+        output=output, workers=workers,
+    )  # fmt: skip
+    best = train(job, Reporter(quiet=quiet), resume=resume)
+    print(f"{output}: {len(job.triplets)} triplets, best selection score {best:.2f}")
+
+
+def train_clip_sum(
+    task: Annotated[str, typer.Option("--task", "-t", help="fashion-iq, cirr or emoji.")],
+    backbone: Annotated[str, typer.Option("--backbone", "-b", help="What is fine-tuned.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write.")],
+    data_root: DataRoot = None,
+    encoders: Annotated[str, typer.Option(help="both, text or image.")] = "both",
+    epochs: Annotated[int, typer.Option(min=1)] = 100,
+    batch_size: Annotated[int, typer.Option(min=2, help="At most the number of triplets.")] = 128,
+    lr: Annotated[float, typer.Option(min=0, help="Learning rate, constant.")] = 2e-6,
+    seed: Seed = 0,
+    device: Device = "auto",
+    precision: Annotated[str, typer.Option(help="fp32, amp or amp_bf16.")] = "fp32",
+    workers: Workers = 2,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the last whole epoch, if there is one.")
+    ] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Fine-tune CLIP so that image plus text is near the target.
+
+    This is the Combiner's first stage. The folder is then a backbone, tuned:FOLDER; a Combiner
+    trained over it goes into the folder as combiner.safetensors and is found there.
+    """
+    from cirbench.benchmark.backbones.base import TorchBackbone
+    from cirbench.benchmark.backbones.load import load_backbone
+    from cirbench.benchmark.backbones.tuned import CLIP_FILE
+    from cirbench.benchmark.evaluation.plan import choose_device
+    from cirbench.benchmark.records.record import check_writable
+    from cirbench.benchmark.runtime.progress import Reporter
+    from cirbench.benchmark.training.selection import task_supervision
+    from cirbench.methods.combiner.clip_training import Job, Recipe, train
+
+    check_writable(output)
+    if precision not in ("fp32", "amp", "amp_bf16"):
+        raise UsageError(f"--precision {precision}: CLIP is trained in fp32, amp or amp_bf16")
+    towers = load_backbone(backbone, device=choose_device(device), precision=precision)
+    if not isinstance(towers, TorchBackbone):
+        raise UsageError(f"{backbone} has no towers that could be trained")
+    job = Job(
+        **task_supervision(task, data_root),
+        recipe=Recipe(
+            epochs=epochs, batch_size=batch_size, learning_rate=lr, encoders=encoders, seed=seed
+        ),
+        backbone=towers, output=output, workers=workers,
+    )  # fmt: skip
+    best = train(job, Reporter(quiet=quiet), resume=resume)
+    print(f"{output / CLIP_FILE}: {len(job.triplets)} triplets, best selection score {best:.2f}")

@@ -1,0 +1,235 @@
+"""Annotation files of data sets, with one clear error for each way in which they can be wrong."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from cirbench.benchmark.api.values import ImageRef, Query
+from cirbench.benchmark.images.decoding import EXTENSIONS
+from cirbench.benchmark.images.leftovers import list_folder
+from cirbench.benchmark.runtime.errors import CorruptData, MissingData
+from cirbench.benchmark.runtime.files import read_regular_file, sha256_of_file
+from cirbench.benchmark.runtime.paths import check_inside
+
+
+def read_text(path: Path) -> str:
+    """A file of text, with or without a byte order mark.
+
+    Raises:
+        MissingData: it can't be read.
+        CorruptData: it is not in UTF-8.
+    """
+    try:
+        return read_regular_file(path).decode("utf-8-sig")
+    except OSError as error:
+        raise MissingData(f"no annotations can be read at {path} ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        raise CorruptData(f"{path} must be text in UTF-8 ({error}); fetch it again") from error
+
+
+def read_json(path: Path) -> Any:
+    """A JSON file, with or without a byte order mark.
+
+    Raises:
+        MissingData: it can't be read.
+        CorruptData: it is not valid JSON in UTF-8, an object has a name twice, or a text half a
+            character.
+    """
+    text = read_text(path)
+    try:
+        found = json.loads(text, object_pairs_hook=_check_names)
+        if _SURROGATE.search(text):
+            json.dumps(found, ensure_ascii=False).encode()  # raises where one stands alone
+        return found
+    except UnicodeEncodeError as error:
+        raise CorruptData(f"{path} must hold whole characters ({error}); fetch it again") from error
+    except (ValueError, RecursionError) as error:
+        if _is_json_lines(text):
+            raise CorruptData(
+                f"{path} must be one JSON value, got one in each line (JSON lines); put them into "
+                f"a list"
+            ) from error
+        raise CorruptData(f"{path} is not valid JSON ({error}); fetch it again") from error
+
+
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+
+
+def _check_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(
+            name for name, count in Counter(name for name, _ in pairs).items() if count > 1
+        )
+        raise ValueError(f"{twice!r} occurs twice in one object")
+    return found
+
+
+def _is_json_lines(text: str) -> bool:
+    lines = list(filter(str.strip, text.splitlines()[:_LOOKED_AT]))
+    try:
+        return len(lines) > 1 and all(isinstance(json.loads(line), dict | list) for line in lines)
+    except (ValueError, RecursionError):
+        return False
+
+
+_LOOKED_AT = 3
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines of a file of text; raises as `read_text` does."""
+    return read_text(path).splitlines()
+
+
+def read_names(path: Path) -> list[str]:
+    """A JSON list of names.
+
+    Raises:
+        CorruptData: it is no such list.
+    """
+    names = read_json(path)
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise CorruptData(f"{path} must be a list of image names, got {_describe(names)}")
+    return names
+
+
+def read_rows(path: Path, fields: Mapping[str, type]) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    """The objects of a JSON list with their row numbers, from 1.
+
+    Raises:
+        CorruptData: it is no list of objects, or empty, or a row lacks a field or has it of
+            another type.
+    """
+    return check_rows(read_json(path), fields, str(path))
+
+
+def check_rows(
+    rows: object, fields: Mapping[str, type], origin: str
+) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    """The same of a part of a JSON file, which `origin` names."""
+    if not isinstance(rows, list) or not rows:
+        raise CorruptData(f"{origin} must be a list of rows, got {_describe(rows)}")
+    for number, row in enumerate(rows, start=1):
+        if not isinstance(row, dict):
+            raise CorruptData(f"{origin}, row {number} must be an object, got {_describe(row)}")
+        for name, kind in fields.items():
+            if not _is_a(row.get(name), kind):
+                raise CorruptData(
+                    f"{origin}, row {number}: `{name}` must be {_KINDS[kind]}, got "
+                    f"{_describe(row[name]) if name in row else 'none'}"
+                )
+        yield number, row
+
+
+_KINDS = {str: "a text", int: "a whole number", list: "a list", dict: "an object"}
+
+
+def _is_a(value: object, kind: type) -> bool:
+    return isinstance(value, kind) and not (kind is int and isinstance(value, bool))
+
+
+def _describe(value: object) -> str:
+    return f"{value!r:.40}"
+
+
+def sha256_by_name(files: Sequence[Path]) -> dict[str, str]:
+    """File name → sha256, for `TaskData.annotations`."""
+    return {path.name: sha256_of_file(path) for path in files}
+
+
+def image_files(folder: Path, names: Sequence[str], origin: Path) -> Mapping[str, Path]:
+    """Name → file `name.jpg`, `name.png` or alike in a flat folder; a .jpg before a .png.
+
+    A name that no file answers gets the path of a .jpg that is not there; see `absent`.
+
+    Raises:
+        CorruptData: a name climbs out of the folder.
+    """
+    files: dict[str, Path] = {}
+    for path in list_folder(folder):
+        if path.suffix.lower() in EXTENSIONS:
+            files.setdefault(path.stem, path)
+    return {
+        name: files.get(name) or folder / f"{check_inside(name, str(origin))}.jpg" for name in names
+    }
+
+
+def with_any_ending(path: Path) -> Path:
+    """The file, or one of the same name with another picture's ending where that is there."""
+    if path.is_file():
+        return path
+    others = (path.with_suffix(ending) for ending in sorted(EXTENSIONS))
+    return next((other for other in others if other.is_file()), path)
+
+
+def absent(files: Mapping[str, Path]) -> dict[str, str]:
+    """Name → path, of the files that are not there, for `TaskData.missing`."""
+    return {name: str(path) for name, path in files.items() if not path.is_file()}
+
+
+def remark_oddities(
+    queries: Sequence[Query], gallery: Sequence[ImageRef], placeholder: str = "*"
+) -> Iterator[str]:
+    """What a reader of the numbers should know of the queries, each with its count."""
+    found = {
+        "have an empty text": [
+            query.id for query in queries if not all(map(str.strip, query.fields.values()))
+        ],
+        f"have a {placeholder} of their own in the text, which is no placeholder": [
+            query.id
+            for query in queries
+            if any(placeholder in text.split() for text in query.fields.values())
+        ],
+        "have their reference as target": [
+            query.id
+            for query in queries
+            if query.reference.id in (gallery[row].id for row in query.positives)
+        ],
+    }
+    for oddity, names in found.items():
+        if names:
+            more = " …" if len(names) > _NAMED else ""
+            yield f"{len(names):,} queries {oddity}: {', '.join(names[:_NAMED])}{more}"
+
+
+_NAMED = 5
+
+
+def check_none_missing(what: str, missing: Mapping[str, str]) -> None:
+    """For training, where nothing may be left out.
+
+    Raises:
+        MissingData: some are not there; says how many, and the first.
+    """
+    if missing:
+        name, path = next(iter(missing.items()))
+        raise MissingData(f"{len(missing):,} {what} are not there, the first is {name} ({path})")
+
+
+def row_of(gallery: Mapping[str, int], name: str, path: Path, number: int) -> int:
+    """The gallery row of an image that an annotation names.
+
+    Raises:
+        CorruptData: it is not in the gallery.
+    """
+    if not isinstance(name, str) or name not in gallery:
+        raise CorruptData(f"{path}, row {number}: {name} is not in the gallery")
+    return gallery[name]
+
+
+def numbered(names: Sequence[str], path: Path) -> dict[str, int]:
+    """Name → its place.
+
+    Raises:
+        CorruptData: a name occurs twice.
+    """
+    places: dict[str, int] = {}
+    for place, name in enumerate(names):
+        if places.setdefault(name, place) != place:
+            raise CorruptData(f"{path}: {name} is listed twice")
+    return places

@@ -1,0 +1,158 @@
+"""Is a data set whole? Counts against the released numbers, and every picture looked for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image
+
+from cirbench.benchmark.api.values import Collection, ImageRef, Task, TaskData
+from cirbench.benchmark.data.subsets import without
+from cirbench.benchmark.evaluation.plan import Plan
+from cirbench.benchmark.images.reading import load_picture, prefetched
+from cirbench.benchmark.runtime.errors import CirbenchError, CorruptData, MissingData
+from cirbench.benchmark.runtime.progress import Reporter, Stage
+
+if TYPE_CHECKING:  # a table of verdicts, which knows of these checks, need not wait for torch
+    from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Count:
+    """A number found, and the released one where it is known."""
+
+    name: str
+    found: int
+    expected: int | None
+
+    @property
+    def agrees(self) -> bool | None:
+        return None if self.expected is None else self.found == self.expected
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitCheck:
+    """What one split of a task comes to.
+
+    Attributes:
+        error: why the split can't be loaded at all; the rest is then empty.
+        shipped: whether the task reads nothing, since its data come with it.
+        missing: picture → where it was looked for.
+        unreadable: picture → what is wrong with it; only a deep check finds any.
+    """
+
+    split: str
+    error: str | None = None
+    exit_code: int = 0
+    counts: tuple[Count, ...] = ()
+    annotations: Mapping[str, str] = field(default_factory=dict)
+    released: bool = False
+    shipped: bool = False
+    missing: Mapping[str, str] = field(default_factory=dict)
+    unreadable: Mapping[str, str] = field(default_factory=dict)
+    remarks: tuple[str, ...] = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        return asdict(self)
+
+
+def check_split(
+    task: Task, split: str, data_root: Path | None, *, deep: bool, reporter: Reporter
+) -> SplitCheck:
+    """Loads a split under the task's first protocol and looks at every picture's file.
+
+    Args:
+        deep: decodes every picture, too.
+    """
+    protocol = next(iter(task.protocols.values()))
+    try:
+        data = task.load(protocol=protocol, split=split, data_root=data_root)
+    except CirbenchError as error:
+        return SplitCheck(split=split, error=str(error), exit_code=error.exit_code)
+    unreadable: Mapping[str, str] = {}
+    if deep:
+        with reporter.stage(f"{split}: decoding", len(data.pictures)) as stage:
+            unreadable = find_unreadable(data, stage)
+    expected = task.released.get(split)
+    return SplitCheck(
+        split=split,
+        exit_code=CorruptData.exit_code if unreadable else _code(data),
+        counts=tuple(_counts(task, split, data)),
+        annotations=data.annotations,
+        released=bool(expected and expected.matches(data, protocol)),
+        shipped=not task.places,
+        missing=data.missing,
+        unreadable=unreadable,
+        remarks=data.remarks,
+    )
+
+
+def _code(data: TaskData) -> int:
+    return MissingData.exit_code if data.missing else 0
+
+
+def _counts(task: Task, split: str, data: TaskData) -> Sequence[Count]:
+    protocol = next(iter(task.protocols.values()))
+    released = task.released.get(split)
+    expected = released.choose(data, protocol) if released else None
+    counts = [
+        Count(
+            name="queries" if group == "all" else f"queries of {group}",
+            found=found,
+            expected=expected.queries.get(group) if expected else None,
+        )
+        for group, found in data.query_counts.items()
+    ]
+    gallery = expected.gallery[protocol.name] if expected else None
+    pictures = len(data.pictures)
+    return [
+        *counts,
+        Count(name="gallery", found=len(data.gallery), expected=gallery),
+        Count(name="pictures there", found=pictures - len(data.missing), expected=pictures),
+    ]
+
+
+def collection_count(collection: Collection) -> Count:
+    """A collection as a count."""
+    return Count(name=collection.name, found=collection.found, expected=collection.expected)
+
+
+def find_unreadable(data: TaskData, stage: Stage, workers: int = 2) -> dict[str, str]:
+    """Decodes every picture that is there: id → what is wrong with it."""
+    refs = [ref for name, ref in data.pictures.items() if name not in data.missing]
+    jobs = (partial(_fault, ref, row) for row, ref in enumerate(refs))
+    faults: dict[str, str] = {}
+    for ref, fault in zip(refs, prefetched(jobs, workers=workers, ahead=64), strict=True):
+        if fault:
+            faults[ref.id] = fault
+        stage.advance(1)
+    return faults
+
+
+def _fault(ref: ImageRef, row: int) -> str | None:
+    try:
+        load_picture(ref, _nothing, row)
+    except (MissingData, CorruptData) as error:
+        return str(error)
+    return None
+
+
+def _nothing(_image: Image.Image) -> Tensor:
+    import torch
+
+    return torch.empty(0)
+
+
+def without_unreadable(plan: Plan, reporter: Reporter) -> Plan:
+    """The plan without the pictures that can't be decoded, which then count as missing."""
+    with reporter.stage("decoding every picture", plan.pictures) as stage:
+        faults = find_unreadable(plan.data, stage, plan.request.workers)
+    for fault in faults.values():
+        reporter.say(f"left out: {fault}")
+    data = replace(plan.data, missing={**plan.data.missing, **faults})
+    return replace(plan, data=without(data, faults))

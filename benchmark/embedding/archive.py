@@ -1,0 +1,106 @@
+"""Spaces of the store as one archive, to carry from a machine to another."""
+
+from __future__ import annotations
+
+import re
+import tarfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+from cirbench.benchmark.embedding.housekeeping import Stored, stored, verify
+from cirbench.benchmark.embedding.space import key_of
+from cirbench.benchmark.embedding.store import DESCRIPTION, IMPORTED, changing
+from cirbench.benchmark.runtime.errors import CorruptData, MissingData
+from cirbench.benchmark.runtime.files import temporary_folder, written_whole
+from cirbench.benchmark.runtime.tars import read_members
+
+_NAME = re.compile(r"embeddings/[0-9a-f]+/(key\.json|[0-9a-f]+\.safetensors)")
+"""Of every member that `export` writes."""
+
+
+def export(entries: Sequence[Stored], output: Path) -> None:
+    """Writes spaces into one uncompressed .tar; the same spaces give the same bytes."""
+    with written_whole(output) as temporary, tarfile.open(temporary, "w") as tar:
+        for entry in sorted(entries, key=lambda entry: entry.key):
+            for path in (entry.folder / DESCRIPTION, *entry.shards):
+                member = tar.gettarinfo(path, f"embeddings/{entry.key}/{path.name}")
+                member.mtime, member.mode = 0, 0o644
+                member.uid = member.gid = 0
+                member.uname = member.gname = ""
+                with path.open("rb") as file:
+                    tar.addfile(member, file)
+
+
+def take_in(archive: Path, root: Path) -> list[Stored]:
+    """Adds an archive's spaces to the store; gives them as they came.
+
+    Raises:
+        MissingData: there is no such file.
+        CorruptData: it is not an archive of a store, or a shard in it was cut or altered, holds
+            numbers that are not finite, or lies in another space's folder; nothing is added then.
+        UsageError: the store can't be written.
+    """
+    if not archive.is_file():
+        raise MissingData(f"{archive} is not there; bench cache export makes such a file")
+    try:
+        file = archive.open("rb")
+    except OSError as error:
+        raise MissingData(f"{archive} can't be read ({error.strerror})") from error
+    with file, changing(root), temporary_folder(root) as temporary:
+        _unpack(archive, file, temporary)
+        entries = _check(archive, stored(temporary))
+        for entry in entries:
+            _move(entry, root / "embeddings" / entry.key)
+    return entries
+
+
+def _unpack(archive: Path, file: BinaryIO, folder: Path) -> None:
+    """Unpacks an archive of which every member is what `export` writes.
+
+    Uncompressed and without holes it can't hold more than its own size; links and other names are
+    refused before anything is unpacked.
+    """
+    seen: set[str] = set()
+    try:
+        with tarfile.open(fileobj=file, mode="r:") as tar:
+            for member in read_members(tar):
+                plain = member.isreg() and not member.issparse() and member.name not in seen
+                if not (plain and _NAME.fullmatch(member.name)):
+                    raise CorruptData(
+                        f"{archive}: every member must be a plain file of a store, and be in it "
+                        f"once, got {member.name!r}; bench cache export makes such a file"
+                    )
+                seen.add(member.name)
+            tar.extractall(folder, filter="data")
+    except (tarfile.TarError, ValueError) as error:  # ValueError: numbers that are none
+        raise CorruptData(
+            f"{archive} must be a whole, uncompressed tar file ({error}); bench cache export makes "
+            f"one"
+        ) from error
+
+
+def _check(archive: Path, entries: list[Stored]) -> list[Stored]:
+    if not entries:
+        raise CorruptData(f"{archive} holds no embeddings; bench cache export makes such a file")
+    for entry in entries:
+        if key_of(entry.space) != entry.key:
+            raise CorruptData(
+                f"{archive}: the folder {entry.key} must be named by the {DESCRIPTION} in it"
+            )
+        if not str(entry.space.get("backbone")).isprintable():
+            raise CorruptData(f"{archive}: the backbone's name in {entry.key} must be printable")
+    for _, fault in verify(entries, None):
+        if fault:
+            raise CorruptData(f"{archive}: {fault}")
+    return entries
+
+
+def _move(entry: Stored, folder: Path) -> None:
+    """Adds a space's shards, in a place of their own: whoever uses them is told."""
+    (folder / IMPORTED).mkdir(parents=True, exist_ok=True)
+    if not (folder / DESCRIPTION).exists():
+        (entry.folder / DESCRIPTION).replace(folder / DESCRIPTION)
+    for path in entry.shards:
+        if not (folder / path.name).exists():
+            path.replace(folder / IMPORTED / path.name)

@@ -1,0 +1,115 @@
+"""The sha256 of pictures' contents, remembered for files that have not changed since.
+
+A file is taken to be the one it was when its size, both its times of change (of the content, which
+anyone can set back, and of the inode, which nobody can) and its inode are the same, and when it was
+already older than two seconds when it was hashed: a file written again within the clock's grain
+could look the same. In doubt it is hashed again. What is remembered of a folder of pictures is one
+small file: the sha256 of what follows, and JSON. Two processes that write it at once lose nothing
+but time.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cirbench.benchmark.api.values import ImageRef
+from cirbench.benchmark.embedding.store import changing
+from cirbench.benchmark.images.reading import chunks
+from cirbench.benchmark.runtime.errors import MissingData
+from cirbench.benchmark.runtime.files import read_regular_file, sha256_of_file, written_whole
+from cirbench.benchmark.runtime.progress import Stage
+
+SETTLED_NANOSECONDS = 2_000_000_000
+_FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
+"""Another user's memory may not be written; what it lacks is hashed again next time."""
+_AT_ONCE = 32
+"""Pictures a thread is given; one by one, the giving would take longer than a look at a file."""
+
+Mark = list[int | str]
+"""Size, times of change of content and of inode in nanoseconds, inode, sha256."""
+
+
+@dataclass(kw_only=True)
+class Contents:
+    """What is remembered below `root`, and from now on unless it is `read_only`."""
+
+    root: Path
+    read_only: bool = False
+    _known: dict[Path, dict[str, Mark]] = field(default_factory=dict)
+    _changed: set[Path] = field(default_factory=set)
+
+    def sha256(self, refs: Sequence[ImageRef], stage: Stage, workers: int) -> list[str]:
+        """Of each picture, in order.
+
+        Raises:
+            MissingData: a picture can't be read; the message names it.
+        """
+        for folder in {ref.path.parent for ref in refs if ref.path}:
+            self._known.setdefault(folder, self._load(folder))
+        hashes = []
+        with ThreadPoolExecutor(max_workers=workers) as pool:
+            for found in pool.map(lambda some: list(map(self._of, some)), chunks(refs, _AT_ONCE)):
+                hashes += found
+                stage.advance(len(found))
+        self._save()
+        return hashes
+
+    def _of(self, ref: ImageRef) -> str:
+        try:
+            if ref.path is None:
+                return hashlib.sha256(ref.read()).hexdigest()
+            return self._of_file(ref.path)
+        except OSError as error:
+            raise MissingData(
+                f"picture {ref.id}: {error.filename} can't be read ({error.strerror})"
+            ) from error
+
+    def _of_file(self, path: Path) -> str:
+        state = path.stat()
+        seen: Mark = [state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino]
+        known = self._known[path.parent].get(path.name)
+        if known and known[:-1] == seen:
+            return str(known[-1])
+        sha256 = sha256_of_file(path)
+        if time.time_ns() - max(state.st_mtime_ns, state.st_ctime_ns) > SETTLED_NANOSECONDS:
+            self._known[path.parent][path.name] = [*seen, sha256]
+            self._changed.add(path.parent)
+        return sha256
+
+    def _file(self, folder: Path) -> Path:
+        return self.root / "contents" / f"{_hash(str(folder.absolute()))[:32]}.txt"
+
+    def _load(self, folder: Path) -> dict[str, Mark]:
+        """What is remembered of a folder; nothing if the file is not as it was written."""
+        try:
+            sha256, _, text = read_regular_file(self._file(folder)).decode().partition("\n")
+        except (OSError, ValueError):
+            return {}
+        marks: dict[str, Mark] = json.loads(text) if _hash(text) == sha256 else {}
+        return marks
+
+    def _save(self) -> None:
+        if self.read_only:
+            return
+        with changing(self.root):
+            for folder in self._changed:
+                text = json.dumps(self._known[folder], sort_keys=True)
+                try:
+                    with written_whole(self._file(folder)) as temporary:
+                        temporary.write_text(f"{_hash(text)}\n{text}", encoding="utf-8")
+                except OSError as error:
+                    if error.errno not in _FORBIDDEN:
+                        raise
+        self._changed.clear()
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(os.fsencode(text)).hexdigest()

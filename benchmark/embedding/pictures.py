@@ -1,0 +1,280 @@
+"""Pictures → embeddings, each distinct picture once: read, decode and preprocess in threads while
+the tower works."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import TypeVar
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from cirbench.benchmark.api.values import Backbone, ImageRef, Mode
+from cirbench.benchmark.embedding.contents import Contents
+from cirbench.benchmark.embedding.shard import SHARD_ROWS
+from cirbench.benchmark.embedding.space import image_space
+from cirbench.benchmark.embedding.store import Store, default_root, find_open_folders, identity
+from cirbench.benchmark.images.preprocess import Transform, preprocess, stretched
+from cirbench.benchmark.images.reading import chunks, load_picture, prefetched
+from cirbench.benchmark.runtime.errors import CorruptData
+from cirbench.benchmark.runtime.progress import Reporter, Stage
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageFeatures:
+    """Embeddings of distinct pictures.
+
+    Attributes:
+        values: (N, C) float32 on the CPU, not normalised.
+        rows: picture id → row.
+        sha256: of each picture's file, by row.
+        batch_size: the largest that memory allowed.
+        passes: how many pictures the tower saw for this; the rest came from a store.
+        imported: how many rows another machine made (`bench cache import`).
+    """
+
+    values: Tensor
+    rows: Mapping[str, int]
+    sha256: Sequence[str]
+    batch_size: int
+    passes: int
+    imported: int = 0
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What a reader of numbers should know of where the rows are from."""
+        if not self.imported:
+            return ()
+        return (
+            f"{self.imported:,} of {len(self.rows):,} embeddings of pictures were made on another "
+            f"machine and imported",
+        )
+
+    def of(self, refs: Sequence[ImageRef]) -> Tensor:
+        """(len(refs), C) float32."""
+        return self.values[torch.tensor([self.rows[ref.id] for ref in refs], dtype=torch.long)]
+
+    def fingerprint(self, refs: Sequence[ImageRef]) -> str:
+        """sha256 over the ids and the contents of these pictures, in their order."""
+        digest = hashlib.sha256()
+        for ref in refs:
+            digest.update(f"{ref.id}|{self.sha256[self.rows[ref.id]]}\n".encode())
+        return digest.hexdigest()
+
+
+@dataclass(kw_only=True)
+class BatchSize:
+    """A batch size that is halved when memory runs out, and stays halved."""
+
+    value: int
+
+
+def in_batches(
+    items: Sequence[T], size: BatchSize, work: Callable[[Sequence[T]], Tensor]
+) -> Iterator[Tensor]:
+    """`work` on successive slices; where memory runs out, the slice is halved and tried again.
+
+    Raises:
+        torch.OutOfMemoryError, MemoryError: even one item is too much.
+    """
+    start = 0
+    while start < len(items):
+        chunk = items[start : start + size.value]
+        try:
+            result = work(chunk)
+        except (torch.OutOfMemoryError, MemoryError):
+            if size.value == 1:
+                raise
+            size.value //= 2
+            continue
+        yield result
+        start += len(chunk)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Embedder:
+    """How pictures become embeddings by one backbone.
+
+    Attributes:
+        preprocess: the protocol's name for the way from a picture to the tower's input.
+        size: halved where memory runs out, and then for the rest of the run.
+        workers: threads that read and decode.
+    """
+
+    backbone: Backbone
+    preprocess: str
+    size: BatchSize
+    workers: int
+    stage: Stage
+
+    @cached_property
+    def _transform(self) -> Transform:
+        return preprocess(self.preprocess, self.backbone.image_spec)
+
+    def transform_of(self, ref: ImageRef) -> Transform:
+        """Whole pictures are preprocessed as the protocol says, parts are stretched."""
+        if ref.box is None:
+            return self._transform
+        return partial(stretched, box=ref.box, spec=self.backbone.image_spec)
+
+    def encode(self, pixels: Sequence[Tensor]) -> Iterator[Tensor]:
+        """(3, S, S) each → (b, C) float32 on the CPU, in batches."""
+
+        def work(part: Sequence[Tensor]) -> Tensor:
+            return self.backbone.encode_images(torch.stack(list(part))).cpu()
+
+        with torch.inference_mode():
+            yield from in_batches(pixels, self.size, work)
+
+
+def embed_together(
+    embedders: Sequence[Embedder], refs: Sequence[ImageRef], wanted: Sequence[Sequence[bool]]
+) -> tuple[list[Tensor], list[str]]:
+    """Decodes each picture once for all towers; tower i sees those that `wanted[i]` marks.
+
+    The first embedder's batch size, workers and stage are those of the decoding.
+
+    Returns:
+        Of each tower (number wanted, C) float32 on the CPU; and the sha256 of each picture's file.
+
+    Raises:
+        MissingData, CorruptData: a picture can't be read; the message names it and its row.
+    """
+
+    def transformed(ref: ImageRef, row: int) -> Callable[[Image.Image], list[Tensor | None]]:
+        ways = [
+            e.transform_of(ref) if w[row] else None for e, w in zip(embedders, wanted, strict=True)
+        ]
+        return lambda image: [way(image) if way else None for way in ways]
+
+    first, hashes = embedders[0], list[str]()
+    values: list[list[Tensor]] = [[] for _ in embedders]
+    batch = first.size.value
+    jobs = (partial(load_picture, ref, transformed(ref, row), row) for row, ref in enumerate(refs))
+    for chunk in chunks(prefetched(jobs, workers=first.workers, ahead=2 * batch), batch):
+        hashes += [sha256 for _, sha256 in chunk]
+        for i, embedder in enumerate(embedders):
+            own = [pixels[i] for pixels, _ in chunk]
+            values[i] += embedder.encode([picture for picture in own if picture is not None])
+        first.stage.advance(len(chunk))
+    features = []
+    for embedder, parts, marked in zip(embedders, values, wanted, strict=True):
+        width = 0 if parts else embedder.backbone.embedding_width
+        features.append(torch.cat(parts or [torch.empty(0, width)]))
+        _check_finite(features[-1], [ref for ref, mark in zip(refs, marked, strict=True) if mark])
+    return features, hashes
+
+
+def embed_images(embedder: Embedder, refs: Sequence[ImageRef]) -> ImageFeatures:
+    """Embeds each distinct picture of `refs` once, without a store."""
+    distinct = list({ref.id: ref for ref in refs}.values())
+    [values], hashes = embed_together([embedder], distinct, [[True] * len(distinct)])
+    return ImageFeatures(
+        values=values, rows={ref.id: row for row, ref in enumerate(distinct)}, sha256=hashes,
+        batch_size=embedder.size.value, passes=len(distinct),
+    )  # fmt: skip
+
+
+def stored_images(
+    embedders: Sequence[Embedder],
+    refs: Sequence[ImageRef],
+    stores: Sequence[Store],
+    contents: Contents,
+    hashing: Stage,
+    say: Callable[[str], None] | None = None,
+) -> list[ImageFeatures]:
+    """As `embed_images`, for each tower with its store: what a store has is not encoded again, and
+    what it lacks is added.
+
+    Work is done in whole shards, whose batches begin with the shard: a run that was killed and one
+    that was not leave the same bytes.
+
+    Raises:
+        MissingData, CorruptData: a picture can't be read, or changed meanwhile; a shard is damaged.
+    """
+    distinct = list({ref.id: ref for ref in refs}.values())
+    hashes = contents.sha256(distinct, hashing, embedders[0].workers)
+    names = [identity(sha256, ref.box) for sha256, ref in zip(hashes, distinct, strict=True)]
+    pictures = dict(zip(names, zip(distinct, hashes, strict=True), strict=True))
+    for store in stores:
+        if store.mode is Mode.REFRESH:
+            store.forget(names)
+    passes, done = [0] * len(stores), 0
+    while missing := _lacked(stores, names)[0]:
+        shard = missing[:SHARD_ROWS]
+        with ExitStack() as held:
+            for store in sorted(stores, key=lambda store: store.folder):
+                held.enter_context(store.working_on(shard, say))
+            lacked, wanted = _lacked(stores, shard)
+            if not lacked:  # another process was first
+                continue
+            added = _unchanged(embedders, [pictures[name] for name in lacked], wanted)
+            for i, (store, marks, rows) in enumerate(zip(stores, wanted, added, strict=True)):
+                own = [name for name, mark in zip(lacked, marks, strict=True) if mark]
+                if own:
+                    store.add(own, rows)
+                passes[i] += len(own)
+            done += len(lacked)
+    embedders[0].stage.advance(len(distinct) - done)
+    rows_of = {ref.id: row for row, ref in enumerate(distinct)}
+    return [
+        ImageFeatures(
+            values=store.rows(names), rows=rows_of, sha256=hashes, batch_size=embedder.size.value,
+            passes=seen, imported=len(store.imported),
+        )
+        for embedder, store, seen in zip(embedders, stores, passes, strict=True)
+    ]  # fmt: skip
+
+
+def _lacked(stores: Sequence[Store], names: Sequence[str]) -> tuple[list[str], list[list[bool]]]:
+    """Those that any store lacks, each once, and for each store whether it lacks them."""
+    missing = [set(store.missing(names)) for store in stores]
+    lacked = [name for name in dict.fromkeys(names) if any(name in own for own in missing)]
+    return lacked, [[name in own for name in lacked] for own in missing]
+
+
+def embed_with(
+    embedders: Sequence[Embedder],
+    refs: Sequence[ImageRef],
+    mode: Mode,
+    reporter: Reporter,
+) -> list[ImageFeatures]:
+    """Embeds each distinct picture by each tower, through the store as the mode says."""
+    if mode is Mode.OFF:
+        return [embed_images(embedder, refs) for embedder in embedders]
+    root = default_root()
+    contents = Contents(root=root, read_only=mode is Mode.READ_ONLY)
+    stores = [Store(root, image_space(e.backbone, e.preprocess), mode) for e in embedders]
+    for folder in find_open_folders(root):
+        reporter.say(f"everybody can write the store of embeddings; chmod o-w {folder} mends it")
+    with reporter.stage("hashing", len(refs)) as hashing:
+        return stored_images(embedders, refs, stores, contents, hashing, reporter.say)
+
+
+def _unchanged(
+    embedders: Sequence[Embedder],
+    pictures: Sequence[tuple[ImageRef, str]],
+    wanted: Sequence[Sequence[bool]],
+) -> list[Tensor]:
+    """The embeddings of pictures whose files are still those that were hashed."""
+    values, found = embed_together(embedders, [ref for ref, _ in pictures], wanted)
+    for (ref, sha256), now in zip(pictures, found, strict=True):
+        if now != sha256:
+            raise CorruptData(f"picture {ref.id} changed while it was read; run again")
+    return values
+
+
+def _check_finite(features: Tensor, refs: Sequence[ImageRef]) -> None:
+    bad = (~features.isfinite().all(dim=1)).nonzero().flatten().tolist()
+    if bad:
+        raise CorruptData(
+            f"the embedding of picture {refs[bad[0]].id} is not finite ({len(bad)} such); use "
+            f"--precision fp32, or check the backbone's weights"
+        )

@@ -1,0 +1,164 @@
+"""One file of a space of embeddings: rows, and the names they are found by.
+
+A safetensors file of at most 4,096 rows, named by the sha256 of its own bytes and put in place by a
+rename: a shard that is there is whole, and one that was altered no longer has its name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from cirbench.benchmark.embedding.space import KEY_DIGITS, hash_text
+from cirbench.benchmark.runtime.errors import CorruptData
+from cirbench.benchmark.runtime.files import check_regular, sha256_of_file, written_whole
+
+SHARD_ROWS = 4096
+_NUMBER_BYTES = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shard:
+    """What a shard says of itself.
+
+    Attributes:
+        space: the text of the space that its rows are of.
+        identities: what its rows are found by, in order.
+        width: of a row, in numbers.
+        start: the byte at which the rows begin.
+    """
+
+    path: Path
+    space: str
+    identities: tuple[str, ...]
+    width: int
+    start: int
+
+    def read(self, rows: Sequence[int]) -> Tensor:
+        """(len(rows), width) float32; no other row is read.
+
+        Raises:
+            CorruptData: the file is not there any more, or a number in it is not finite.
+        """
+        values = torch.empty(len(rows), self.width)
+        size = self.width * _NUMBER_BYTES
+        try:
+            with self.path.open("rb", buffering=0) as file:
+                for row, place in zip(rows, values.numpy(), strict=True):
+                    if os.preadv(file.fileno(), [place], self.start + row * size) != size:
+                        raise damaged(self.path, "it was cut")
+        except OSError as error:
+            raise damaged(self.path, str(error.strerror)) from error
+        if not values.isfinite().all():
+            raise damaged(self.path, "its numbers must be finite")
+        return values
+
+
+def write_shard(folder: Path, space: str, identities: Sequence[str], values: Tensor) -> Shard:
+    """Puts (len(identities), C) float32 rows into a folder as one shard."""
+    header = {"space": space, "identities": list(identities)}
+    content = save(
+        {"values": values.contiguous()},
+        {"cirbench": json.dumps(header, sort_keys=True, separators=(",", ":"))},
+    )
+    path = folder / f"{hashlib.sha256(content).hexdigest()[:KEY_DIGITS]}.safetensors"
+    with written_whole(path) as temporary:
+        temporary.write_bytes(content)
+    return read_shard(path)
+
+
+def check_shard(path: Path, key: str, space: Mapping[str, Any]) -> Shard:
+    """A shard whose bytes are those that it is named by, and which is of the space it lies in.
+
+    Args:
+        key: of that space.
+        space: its description, as far as it is known.
+
+    Raises:
+        CorruptData: it is altered, not a shard, or of another space; its numbers are not looked at.
+    """
+    try:
+        check_regular(path, path.stat())
+        sha256 = sha256_of_file(path)
+    except OSError as error:
+        raise damaged(path, str(error.strerror)) from error
+    if sha256[:KEY_DIGITS] != path.stem:
+        raise damaged(path, "it was cut or altered")
+    shard = read_shard(path)
+    if hash_text(shard.space) != key:
+        raise damaged(path, f"it is of another space{_list_differences(shard.space, space)}")
+    if space.get("width") not in (None, shard.width):
+        raise damaged(path, f"its rows must have {space['width']} numbers, got {shard.width}")
+    return shard
+
+
+def _list_differences(found: str, space: Mapping[str, Any]) -> str:
+    try:
+        theirs = json.loads(found)
+    except (ValueError, RecursionError):
+        return ""
+    if not isinstance(theirs, dict):
+        return ""
+    differences = [
+        f"{name} {theirs[name]} instead of {value}"
+        for name, value in space.items()
+        if name in theirs and theirs[name] != value
+    ]
+    return f": {', '.join(differences)}" if differences else ""
+
+
+def read_shard(path: Path) -> Shard:
+    """A shard by its header alone.
+
+    Raises:
+        CorruptData: the header is not that of a shard.
+    """
+    try:
+        check_regular(path, path.stat())
+        with path.open("rb") as file:
+            start = 8 + int.from_bytes(file.read(8), "little")
+        with safe_open(path, framework="pt") as file:
+            names, header = list(file.keys()), json.loads((file.metadata() or {})["cirbench"])
+            values = file.get_slice("values")
+            shape, kind = values.get_shape(), values.get_dtype()
+    except (SafetensorError, OSError, KeyError, ValueError, RecursionError) as error:
+        raise damaged(path, str(error)) from error
+    if names != ["values"] or not _is_header(header):
+        raise damaged(path, "its header must be that of a shard")
+    count = len(header["identities"])
+    if kind != "F32" or len(shape) != 2 or shape[0] != count:
+        raise damaged(path, f"its {count} names need as many rows of float32, got {shape} {kind}")
+    return Shard(
+        path=path,
+        space=header["space"],
+        identities=tuple(header["identities"]),
+        width=int(shape[1]),
+        start=start,
+    )
+
+
+def _is_header(header: Any) -> bool:
+    return (
+        isinstance(header, dict)
+        and isinstance(header.get("space"), str)
+        and isinstance(header.get("identities"), list)
+        and all(isinstance(name, str) for name in header["identities"])
+    )
+
+
+def damaged(path: Path, why: str) -> CorruptData:
+    """What a user is told of a shard that can't be used."""
+    return CorruptData(
+        f"the shard of embeddings {path} can't be used: {why}; bench cache verify --repair removes "
+        f"all such shards, and their rows are computed again"
+    )

@@ -1,0 +1,109 @@
+"""What a stored vector depends on besides the picture or text that it is of."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import torch
+from PIL import features
+
+from cirbench.benchmark.api.values import Backbone
+from cirbench.benchmark.embedding.encoding_code import code_sha256, foreign_code_sha256
+from cirbench.benchmark.runtime.provenance import PACKAGES, package_versions
+
+KEY_DIGITS = 32
+_PACKAGES = frozenset(PACKAGES) - {"cirbench", "numpy", "safetensors"}
+_DECODERS = ("jpg", "libjpeg_turbo", "webp")
+"""Libraries behind Pillow whose versions may give other pixels of the same file."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Space:
+    """Everything but the picture that can change its embedding.
+
+    Attributes:
+        preprocess: what is done to a picture, or a text, before it reaches the tower.
+        device: its kind alone; cuda:0 and cuda:1 compute alike, a CPU does not.
+        tokenizer: sha256, for texts and prompts.
+        width: of a row; None where any will do.
+        checkpoint: sha256 of the method's weights that make the pseudo-words of prompts.
+        code: sha256 of our code that makes a vector.
+        plug_in: sha256 of the code of others that a backbone is from, if any.
+        backbone: its name, for a person; not part of the key.
+    """
+
+    kind: str
+    backbone: str
+    weights: str
+    architecture: str
+    preprocess: str
+    precision: str
+    device: str
+    width: int | None = None
+    tokenizer: str | None = None
+    checkpoint: str | None = None
+    plug_in: str | None = None
+    packages: Mapping[str, str | None] = field(default_factory=lambda: find_libraries())
+    code: str = field(default_factory=code_sha256)
+
+    @property
+    def canonical(self) -> str:
+        """The text that is hashed."""
+        return canonical(asdict(self))
+
+    @property
+    def key(self) -> str:
+        return key_of(asdict(self))
+
+
+def find_libraries() -> dict[str, str | None]:
+    """Versions of the libraries that decide a vector."""
+    packages = {name: known for name, known in package_versions().items() if name in _PACKAGES}
+    return packages | {name: features.version(name) for name in _DECODERS}
+
+
+def canonical(space: Mapping[str, Any]) -> str:
+    """One text for one space; those of before `code` had the backbone's name in their keys."""
+    said = {name: value for name, value in space.items() if name != "backbone"}
+    return json.dumps(said if "code" in space else space, sort_keys=True, separators=(",", ":"))
+
+
+def key_of(space: Mapping[str, Any]) -> str:
+    """The name of a space's folder, whichever version of this code wrote it."""
+    return hash_text(canonical(space))
+
+
+def hash_text(text: str) -> str:
+    """The first digits of the sha256 of a space's one text."""
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:KEY_DIGITS]
+
+
+def image_space(backbone: Backbone, preprocess: str) -> Space:
+    """Under which a backbone's embeddings of pictures are stored."""
+    return _space("image", backbone, backbone.image_spec.fingerprint(preprocess))
+
+
+def text_space(backbone: Backbone, *, truncate: bool, checkpoint: str | None = None) -> Space:
+    """Under which its embeddings of texts are stored; with a checkpoint, those of prompts with the
+    pseudo-words that these weights make."""
+    kind = "prompt" if checkpoint else "text"
+    space = _space(kind, backbone, "cut to the context" if truncate else "uncut")
+    return replace(space, tokenizer=backbone.tokenizer_sha256, checkpoint=checkpoint)
+
+
+def _space(kind: str, backbone: Backbone, preprocess: str) -> Space:
+    return Space(
+        kind=kind,
+        backbone=backbone.name,
+        weights=backbone.weights_sha256,
+        architecture=backbone.architecture_sha256,
+        preprocess=preprocess,
+        precision=backbone.precision,
+        device=torch.device(backbone.device).type,
+        width=backbone.embedding_width,
+        plug_in=foreign_code_sha256(backbone),
+    )

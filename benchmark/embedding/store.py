@@ -1,0 +1,235 @@
+"""Embeddings on disk, addressed by content: no picture is encoded twice by the same tower.
+
+A *space* (`space.py`) is everything that can change a vector besides the picture. It has a folder,
+named by the sha256 of its description, which lies beside the data as `key.json` and in every shard,
+and is compared when a shard is read. In a space, a row is found by the content of its picture,
+wherever that lies and whatever it is called.
+
+A run that is killed loses the shard in work. Processes that want the same rows wait for each other
+by a lock that dies with its holder. Where the file system has no such locks, or the holder goes on
+for an hour, two do the same work: a shard is named by its content, so nothing is lost.
+
+The number of threads and the batch size are no part of a space, though they move a vector's last
+digits (up to 4e-6 was seen): the same bytes come from the same kind of machine with the same number
+of threads and the same batches. A record says how many threads there were.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import stat
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from filelock import BaseFileLock, FileLock, Timeout
+from platformdirs import user_cache_path
+from torch import Tensor
+
+from cirbench.benchmark.api.values import Mode
+from cirbench.benchmark.embedding.shard import Shard, check_shard, write_shard
+from cirbench.benchmark.embedding.space import Space
+from cirbench.benchmark.runtime.errors import CorruptData, UsageError
+from cirbench.benchmark.runtime.files import remove, written_whole
+
+DESCRIPTION = "key.json"
+IMPORTED = "imported"
+"""The folder in a space's for shards that another machine made."""
+_WAITED_SECONDS = (5, 55, 540, 3000)
+"""How long a lock is waited for before each word about it; after the last, nobody waits."""
+
+
+def default_root() -> Path:
+    """CIRBENCH_CACHE, else the platform's place for caches."""
+    return Path(os.environ.get("CIRBENCH_CACHE") or user_cache_path("cirbench")).absolute()
+
+
+@contextmanager
+def changing(folder: Path) -> Iterator[None]:
+    """Says what to do where a folder of the store can't be written: full, read-only, no folder.
+
+    Raises:
+        UsageError: names the file, if the system does.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise UsageError(
+            f"the store of embeddings can't write {folder / str(error.filename or '')} "
+            f"({error.strerror}); what is there stays; make room (bench cache prune), set "
+            f"CIRBENCH_CACHE to another folder, or pass --cache read-only to use what is there, or "
+            f"--cache off"
+        ) from error
+
+
+def identity(content_sha256: str, box: tuple[int, int, int, int] | None = None) -> str:
+    """What a row is found by: the picture's content, and the part of it that is looked at."""
+    return content_sha256 if box is None else f"{content_sha256}@{','.join(map(str, box))}"
+
+
+def find_open_folders(root: Path) -> list[Path]:
+    """The folders of a store into which everybody can put rows that runs would take for theirs."""
+    folders = (root, *root.glob("embeddings"), *root.glob("embeddings/*"))
+    return [path for path in folders if path.is_dir() and path.stat().st_mode & stat.S_IWOTH]
+
+
+def list_shards(folder: Path) -> list[Path]:
+    """The shards in a space's folder: those that were made here, then the imported ones."""
+    return [
+        path
+        for place in (folder, folder / IMPORTED)
+        for path in sorted(place.glob("[!.]*.safetensors"))
+    ]
+
+
+class Store:
+    """The rows of one space.
+
+    Attributes:
+        imported: what was asked for and came from another machine.
+
+    Raises (everywhere a shard is read):
+        CorruptData: a shard is cut, altered or of another space; the message names it.
+    """
+
+    def __init__(self, root: Path, space: Space, mode: Mode = Mode.USE) -> None:
+        self.space, self.mode = space, mode
+        self.folder = root / "embeddings" / space.key
+        self.imported: set[str] = set()
+        self._places: dict[str, tuple[Shard, int]] = {}
+        self._read: set[Path] = set()
+        self._changed: list[int] | None = None
+        self._kept: dict[str, Tensor] = {}
+        if mode in (Mode.USE, Mode.REFRESH):
+            self._create()
+
+    def _create(self) -> None:
+        key = self.folder / DESCRIPTION
+        if not key.exists():
+            with changing(self.folder), written_whole(key) as temporary:
+                temporary.write_text(
+                    json.dumps(asdict(self.space), indent=2, sort_keys=True), encoding="utf-8"
+                )
+        with suppress(OSError):  # another user's space can be read all the same
+            os.utime(key)
+
+    def missing(self, identities: Sequence[str]) -> list[str]:
+        """Those without a row, each once, in order; looks again for shards of other processes."""
+        if lacked := self._lacked(identities):
+            self._look()
+            lacked = self._lacked(lacked)
+        return lacked
+
+    def _lacked(self, identities: Sequence[str]) -> list[str]:
+        distinct = dict.fromkeys(identities)
+        return [name for name in distinct if name not in self._places and name not in self._kept]
+
+    def forget(self, identities: Sequence[str]) -> None:
+        """Removes the shards that hold any of these, so that they are computed anew."""
+        self._look()
+        for path in {self._places[name][0].path for name in identities if name in self._places}:
+            with changing(self.folder):
+                path.unlink(missing_ok=True)
+            self._read.discard(path)
+            self._places = {n: p for n, p in self._places.items() if p[0].path != path}
+
+    def forget_all(self) -> None:
+        """Removes every shard of the space."""
+        self._look()
+        self.forget(list(self._places))
+
+    def rows(self, identities: Sequence[str]) -> Tensor:
+        """(len(identities), C) float32."""
+        found = {name: self._kept[name] for name in identities if name in self._kept}
+        wanted: dict[Path, list[str]] = {}
+        for name in dict.fromkeys(identities):
+            if name not in found:
+                wanted.setdefault(self._places[name][0].path, []).append(name)
+        for path, names in wanted.items():
+            shard = self._places[names[0]][0]
+            rows = shard.read([self._places[name][1] for name in names])
+            found.update(zip(names, rows, strict=True))
+            if path.parent.name == IMPORTED:
+                self.imported.update(names)
+        return torch.stack([found[name] for name in identities])
+
+    def add(self, identities: Sequence[str], values: Tensor) -> None:
+        """Stores (len(identities), C) float32 rows as one shard, or keeps them for this run."""
+        if self.mode is Mode.READ_ONLY:
+            self._kept.update(zip(identities, values, strict=True))
+            return
+        with changing(self.folder):
+            self._index(write_shard(self.folder, self.space.canonical, identities, values))
+
+    @contextmanager
+    def working_on(
+        self, identities: Sequence[str], say: Callable[[str], None] | None = None
+    ) -> Iterator[None]:
+        """Keeps other processes from computing the same rows; a dead holder's lock is free.
+
+        Args:
+            say: told how long another process has been waited for.
+
+        Raises:
+            UsageError: the rows could not be stored, which is better found out before the work.
+        """
+        if self.mode is Mode.READ_ONLY:
+            yield
+            return
+        if not os.access(self.folder, os.W_OK):
+            with changing(self.folder):
+                raise OSError(errno.EACCES, os.strerror(errno.EACCES), str(self.folder))
+        digest = hashlib.sha256("\n".join(identities).encode()).hexdigest()[:16]
+        lock = FileLock(self.folder / f".{digest}.lock", fallback_to_soft=False)
+        with ExitStack() as held:
+            with suppress(OSError, NotImplementedError):  # a file system without locks
+                held.enter_context(_wait_for(lock, say))
+            yield
+
+    def _look(self) -> None:
+        """Reads the shards that are new, if the folder has changed since it was listed."""
+        changed = [
+            place.stat().st_mtime_ns
+            for place in (self.folder, self.folder / IMPORTED)
+            if place.is_dir()
+        ]
+        if changed == self._changed:
+            return
+        self._changed = changed
+        for path in list_shards(self.folder):
+            if path not in self._read:
+                try:
+                    self._index(check_shard(path, self.space.key, asdict(self.space)))
+                except CorruptData:
+                    if self.mode is not Mode.REFRESH:
+                        raise
+                    with changing(self.folder):
+                        remove(path)
+
+    def _index(self, shard: Shard) -> None:
+        self._read.add(shard.path)
+        for row, name in enumerate(shard.identities):
+            self._places.setdefault(name, (shard, row))
+
+
+def _wait_for(
+    lock: BaseFileLock, say: Callable[[str], None] | None
+) -> AbstractContextManager[object]:
+    """Holds a lock, or gives up on one that a process on some host has not let go for an hour."""
+    waited = 0
+    for seconds in _WAITED_SECONDS:
+        try:
+            return lock.acquire(timeout=seconds)
+        except Timeout:
+            waited += seconds
+            if say:
+                say(
+                    f"waited {waited} s for another process that computes the same embeddings "
+                    f"(it holds {lock.lock_file})"
+                )
+    return nullcontext()

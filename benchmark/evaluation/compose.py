@@ -1,0 +1,90 @@
+"""Hands queries to methods in batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from cirbench.benchmark.api.protocol import EvaluationProtocol
+from cirbench.benchmark.api.values import Method, Query
+from cirbench.benchmark.embedding.pictures import BatchSize, ImageFeatures, in_batches
+from cirbench.benchmark.embedding.texts import TextFeatures
+from cirbench.benchmark.runtime.errors import CorruptData, TextTooLong, UsageError
+from cirbench.benchmark.runtime.progress import Stage
+
+
+@dataclass(frozen=True, kw_only=True)
+class QueryBatch:
+    """The `Queries` seam over one slice of a task's queries."""
+
+    protocol: EvaluationProtocol
+    queries: Sequence[Query]
+    reference_features: Tensor
+    texts: TextFeatures
+
+    def text_features(self, family: str = "text") -> Tensor:
+        with self._name_query(family):
+            return self.texts.of(self._texts(family))
+
+    def prompt_features(self, words: Tensor, family: str = "pseudo-word") -> Tensor:
+        with self._name_query(family):
+            return self.texts.of_prompts(self._texts(family), words)
+
+    @contextmanager
+    def _name_query(self, family: str) -> Iterator[None]:
+        """Adds to the refusal of a text whose it is."""
+        try:
+            yield
+        except TextTooLong as error:
+            query = self.queries[self._texts(family).index(error.text)]
+            raise UsageError(f"query {query.id}: {error}") from error
+
+    def _texts(self, family: str) -> list[str]:
+        return [self.protocol.text(family, query.group, query.fields) for query in self.queries]
+
+
+def compose(
+    method: Method,
+    queries: Sequence[Query],
+    protocol: EvaluationProtocol,
+    images: ImageFeatures,
+    texts: TextFeatures,
+    *,
+    size: BatchSize,
+    stage: Stage,
+) -> Tensor:
+    """Q queries → (Q, C) float32 unit vectors on the CPU.
+
+    Raises:
+        CorruptData: the method gave a vector that is not finite or not of unit length.
+    """
+
+    def work(chunk: Sequence[Query]) -> Tensor:
+        features = images.of([query.reference for query in chunk]).to(texts.backbone.device)
+        batch = QueryBatch(
+            protocol=protocol, queries=chunk, reference_features=features, texts=texts
+        )
+        return method.compose(batch).float().cpu()
+
+    with torch.inference_mode():
+        vectors = []
+        for part in in_batches(queries, size, work):
+            vectors.append(part)
+            stage.advance(len(part))
+    composed = torch.cat(vectors)
+    _check_unit(composed, method.name, queries)
+    return composed
+
+
+def _check_unit(vectors: Tensor, name: str, queries: Sequence[Query]) -> None:
+    off = ~((vectors.norm(dim=1) - 1).abs() < 1e-3)
+    if off.any():
+        first = int(off.nonzero()[0])
+        raise CorruptData(
+            f"{name} composed {int(off.sum())} of {len(vectors)} queries into vectors that are not "
+            f"of unit length, the first for query {queries[first].id}; check its checkpoint"
+        )

@@ -1,0 +1,256 @@
+"""From what a person asked for to a plan: defaults filled in, mistakes found before any work."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from importlib.resources import files
+from pathlib import Path
+
+from cirbench.benchmark.api.protocol import EvaluationProtocol
+from cirbench.benchmark.api.registry import (
+    backbone_entry,
+    find_method,
+    find_task,
+    loadable_methods,
+    methods,
+    needs_checkpoint,
+    split_name,
+)
+from cirbench.benchmark.api.values import Mode, Task, TaskData
+from cirbench.benchmark.data.subsets import limited, without
+from cirbench.benchmark.runtime.errors import MissingData, UsageError
+from cirbench.benchmark.runtime.files import check_is_file
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What a person asked for; None means the task's or the machine's own default."""
+
+    methods: tuple[str, ...]
+    """Names; "all" stands for every method that has its weights here."""
+    task: str
+    split: str | None = None
+    protocol: str | None = None
+    backbone: str | None = None
+    checkpoints: Mapping[str, Path] = field(default_factory=dict)
+    """Method → its weights; needed where none are shipped."""
+    data_root: Path | None = None
+    device: str = "auto"
+    precision: str = "fp32"
+    batch_size: int = 64
+    workers: int = 2
+    seed: int = 0
+    label: str | None = None
+    """What a person calls this run's records, to tell them from others."""
+    limit: int | None = None
+    allow_missing: bool = False
+    cache: str = "use"
+    output: Path = Path("results")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A request with every default filled in and the annotations read; no picture opened."""
+
+    request: Request
+    methods: tuple[str, ...]
+    task: Task
+    split: str
+    protocol: EvaluationProtocol
+    backbone: str
+    data: TaskData
+
+    @cached_property
+    def device(self) -> str:
+        """The one that is asked for, or this machine's best."""
+        return choose_device(self.request.device)
+
+    @property
+    def pictures(self) -> int:
+        """How many pictures the image tower sees at most: what is stored is not encoded again."""
+        return len(self.data.pictures)
+
+    @property
+    def partial(self) -> bool:
+        """Whether queries or pictures are left out: then its numbers are nobody else's."""
+        return self.request.limit is not None or bool(self.data.missing)
+
+    @property
+    def released(self) -> bool:
+        """Whether the annotations are those that published numbers were measured on."""
+        expected = self.task.released.get(self.split)
+        return bool(expected and expected.matches(self.data, self.protocol) and not self.partial)
+
+    @property
+    def output(self) -> Path:
+        """Where records go; partial ones never among the others."""
+        folder = self.request.output
+        if not self.partial:
+            return folder
+        return folder.parent / f"{folder.name or folder.resolve().name}-partial"
+
+
+def choose_device(name: str) -> str:
+    """`auto` is the first GPU where there is one.
+
+    Raises:
+        UsageError: CUDA is asked for and can't be used.
+    """
+    if name == "cpu":
+        return name
+    import torch  # takes seconds, which a plan on the CPU does without
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.ones(1, device=name).item()  # "meta" holds no numbers
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(
+            f"device {name!r} can't be used ({str(error).splitlines()[0]}); try --device auto"
+        ) from error
+    return name
+
+
+def plan(request: Request) -> Plan:
+    """Fills in the defaults, reads the annotations, and finds every mistake that can be found yet.
+
+    Raises:
+        UsageError, MissingData, CorruptData: as their classes say.
+    """
+    task: Task = find_task(request.task)()
+    backbone = task.default_backbone if request.backbone is None else request.backbone
+    backbone_entry(backbone)
+    chosen = methods_of(request, backbone)
+    for name in chosen:
+        checkpoint_path(name, backbone, request.checkpoints)
+    for name in request.checkpoints:
+        if name not in chosen:
+            raise UsageError(f"--checkpoint {name}=…, but {name} is not among the methods")
+    split = _choice("split", request.split, task.splits)
+    protocol = task.protocols[_choice("protocol", request.protocol, tuple(task.protocols))]
+    _choice("cache mode", request.cache, tuple(Mode))
+    if request.device != "auto":
+        choose_device(request.device)
+    data = task.load(protocol=protocol, split=split, data_root=request.data_root)
+    if not data.gallery or not data.queries:
+        raise MissingData(
+            f"task {task.name}, split {split}: {len(data.gallery)} gallery images and "
+            f"{len(data.queries)} queries; check --data-root"
+        )
+    if not request.allow_missing:
+        check_whole(task, data)
+    data = without(data, data.missing) if data.missing else data
+    if request.limit is not None:
+        data = limited(data, request.limit)
+    return Plan(
+        request=request, methods=chosen, task=task, split=split, protocol=protocol,
+        backbone=backbone, data=data,
+    )  # fmt: skip
+
+
+def plan_each(request: Request) -> list[Plan]:
+    """A plan; for the protocol "all" one of each of the task's. Raises what `plan` does."""
+    wanted = [request.protocol]
+    if request.protocol == "all":
+        wanted = list(find_task(request.task).protocols)
+    return [plan(replace(request, protocol=name)) for name in wanted]
+
+
+def methods_of(request: Request, backbone: str) -> tuple[str, ...]:
+    """The methods' names, each once, "all" spelled out."""
+    if "all" not in request.methods:
+        return tuple(dict.fromkeys(request.methods))
+
+    def has_weights(name: str) -> bool:
+        shipped = split_name(backbone)[1] in shipped_checkpoints(name)
+        return name in request.checkpoints or shipped or not needs_checkpoint(name)
+
+    return tuple(filter(has_weights, loadable_methods()))
+
+
+def parse_checkpoints(given: Sequence[str], chosen: Sequence[str]) -> dict[str, Path]:
+    """METHOD=FILE, or FILE alone where one of the chosen methods takes weights.
+
+    Raises:
+        UsageError: a FILE alone could be of several methods, or of none; METHOD is unknown, or has
+            two.
+    """
+    found: dict[str, Path] = {}
+    for text in given:
+        method, _, path = text.rpartition("=")
+        if method not in methods():
+            if method.isidentifier() and not Path(text).exists():
+                find_method(method)
+            method, path = _only_taker(text, chosen), text
+        if found.setdefault(method, Path(path)) != Path(path):
+            raise UsageError(f"{method} has two checkpoints: {found[method]} and {path}")
+    return found
+
+
+def _only_taker(text: str, chosen: Sequence[str]) -> str:
+    takers = [name for name in chosen if name != "all" and needs_checkpoint(name)]
+    if len(takers) != 1:
+        raise UsageError(
+            f"--checkpoint {text}: of which method? {' or '.join(takers) or 'none chosen'} "
+            f"take{'s' if not takers else ''} weights; write METHOD={text}"
+        )
+    return takers[0]
+
+
+def _choice(kind: str, wanted: str | None, known: Sequence[str]) -> str:
+    if wanted is None:
+        return known[0]
+    if wanted not in known:
+        raise UsageError(f"unknown {kind} {wanted!r}; known: {', '.join(known)}")
+    return wanted
+
+
+def check_whole(task: Task, data: TaskData) -> None:
+    """Every picture that the annotations name must be there.
+
+    Raises:
+        MissingData: some are not; says how many, and the first.
+    """
+    if data.missing:
+        name, path = next(iter(data.missing.items()))
+        raise MissingData(
+            f"{len(data.missing):,} of {len(data.pictures):,} pictures of {task.name} are not "
+            f"there, the first is {name} ({path}); a gallery that is not whole gives other "
+            f"numbers. bench data check {task.name} names them all; --allow-missing runs without "
+            f"them, into a partial record"
+        )
+
+
+def shipped_checkpoints(method: str) -> Mapping[str, Path]:
+    """Backbone name → the method's weights for it that come with cirbench."""
+    folder = Path(str(files("cirbench.methods") / "weights"))
+    found = sorted(folder.glob(f"{method}--*.safetensors"))
+    return {path.stem.removeprefix(f"{method}--"): path for path in found}
+
+
+def checkpoint_path(method: str, backbone: str, wanted: Mapping[str, Path]) -> Path | None:
+    """The method's weights: those asked for, else the shipped ones; None where it has none.
+
+    Raises:
+        MissingData: it needs weights, and the file is not there or none is shipped for the
+            backbone.
+    """
+    if not needs_checkpoint(method):
+        return None
+    if method in wanted:
+        check_is_file(wanted[method], "checkpoint")
+        return wanted[method]
+    backbone = split_name(backbone)[1]
+    beside = Path(backbone.removeprefix("tuned:")) / f"{method}.safetensors"
+    if backbone.startswith("tuned:") and beside.is_file():
+        return beside
+    shipped = shipped_checkpoints(method)
+    if backbone not in shipped:
+        raise MissingData(
+            f"{method} needs --checkpoint {method}=FILE for the backbone {backbone} (one is "
+            f"shipped for {', '.join(shipped) or 'no backbone'}); bench train --help lists what "
+            f"can be trained here"
+        )
+    return shipped[backbone]

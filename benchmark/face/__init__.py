@@ -1,0 +1,1 @@
+"""Composed image retrieval, measured one way."""

@@ -1,0 +1,129 @@
+"""From a decoded picture to a tower's input. Which way is part of the protocol.
+
+"CLIP preprocessing" is several things that are not pixel-identical, so each has a name here:
+
+clip  OpenAI's and torchvision's: bicubic resize of the shorter side, centre crop with the offset
+      rounded half to even, and only then conversion to RGB. A palette picture is thus resized in
+      its own mode (by nearest neighbour), as the released code of Pic2Word and CLIP4Cir does.
+
+clip-hf  Hugging Face's CLIPImageProcessor on Pillow: conversion to RGB first, and a crop whose
+         offset is rounded down. One pixel beside `clip` where the resized longer side exceeds the
+         tower's by 3 modulo 4.
+
+targetpad  CLIP4Cir's (ABaldrati/CLIP4Cir): a picture whose sides differ by a factor of 1.25 or
+      more is first padded with zeros along its shorter side to that factor, then as clip.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms import functional as tv
+
+from cirbench.benchmark.images.decoding import check_size
+from cirbench.benchmark.runtime.errors import UsageError
+
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+
+Transform = Callable[[Image.Image], Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageSpec:
+    """What a backbone's image tower takes: side in pixels, and the normalisation of RGB."""
+
+    size: int
+    mean: tuple[float, float, float] = CLIP_MEAN
+    std: tuple[float, float, float] = CLIP_STD
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data, for a record."""
+        return asdict(self)
+
+    def fingerprint(self, preprocess: str) -> str:
+        """sha256 over the named preprocessing and this tower's numbers."""
+        canonical = json.dumps({"preprocess": preprocess, **self.as_dict()}, sort_keys=True)
+        return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def to_tensor(image: Image.Image, spec: ImageSpec) -> Tensor:
+    """A picture of the right size → (3, S, S) float32, normalised."""
+    pixels: Tensor = tv.normalize(tv.to_tensor(image.convert("RGB")), spec.mean, spec.std)
+    return pixels
+
+
+def _clip(spec: ImageSpec) -> Transform:
+    def transform(image: Image.Image) -> Tensor:
+        resized = tv.resize(image, [spec.size], interpolation=InterpolationMode.BICUBIC)
+        return to_tensor(tv.center_crop(resized, [spec.size, spec.size]), spec)
+
+    return transform
+
+
+def _clip_hf(spec: ImageSpec) -> Transform:
+    def transform(image: Image.Image) -> Tensor:
+        rgb = image.convert("RGB")
+        resized = tv.resize(rgb, [spec.size], interpolation=InterpolationMode.BICUBIC)
+        left, top = ((side - spec.size) // 2 for side in resized.size)
+        return to_tensor(tv.crop(resized, top, left, spec.size, spec.size), spec)
+
+    return transform
+
+
+def target_padding(width: int, height: int, ratio: float = 1.25) -> tuple[int, int]:
+    """Pixels to add left and right, and above and below: no side then exceeds ratio × the other."""
+    if max(width, height) / min(width, height) < ratio:
+        return 0, 0
+    target = max(width, height) / ratio
+    return max(int((target - width) / 2), 0), max(int((target - height) / 2), 0)
+
+
+def _targetpad(spec: ImageSpec) -> Transform:
+    clip = _clip(spec)
+
+    def transform(image: Image.Image) -> Tensor:
+        width, height = image.size
+        left, top = target_padding(width, height)
+        check_size(width + 2 * left, height + 2 * top)  # 60,000 × 700 would become 2.9 billion
+        return clip(tv.pad(image, [left, top], fill=0))
+
+    return transform
+
+
+def stretched(image: Image.Image, box: tuple[int, int, int, int], spec: ImageSpec) -> Tensor:
+    """A part of a picture, resized to the tower's square without keeping its shape.
+
+    A box without area gives black, as it does in torchvision with the released code of Pic2Word.
+    """
+    left, upper, right, lower = box
+    side = [spec.size, spec.size]
+    if right <= left or lower <= upper:
+        return to_tensor(Image.new("RGB", (spec.size, spec.size)), spec)
+    part = image.crop(box)
+    return to_tensor(tv.resize(part, side, interpolation=InterpolationMode.BICUBIC), spec)
+
+
+PREPROCESSES: dict[str, Callable[[ImageSpec], Transform]] = {
+    "clip": _clip,
+    "clip-hf": _clip_hf,
+    "targetpad": _targetpad,
+}
+
+
+def preprocess(name: str, spec: ImageSpec) -> Transform:
+    """The named preprocessing for a backbone.
+
+    Raises:
+        UsageError: no preprocessing has that name.
+    """
+    if name not in PREPROCESSES:
+        raise UsageError(f"unknown preprocess {name!r}; known: {', '.join(PREPROCESSES)}")
+    return PREPROCESSES[name](spec)

@@ -1,0 +1,48 @@
+"""What `--images` may name: a folder, a table, webdataset shards, or a task with such images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from cirbench.benchmark.api.registry import find_task, tasks
+from cirbench.benchmark.api.values import ImageRef, Task
+from cirbench.benchmark.images.leftovers import look_beside
+from cirbench.benchmark.images.reading import Say, images_in_folder, images_in_table
+from cirbench.benchmark.images.shards import ShardImages, shard_paths
+from cirbench.benchmark.runtime.errors import MissingData
+from cirbench.benchmark.runtime.paths import to_text
+from cirbench.benchmark.runtime.rows import say_nothing
+
+
+def find_training_images(
+    source: str,
+    *,
+    column: str = "filepath",
+    separator: str | None = None,
+    say: Say = say_nothing,
+) -> tuple[Sequence[ImageRef], str]:
+    """The pictures, and a label for what was trained on.
+
+    Args:
+        column, separator: of a table.
+        say: is told what of a folder or of shards was skipped.
+
+    Raises:
+        MissingData: it is neither a folder, nor a file, nor webdataset shards, nor a task.
+    """
+    if source in tasks():  # a folder of that name is ./emoji
+        task: Task = find_task(source)()
+        return task.training_images(data_root=None), source
+    path = Path(source)
+    if path.is_dir() and (shards := shard_paths(source)):
+        for remark in look_beside(path, shards).remarks():
+            say(f"{to_text(path)}: {remark}")
+        return ShardImages(shards, say), path.resolve().name
+    if source.endswith(".tar") and not path.is_dir():
+        return ShardImages(shard_paths(source), say), path.parent.resolve().name
+    if path.is_dir():
+        return images_in_folder(path, say), path.resolve().name
+    if path.is_file():
+        return images_in_table(path, column, separator, say), path.stem
+    raise MissingData(f"--images {source}: no such folder or file, and no task of that name")

@@ -1,0 +1,47 @@
+"""Ranks a task's queries, each group against its own span of the gallery."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cirbench.benchmark.api.values import Query, TaskData
+from cirbench.benchmark.ranking.parts import Wanted
+from cirbench.benchmark.ranking.rank import Ranking, joined, rank_vectors
+
+
+def rank_queries(data: TaskData, vectors: Tensor, gallery: Tensor, depth: int) -> Ranking:
+    """Ranks (Q, C) queries against (N, C) gallery vectors, each group within its own span."""
+    everything = range(len(gallery))
+    of_span: dict[range, list[int]] = {}
+    for i, query in enumerate(data.queries):
+        of_span.setdefault(data.spans.get(query.group, everything), []).append(i)
+    parts = [
+        _rank_span([data.queries[i] for i in rows], vectors[rows], gallery, span, depth)
+        for span, rows in of_span.items()
+    ]
+    return joined(parts, np.concatenate(list(of_span.values())))
+
+
+def _rank_span(
+    queries: Sequence[Query], vectors: Tensor, gallery: Tensor, span: range, depth: int
+) -> Ranking:
+    wanted = Wanted(
+        depth=depth,
+        positives=[[row - span.start for row in query.positives] for query in queries],
+        removed=[None if q.removed is None else q.removed - span.start for q in queries],
+        members=[[row - span.start for row in query.members] for query in queries],
+    )
+    found = rank_vectors(vectors, gallery[span.start : span.stop], wanted)
+    return replace(
+        found, top=_shifted(found.top, span.start), members=_shifted(found.members, span.start)
+    )
+
+
+def _shifted(rows: NDArray[np.int32], start: int) -> NDArray[np.int32]:
+    """Rows of a span as rows of the whole gallery."""
+    return np.where(rows < 0, -1, rows + np.int32(start))

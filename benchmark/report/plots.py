@@ -1,0 +1,141 @@
+"""The leaderboard's pictures: bars per group as in the papers' figures, and recall over k."""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING, Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from cirbench.benchmark.records.record import labels
+from cirbench.benchmark.report.markdown import Board
+from cirbench.benchmark.runtime.paths import to_line
+from cirbench.benchmark.scoring.bootstrap import intervals
+from cirbench.benchmark.scoring.metrics import recall
+
+if TYPE_CHECKING:
+    from cirbench.benchmark.records.record import PerQuery, Record
+
+COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#7f7f7f", "#f0e442")
+"""Okabe and Ito's, told apart by most colour-blind people."""
+HATCHES = ("", "//", "..", "xx")
+MOST = len(COLOURS) * len(HATCHES)
+"""A figure shows so many records at most: all that look different."""
+STYLE: dict[Any, Any] = {
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "cirbench",
+    "text.parse_math": False,  # a $ in a name is a $
+}
+
+
+def bars(board: Board) -> Figure:
+    """The headline metric per group and on average, one bar a record, with its interval."""
+    names = [*board.groups, "average"] if len(board.groups) > 1 else ["average"]
+    drawn = _drawn(board)
+    figure, axes = _figure(max(6.0, 1.2 + 0.28 * len(names) * len(drawn)))
+    width = 0.84 / len(drawn)
+    places = np.arange(len(names))
+    for i, (label, record) in enumerate(drawn.items()):
+        cells = [board.value(record, name, board.headline) for name in names]
+        values = np.array([cell.value for cell in cells])
+        error = np.array([[c.value - c.low for c in cells], [c.high - c.value for c in cells]])
+        axes.bar(
+            places + (i - (len(drawn) - 1) / 2) * width, values, width * 0.92,
+            yerr=error, label=label, color=_colour(i),
+            hatch=HATCHES[i // len(COLOURS) % len(HATCHES)], error_kw={"elinewidth": 0.8},
+        )  # fmt: skip
+    axes.set_xticks(places, [to_line(name) for name in names])
+    axes.set_ylabel(f"{board.headline} (%)")
+    return _finished(figure, axes, board)
+
+
+def curves(board: Board) -> Figure:
+    """Recall at every k that was kept, averaged over groups, with its band."""
+    figure, axes = _figure(6.0)
+    epsilon = board.first["protocol"]["recall_epsilon"]
+    for i, (label, record) in enumerate(_drawn(board).items()):
+        k, value, low, high = _curve(board, record.per_query(), epsilon)
+        axes.plot(k, value, color=_colour(i), label=label, linewidth=1.4)
+        axes.fill_between(k, low, high, color=_colour(i), alpha=0.15, linewidth=0)
+    axes.set_xscale("log")
+    ticks = [tick for tick in (1, 5, 10, 50, 100, 200) if tick <= k[-1]]
+    axes.set_xticks(ticks, [str(k) for k in ticks], minor=False)
+    axes.minorticks_off()
+    axes.set_xlabel("k")
+    axes.set_ylabel("recall@k (%), average over groups")
+    return _finished(figure, axes, board)
+
+
+def _curve(board: Board, arrays: PerQuery, epsilon: float) -> tuple[np.ndarray, ...]:
+    k = np.arange(1, arrays.hits.shape[1] + 1)
+    found = np.stack([recall(arrays.hits, arrays.positives, int(n), epsilon) for n in k], axis=1)
+    means, draws = board.sample(found, ["average"])
+    bands = intervals(means[0], draws[:, 0], [len(found)] * len(k))
+    return k, means[0], np.array([b.low for b in bands]), np.array([b.high for b in bands])
+
+
+def _figure(width: float) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(min(width, 14.0), 3.6), layout="constrained")
+    return figure, figure.add_subplot()
+
+
+def _finished(figure: Figure, axes: Axes, board: Board) -> Figure:
+    axes.set_ylim(bottom=0)
+    axes.grid(axis="y", linewidth=0.4, alpha=0.5)
+    axes.set_axisbelow(True)
+    shown, of = len(_drawn(board)), len(board.records)
+    axes.set_title(to_line(board.title), loc="left", fontsize=9)
+    figure.legend(
+        loc="outside right upper", frameon=False, fontsize=8, title_fontsize=8,
+        title=f"{shown} of {of} records" if shown < of else None,
+    )  # fmt: skip
+    return figure
+
+
+def _drawn(board: Board) -> dict[str, Record]:
+    """Label → record, best first; where there are more than fit, of each method's first seed."""
+    named = dict(zip(map(to_line, labels(board.records)), board.records, strict=True))
+    if len(named) <= MOST:
+        return named
+    by_seed = sorted(board.records, key=lambda record: -record.cell.seed)
+    first = {_but_for_seed(record): record.cell.seed for record in by_seed}
+    kept = [(n, r) for n, r in named.items() if r.cell.seed == first[_but_for_seed(r)]]
+    return dict(kept[:MOST])
+
+
+def _but_for_seed(record: Record) -> tuple[str | None, ...]:
+    cell = record.cell
+    return cell.method, cell.trained_on, cell.backbone, cell.label
+
+
+def _colour(index: int) -> str:
+    return COLOURS[index % len(COLOURS)]
+
+
+def draw(board: Board) -> dict[str, Figure]:
+    """Kind → figure."""
+    with mpl.rc_context(STYLE):
+        return {"bars": bars(board), "curves": curves(board)}
+
+
+def svg_bytes(figure: Figure, digest: str) -> bytes:
+    """Without a date; `digest` says what data it shows."""
+    return _saved(figure, "svg", {"Date": None, "Description": f"data {digest}"})
+
+
+def png_bytes(figure: Figure) -> bytes:
+    """At 150 dots an inch, without a date."""
+    return _saved(figure, "png", {"Software": None})
+
+
+def _saved(figure: Figure, format: str, metadata: dict[str, str | None]) -> bytes:
+    buffer = io.BytesIO()
+    with mpl.rc_context(STYLE):
+        figure.savefig(buffer, format=format, metadata=metadata, dpi=150)
+    return buffer.getvalue()

@@ -1,0 +1,71 @@
+"""Writes the leaderboard and its plots, or says whether those on disk are up to date."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from cirbench.benchmark.analysis.published import read_published
+from cirbench.benchmark.report.markdown import Board, boards, page, plot_names
+from cirbench.benchmark.runtime.errors import MissingData
+from cirbench.benchmark.runtime.files import written_whole
+from cirbench.benchmark.scoring.summary import read_scored
+
+PAGE = "leaderboard.md"
+
+
+def read_boards(root: Path) -> list[Board]:
+    """Every board of a results folder.
+
+    Raises:
+        MissingData: the folder holds no whole record.
+        CorruptData: a record is damaged.
+    """
+    found = boards(read_scored(root))
+    if not found:
+        raise MissingData(f"no records in {root}; bench run makes one")
+    return found
+
+
+def publish(root: Path, found: Sequence[Board]) -> list[Path]:
+    """Writes what differs from what is there, and gives all paths."""
+    from cirbench.benchmark.report.plots import draw, png_bytes, svg_bytes
+
+    contents = {root / PAGE: page(found, read_published()).encode()}
+    for board in found:
+        for kind, figure in draw(board).items():
+            path = root / plot_names(board)[kind]
+            contents[_ending(path, ".svg")] = svg_bytes(figure, board.digest)
+            contents[_ending(path, ".png")] = png_bytes(figure)
+    for path, content in contents.items():
+        if not path.is_file() or path.read_bytes() != content:
+            with written_whole(path) as temporary:
+                temporary.write_bytes(content)
+    return list(contents)
+
+
+def stale(root: Path) -> list[Path]:
+    """The files that `publish` would have to write anew.
+
+    Plots are held to the data they say they show, not to their bytes, which change with the
+    version of matplotlib.
+    """
+    found = read_boards(root)
+    page_path = root / PAGE
+    old = not page_path.is_file() or page_path.read_text(encoding="utf-8") != page(
+        found, read_published()
+    )
+    return [page_path] * old + [path for board in found for path in _stale_plots(root, board)]
+
+
+def _stale_plots(root: Path, board: Board) -> Sequence[Path]:
+    bases = [root / name for name in plot_names(board).values()]
+    svgs = [_ending(base, ".svg") for base in bases]
+    pngs = [_ending(base, ".png") for base in bases]
+    return [
+        p for p in svgs if not p.is_file() or board.digest not in p.read_text(encoding="utf-8")
+    ] + [p for p in pngs if not p.is_file()]
+
+
+def _ending(path: Path, ending: str) -> Path:
+    return path.with_name(path.name + ending)

@@ -1,0 +1,105 @@
+"""What was running where: the commit, the versions and the hardware behind a record."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+PACKAGES = (
+    "cirbench", "torch", "torchvision", "open_clip_torch", "timm", "transformers", "tokenizers",
+    "ftfy", "regex", "numpy", "pillow", "safetensors",
+)  # fmt: skip
+
+
+def git_state(root: Path) -> dict[str, str | None] | None:
+    """The commit of a checkout, and the sha256 of its uncommitted diff (None where it is clean).
+
+    None where `root` is no checkout's root, or git is not there.
+    """
+    if not (root / ".git").exists():
+        return None
+    try:
+        commit = _git(root, "rev-parse", "HEAD").decode().strip()
+        diff = _git(root, "diff", "HEAD", "--", ".", ":!results")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return {"commit": commit, "dirty": hashlib.sha256(diff).hexdigest() if diff else None}
+
+
+def _git(root: Path, *arguments: str) -> bytes:
+    return subprocess.run(
+        ["git", "-C", str(root), *arguments], check=True, capture_output=True
+    ).stdout
+
+
+def source_root() -> Path:
+    """The folder above the packages: a checkout's root, or that of an installed `cirbench`."""
+    return Path(str(files("cirbench.benchmark"))).resolve().parent
+
+
+@cache
+def code_state() -> dict[str, str | None]:
+    """The commit this code came from: stamped when the wheel was built, else asked of git."""
+    stamp = Path(str(files("cirbench.benchmark") / "_build.json"))
+    if stamp.is_file():
+        state: dict[str, str | None] = json.loads(stamp.read_text(encoding="utf-8"))
+        return state
+    return git_state(source_root()) or {"commit": None, "dirty": None}
+
+
+def package_versions() -> dict[str, str | None]:
+    """Version by distribution, None where one is not installed."""
+
+    def one(name: str) -> str | None:
+        try:
+            return version(name)
+        except PackageNotFoundError:
+            return None
+
+    return {name: one(name) for name in PACKAGES}
+
+
+def environment(device: str = "cpu") -> dict[str, Any]:
+    """Code, versions and hardware, for a record."""
+    return {
+        "code": code_state(),
+        "python": platform.python_version(),
+        "packages": package_versions(),
+        "platform": platform.platform(),
+        "cpu": _cpu_model(),
+        "cpu_count": os.cpu_count(),
+        "gpu": _gpu_name(device),
+    }
+
+
+def _cpu_model() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")),
+                platform.processor())  # fmt: skip
+
+
+def _gpu_name(device: str) -> str | None:
+    if not device.startswith("cuda"):
+        return None
+    import torch
+
+    return torch.cuda.get_device_name(device)
+
+
+def peak_memory_bytes() -> int:
+    """The most resident memory this process has had."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

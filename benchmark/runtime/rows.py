@@ -1,0 +1,90 @@
+"""Tables that others wrote: every row is taken, or refused with its number."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Collection
+from pathlib import Path
+
+from cirbench.benchmark.runtime.errors import CorruptData, MissingData, UsageError
+
+
+def say_nothing(_sentence: str) -> None:
+    """For whoever does not want to be told."""
+
+
+class TabSeparated(csv.excel):
+    """Quotes are characters like any other."""
+
+    quoting = csv.QUOTE_NONE
+
+
+def read_table(
+    path: Path,
+    columns: Collection[str],
+    separator: str | None = None,
+    say: Callable[[str], object] = say_nothing,
+) -> list[dict[str, str]]:
+    """The rows of a table with a header, of each the fields of `columns`.
+
+    Between tabs a quote is a character like any other, as in CC3M's tables; otherwise the quotes of
+    CSV must be right, since a caption that begins with one would swallow the rows behind it.
+
+    Args:
+        columns: those it must have.
+        separator: default: a comma where the file ends in .csv, else a tab.
+        say: is told how many rows go over several lines, since it may be a lost quote that binds
+            them together.
+
+    Raises:
+        MissingData: there is no such file.
+        CorruptData: a column is not there, a row has more or fewer fields than the header, or it
+            is not such a table; names the row, counted from 1 behind the header.
+        UsageError: the separator is not one character.
+    """
+    if not path.is_file():
+        raise MissingData(f"no file at {path}")
+    delimiter = separator or ("," if path.suffix.lower() == ".csv" else "\t")
+    if len(delimiter) != 1 or delimiter in '"\r\n':
+        raise UsageError(f"the separator must be one character, got {delimiter!r}")
+    found: list[dict[str, str]] = []
+    long: list[int] = []
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            rows = csv.reader(
+                file,
+                TabSeparated if delimiter == "\t" else csv.excel,
+                delimiter=delimiter,
+                strict=True,
+            )
+            header = next(rows, [])
+            _check_header(header, columns, path)
+            for row in filter(None, rows):  # without empty lines
+                if len(row) != len(header):
+                    raise CorruptData(
+                        f"{path}, row {len(found) + 1} (line {rows.line_num}) must have "
+                        f"{len(header)} fields as its header, got {len(row)}"
+                    )
+                found.append({column: row[header.index(column)] for column in columns})
+                if any("\n" in field or "\r" in field for field in row):
+                    long.append(len(found))
+    except UnicodeDecodeError as error:
+        raise CorruptData(f"{path} must be a table in UTF-8 ({error})") from error
+    except csv.Error as error:
+        raise CorruptData(
+            f"{path}, row {len(found) + 1} is not valid CSV ({error}); a field that begins with a "
+            f'quote must end with one, and have those inside doubled ("")'
+        ) from error
+    if long:
+        say(
+            f"{path}: {len(long):,} of {len(found):,} rows go over several lines, the first is row "
+            f"{long[0]}; a quote may be missing where they do not belong together"
+        )
+    return found
+
+
+def _check_header(header: list[str], columns: Collection[str], path: Path) -> None:
+    for column in columns:
+        if header.count(column) != 1:
+            has = f"has {header.count(column) or 'no'} column" + "s" * (header.count(column) > 1)
+            raise CorruptData(f"{path} {has} `{column}`; its header is {header or 'empty'}")

@@ -1,0 +1,323 @@
+"""Free search: pictures and a text in, the best of a gallery out, by any registered method."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from cirbench.benchmark.api.protocol import EvaluationProtocol
+from cirbench.benchmark.api.registry import find_method, find_task, needs_checkpoint, tasks
+from cirbench.benchmark.api.values import Backbone, ImageRef, Method, Mode
+from cirbench.benchmark.checkpoints import read_checkpoint
+from cirbench.benchmark.embedding.pictures import BatchSize, Embedder, ImageFeatures, embed_with
+from cirbench.benchmark.embedding.texts import TextFeatures
+from cirbench.benchmark.evaluation.plan import checkpoint_path, shipped_checkpoints
+from cirbench.benchmark.images.decoding import decode
+from cirbench.benchmark.images.preprocess import Transform, preprocess
+from cirbench.benchmark.images.reading import Say, find_deep_greys, images_in_folder, prefetched
+from cirbench.benchmark.ranking.rank import dot_product, rank
+from cirbench.benchmark.runtime.errors import CirbenchError, CorruptData, MissingData, UsageError
+from cirbench.benchmark.runtime.files import check_is_file
+from cirbench.benchmark.runtime.paths import to_text
+from cirbench.benchmark.runtime.progress import Reporter
+from cirbench.benchmark.search.query import FreeQuery
+
+DEFAULT_BACKBONE = "emoji-clip"
+PROTOCOL = EvaluationProtocol(
+    name="search", version=1, gallery="what is searched", reference_removed=False,
+    preprocess="clip", metrics=("R@1",), headline="R@1",
+    templates={"text": "{text}", "pseudo-word": "{prompt}", "that": "{prompt}"},
+)  # fmt: skip
+"""Of its fields only the preprocessing, the templates and the sum rule matter to a search."""
+_BATCH_SIZE = 64
+_NAMED = 20
+
+
+def find_gallery(
+    name: str, data_root: Path | None, say: Say
+) -> tuple[tuple[ImageRef, ...], str | None]:
+    """The distinct pictures of a task or below a folder, and the task's own backbone.
+
+    Args:
+        say: is told what of a folder was skipped.
+
+    Raises:
+        UsageError: it is neither.
+        MissingData, CorruptData: as the task or the folder says.
+    """
+    if name in tasks():
+        task = find_task(name)()
+        protocol = next(iter(task.protocols.values()))
+        data = task.load(protocol=protocol, split=task.splits[0], data_root=data_root)
+        return tuple({ref.id: ref for ref in data.gallery}.values()), task.default_backbone
+    if not name or not Path(name).is_dir():
+        known = ", ".join(tasks())
+        raise UsageError(f"--gallery {to_text(name)} must be a folder, or a task of {known}")
+    return images_in_folder(Path(name), say), None
+
+
+def choose_backbone(wanted: str | None, of_gallery: str | None, methods: Sequence[str]) -> str:
+    """The backbone asked for, else the gallery's task's, else the embedded one where a method
+    needs no weights or ships some for it.
+
+    Raises:
+        UsageError: there is none of these.
+    """
+    if chosen := wanted or of_gallery:
+        return chosen
+    if any(
+        DEFAULT_BACKBONE in shipped_checkpoints(method) or not needs_checkpoint(method)
+        for method in methods
+    ):
+        return DEFAULT_BACKBONE
+    raise UsageError(
+        f"{', '.join(methods)} on a folder needs --backbone; bench ls backbones lists them"
+    )
+
+
+def check_checkpoint(checkpoint: Path | None, methods: Sequence[str]) -> None:
+    """Finds out before any weights are loaded that a file can't be those of the methods.
+
+    Raises:
+        UsageError: none of them takes weights.
+        MissingData: there is no such file.
+    """
+    if checkpoint is None:
+        return
+    if not any(map(needs_checkpoint, methods)):
+        raise UsageError(
+            f"--checkpoint must go with a method that takes weights, got {', '.join(methods)}"
+        )
+    check_is_file(checkpoint, "checkpoint")
+
+
+def build_method(method: str, backbone: Backbone, name: str, checkpoint: Path | None) -> Method:
+    """A method with its weights for the backbone of that name.
+
+    Raises:
+        MissingData, CorruptData: its weights are not there, or don't fit.
+    """
+    path = checkpoint_path(method, name, {method: checkpoint} if checkpoint else {})
+    kind: type[Method] = find_method(method)
+    return kind.build(backbone=backbone, checkpoint=read_checkpoint(path) if path else None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gallery:
+    """What is searched.
+
+    Attributes:
+        vectors: (N, C) float32, of unit length.
+        unreadable: id → what is wrong, of the pictures that were left out.
+        deep_greys: ids of pictures whose greys beyond 8 bits are lost.
+    """
+
+    pictures: tuple[ImageRef, ...]
+    vectors: Tensor
+    unreadable: Mapping[str, str] = field(default_factory=dict)
+    deep_greys: Sequence[str] = ()
+
+
+def features_of(
+    backbone: Backbone, refs: Sequence[ImageRef], mode: Mode, *, workers: int, reporter: Reporter
+) -> ImageFeatures:
+    """The one place where a search embeds pictures: a gallery through the store, queries without,
+    so that nothing of an uploaded picture is ever written.
+
+    Raises:
+        MissingData, CorruptData: a picture can't be read.
+    """
+    with reporter.stage("images", len(refs)) as stage:
+        embedder = Embedder(
+            backbone=backbone, preprocess=PROTOCOL.preprocess,
+            size=BatchSize(value=_BATCH_SIZE), workers=workers, stage=stage,
+        )  # fmt: skip
+        return embed_with([embedder], refs, mode, reporter)[0]
+
+
+def open_gallery(
+    backbone: Backbone,
+    refs: Sequence[ImageRef],
+    *,
+    skip_unreadable: bool,
+    workers: int,
+    reporter: Reporter,
+) -> Gallery:
+    """Embeds a gallery; where a picture can't be read, looks for all such pictures.
+
+    Raises:
+        CorruptData: some can't be read and are not to be skipped, or none can; names them.
+    """
+    bad: dict[str, str] = {}
+    try:
+        features = features_of(backbone, refs, Mode.USE, workers=workers, reporter=reporter)
+    except (MissingData, CorruptData) as error:
+        transform = preprocess(PROTOCOL.preprocess, backbone.image_spec)
+        bad = find_unreadable(refs, transform, workers)
+        if not bad:
+            raise
+        if not skip_unreadable or len(bad) == len(refs):
+            raise CorruptData(_refusal(bad, len(refs))) from error
+        refs = [ref for ref in refs if ref.id not in bad]
+        features = features_of(backbone, refs, Mode.USE, workers=workers, reporter=reporter)
+    vectors = normalize(features.of(refs), dim=1)
+    return Gallery(
+        pictures=tuple(refs), vectors=vectors, unreadable=bad, deep_greys=find_deep_greys(refs)
+    )
+
+
+def find_unreadable(refs: Sequence[ImageRef], transform: Transform, workers: int) -> dict[str, str]:
+    """Id → what is wrong, of the pictures that can't be read or decoded."""
+
+    def fault(ref: ImageRef) -> str:
+        try:
+            transform(decode(ref.read()))
+        except (CirbenchError, OSError, ValueError) as error:
+            return str(error)
+        return ""
+
+    jobs = (partial(fault, ref) for ref in refs)
+    faults = prefetched(jobs, workers=workers, ahead=2 * _BATCH_SIZE)
+    return {ref.id: why for ref, why in zip(refs, faults, strict=True) if why}
+
+
+def name_unreadable(bad: Mapping[str, str]) -> str:
+    """The first of them, by reason, and how many more there are."""
+    names: dict[str, list[str]] = {}
+    for name, why in list(bad.items())[:_NAMED]:
+        names.setdefault(why, []).append(name)
+    named = ", ".join(f"{', '.join(some)} ({why})" for why, some in names.items())
+    return named + (f" and {len(bad) - _NAMED} more" if len(bad) > _NAMED else "")
+
+
+def _refusal(bad: Mapping[str, str], count: int) -> str:
+    return (
+        f"{len(bad)} of {count:,} gallery pictures can't be read: {name_unreadable(bad)}; "
+        f"mend or remove them, or leave them out with --skip-unreadable"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hit:
+    """A picture of the gallery, its rank from 1, and its cosine with the composed query."""
+
+    rank: int
+    similarity: float
+    picture: ImageRef
+
+
+@dataclass(frozen=True, kw_only=True)
+class _OneQuery:
+    """The `Queries` seam over one free query. Its P pictures are P rows, so that a method may map
+    each to a word; a text is one row, whatever the number of pictures."""
+
+    query: FreeQuery
+    images: Tensor  # (P, C) float32
+    texts: TextFeatures
+    protocol: EvaluationProtocol = PROTOCOL
+
+    @property
+    def reference_features(self) -> Tensor:
+        if not self.query.images:
+            raise UsageError("this method needs a picture")
+        return self.images
+
+    def text_features(self, family: str = "text") -> Tensor:
+        return self.texts.of([self._text(family)])
+
+    def prompt_features(self, words: Tensor, family: str = "pseudo-word") -> Tensor:
+        return self.texts.backbone.encode_prompts([self._text(family)], words.unsqueeze(0))
+
+    def _text(self, family: str) -> str:
+        fields = {"text": self.query.text, "prompt": self.query.prompt}
+        text = self.protocol.text(family, "all", fields)
+        if not text:
+            raise UsageError("this method needs a text, besides any placeholders")
+        return text
+
+
+@dataclass(frozen=True, kw_only=True)
+class Searcher:
+    """A backbone and a gallery, ready for queries."""
+
+    backbone: Backbone
+    gallery: Gallery
+    workers: int = 2
+
+    @cached_property
+    def texts(self) -> TextFeatures:
+        """Embeddings of texts, kept for all queries and methods."""
+        return TextFeatures(backbone=self.backbone, truncate=False)
+
+    def embed(self, query: FreeQuery) -> Tensor:
+        """(P, C) float32 embeddings of the query's pictures.
+
+        Raises:
+            CorruptData: one can't be decoded.
+        """
+        if not query.images:
+            return torch.empty(0, self.backbone.embedding_width)
+        features = features_of(
+            self.backbone, query.images, Mode.OFF, workers=self.workers,
+            reporter=Reporter(quiet=True),
+        )  # fmt: skip
+        return features.of(query.images).to(self.backbone.device)
+
+    def find(self, method: Method, query: FreeQuery, images: Tensor, top: int) -> list[Hit]:
+        """The best of the gallery by one method; `images` is what `embed` gave.
+
+        Raises:
+            UsageError: the method has no use for such a query.
+            CorruptData: it composed no unit vector.
+        """
+        with torch.inference_mode():
+            view = _OneQuery(query=query, images=images, texts=self.texts)
+            vector = method.compose(view).float().cpu()
+        if len(vector) != 1:
+            raise UsageError(
+                f"{method.name} composes one picture a query, not {len(query.images)}; only "
+                f"methods of prompts take several"
+            )
+        if not abs(float(vector.norm()) - 1) < 1e-3:
+            raise CorruptData(f"{method.name} composed no unit vector; check its checkpoint")
+        [hits] = best(vector, self.gallery, top)
+        return hits
+
+
+def best(vectors: Tensor, gallery: Gallery, top: int) -> list[list[Hit]]:
+    """(Q, C) unit vectors → the `top` best of the gallery for each; ties go by its order."""
+    count = len(gallery.pictures)
+    found = rank(
+        dot_product(vectors, gallery.vectors), [()] * len(vectors), count, depth=min(top, count)
+    )
+    return [
+        [
+            Hit(rank=i, similarity=float(similarity), picture=gallery.pictures[row])
+            for i, (row, similarity) in enumerate(zip(rows, similarities, strict=True), start=1)
+        ]
+        for rows, similarities in zip(found.top, found.similarity, strict=True)
+    ]
+
+
+def as_dict(query: FreeQuery, hits: Sequence[Hit]) -> dict[str, Any]:
+    """Plain data, for --json."""
+    return {
+        "images": [image.id for image in query.images],
+        "text": query.prompt,
+        "results": [
+            {
+                "rank": hit.rank,
+                "similarity": hit.similarity,
+                "path": hit.picture.id,
+                "title": hit.picture.title,
+            }
+            for hit in hits
+        ],
+    }

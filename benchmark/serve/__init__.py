@@ -1,1 +1,0 @@
-"""Search results as pages and pictures, and the local web page behind `bench serve`."""

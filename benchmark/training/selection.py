@@ -1,0 +1,89 @@
+"""What supervised training saw, and how good it is on the split that selects among its states."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn.functional import normalize
+
+from cirbench.benchmark.api.registry import find_task
+from cirbench.benchmark.api.values import Method, Selection, TaskData, Triplet
+from cirbench.benchmark.embedding.pictures import ImageFeatures
+from cirbench.benchmark.embedding.texts import TextFeatures
+from cirbench.benchmark.evaluation.compose import QueryBatch
+from cirbench.benchmark.evaluation.plan import check_whole
+from cirbench.benchmark.ranking.groups import rank_queries
+from cirbench.benchmark.runtime.errors import UsageError
+from cirbench.benchmark.scoring.summary import depth, score
+
+TRAINED_ON = {"fashion-iq": "Fashion-IQ", "cirr": "CIRR"}
+"""Task → the data set's name in tables, as the literature writes it."""
+
+
+def task_supervision(task: str, data_root: Path | None) -> dict[str, Any]:
+    """A task's triplets, and how the best epoch is selected: fields of a training's job.
+
+    Raises:
+        UsageError: the task has no triplets.
+        MissingData, CorruptData: as the task says.
+    """
+    found = find_task(task)()
+    if found.selection is None:
+        raise UsageError(f"{task} has no triplets to train on")
+    selection = found.selection
+    validation = found.load(protocol=selection.protocol, split=selection.split, data_root=data_root)
+    check_whole(found, validation)
+    return {
+        "triplets": found.triplets(data_root=data_root), "selection": selection,
+        "validation": validation, "trained_on": TRAINED_ON.get(task, task),
+    }  # fmt: skip
+
+
+def supervision(
+    triplets: Sequence[Triplet], selection: Selection, validation: TaskData
+) -> dict[str, Any]:
+    """What was learned from and selected on, for a resume to compare and a header to tell."""
+    lines = (f"{t.reference.id}|{t.target.id}|{t.captions}" for t in triplets)
+    digest = hashlib.sha256("\n".join(lines).encode())
+    return {
+        "triplets": {"count": len(triplets), "sha256": digest.hexdigest()},
+        "selection": {
+            "split": selection.split, "metrics": list(selection.metrics),
+            "protocol": f"{selection.protocol.name}@{selection.protocol.hash}",
+            "annotations": validation.annotations_sha256,
+        },
+    }  # fmt: skip
+
+
+def selection_score(
+    method: Method,
+    selection: Selection,
+    data: TaskData,
+    images: ImageFeatures,
+    texts: TextFeatures,
+) -> float:
+    """The selection's metrics in percent: their mean within a group, then over the groups.
+
+    Args:
+        data: the selection's split.
+        images: holds at least the split's pictures.
+    """
+    protocol = replace(selection.protocol, metrics=selection.metrics, headline=selection.metrics[0])
+    references = images.of([query.reference for query in data.queries])
+    batch = QueryBatch(
+        protocol=protocol,
+        queries=data.queries,
+        reference_features=references.to(texts.backbone.device),
+        texts=texts,
+    )
+    with torch.inference_mode():
+        vectors = method.compose(batch).float().cpu()
+        gallery = normalize(images.of(data.gallery), dim=1)
+        found = score(data, rank_queries(data, vectors, gallery, depth(protocol)), protocol)
+    return float(np.mean([found.values[found.group == group].mean() for group in data.groups]))

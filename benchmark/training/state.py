@@ -1,0 +1,112 @@
+"""An unfinished training on disk: weights, optimizer, identity; enough to go on from."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from cirbench.benchmark.checkpoints import read_checkpoint, write_checkpoint
+from cirbench.benchmark.runtime.errors import CorruptData, UsageError
+from cirbench.benchmark.runtime.files import written_whole
+from cirbench.benchmark.training.learner import Learner
+
+
+def goes_on(path: Path, *, resume: bool) -> bool:
+    """Whether a training begins from the saved state at `path`.
+
+    Raises:
+        UsageError: there is one, and none was asked for; it would be lost.
+    """
+    if path.exists() and not resume:
+        raise UsageError(
+            f"{path} is the state of an unfinished training; --resume goes on from it, and to "
+            f"start anew, delete it"
+        )
+    return path.exists()
+
+
+def save_state(
+    path: Path,
+    learner: Learner[Any],
+    provenance: Mapping[str, Any],
+    more: Mapping[str, Tensor] | None = None,
+) -> None:
+    """Everything a resume needs, as tensors and JSON."""
+    tensors = {f"network.{name}": tensor for name, tensor in learner.network.state_dict().items()}
+    for name, parameter in learner.network.named_parameters():
+        for key, value in learner.optimizer.state[parameter].items():
+            tensors[f"optimizer.{name}.{key}"] = value
+    tensors |= {f"more.{name}": tensor for name, tensor in (more or {}).items()}
+    write_checkpoint(path, tensors, {**provenance, "loss_scale": learner.scaler.state_dict()})
+
+
+def load_state(
+    path: Path, learner: Learner[Any], identity: Mapping[str, Any]
+) -> tuple[Mapping[str, Any], Mapping[str, Tensor]]:
+    """Puts a saved state back; gives its provenance and what was saved besides.
+
+    Args:
+        identity: section → its fields; what must be the same for the training to be the same.
+
+    Raises:
+        UsageError: it is of another training; the fields that differ are named.
+    """
+    saved = read_checkpoint(path)
+    if differing := _differences(saved.provenance, identity):
+        raise UsageError(
+            f"{path} is of another training ({differing}); give the same options, or "
+            f"delete it to start anew"
+        )
+    network = learner.network
+    network.load_state_dict({n: saved.content[f"network.{n}"] for n in network.state_dict()})
+    learner.scaler.load_state_dict(saved.provenance.get("loss_scale", {}))
+    for name, parameter in network.named_parameters():
+        learner.optimizer.state[parameter] = {
+            key: value.to(parameter.device if value.dim() else "cpu")
+            for key, value in _below(saved.content, f"optimizer.{name}.").items()
+        }
+    return saved.provenance, _below(saved.content, "more.")
+
+
+def _differences(saved: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    return "; ".join(
+        f"{part}.{key}: {saved.get(part, {}).get(key)} then, {value} now"
+        for part, fields in now.items()
+        for key, value in fields.items()
+        if saved.get(part, {}).get(key) != value
+    )
+
+
+def _below(content: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {k.removeprefix(prefix): v for k, v in content.items() if k.startswith(prefix)}
+
+
+def write_epochs(path: Path, log: Sequence[tuple[float, float]]) -> None:
+    """Mean loss and selection score of each epoch, as CSV."""
+    with (
+        written_whole(path) as temporary,
+        temporary.open("w", newline="", encoding="utf-8") as file,
+    ):
+        rows = csv.writer(file, lineterminator="\n")
+        rows.writerow(("epoch", "loss", "selection_score"))
+        rows.writerows((i, repr(a), repr(b)) for i, (a, b) in enumerate(log, start=1))
+
+
+def read_epochs(path: Path, epochs: int) -> list[tuple[float, float]]:
+    """The first `epochs` rows of such a log.
+
+    Raises:
+        CorruptData: it is not there, damaged, or shorter.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            log = [(float(r["loss"]), float(r["selection_score"])) for r in csv.DictReader(file)]
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise CorruptData(f"{path} can't be read ({error}); start anew") from error
+    if len(log) < epochs:
+        raise CorruptData(f"{path} has {len(log)} of {epochs} epochs; start anew")
+    return log[:epochs]

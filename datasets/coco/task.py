@@ -1,0 +1,192 @@
+"""Task `coco`: object composition. A cut-out object and the names of what is around it.
+
+Saito et al., CVPR 2023, section 4.2 and table 4; google-research/composed_image_retrieval,
+--eval-mode coco. From each val2017 image one object is cut out by its mask; the query is its
+picture and the names of all classes of the image (its own too), and the one positive is the whole
+image among those of all N queries. 4,766 queries and images in the paper.
+
+The query list, `coco_eval.csv`, was drawn at random and never released by the authors, so numbers
+differ a little between lists; `bench data prepare coco` draws one with a seed (see `coco_queries`),
+and the record holds its sha256. Two lists that others published hold other objects of the same
+4,765 images; 4,766 is their number of lines with the header, and whether any list has as many rows
+is not known here. Both counts are taken for released ones.
+
+A box narrower than a pixel gives a black query, as in the released code; the record's remarks count
+them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from cirbench.benchmark.api.protocol import EvaluationProtocol
+from cirbench.benchmark.api.values import ImageRef, Query, Released, Task, TaskData
+from cirbench.benchmark.data.annotations import absent, sha256_by_name
+from cirbench.benchmark.data.layout import Place, locate
+from cirbench.benchmark.images.decoding import MOST_PIXELS
+from cirbench.benchmark.images.reading import file_ref
+from cirbench.benchmark.runtime.errors import CorruptData, MissingData
+from cirbench.benchmark.runtime.paths import check_inside
+from cirbench.benchmark.runtime.progress import Reporter
+from cirbench.benchmark.runtime.rows import read_table
+
+PROTOCOL = EvaluationProtocol(
+    name="pic2word",
+    version=1,
+    gallery="the whole images of all queries",
+    reference="the masked object's box, in whole pixels, stretched to the tower's square",
+    reference_removed=False,
+    preprocess="clip",
+    templates={
+        "text": "a photo of {query_class} and {others}",
+        "pseudo-word": "a photo of * and {query_class} and {others}",
+    },
+    metrics=("R@1", "R@5", "R@10", "R@50", "R@100"),
+    headline="R@1",
+)
+COLUMNS = ("id", "query_regions", "query_class", "classes")
+_EMPTY = ("nan", "NaN")
+"""What pandas writes for a cell without a value."""
+PLACES = (
+    Place(name="images", candidates=("coco/val2017", "COCO/val2017", "val2017")),
+    Place(
+        name="masked images",
+        candidates=("coco/val2017_masked", "COCO/val2017_masked", "val2017_masked"),
+    ),
+    Place(
+        name="query list", candidates=("coco/coco_eval.csv", "COCO/coco_eval.csv", "coco_eval.csv")
+    ),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """A query: an object of an image.
+
+    Attributes:
+        image: the file name.
+        region: x1, y1, x2, y2 of its box in pixels, as annotated.
+        others: names of the image's other classes, each once.
+    """
+
+    image: str
+    region: tuple[float, float, float, float]
+    query_class: str
+    others: tuple[str, ...]
+
+    @property
+    def box(self) -> tuple[int, int, int, int]:
+        """The region cut off to whole pixels, as the released evaluation does."""
+        left, upper, right, lower = map(int, self.region)
+        return left, upper, right, lower
+
+    @property
+    def is_black(self) -> bool:
+        """Whether nothing is left of the box."""
+        left, upper, right, lower = self.box
+        return right <= left or lower <= upper
+
+
+def read_queries(path: Path) -> list[Row]:
+    """The rows of a query list.
+
+    Raises:
+        CorruptData: a value is missing or wrong, an image occurs twice, or there is none; or as
+            `read_table`.
+    """
+    table = read_table(path, COLUMNS, separator=",")
+    rows = [_row(row, path, number) for number, row in enumerate(table, start=1)]
+    if not rows:
+        raise CorruptData(f"{path} lists no queries")
+    seen: set[str] = set()
+    for number, row in enumerate(rows, start=1):
+        if row.image in seen:
+            raise CorruptData(f"{path}, row {number}: {row.image} occurs twice")
+        seen.add(row.image)
+    return rows
+
+
+def _row(row: Mapping[str, str], path: Path, number: int) -> Row:
+    origin = f"{path}, row {number}"
+    values = ["" if row[name] in _EMPTY else row[name] for name in COLUMNS]
+    image, region, query_class, classes = values
+    if not image or not query_class:
+        raise CorruptData(f"{origin}: no {'query_class' if image else 'id'}")
+    return Row(
+        image=check_inside(image, origin),
+        region=_region(region, origin),
+        query_class=query_class,
+        others=tuple(name for name in classes.split(";") if name),
+    )
+
+
+def _region(text: str, origin: str) -> tuple[float, float, float, float]:
+    try:
+        left, upper, right, lower = map(float, text.strip().split(";"))
+    except ValueError as error:
+        raise CorruptData(f"{origin}: query_regions is not x1;y1;x2;y2: {text!r}") from error
+    width, height = right - left, lower - upper
+    if not (abs(left) + abs(upper) < MOST_PIXELS and abs(width * height) <= MOST_PIXELS):  # nor nan
+        raise CorruptData(f"{origin}: query_regions must be a part of a picture, got {text!r}")
+    return left, upper, right, lower
+
+
+class Coco(Task):
+    """One object of each val2017 image; N queries against the same N images."""
+
+    name: ClassVar[str] = "coco"
+    splits: ClassVar[tuple[str, ...]] = ("val2017",)
+    default_backbone: ClassVar[str] = "ViT-L-14/openai"
+    protocols: ClassVar[Mapping[str, EvaluationProtocol]] = {PROTOCOL.name: PROTOCOL}
+    places: ClassVar[Sequence[Place]] = PLACES
+    released: ClassVar[Mapping[str, Released]] = {
+        "val2017": Released(
+            queries={"all": 4766},  # table 4's caption
+            gallery={"pic2word": 4766},
+            others=(Released(queries={"all": 4765}, gallery={"pic2word": 4765}),),  # public lists
+        )
+    }
+    how_to_get: ClassVar[str] = (
+        "COCO 2017, https://cocodataset.org/#download: val2017.zip (images, under the terms of "
+        "Flickr) and annotations_trainval2017.zip (annotations, CC BY 4.0). Unpack both, or put "
+        "both as they are, into DATA_ROOT/coco; then run this command again: it writes the masked "
+        "images and the query list."
+    )
+
+    def load(self, *, protocol: EvaluationProtocol, split: str, data_root: Path | None) -> TaskData:
+        places = locate(data_root, self.name, PLACES)
+        images, masked, table = (places[p.name] or Path() for p in PLACES)
+        rows = read_queries(table)
+        files = {row.image: images / row.image for row in rows}
+        cut_out = {f"masked/{row.image}": masked / row.image for row in rows}
+        return TaskData(
+            gallery=tuple(file_ref(path, name) for name, path in files.items()),
+            queries=tuple(_queries(rows, masked)),
+            annotations=sha256_by_name([table]),
+            missing=absent({**files, **cut_out}),
+            remarks=tuple(_remarks(rows)),
+        )
+
+    def prepare(self, *, data_root: Path, seed: int, reporter: Reporter) -> Sequence[str]:
+        from cirbench.datasets.coco.prepare import prepare
+
+        return prepare(data_root, seed=seed, reporter=reporter)
+
+    def training_images(self, *, data_root: Path | None) -> Sequence[ImageRef]:
+        raise MissingData("coco has no training images here; Pic2Word is trained on CC3M")
+
+
+def _queries(rows: Sequence[Row], masked: Path) -> Iterator[Query]:
+    for number, row in enumerate(rows):
+        reference = file_ref(masked / row.image, f"masked/{row.image}", box=row.box)
+        fields = {"query_class": row.query_class, "others": " and ".join(row.others)}
+        yield Query(id=row.image, reference=reference, positives=(number,), fields=fields)
+
+
+def _remarks(rows: Sequence[Row]) -> Iterator[str]:
+    yield "the paper's query list was drawn at random and is not released"
+    if black := [row.image for row in rows if row.is_black]:
+        yield f"{len(black)} queries are black, their boxes have no whole pixel: {', '.join(black)}"

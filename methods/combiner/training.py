@@ -1,0 +1,253 @@
+"""Training the Combiner on triplets over a frozen CLIP: `bench train combiner`.
+
+The recipe is that of ABaldrati/CLIP4Cir's README for its second stage: Adam, constant learning
+rate, no augmentation, batches of 4,096, one of the wordings of each triplet drawn at each step, and
+the weights of the epoch that is best on the selection split. The features of all images and texts
+are computed once, since nothing that makes them is trained; the released code computes them anew
+in each epoch, which gives the same.
+
+Every random number is a function of the seed, the epoch and the step, so a training that was
+interrupted and resumed ends, on the CPU, with the same bits as an unbroken one.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cirbench.benchmark.api.values import Backbone, Selection, TaskData, Triplet
+from cirbench.benchmark.checkpoints import write_checkpoint
+from cirbench.benchmark.embedding.pictures import BatchSize, Embedder, ImageFeatures, embed_images
+from cirbench.benchmark.embedding.texts import TextFeatures
+from cirbench.benchmark.runtime.errors import CheckFailed, UsageError
+from cirbench.benchmark.runtime.progress import Reporter
+from cirbench.benchmark.runtime.provenance import code_state, package_versions
+from cirbench.benchmark.training.learner import Learner
+from cirbench.benchmark.training.selection import selection_score, supervision
+from cirbench.benchmark.training.state import (
+    goes_on,
+    load_state,
+    read_epochs,
+    save_state,
+    write_epochs,
+)
+from cirbench.methods.combiner.method import Combiner, CombinerNetwork, contrastive_loss
+
+_TEXTS_AT_ONCE = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How a Combiner is trained; the defaults are the released README's.
+
+    Attributes:
+        projection, hidden: widths; None is 4 and 8 times the embedding's.
+    """
+
+    epochs: int = 300
+    batch_size: int = 4096
+    learning_rate: float = 2e-5
+    projection: int | None = None
+    hidden: int | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """A training: what on, with what, where to.
+
+    Attributes:
+        selection: on which split, under which protocol and by which metrics the best epoch is
+            chosen; `validation` is that split.
+    """
+
+    recipe: Recipe
+    backbone: Backbone
+    triplets: Sequence[Triplet]
+    selection: Selection
+    validation: TaskData
+    trained_on: str
+    output: Path
+    workers: int = 2
+
+    @property
+    def state_path(self) -> Path:
+        """Where an unfinished training is kept."""
+        return self.output.with_suffix(".state.safetensors")
+
+    @property
+    def log_path(self) -> Path:
+        return self.output.with_suffix(".log.csv")
+
+    def identity(self) -> dict[str, Any]:
+        """What must be the same for a training to be resumed, and what its weights' header says."""
+        identity = {
+            "recipe": asdict(self.recipe),
+            "backbone": {
+                "name": self.backbone.name,
+                "weights": self.backbone.weights_sha256,
+                "precision": self.backbone.precision,
+            },
+            **supervision(self.triplets, self.selection, self.validation),
+        }
+        as_stored: dict[str, Any] = json.loads(json.dumps(identity))
+        return as_stored
+
+
+@dataclass(frozen=True, kw_only=True)
+class Features:
+    """What the frozen towers make of T triplets and of the selection split.
+
+    Attributes:
+        references, targets: (T,) rows of `images`.
+        captions: T tuples of rows of `texts`, one row a wording.
+    """
+
+    images: Tensor
+    texts: Tensor
+    references: Tensor
+    targets: Tensor
+    captions: Sequence[tuple[int, ...]]
+    found: ImageFeatures
+    query_texts: TextFeatures
+
+
+def precompute(job: Job, reporter: Reporter) -> Features:
+    """Embeds each distinct image and text once."""
+    data = job.validation
+    refs = [ref for t in job.triplets for ref in (t.reference, t.target)]
+    distinct = {ref.id: ref for ref in [*refs, *data.pictures.values()]}
+    with reporter.stage("images", len(distinct)) as stage:
+        embedder = Embedder(
+            backbone=job.backbone,
+            preprocess=job.selection.protocol.preprocess,
+            size=BatchSize(value=64), workers=job.workers, stage=stage,
+        )  # fmt: skip
+        found = embed_images(embedder, list(distinct.values()))
+    captions = list(dict.fromkeys(caption for t in job.triplets for caption in t.captions))
+    row = {caption: i for i, caption in enumerate(captions)}
+    with torch.inference_mode():
+        texts = torch.cat(
+            [
+                job.backbone.encode_texts(captions[i : i + _TEXTS_AT_ONCE], truncate=True).cpu()
+                for i in range(0, len(captions), _TEXTS_AT_ONCE)
+            ]
+        )
+    return Features(
+        images=found.values,
+        texts=texts.clone(),
+        references=torch.tensor([found.rows[t.reference.id] for t in job.triplets]),
+        targets=torch.tensor([found.rows[t.target.id] for t in job.triplets]),
+        captions=[tuple(row[caption] for caption in t.captions) for t in job.triplets],
+        found=found,
+        query_texts=TextFeatures(backbone=job.backbone, truncate=False),
+    )
+
+
+def batches(job: Job, features: Features, epoch: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """(B, C) references, texts and targets of an epoch; an incomplete last batch is dropped."""
+    rng = np.random.default_rng((job.recipe.seed, epoch))
+    order = rng.permutation(len(job.triplets))
+    wording = rng.integers(1 << 30, size=len(order))
+    size = min(job.recipe.batch_size, len(order))
+    for start in range(0, len(order) - size + 1, size):
+        rows = order[start : start + size]
+        chosen = [features.captions[i][wording[i] % len(features.captions[i])] for i in rows]
+        yield (
+            features.images[features.references[rows]],
+            features.texts[chosen],
+            features.images[features.targets[rows]],
+        )
+
+
+def train(job: Job, reporter: Reporter, *, resume: bool = False) -> float:
+    """Trains, writes the best epoch's weights and a log, and gives its selection score in percent.
+
+    Raises:
+        UsageError: no triplets, a resume with another recipe, or a state that would be lost.
+        CheckFailed: the loss is not finite; the last good state stays on disk.
+    """
+    if len(job.triplets) < 2:
+        raise UsageError(f"{len(job.triplets)} triplets are no training set")
+    going_on = goes_on(job.state_path, resume=resume)
+    features = precompute(job, reporter)
+    learner = new_learner(job)
+    network = learner.network
+    log: list[tuple[float, float]] = []
+    best = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    if going_on:
+        provenance, best_saved = load_state(job.state_path, learner, job.identity())
+        best = dict(best_saved)
+        log = read_epochs(job.log_path, int(provenance["epochs"]))
+    with reporter.stage("training", job.recipe.epochs) as stage:
+        stage.advance(len(log))
+        for epoch in range(len(log), job.recipe.epochs):
+            loss = _one_epoch(learner, job, features, epoch)
+            found = score_of(network, job, features)
+            if found > max((score for _, score in log), default=-1.0):
+                best = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+            log.append((loss, found))
+            write_epochs(job.log_path, log)
+            progress = {**job.identity(), "epochs": len(log)}
+            save_state(job.state_path, learner, progress, best)
+            stage.advance(1)
+    scores = [score for _, score in log]
+    header = {
+        **job.identity(), "kind": "combiner", "trained_on": job.trained_on,
+        "best_epoch": int(np.argmax(scores)) + 1, "selection_score": max(scores),
+        "code": code_state(), "packages": package_versions(),
+    }  # fmt: skip
+    write_checkpoint(job.output, best, header)
+    job.state_path.unlink(missing_ok=True)
+    return max(scores)
+
+
+def new_learner(job: Job) -> Learner[CombinerNetwork]:
+    """Before the first epoch."""
+    torch.manual_seed(job.recipe.seed)
+    network = CombinerNetwork(
+        job.backbone.embedding_width, job.recipe.projection, job.recipe.hidden
+    ).to(job.backbone.device)
+    return Learner(
+        network=network, scaler=torch.amp.GradScaler(enabled=False),
+        optimizer=torch.optim.Adam(network.parameters(), lr=job.recipe.learning_rate),
+    )  # fmt: skip
+
+
+def _one_epoch(
+    learner: Learner[CombinerNetwork],
+    job: Job,
+    features: Features,
+    epoch: int,
+) -> float:
+    """The mean loss."""
+    learner.network.train()
+    losses = []
+    torch.manual_seed(job.recipe.seed * 1_000_003 + epoch)
+    for batch in batches(job, features, epoch):
+        references, texts, targets = (part.to(job.backbone.device) for part in batch)
+        loss = contrastive_loss(learner.network(references, texts), targets)
+        if not loss.isfinite():
+            raise CheckFailed(
+                f"the loss is {loss.item()} in epoch {epoch + 1}; the state after the epoch before "
+                f"is kept, --resume goes on from there; try a lower --lr"
+            )
+        learner.optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]  # untyped in torch
+        learner.step()
+        losses.append(loss.item())
+    return float(np.mean(losses))
+
+
+def score_of(network: CombinerNetwork, job: Job, features: Features) -> float:
+    """The selection score of a network as it stands, which is left in eval mode."""
+    method = Combiner(network, job.trained_on)
+    images, texts = features.found, features.query_texts
+    return selection_score(method, job.selection, job.validation, images, texts)

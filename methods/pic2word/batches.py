@@ -1,0 +1,147 @@
+"""What Pic2Word's mapping network is trained on, step by step, in any number of processes.
+
+Which pictures a step sees, and how each is cropped, is a function of seed, epoch and picture alone.
+A picture that can't be decoded is counted, and its place is taken by the next one that can.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache, partial
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms import functional as tv
+
+from cirbench.benchmark.api.values import ImageRef
+from cirbench.benchmark.images.decoding import is_deep_grey
+from cirbench.benchmark.images.preprocess import ImageSpec, Transform, to_tensor
+from cirbench.benchmark.images.reading import chunks, describe_deep_greys, load_picture, prefetched
+from cirbench.benchmark.runtime.errors import CirbenchError, CorruptData, MissingData
+
+_NAMED = 5
+
+
+def random_crop(
+    image: Image.Image, spec: ImageSpec, scale: tuple[float, float], rng: np.random.Generator
+) -> Tensor:
+    """RandomResizedCrop with torchvision's ratios (3/4 to 4/3), bicubic, converted to RGB after."""
+    width, height = image.size
+    for _ in range(10):
+        area = width * height * rng.uniform(*scale)
+        ratio = math.exp(rng.uniform(math.log(3 / 4), math.log(4 / 3)))
+        w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < w <= width and 0 < h <= height:
+            break
+    else:
+        w, h = min(width, round(height * 4 / 3)), min(height, round(width * 4 / 3))
+    top, left = int(rng.integers(0, height - h + 1)), int(rng.integers(0, width - w + 1))
+    side = [spec.size, spec.size]
+    cropped = tv.resized_crop(image, top, left, h, w, side, InterpolationMode.BICUBIC)
+    return to_tensor(cropped, spec)
+
+
+@lru_cache(maxsize=2)
+def _order(seed: int, epoch: int, count: int) -> NDArray[np.int64]:
+    return np.random.default_rng((seed, epoch)).permutation(count)
+
+
+def rows_of_step(step: int, count: int, batch_size: int, seed: int) -> NDArray[np.int64]:
+    """(B,) the pictures of a step; each epoch sees each once, an incomplete batch is dropped."""
+    epoch, place = divmod(step, count // batch_size)
+    return _order(seed, epoch, count)[place * batch_size : (place + 1) * batch_size]
+
+
+@dataclass(kw_only=True)
+class Pictures:
+    """Training pictures, and which of them could not be decoded.
+
+    Attributes:
+        most_unreadable: the share above which training stops.
+        unreadable: row → what is wrong with it.
+        deep_greys: id of each picture whose greys beyond 8 bits were lost.
+    """
+
+    refs: Sequence[ImageRef]
+    most_unreadable: float
+    unreadable: dict[int, str] = field(default_factory=dict)
+    deep_greys: dict[str, None] = field(default_factory=dict)
+
+    def load(self, row: int, transform_of: Callable[[int], Transform]) -> Tensor:
+        """(3, S, S) float32: the picture, or the next one that can be decoded.
+
+        Raises:
+            MissingData, CorruptData: more are unreadable than may be.
+        """
+        for candidate in range(row, row + len(self.refs)):
+            taken = candidate % len(self.refs)
+            if taken in self.unreadable:
+                continue
+            try:
+                return self._load(taken, transform_of(taken))
+            except (MissingData, CorruptData) as error:
+                self.unreadable[taken] = str(error)
+                self._check(type(error))
+        raise CorruptData("no picture can be decoded")
+
+    def _load(self, row: int, transform: Transform) -> Tensor:
+        ref = self.refs[row]
+
+        def look(image: Image.Image) -> Tensor:
+            if is_deep_grey(image):
+                self.deep_greys[ref.id] = None
+            return transform(image)
+
+        return load_picture(ref, look, row)[0]
+
+    def _check(self, kind: type[CirbenchError]) -> None:
+        if len(self.unreadable) > self.most_unreadable * len(self.refs):
+            named = "\n  ".join(list(self.unreadable.values())[:_NAMED])
+            raise kind(
+                f"{len(self.unreadable)} of {len(self.refs)} pictures can't be decoded, more than "
+                f"the share of {self.most_unreadable:g} that --max-unreadable allows:\n  {named}"
+            )
+
+    def remarks(self) -> list[str]:
+        """What a person should know of the pictures that were used."""
+        names = sorted(self.deep_greys)
+        return [describe_deep_greys(names, len(self.refs))] if names else []
+
+    def report(self) -> dict[str, object]:
+        """For the weights' header."""
+        first = [self.unreadable[row] for row in sorted(self.unreadable)[:_NAMED]]
+        return {"count": len(self.unreadable), "first": first}
+
+
+def augmented(
+    pictures: Pictures,
+    steps: Iterable[tuple[int, NDArray[np.int64]]],
+    *,
+    size: int,
+    seed: int,
+    spec: ImageSpec,
+    scale: tuple[float, float],
+    workers: int,
+) -> Iterator[Tensor]:
+    """(b, 3, S, S) per step, where `steps` has each step's epoch and this process's b rows.
+
+    Args:
+        size: b, the same at every step.
+    """
+
+    def job(epoch: int, row: int) -> Tensor:
+        def transform_of(taken: int) -> Transform:
+            rng = np.random.default_rng((seed, epoch, taken))
+            return partial(random_crop, spec=spec, scale=scale, rng=rng)
+
+        return pictures.load(row, transform_of)
+
+    jobs = (partial(job, epoch, int(row)) for epoch, rows in steps for row in rows)
+    for chunk in chunks(prefetched(jobs, workers=workers, ahead=2 * size), size):
+        yield torch.stack(chunk)

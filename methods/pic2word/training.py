@@ -1,0 +1,341 @@
+"""Training Pic2Word's mapping network on unlabelled pictures: `bench train pic2word`.
+
+The recipe is the README's of the released code (google-research/composed_image_retrieval): AdamW
+with no decay on biases, warm-up then cosine per step, RandomResizedCrop with scale 0.9 to 1.
+
+Every random number is a function of the seed and of the step, epoch or picture it is for. So a
+training that was interrupted and resumed ends, on the CPU, with the same bits as an unbroken one.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cirbench.benchmark.api.values import Backbone, ImageRef
+from cirbench.benchmark.checkpoints import write_checkpoint
+from cirbench.benchmark.images.preprocess import preprocess
+from cirbench.benchmark.images.reading import chunks, prefetched
+from cirbench.benchmark.runtime.errors import CheckFailed, CorruptData, UsageError
+from cirbench.benchmark.runtime.files import written_whole
+from cirbench.benchmark.runtime.progress import Reporter
+from cirbench.benchmark.runtime.provenance import code_state, package_versions
+from cirbench.benchmark.training import state as training_state
+from cirbench.benchmark.training.learner import Learner, loss_scaler
+from cirbench.benchmark.training.loss_plot import write_loss_plot
+from cirbench.benchmark.training.signals import uninterrupted
+from cirbench.methods.pic2word.batches import Pictures, augmented, rows_of_step
+from cirbench.methods.pic2word.gradient import Processes, Step, dropout_masks
+from cirbench.methods.pic2word.method import DROPOUT, MappingNetwork
+from cirbench.methods.pic2word.validation import Watch
+
+PROMPT = "a photo of *"
+_EMBEDDED_AT_ONCE = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How the mapping network is trained; the defaults are the released README's.
+
+    `batch_size` is that of all processes together.
+    """
+
+    epochs: int = 30
+    batch_size: int = 128
+    learning_rate: float = 1e-4
+    weight_decay: float = 0.1
+    warmup_steps: int = 10_000
+    middle_width: int = 512
+    layers: int = 2
+    dropout: float = DROPOUT
+    crop_scale: tuple[float, float] = (0.9, 1.0)
+    prompt: str = PROMPT
+    augment: bool = True
+    """Off: each picture is embedded once, uncropped, and epochs run over these embeddings."""
+    released_gather: bool = False
+    """Several processes: the gradient divided by their number, as the released code has it."""
+    seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """A training: what on, with what, where to."""
+
+    recipe: Recipe
+    backbone: Backbone
+    images: Sequence[ImageRef]
+    trained_on: str
+    output: Path
+    workers: int = 2
+    checkpoint_every: int = 500
+    processes: Processes = field(default_factory=Processes)
+    micro_batch: int | None = None
+    """How many pictures and texts go through the towers at once; changes memory, no gradient."""
+    most_unreadable: float = 0.0
+    validation: Sequence[ImageRef] = ()
+    """Pictures that are not trained on."""
+    validate_every: int = 500
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Incomplete batches are dropped."""
+        return len(self.images) // self.recipe.batch_size
+
+    @property
+    def steps(self) -> int:
+        return self.steps_per_epoch * self.recipe.epochs
+
+    @property
+    def state_path(self) -> Path:
+        """Where an unfinished training is kept."""
+        return self.output.with_suffix(".state.safetensors")
+
+    @property
+    def validation_path(self) -> Path:
+        return self.output.with_suffix(".validation.csv")
+
+    @property
+    def log_path(self) -> Path:
+        return self.output.with_suffix(".log.csv")
+
+    def identity(self) -> dict[str, Any]:
+        """What must be the same for a training to be resumed, and what its weights' header says."""
+        digest = hashlib.sha256("\n".join(ref.id for ref in self.images).encode())
+        identity = {
+            "recipe": asdict(self.recipe),
+            "trained_on": self.trained_on,
+            "images": {"count": len(self.images), "ids_sha256": digest.hexdigest()},
+            "backbone": {
+                "name": self.backbone.name,
+                "weights": self.backbone.weights_sha256,
+                "precision": self.backbone.precision,
+            },
+        }
+        as_stored: dict[str, Any] = json.loads(json.dumps(identity))
+        return as_stored
+
+
+def adamw(mapper: MappingNetwork, recipe: Recipe, backbone_name: str) -> torch.optim.AdamW:
+    """No decay on biases; betas and eps as the released code sets them by the kind of tower."""
+    biases = [p for name, p in mapper.named_parameters() if name.endswith("bias")]
+    weights = [p for name, p in mapper.named_parameters() if not name.endswith("bias")]
+    resnet = backbone_name.startswith("RN")
+    return torch.optim.AdamW(
+        [
+            {"params": biases, "weight_decay": 0.0},
+            {"params": weights, "weight_decay": recipe.weight_decay},
+        ],
+        lr=recipe.learning_rate,
+        betas=(0.9, 0.999) if resnet else (0.9, 0.98),
+        eps=1e-8 if resnet else 1e-6,
+    )
+
+
+def learning_rate(step: int, total: int, recipe: Recipe) -> float:
+    """Linear warm-up, then half a cosine down to zero at `total`; `step` counts from 0."""
+    if step < recipe.warmup_steps:
+        return recipe.learning_rate * (step + 1) / recipe.warmup_steps
+    done = (step - recipe.warmup_steps) / max(1, total - recipe.warmup_steps)
+    return recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
+
+
+def embeddings(job: Job, pictures: Pictures, first_step: int) -> Iterator[Tensor]:
+    """(b, C) raw image embeddings of this process's rows, for every step from `first_step` on."""
+    recipe, own = job.recipe, job.processes.own(job.recipe.batch_size)
+    steps = (
+        (step // job.steps_per_epoch,
+         rows_of_step(step, len(job.images), recipe.batch_size, recipe.seed)[own])
+        for step in range(first_step, job.steps)
+    )  # fmt: skip
+    if recipe.augment:
+        batches = augmented(
+            pictures, steps, size=own.stop - own.start, seed=recipe.seed,
+            spec=job.backbone.image_spec, scale=recipe.crop_scale, workers=job.workers,
+        )  # fmt: skip
+        yield from (_in_pieces(job, pixels) for pixels in batches)
+        return
+    fixed = embed_once(job, pictures)
+    for _, rows in steps:
+        yield fixed[rows].to(job.backbone.device)
+
+
+@torch.no_grad()
+def _in_pieces(job: Job, pixels: Tensor) -> Tensor:
+    size = job.micro_batch or len(pixels)
+    parts = (pixels[i : i + size] for i in range(0, len(pixels), size))
+    return torch.cat([job.backbone.encode_images(part) for part in parts])
+
+
+def embed_once(job: Job, pictures: Pictures) -> Tensor:
+    """(N, C) on the CPU: every picture as evaluation would see it."""
+    transform = preprocess("clip", job.backbone.image_spec)
+    jobs = (
+        partial(pictures.load, row, lambda _row: transform) for row in range(len(pictures.refs))
+    )
+    size = job.micro_batch or _EMBEDDED_AT_ONCE
+    parts = []
+    with torch.no_grad():
+        for chunk in chunks(prefetched(jobs, workers=job.workers, ahead=2 * size), size):
+            parts.append(job.backbone.encode_images(torch.stack(chunk)).cpu())
+    return torch.cat(parts)
+
+
+def step_gradient(learner: Learner[MappingNetwork], job: Job, images: Tensor, step: int) -> Tensor:
+    """Leaves the step's gradient in the mapper, and gives the whole batch's loss."""
+    recipe, mapper = job.recipe, learner.network
+    masks = dropout_masks(mapper, recipe.batch_size, recipe.seed * 1_000_003 + step)
+    return Step(
+        network=mapper, backbone=job.backbone, prompt=recipe.prompt, images=images, masks=masks,
+        processes=job.processes, piece=job.micro_batch, released_gather=recipe.released_gather,
+    ).backward(learner.scaled)  # fmt: skip
+
+
+def train(job: Job, reporter: Reporter, *, resume: bool = False) -> float:
+    """Trains, writes `job.output` and the loss log beside it, and gives the last loss.
+
+    Raises:
+        UsageError: fewer pictures than a batch, a resume with another recipe, or a state that
+            would be lost.
+        CheckFailed: the loss is not finite; the last good state stays on disk.
+    """
+    if job.steps_per_epoch == 0:
+        raise UsageError(
+            f"{len(job.images)} pictures make no batch of {job.recipe.batch_size}; "
+            f"lower --batch-size"
+        )
+    going_on = training_state.goes_on(job.state_path, resume=resume)
+    learner = new_learner(job)
+    first = load_state(job, learner) if going_on else 0
+    reporter.say(f"{job.steps} steps, from step {first + 1}, on {len(job.images)} pictures")
+    losses = _read_log(job, first)
+    pictures = Pictures(refs=job.images, most_unreadable=job.most_unreadable)
+    watch = _watch(job, first)
+    learner.network.train()
+    try:
+        with reporter.stage("training", job.steps) as stage:
+            stage.advance(first)
+            for step, images in enumerate(embeddings(job, pictures, first), start=first):
+                with uninterrupted():
+                    losses.append(one_step(learner, job, images, step))
+                stage.advance(1)
+                watch.after(step + 1, learner.network)
+                if (step + 1) % job.checkpoint_every == 0 and step + 1 < job.steps:
+                    save_state(job, learner, losses)
+    except KeyboardInterrupt:
+        save_state(job, learner, losses)
+        reporter.say(
+            f"interrupted after step {len(losses)}; the same command with --resume goes on"
+        )
+        raise
+    if job.processes.rank:
+        return losses[-1]
+    for remark in pictures.remarks():
+        reporter.say(remark)
+    header = {**job.identity(), "kind": "pic2word", "final_loss": losses[-1],
+              "unreadable": pictures.report(), "validation": watch.last,
+              "code": code_state(), "packages": package_versions()}  # fmt: skip
+    write_checkpoint(job.output, learner.network.state_dict(), header)
+    job.state_path.unlink(missing_ok=True)
+    _write_log(job, losses)
+    try:
+        write_loss_plot(job.output.with_suffix(".loss.png"), losses, watch.points)
+    except Exception as error:  # no fault of a drawing may cost a training
+        reporter.say(
+            f"the plot of the loss can't be drawn ({error}); {job.log_path} has its numbers"
+        )
+    return losses[-1]
+
+
+def _watch(job: Job, first_step: int) -> Watch:
+    """Over the held-out pictures' embeddings, in the first process; over none in the others."""
+    images = torch.empty(0)
+    if job.validation and job.processes.rank == 0:
+        pictures = Pictures(refs=job.validation, most_unreadable=job.most_unreadable)
+        images = embed_once(job, pictures)
+    return Watch(
+        images=images, backbone=job.backbone, prompt=job.recipe.prompt, path=job.validation_path,
+        every=job.validate_every, total=job.steps, first_step=first_step,
+    )  # fmt: skip
+
+
+def new_learner(job: Job) -> Learner[MappingNetwork]:
+    """Before the first step."""
+    torch.manual_seed(job.recipe.seed)
+    mapper = MappingNetwork(
+        job.backbone.embedding_width, job.backbone.token_width, job.recipe.middle_width,
+        job.recipe.layers, job.recipe.dropout,
+    ).to(job.backbone.device)  # fmt: skip
+    return Learner(
+        network=mapper, optimizer=adamw(mapper, job.recipe, job.backbone.name),
+        scaler=loss_scaler(job.backbone),
+    )  # fmt: skip
+
+
+def one_step(learner: Learner[MappingNetwork], job: Job, images: Tensor, step: int) -> float:
+    """Moves the mapper by one batch's gradient, and gives the batch's loss.
+
+    Raises:
+        CheckFailed: the loss is not finite.
+    """
+    for group in learner.optimizer.param_groups:
+        group["lr"] = learning_rate(step, job.steps, job.recipe)
+    learner.optimizer.zero_grad()
+    loss = step_gradient(learner, job, images, step)
+    if not loss.isfinite():
+        raise CheckFailed(
+            f"the loss is {loss.item()} at step {step + 1}; the last state that was saved is kept, "
+            f"--resume goes on from there; try a lower --lr"
+        )
+    learner.step()
+    return loss.item()
+
+
+def save_state(job: Job, learner: Learner[MappingNetwork], losses: Sequence[float]) -> None:
+    """Everything a resume needs, as tensors and JSON; the first process's work."""
+    if job.processes.rank:
+        return
+    _write_log(job, losses)
+    provenance = {**job.identity(), "step": len(losses)}
+    training_state.save_state(job.state_path, learner, provenance)
+
+
+def load_state(job: Job, learner: Learner[MappingNetwork]) -> int:
+    """Puts a saved state back, and gives how many steps it has done.
+
+    Raises:
+        UsageError: it is of another training; the fields that differ are named.
+    """
+    identity = {part: job.identity()[part] for part in ("recipe", "images", "backbone")}
+    provenance, _ = training_state.load_state(job.state_path, learner, identity)
+    return int(provenance["step"])
+
+
+def _write_log(job: Job, losses: Sequence[float]) -> None:
+    with written_whole(job.log_path) as path, path.open("w", newline="", encoding="utf-8") as file:
+        rows = csv.writer(file, lineterminator="\n")
+        rows.writerow(("step", "loss"))
+        rows.writerows(enumerate(map(repr, losses), start=1))
+
+
+def _read_log(job: Job, steps: int) -> list[float]:
+    """The losses of the steps already done."""
+    if steps == 0:
+        return []
+    try:
+        with job.log_path.open(newline="", encoding="utf-8") as file:
+            losses = [float(row["loss"]) for row in csv.DictReader(file)]
+    except (OSError, KeyError, ValueError) as error:
+        raise CorruptData(f"{job.log_path} can't be read ({error}); start anew") from error
+    if len(losses) < steps:
+        raise CorruptData(f"{job.log_path} has {len(losses)} of {steps} steps; start anew")
+    return losses[:steps]

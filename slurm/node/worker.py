@@ -1,0 +1,237 @@
+"""One cell, on whatever node it was sent to: `python -P -m cirbench.slurm.node.worker CELL.json`.
+
+The job writes its own end. Slurm forgets a job minutes after it has ended, and where a site keeps
+no accounting nobody else could say later what became of it.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import submitit
+
+from cirbench.benchmark.runtime.errors import CheckFailed, CirbenchError
+from cirbench.slurm.manifest import (
+    CANCELLED,
+    DONE,
+    FAILED,
+    LOG_LINES,
+    OOM,
+    QUEUED,
+    RUNNING,
+    SKIPPED,
+    TIMEOUT,
+    Manifest,
+    State,
+    SweepCell,
+    changed,
+)
+from cirbench.slurm.node.training import task_rank, train
+
+if TYPE_CHECKING:
+    from cirbench.benchmark.evaluation.plan import Plan
+
+
+@dataclass
+class CellJob:
+    """What submitit carries to the node: a path. It is called there, and again after a requeue."""
+
+    path: str
+
+    def __call__(self) -> str:
+        state = work(Path(self.path))
+        if state.status != DONE:
+            sys.exit(1)  # so that Slurm lets nothing begin that needs this cell
+        return state.status
+
+    def checkpoint(self) -> submitit.helpers.DelayedSubmission:
+        """Called on preemption and shortly before the time limit; then the job is requeued."""
+        manifest, cell = _located(Path(self.path))
+        state = manifest.state(cell)
+        reason = f"requeued after preemption or time-out, {state.attempts} begun"
+        manifest.write_state(cell, changed(state, status=QUEUED, reason=reason))
+        return submitit.helpers.DelayedSubmission(self)
+
+
+def work(path: Path) -> State:
+    """Runs the cell that a file describes, and gives the state it ended in, already written.
+
+    Raises:
+        CorruptData: the file is damaged.
+        UsageError: the state can't be written.
+    """
+    manifest, name = _located(path)
+    cell = manifest.cell(name)
+    if task_rank():
+        return _work_beside(manifest, cell)
+    state = _begun(manifest.state(name))
+    if manifest.stop_sign.is_file():
+        stopper = manifest.stop_sign.read_text(encoding="utf-8")
+        reason = f"--fail-fast: {stopper} failed"
+        return _ended(manifest, name, changed(state, status=SKIPPED, reason=reason))
+    manifest.write_state(name, state)
+    status, reason, trace = _outcome(cell)
+    before = manifest.state(name)
+    if status == FAILED and before.status == QUEUED:
+        return before  # requeued: Slurm may kill the command that asks for it before it answers
+    if status == FAILED and before.status in (FAILED, OOM):  # another task did, so this one had to
+        state = before
+    else:
+        state = changed(state, status=status, reason=reason)
+    if status not in (DONE, CANCELLED):
+        log = state.log or _log_tail(manifest, state) or trace[-LOG_LINES:]
+        state = changed(state, log=log)
+        if manifest.plan().fail_fast:
+            manifest.stop_sign.write_text(name, encoding="utf-8")
+    return _ended(manifest, name, state)
+
+
+def _work_beside(manifest: Manifest, cell: SweepCell) -> State:
+    """The part of a job's other tasks, in a training of several processes; the first one speaks.
+
+    They write a state only to say why the first one will fail.
+    """
+    alone = cell.kind != "train" or manifest.stop_sign.is_file()
+    status, reason, trace = (DONE, "", ()) if alone else _outcome(cell)
+    state = manifest.state(cell.id)
+    if status != DONE and state.status == RUNNING:
+        reason = f"task {task_rank()}: {reason}"
+        state = changed(state, status=status, reason=reason, log=trace[-LOG_LINES:])
+        manifest.write_state(cell.id, state)
+    return changed(state, status=status)
+
+
+def _located(path: Path) -> tuple[Manifest, str]:
+    return Manifest(folder=path.absolute().parents[1]), path.stem
+
+
+def _begun(state: State) -> State:
+    job = job_id()
+    return State(
+        status=RUNNING, submission=state.submission if job else None, place=state.place, job=job,
+        node=os.environ.get("SLURMD_NODENAME") or socket.gethostname(), started=time.time(),
+        attempts=state.attempts + 1,
+    )  # fmt: skip
+
+
+def _ended(manifest: Manifest, cell: str, state: State) -> State:
+    state = changed(state, ended=time.time())
+    manifest.write_state(cell, state)
+    return state
+
+
+def job_id() -> str | None:
+    """The id of the job this process is, None by hand."""
+    try:
+        environment = submitit.JobEnvironment()
+    except RuntimeError:
+        return None
+    return str(environment.job_id)
+
+
+def _outcome(cell: SweepCell) -> tuple[str, str, tuple[str, ...]]:
+    """Does the work; every way it can end becomes a state, a reason and a trace."""
+    try:
+        _check_gpu(cell.resources)
+        WORK[cell.kind](cell.request)
+        return DONE, "", ()
+    except KeyboardInterrupt:
+        return CANCELLED, "interrupted", ()
+    except submitit.core.utils.UncompletedJobError as error:
+        return TIMEOUT, str(error), ()
+    except CirbenchError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return FAILED, str(error), (str(error),)
+    except Exception as error:  # the sweep's boundary: a crash of any kind is a row of its table
+        traceback.print_exc()
+        status = OOM if _is_out_of_memory(error) else FAILED
+        return status, _in_a_line(error), tuple(traceback.format_exc().splitlines())
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+
+
+def _in_a_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".strip(": ").splitlines()[0]
+
+
+def _log_tail(manifest: Manifest, state: State) -> tuple[str, ...]:
+    """Of the job's own log; none by hand."""
+    sys.stderr.flush()
+    sys.stdout.flush()
+    return manifest.log_tail(state.job) if state.job else ()
+
+
+def _check_gpu(resources: Mapping[str, Any]) -> None:
+    """Fails at once on a node whose GPU can't be used, before hours on its CPU."""
+    if not any("gpu" in f"{name}={value}" for name, value in resources.items() if value):
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        raise CheckFailed(
+            f"a GPU was asked for, and {socket.gethostname()} has none that torch can use "
+            f"(CUDA_VISIBLE_DEVICES={os.environ.get('CUDA_VISIBLE_DEVICES', 'not set')!r}); check "
+            f"the node's driver, or ask for gpus_per_node = 0"
+        )
+
+
+def _run(request: Mapping[str, Any]) -> None:
+    from cirbench.benchmark.evaluation.run import run
+    from cirbench.benchmark.runtime.progress import Reporter
+
+    for record in run(_plan(request), Reporter()):
+        print(f"record: {record.path}", file=sys.stderr)
+
+
+def _embed(request: Mapping[str, Any]) -> None:
+    """Embeds pictures for the runs that come after, by all their backbones."""
+    from cirbench.benchmark.backbones.load import load_backbone
+    from cirbench.benchmark.evaluation.run import embed
+    from cirbench.benchmark.runtime.progress import Reporter
+
+    made = _plan({key: value for key, value in request.items() if key != "more_backbones"})
+    names = [made.backbone, *request.get("more_backbones", [])]
+    precision = made.request.precision
+    backbones = [load_backbone(name, device=made.device, precision=precision) for name in names]
+    embed(made, backbones, Reporter())
+
+
+def _plan(request: Mapping[str, Any]) -> Plan:
+    from cirbench.benchmark.evaluation.plan import Request, plan
+
+    paths = {k: Path(request[k]) for k in ("data_root", "output") if request.get(k)}
+    checkpoints = {method: Path(path) for method, path in request.get("checkpoints", {}).items()}
+    methods = tuple(request["methods"])
+    return plan(Request(**{**request, **paths, "methods": methods, "checkpoints": checkpoints}))
+
+
+WORK: Mapping[str, Callable[[Mapping[str, Any]], None]] = {
+    "run": _run, "embed": _embed, "train": train,
+}  # fmt: skip
+
+
+def main() -> None:
+    """Runs one cell by hand; exit code 0 where it is done, else 1, and that of the error."""
+    if len(sys.argv) != 2:
+        sys.exit("usage: python -P -m cirbench.slurm.node.worker SWEEPS/NAME/cells/CELL.json")
+    try:
+        state = work(Path(sys.argv[1]))
+    except CirbenchError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    print(f"{state.status}: {state.reason}" if state.reason else state.status, file=sys.stderr)
+    sys.exit(0 if state.status == DONE else 1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Where jobs wait: Slurm, or this machine; and the code that they run."""

@@ -1,0 +1,203 @@
+"""`--cluster local`: a queue of one machine, a process of its own that outlives its submitter.
+
+Each cell is a submitit job, as on Slurm: its own processes, log, time limit and requeue. The queue
+starts as many at a time as asked for, gives each its GPUs, and lets cells wait for what they need.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import submitit
+
+from cirbench.benchmark.runtime.errors import UsageError
+from cirbench.slurm.manifest import (
+    CANCELLED,
+    DONE,
+    FAILED,
+    OPEN,
+    SKIPPED,
+    Manifest,
+    Submission,
+    SweepCell,
+    blocked,
+    changed,
+)
+from cirbench.slurm.node.worker import CellJob
+
+MODULE = "cirbench.slurm.queues.local"
+"""What is started, as another process knows it."""
+_POLL_SECONDS = 0.05
+_PATIENCE_SECONDS = 5.0
+
+
+def start(manifest: Manifest, submission: str, environment: Mapping[str, str]) -> dict[str, Any]:
+    """Starts the queue for a submission, and gives what finds its process again."""
+    manifest.logs.mkdir(parents=True, exist_ok=True)
+    with (manifest.logs / f"local-{submission}.log").open("ab") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-m", MODULE, str(manifest.folder), submission],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            env={**os.environ, **environment},
+        )
+    return {"host": socket.gethostname(), "id": process.pid, "began": _began(process.pid)}
+
+
+def is_alive(submission: Submission) -> bool:
+    """Whether its queue still runs; on another machine that can't be known, and it counts as so."""
+    process = submission.process
+    if process is None:
+        return False
+    if process["host"] != socket.gethostname():
+        return True
+    return process["began"] is not None and _began(process["id"]) == process["began"]
+
+
+def stop(submission: Submission) -> None:
+    """Ends a queue and its cells.
+
+    Raises:
+        UsageError: it runs on another machine.
+    """
+    process = submission.process
+    if process is None or not is_alive(submission):
+        return
+    if process["host"] != socket.gethostname():
+        raise UsageError(f"the sweep's local queue runs on {process['host']}; cancel it there")
+    for number in (signal.SIGINT, signal.SIGKILL):
+        if _members(process["id"]):
+            os.killpg(process["id"], number)
+        end = time.monotonic() + _PATIENCE_SECONDS
+        while _members(process["id"]) and time.monotonic() < end:
+            time.sleep(_POLL_SECONDS)
+
+
+def _members(group: int) -> list[int]:
+    """The live processes of a group."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = path.read_text(encoding="utf-8").rpartition(")")[2].split()
+        except OSError:
+            continue
+        if fields[0] != "Z" and int(fields[2]) == group:
+            found.append(int(path.parent.name))
+    return found
+
+
+def _began(process: int) -> str | None:
+    """When a process began, in the kernel's ticks: a process id alone is used again."""
+    try:
+        fields = (
+            Path(f"/proc/{process}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+        )
+    except OSError:
+        return None
+    return None if fields[0] == "Z" else fields[19]
+
+
+def usable_gpus() -> list[int]:
+    """Those of CUDA_VISIBLE_DEVICES, else all of the machine."""
+    if (visible := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
+        return [int(number) for number in visible.split(",") if number.strip().isdigit()]
+    names = [path.name.removeprefix("nvidia") for path in Path("/dev").glob("nvidia[0-9]*")]
+    return sorted(int(name) for name in names)
+
+
+@dataclass
+class LocalQueue:
+    """Works off one submission."""
+
+    manifest: Manifest
+    waiting: list[SweepCell]
+    at_a_time: int
+    free_gpus: list[int] = field(default_factory=usable_gpus)
+    running: dict[str, tuple[submitit.Job[str], list[int]]] = field(default_factory=dict)
+
+    def work_off(self) -> None:
+        """Returns when every cell has ended."""
+        total_gpus = len(self.free_gpus)
+        while self.waiting or self.running:
+            self._reap()
+            for cell in list(self.waiting):
+                if len(self.running) >= self.at_a_time:
+                    break
+                wanted = cell.resources.get("gpus_per_node", 0)
+                impossible = wanted > total_gpus  # it starts, and says so itself
+                if self._ready(cell) and (impossible or wanted <= len(self.free_gpus)):
+                    self._start(cell, 0 if impossible else wanted)
+            time.sleep(_POLL_SECONDS)
+
+    def _ready(self, cell: SweepCell) -> bool:
+        statuses = {need: self.manifest.state(need).status for need in cell.needs}
+        if reason := blocked(cell, statuses):
+            self.waiting.remove(cell)
+            state = changed(self.manifest.state(cell.id), status=SKIPPED, reason=reason)
+            self.manifest.write_state(cell.id, state)
+            return False
+        return all(status == DONE for status in statuses.values())
+
+    def _start(self, cell: SweepCell, gpus: int) -> None:
+        self.waiting.remove(cell)
+        given, self.free_gpus = self.free_gpus[:gpus], self.free_gpus[gpus:]
+        asked = cell.resources
+        executor = submitit.LocalExecutor(
+            folder=self.manifest.logs, max_num_timeout=asked.get("slurm_max_num_timeout", 3)
+        )
+        executor.update_parameters(
+            timeout_min=asked["timeout_min"], gpus_per_node=len(given), visible_gpus=given,
+            tasks_per_node=asked.get("tasks_per_node", 1), stderr_to_stdout=True,
+            signal_delay_s=asked.get("slurm_signal_delay_s", 30),
+            setup=asked.get("local_setup", ()),
+        )  # fmt: skip
+        job = executor.submit(CellJob(str(self.manifest.cell_path(cell.id))))
+        self.running[cell.id] = (job, given)
+
+    def _reap(self) -> None:
+        for cell, (job, gpus) in list(self.running.items()):
+            if not job.done():
+                continue
+            del self.running[cell]
+            self.free_gpus += gpus
+            state = self.manifest.state(cell)
+            if state.status in OPEN:
+                self.manifest.write_state(
+                    cell,
+                    changed(
+                        state, status=FAILED, reason="its process ended without a word",
+                        job=job.job_id, ended=time.time(), log=self.manifest.log_tail(job.job_id),
+                    ),
+                )  # fmt: skip
+
+
+def main() -> None:
+    """Works off the submission named on the command line."""
+    folder, name = sys.argv[1:]
+    manifest = Manifest(folder=Path(folder))
+    submission = manifest.submissions()[name]
+    cells = [manifest.cell(cell) for cell in submission.cells]
+    at_a_time = max(cell.resources.get("slurm_array_parallelism", 0) for cell in cells)
+    cpus = max(int(cell.resources.get("cpus_per_task", 1)) for cell in cells)
+    local_queue = LocalQueue(manifest, cells, at_a_time or max(1, (os.cpu_count() or 1) // cpus))
+    try:
+        local_queue.work_off()
+    except KeyboardInterrupt:
+        for cell in cells:
+            if (state := manifest.state(cell.id)).status in OPEN:
+                manifest.write_state(cell.id, changed(state, status=CANCELLED))
+
+
+if __name__ == "__main__":
+    main()

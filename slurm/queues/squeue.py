@@ -1,0 +1,149 @@
+"""What Slurm says of jobs: `squeue`, and `sacct` only where a site keeps accounts."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import shutil
+import subprocess
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from cirbench.benchmark.runtime.errors import CheckFailed, UsageError
+from cirbench.slurm.manifest import CANCELLED, FAILED, OOM, QUEUED, RUNNING, TIMEOUT
+
+_FIELDS = ("JobArrayID", "State", "exit_code", "NodeList", "Reason", "Name")
+_TIMEOUT_SECONDS = 60
+
+STATUS_OF = {
+    "PENDING": QUEUED, "CONFIGURING": QUEUED, "REQUEUED": QUEUED, "REQUEUE_HOLD": QUEUED,
+    "REQUEUE_FED": QUEUED, "SPECIAL_EXIT": QUEUED, "RUNNING": RUNNING, "COMPLETING": RUNNING,
+    "SUSPENDED": RUNNING, "STOPPED": RUNNING, "SIGNALING": RUNNING, "STAGE_OUT": RUNNING,
+    "RESIZING": RUNNING, "CANCELLED": CANCELLED, "TIMEOUT": TIMEOUT, "DEADLINE": TIMEOUT,
+    "OUT_OF_MEMORY": OOM,
+}  # fmt: skip
+"""A sweep's state for each of Slurm's; every other one is a failure."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class QueuedJob:
+    """One job, or one task of an array, as Slurm sees it."""
+
+    id: str
+    status: str
+    reason: str
+    node: str | None = None
+    name: str = ""
+
+
+def need_slurm() -> None:
+    """Raises UsageError where there is no Slurm."""
+    if shutil.which("sbatch") is None:
+        raise UsageError(
+            "there is no Slurm here (no sbatch on PATH); log in to the cluster, or use "
+            "--cluster local"
+        )
+
+
+def listed() -> dict[str, QueuedJob]:
+    """Every job of this user that Slurm still knows, ended ones among them, by id.
+
+    Raises:
+        CheckFailed: Slurm does not answer.
+        UsageError: there is no Slurm.
+    """
+    need_slurm()
+    fields = ",".join(f"{name}:;" for name in _FIELDS)
+    answer = _ask(
+        "squeue", "--noheader", "--array", "--states=all", f"--user={getpass.getuser()}",
+        f"--Format={fields}",
+    )  # fmt: skip
+    if answer.returncode:
+        raise CheckFailed(f"squeue: {answer.stderr.strip()}; is slurmctld up? (scontrol ping)")
+    jobs = (_queued(line.split(";")) for line in answer.stdout.splitlines() if line.strip())
+    return {job.id: job for job in jobs}
+
+
+def accounted(jobs: Iterable[str]) -> dict[str, QueuedJob]:
+    """What the accounts say of jobs that the queue has forgotten; nothing where there are none."""
+    wanted = ",".join(jobs)
+    if not wanted or shutil.which("sacct") is None:
+        return {}
+    answer = _ask(
+        "sacct", "--jobs", wanted, "--allocations", "--noheader", "--parsable2",
+        "--format=JobID,State,ExitCode,NodeList",
+    )  # fmt: skip
+    if answer.returncode:
+        return {}
+    found = {}
+    for line in answer.stdout.splitlines():
+        job, state, code, node = line.split("|")[:4]
+        word = state.split()[0].rstrip("+")  # "CANCELLED by 1000"
+        reason = f"Slurm: {word}, exit code {code}"
+        found[job] = QueuedJob(id=job, status=STATUS_OF.get(word, FAILED), reason=reason, node=node)
+    return found
+
+
+def cancel(jobs: Iterable[str]) -> None:
+    """Asks Slurm to cancel jobs; ended ones are no error."""
+    ids = list(jobs)
+    if not ids:
+        return
+    answer = _ask("scancel", *ids)
+    if answer.returncode and "Invalid job id" not in answer.stderr:
+        raise CheckFailed(f"scancel: {answer.stderr.strip()}")
+
+
+_NOT_NOW = ("down, drained or reserved", "nodes are busy", "nodes required for job are")
+"""What `sbatch --test-only` fails with where sbatch queues the job: in a maintenance, say."""
+
+
+def refusal(script: str) -> str | None:
+    """Why sbatch would refuse a script; None where it would take it, if not start it yet.
+
+    Nothing is submitted.
+    """
+    answer = _ask("sbatch", "--test-only", stdin=script)
+    if not answer.returncode:
+        return None
+    lines = [line for line in answer.stderr.splitlines() if line.strip()]
+    if lines and any(words in lines[-1].lower() for words in _NOT_NOW):
+        return None
+    return lines[-1] if lines else f"sbatch exits with {answer.returncode}"
+
+
+def _queued(values: list[str]) -> QueuedJob:
+    job, state, code, node, reason, *rest = values
+    status = STATUS_OF.get(state, FAILED)
+    if status in (QUEUED, RUNNING):
+        told = "" if reason == "None" else reason
+    else:
+        told = f"Slurm: {state}{_exit(code)}" + ("" if reason == "None" else f", {reason}")
+    return QueuedJob(
+        id=job, status=status, reason=told, node=node or None, name=rest[0] if rest else ""
+    )
+
+
+def _exit(code: str) -> str:
+    """The wait status that squeue prints, in words."""
+    if not code.isdigit() or code == "0":
+        return ""
+    ended = os.waitstatus_to_exitcode(int(code))
+    if 128 < ended < 160:  # as a shell tells of a command's signal
+        ended = 128 - ended
+    return f", killed by signal {-ended}" if ended < 0 else f", exit code {ended}"
+
+
+def _ask(
+    *arguments: str, stdin: str | None = None, environment: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    try:
+        return subprocess.run(
+            arguments, input=stdin, capture_output=True, text=True, timeout=_TIMEOUT_SECONDS,
+            env=environment,
+            encoding="utf-8",
+        )  # fmt: skip
+    except subprocess.TimeoutExpired as error:
+        raise CheckFailed(
+            f"{arguments[0]} has not answered for {_TIMEOUT_SECONDS} s; is slurmctld up?"
+        ) from error

@@ -1,0 +1,277 @@
+"""From a sweep file to cells: the product of its axes, each cell checked as `bench run` would."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from cirbench.benchmark.api.registry import find_backbone, find_task, needs_checkpoint
+from cirbench.benchmark.checkpoints import read_checkpoint
+from cirbench.benchmark.evaluation.plan import Plan, Request, checkpoint_path, plan
+from cirbench.benchmark.images.sources import find_training_images
+from cirbench.benchmark.records.record import slug
+from cirbench.benchmark.runtime.errors import CirbenchError, MissingData
+from cirbench.benchmark.training.selection import task_supervision
+from cirbench.slurm.manifest import Manifest, SweepCell
+from cirbench.slurm.sweep.mistakes import Mistakes
+from cirbench.slurm.sweep.resources import Profile, matches, resources_for
+from cirbench.slurm.sweep.sweep_file import DEFAULT, SOURCES, Sweep, Training
+
+_SLUG_LENGTH = 24
+
+
+@dataclass
+class Expansion:
+    """The work of turning one sweep into cells; answers that cost time are asked once."""
+
+    sweep: Sweep
+    profile: Profile
+    manifest: Manifest
+    data_root: str | None
+    mistakes: Mistakes
+    plans: dict[tuple[str, str], Plan | None] = field(default_factory=dict)
+    hashes: dict[Path, str | None] = field(default_factory=dict)
+
+    def cells(self) -> list[SweepCell]:
+        """Every cell, trainings and embeddings before the runs that need them.
+
+        Raises:
+            UsageError: all mistakes in the sweep file, those found while reading it among them.
+        """
+        trainings = {
+            (training.method, training.backbone, seed): self._training(training, seed)
+            for training in self._sound_trainings()
+            for seed in self.sweep.seeds
+        }
+        names = list(self._names())
+        runs = [cell for n in names if (cell := self._run(n, trainings)) is not None]
+        if not runs and not self.mistakes.found:
+            self.mistakes.add("no cell is left; check the exclusions")
+        self.mistakes.tell()
+        embeddings, runs = self._with_embeddings(runs)
+        needed = {id_ for cell in runs for id_ in cell.needs}
+        return [*(t for t in trainings.values() if t.id in needed), *embeddings, *runs]
+
+    def _names(self) -> Iterator[dict[str, Any]]:
+        """The cells' names by axis, exclusions taken out."""
+        used: set[int] = set()
+        for task, backbone in itertools.product(self.sweep.tasks, self._backbones()):
+            own = find_task(task).default_backbone if backbone == DEFAULT else backbone
+            for protocol, method, seed in itertools.product(
+                self._protocols(task), self.sweep.methods, self.sweep.seeds
+            ):
+                names = {"method": method, "task": task, "backbone": own, "protocol": protocol,
+                         "seed": seed}  # fmt: skip
+                excluded = [i for i, g in enumerate(self.sweep.exclude) if matches(g, names)]
+                used.update(excluded)
+                again = seed != self.sweep.seeds[0] and not needs_checkpoint(method)
+                if not excluded and not again:  # nothing of a training-free method is random
+                    yield names
+        for i, globs in enumerate(self.sweep.exclude):
+            if i not in used:
+                self.mistakes.add(f"[[exclude]] {json.dumps(globs)} excludes nothing")
+
+    def _backbones(self) -> list[str]:
+        sound = []
+        for backbone in self.sweep.backbones:
+            with self.mistakes.noted():
+                if backbone != DEFAULT:
+                    find_backbone(backbone)
+                sound.append(backbone)
+        return sound
+
+    def _protocols(self, task: str) -> list[str]:
+        known = list(find_task(task).protocols)
+        found = []
+        for wanted in self.sweep.protocols:
+            fitting = (
+                [known[0]] if wanted == DEFAULT else [n for n in known if fnmatchcase(n, wanted)]
+            )
+            if not fitting:
+                self.mistakes.add(f"task {task} has no protocol {wanted!r}; {', '.join(known)}")
+            found += fitting
+        return list(dict.fromkeys(found))
+
+    def _plan(self, task: str, protocol: str) -> Plan | None:
+        """The plan without methods: reads annotations, finds missing data."""
+        if (task, protocol) not in self.plans:
+            self.plans[task, protocol] = None
+            settings = self.sweep.settings
+            with self.mistakes.noted():
+                made = plan(
+                    Request(
+                        methods=(), task=task, protocol=protocol, split=settings.get("split"),
+                        data_root=Path(self.data_root) if self.data_root else None, device="cpu",
+                        limit=settings.get("limit"),
+                    )
+                )  # fmt: skip
+                self.plans[task, protocol] = replace(made, data=_emptied(made))
+        return self.plans[task, protocol]
+
+    def _run(
+        self, names: Mapping[str, Any], trainings: Mapping[tuple[str, str, int], SweepCell]
+    ) -> SweepCell | None:
+        made = self._plan(names["task"], names["protocol"])
+        method, backbone, seed = names["method"], names["backbone"], names["seed"]
+        training = trainings.get((method, backbone, seed))
+        expected = {
+            "method": method, "task": names["task"], "backbone": backbone, "seed": seed,
+        }  # fmt: skip
+        if training:
+            checkpoint: str | None = str(training.request["output"])
+        else:
+            checkpoint, expected["checkpoint"] = self._checkpoint(method, backbone, seed)
+        if backbone.startswith("tuned:"):
+            del expected["backbone"]  # its records bear the name of its weights
+        if made is None:
+            return None
+        expected |= {"split": made.split, "protocol": f"{names['protocol']}@{made.protocol.hash}"}
+        request = self._request(names, made.split) | {
+            "methods": [method], "checkpoints": {method: checkpoint} if checkpoint else {},
+            "seed": seed,
+        }  # fmt: skip
+        return SweepCell(
+            id=_id([method, names["task"], names["protocol"], backbone, f"s{seed}"], request),
+            kind="run", request=request, expected=expected,
+            needs=(training.id,) if training else (), resources=self._resources(names),
+        )  # fmt: skip
+
+    def _request(self, names: Mapping[str, Any], split: str) -> dict[str, Any]:
+        return {
+            **self.sweep.settings, "task": names["task"], "protocol": names["protocol"],
+            "split": split, "backbone": names["backbone"], "data_root": self.data_root,
+            "output": str(self.manifest.records),
+        }  # fmt: skip
+
+    def _checkpoint(self, method: str, backbone: str, seed: int) -> tuple[str | None, str | None]:
+        """The file of a method's weights and its sha256; None for a method without."""
+        wanted = next(
+            (
+                path.replace("{seed}", str(seed))
+                for glob, path in self.sweep.checkpoints.get(method, {}).items()
+                if fnmatchcase(backbone, glob)
+            ),
+            None,
+        )
+        with self.mistakes.noted():
+            given = {method: Path(wanted)} if wanted else {}
+            path = checkpoint_path(method, backbone, given)
+            if path is None:
+                return None, None
+            return (str(path) if wanted else None), self._sha256(path, f"{method} on {backbone}")
+        return None, None
+
+    def _sha256(self, path: Path, user: str) -> str | None:
+        if path not in self.hashes:
+            self.hashes[path] = None
+            try:
+                self.hashes[path] = read_checkpoint(path).sha256
+            except CirbenchError as error:
+                self.mistakes.add(f"[checkpoints], {user}: {error}")
+        return self.hashes[path]
+
+    def _sound_trainings(self) -> Iterator[Training]:
+        for training in self.sweep.trainings:
+            with self.mistakes.noted():
+                find_backbone(training.backbone)
+                if training.method == "combiner":
+                    root = Path(self.data_root) if self.data_root else None
+                    task_supervision(training.source, root)
+                    yield training
+                else:
+                    yield replace(training, source=_images(training.source))
+
+    def _training(self, training: Training, seed: int) -> SweepCell:
+        named = (training.method, training.backbone, f"s{seed}")
+        file_name = "--".join(map(_short, named))
+        request = {
+            "method": training.method, "backbone": training.backbone,
+            SOURCES[training.method]: training.source, "data_root": self.data_root,
+            "output": str(self.manifest.folder / "checkpoints" / f"{file_name}.safetensors"),
+            "recipe": {**training.recipe, "seed": seed},
+            "checkpoint_every": training.checkpoint_every,
+            "device": self.sweep.settings.get("device", "auto"),
+            "precision": self.sweep.settings.get("precision", "fp32"),
+        }  # fmt: skip
+        names = {"method": "train", "backbone": training.backbone, "seed": seed}
+        resources = self._resources(names)
+        tasks = resources.get("tasks_per_node", 1) * resources.get("nodes", 1)
+        if training.method == "pic2word" and training.recipe.get("batch_size", tasks) % tasks:
+            self.mistakes.add(
+                f"[[train]]: a batch of {training.recipe['batch_size']} is not split evenly over "
+                f"{tasks} tasks"
+            )
+        return SweepCell(
+            id=_id(["train", training.method, training.backbone, f"s{seed}"], request),
+            kind="train", request=request, resources=resources,
+        )  # fmt: skip
+
+    def _with_embeddings(
+        self, runs: Sequence[SweepCell]
+    ) -> tuple[list[SweepCell], list[SweepCell]]:
+        """One embedding for the runs that share their pictures and towers, where several do."""
+        groups: dict[tuple[str, ...], list[SweepCell]] = {}
+        shared = ["task", "protocol", *([] if self.sweep.decode_once else ["backbone"])]
+        for cell in runs:
+            groups.setdefault(tuple(cell.request[axis] for axis in shared), []).append(cell)
+        embeddings, dependent = [], []
+        for members in groups.values():
+            if len(members) == 1:
+                dependent += members
+                continue
+            embeddings.append(self._embedding(members))
+            needs = embeddings[-1].id
+            dependent += [replace(cell, needs=(*cell.needs, needs)) for cell in members]
+        return embeddings, dependent
+
+    def _embedding(self, members: Sequence[SweepCell]) -> SweepCell:
+        """What embeds the pictures of runs on one task, by each of their backbones."""
+        of = members[0].request
+        backbones = list(dict.fromkeys(cell.request["backbone"] for cell in members))
+        names = {"method": "embed", "task": of["task"], "backbone": backbones[0],
+                 "protocol": of["protocol"]}  # fmt: skip
+        request = self._request(names, of["split"]) | {"methods": []}
+        if backbones[1:]:
+            request["more_backbones"] = backbones[1:]
+        return SweepCell(
+            id=_id(["embed", of["task"], of["protocol"], "+".join(backbones)], request),
+            kind="embed", request=request, resources=self._resources(names),
+        )  # fmt: skip
+
+    def _resources(self, names: Mapping[str, Any]) -> dict[str, Any]:
+        return resources_for(names, self.profile.wishes, self.sweep.wishes)
+
+
+def _images(source: str) -> str:
+    """What is trained on, by a path that holds wherever a job starts.
+
+    Raises:
+        MissingData: there are no pictures.
+    """
+    if "/" in source:
+        source = str(Path(source).expanduser().absolute())
+    if not find_training_images(source)[0]:
+        raise MissingData(f"[[train]]: no pictures in {source}")
+    return source
+
+
+def _emptied(made: Plan) -> Any:
+    """Hundreds of thousands of annotations need not stay in memory."""
+    return replace(made.data, gallery=(), queries=(), spans={})
+
+
+def _id(names: Sequence[str], request: Mapping[str, Any]) -> str:
+    """Readable, and different wherever the requests differ."""
+    stays = {k: v for k, v in request.items() if k not in ("batch_size", "workers", "output")}
+    digest = hashlib.sha256(json.dumps(stays, sort_keys=True).encode()).hexdigest()[:6]
+    return "--".join([*map(_short, names), digest])
+
+
+def _short(name: str) -> str:
+    return slug(name)[:_SLUG_LENGTH]

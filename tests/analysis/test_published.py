@@ -1,0 +1,121 @@
+"""The verdict on each published number."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from cirbench.benchmark.analysis.published import (
+    DIFFERS,
+    NOT_COMPARABLE,
+    NOT_RUN,
+    REPRODUCED,
+    Published,
+    read_published,
+    verify,
+)
+from cirbench.benchmark.records.record import Record
+
+ROW = Published(
+    method="pic2word", variant="", backbone="ViT-L-14/openai", task="imagenet-r", split="test",
+    group="average", metric="R@10", value="11.9", source="a paper", confirmed="yes",
+)  # fmt: skip
+
+
+def record(value=11.9, group="average", metric="R@10", protocol="pic2word", released=True, **cell):
+    identity = {
+        "method": "pic2word", "task": "imagenet-r", "split": "test", "trained_on": "CC3M",
+        "backbone": "ViT-L-14/openai", "seed": 0, "checkpoint": None,
+    }  # fmt: skip
+    data = {
+        "cell": {**identity, **cell},
+        "protocol": {"name": protocol},
+        "annotations": {"released": released},
+        "metrics": {group: {metric: {"value": value}}},
+    }
+    return Record(path=Path("imagenet-r/a.json"), data=data)
+
+
+@pytest.mark.parametrize(
+    ("value", "printed", "state"),
+    [
+        (12.05, "11.9", REPRODUCED),
+        (12.051, "11.9", DIFFERS),
+        (11.75, "11.9", REPRODUCED),
+        (11.749, "11.9", DIFFERS),
+        (12.004, "11.90", REPRODUCED),
+        (12.006, "11.90", DIFFERS),
+        (12.6, "12", REPRODUCED),
+        (12.61, "12", DIFFERS),
+    ],
+)
+def test_agreement_is_rounding_plus_a_tenth_of_a_point(value, printed, state):
+    [verdict] = verify([replace(ROW, value=printed)], [record(value)])
+    assert verdict.state == state
+    assert verdict.difference == pytest.approx(value - float(printed))
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"backbone": "ViT-B-32/openai"}, "backbone ViT-B-32/openai, published ViT-L-14/openai"),
+        ({"split": "val"}, "split val, published test"),
+        ({"protocol": "clip4cir"}, "protocol clip4cir, published pic2word"),
+        ({"metric": "R@1"}, "no R@10 of average"),
+        ({"group": "toy"}, "no R@10 of average"),
+        ({"released": False}, "custom annotations"),
+    ],
+)
+def test_what_is_not_the_same_is_not_compared(change, reason):
+    [verdict] = verify([ROW], [record(**change)])
+    assert (verdict.state, verdict.reason, verdict.measured) == (NOT_COMPARABLE, reason, None)
+
+
+def test_a_known_cause_stands_beside_a_difference():
+    row = replace(ROW, task="coco", split="val2017")
+    [differs] = verify([row], [record(20.0, task="coco", split="val2017")])
+    assert (differs.state, "drawn at random" in differs.reason) == (DIFFERS, True)
+    [agrees] = verify([row], [record(task="coco", split="val2017")])
+    assert (agrees.state, agrees.reason) == (REPRODUCED, "")
+
+
+def test_what_was_not_run_is_said():
+    assert [v.state for v in verify([ROW], [])] == [NOT_RUN]
+    assert [v.state for v in verify([ROW], [record(task="cirr")])] == [NOT_RUN]
+
+
+def test_each_record_that_answers_has_its_verdict():
+    others = record(30.0, checkpoint="f" * 64), record(11.9, split="val")
+    verdicts = verify([ROW], [record(11.9), *others])
+    assert [v.state for v in verdicts] == [REPRODUCED, DIFFERS]
+    assert "weights none" in verdicts[0].name
+    assert "weights ffffffff" in verdicts[1].name
+    assert [v.name for v in verify([ROW], [record(11.9)])] == ["pic2word"]
+
+
+def test_a_combiner_is_held_against_its_own_training_data():
+    row = replace(ROW, method="combiner", variant="CIRR")
+    ours = record(method="combiner", trained_on="Fashion-IQ")
+    assert verify([row], [ours])[0].state == NOT_COMPARABLE
+    assert verify([row], [record(method="combiner", trained_on="CIRR")])[0].state == REPRODUCED
+
+
+def test_only_confirmed_rows_of_the_authors_gate():
+    assert ROW.gates
+    assert replace(ROW, variant="CIRR").gates
+    assert not replace(ROW, confirmed="no").gates
+    assert not replace(ROW, confirmed="derived").gates
+    assert not replace(ROW, variant="public ckpt, third-party rerun").gates
+
+
+def test_the_file_is_whole():
+    rows = read_published()
+    assert len(rows) == 768
+    assert {row.confirmed for row in rows} == {"yes", "derived", "no"}
+    assert all(float(row.value) >= 0 and row.source for row in rows)
+    pic2word = [r for r in rows if r.method == "pic2word" and r.task == "imagenet-r" and r.gates]
+    assert {row.protocol for row in pic2word} == {"pic2word"}
+    val = [r for r in rows if r.variant == "val-split gallery"]
+    assert {row.protocol for row in val} == {"val"}

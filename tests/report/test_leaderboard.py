@@ -1,0 +1,157 @@
+"""Leaderboards: what stands together, what is bold, what is linked, and that nothing else moves."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from places import GOLDEN
+
+from cirbench.benchmark.analysis.published import Published
+from cirbench.benchmark.api.protocol import EvaluationProtocol
+from cirbench.benchmark.records.record import Cell, PerQuery, read_records, write_record
+from cirbench.benchmark.report.markdown import boards, page
+from cirbench.benchmark.report.plots import draw, png_bytes, svg_bytes
+from cirbench.benchmark.report.publish import publish, read_boards, stale
+from cirbench.benchmark.runtime.errors import CorruptData, MissingData
+from cirbench.benchmark.scoring.metrics import hits_at, parse_metric
+from cirbench.benchmark.scoring.summary import averages_of, summarise
+
+EXPECTED = GOLDEN / "leaderboard.md"
+GROUPS = ("cartoon", "toy")
+PROTOCOL = EvaluationProtocol(
+    name="plain", version=1, gallery="everything", reference_removed=False, preprocess="clip",
+    templates={"text": "a {x}"}, metrics=("R@1", "R@2"), headline="R@2",
+    averages={"average without toy": ("cartoon",)},
+)  # fmt: skip
+
+
+def store(root, method, skill, protocol=PROTOCOL, gallery="g", **cell):
+    """40 references × 2 groups, where `skill` of the queries find their target first."""
+    rng = np.random.default_rng(0)
+    groups = np.repeat(GROUPS, 40)
+    found = rng.random(80) < skill
+    top = np.where(found[:, None], [[0, 1]], [[2, 1]]).astype(np.int32)
+    positives = [(0,)] * 80
+    hits, counts = hits_at(top, positives), np.ones(80, dtype=np.int64)
+    values = [parse_metric(m).per_query(hits, counts) for m in protocol.metrics]
+    arrays = PerQuery(
+        query=np.array([f"q{i}" for i in range(80)]),
+        reference=np.array([f"r{i % 40}" for i in range(80)]), group=groups,
+        gallery=np.array(["a", "b", "c"]), top=top, similarity=top.astype(np.float32), hits=hits,
+        positives=counts, first_rank=counts, tied=np.zeros(80, dtype=bool),
+        metrics=np.array(protocol.metrics), values=np.stack(values, axis=1),
+    )  # fmt: skip
+    metrics = summarise(arrays, GROUPS, averages_of(GROUPS, protocol))
+    data = {
+        "method": {"zero_shot": method != "bad|<b>", "remarks": []},
+        "metrics": {g: {m: vars(v) for m, v in row.items()} for g, row in metrics.items()},
+        "groups": list(GROUPS),
+        "protocol": {**protocol.as_dict(), "hash": protocol.hash},
+        "bootstrap": {"resamples": 2000},
+        "counts": {"queries": 80, "references": 40, "gallery": 3},
+        "fingerprints": {"gallery": gallery, "annotations": "a"},
+        "annotations": {"released": True},
+        "run": {"partial": False},
+        "environment": {},
+    }
+    identity = {
+        "trained_on": None, "task": "shapes", "split": "test", "backbone": "tiny",
+        "protocol": f"{protocol.name}@{protocol.hash}", "checkpoint": None, "seed": 0,
+    }  # fmt: skip
+    return write_record(root, Cell(method=method, **{**identity, **cell}), data, arrays)
+
+
+def test_the_page_is_the_golden_one(tmp_path):
+    store(tmp_path, "good", 0.8, trained_on="CC3M")
+    store(tmp_path, "bad|<b>", 0.3)
+    text = page(read_boards(tmp_path))
+    assert text == EXPECTED.read_text(encoding="utf-8")
+
+
+def test_the_best_row_comes_first_and_its_values_are_bold(tmp_path):
+    store(tmp_path, "bad", 0.3)
+    store(tmp_path, "good", 0.8)
+    rows = [line for line in page(read_boards(tmp_path)).splitlines() if line.startswith("| good")]
+    below = [line for line in page(read_boards(tmp_path)).splitlines() if line.startswith("| bad")]
+    assert rows
+    assert all("**" in row for row in rows)
+    assert not any("**" in row for row in below)
+
+
+def test_published_numbers_stand_beside_ours_with_their_verdict(tmp_path):
+    store(tmp_path, "good", 0.8, backbone="ViT-L-14/openai")
+    printed = {"method": "good", "variant": "", "backbone": "ViT-L-14/openai", "task": "shapes",
+               "split": "test", "group": "toy", "metric": "R@2", "source": "a paper",
+               "confirmed": "yes"}  # fmt: skip
+    rows = [Published(**printed, value="80.0"), Published(**printed, value="79.0")]
+    assert "published" not in page(read_boards(tmp_path), rows)
+    store(tmp_path, "pic2word", 0.8, replace(PROTOCOL, name="pic2word"), backbone="ViT-L-14/openai")
+    text = page(read_boards(tmp_path), [replace(row, method="pic2word") for row in rows])
+    lines = [line.split("|") for line in text.splitlines() if "a paper" in line]
+    assert [[cell.strip() for cell in line[4:8]] for line in lines] == [
+        ["80.0", "80.00", "+0.00", "reproduced"],
+        ["79.0", "80.00", "+1.00", "differs"],
+    ]
+
+
+def test_the_difference_is_paired(tmp_path):
+    store(tmp_path, "good", 0.8)
+    store(tmp_path, "twin", 0.8)
+    store(tmp_path, "bad", 0.3)
+    [board] = read_boards(tmp_path)
+    first, second, third = board.differences("average")
+    for same in (first, second):
+        assert (same.value, same.low, same.high) == (0, 0, 0)
+    assert third.low < third.value < third.high < 0
+    assert third.value == pytest.approx(
+        board.value(board.records[2], "average", "R@2").value
+        - board.value(board.records[0], "average", "R@2").value
+    )
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"protocol": replace(PROTOCOL, recall_epsilon=1e-5)},
+        {"protocol": replace(PROTOCOL, version=2)},
+        {"gallery": "other"},
+        {"split": "val"},
+        {"task": "others"},
+    ],
+)
+def test_what_differs_in_kind_never_shares_a_table(tmp_path, change):
+    store(tmp_path, "a", 0.5)
+    store(tmp_path, "b", 0.5, **change)
+    assert [len(board.records) for board in boards(list(read_records(tmp_path)))] == [1, 1]
+
+
+def test_plots_have_the_same_bytes_each_time(tmp_path):
+    store(tmp_path, "a", 0.5)
+    store(tmp_path, "b", 0.7)
+    [board] = read_boards(tmp_path)
+    once, again = draw(board), draw(board)
+    for kind in ("bars", "curves"):
+        assert svg_bytes(once[kind], "d") == svg_bytes(again[kind], "d")
+        assert png_bytes(once[kind]) == png_bytes(again[kind])
+
+
+def test_stale_names_what_is_old(tmp_path):
+    store(tmp_path, "a", 0.5)
+    publish(tmp_path, read_boards(tmp_path))
+    assert stale(tmp_path) == []
+    next(tmp_path.glob("*/*curves.png")).unlink()
+    assert [path.suffix for path in stale(tmp_path)] == [".png"]
+    publish(tmp_path, read_boards(tmp_path))
+    store(tmp_path, "a", 0.6)
+    assert {path.suffix for path in stale(tmp_path)} == {".md", ".svg"}
+
+
+def test_no_records_and_damaged_records(tmp_path):
+    with pytest.raises(MissingData):
+        publish(tmp_path, read_boards(tmp_path))
+    store(tmp_path, "a", 0.5)
+    next(tmp_path.glob("*/*.npz")).write_bytes(b"nothing")
+    with pytest.raises(CorruptData, match="npz"):
+        publish(tmp_path, read_boards(tmp_path))

@@ -1,0 +1,601 @@
+"""Sweeps without a cluster: the file and its mistakes, the folder, local jobs, and what is told."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from places import GOLDEN, ROOT
+from slurm_cluster import wait_until
+from sweeping import TRAINING, TWO_TASKS, Sweeps, install_faults
+
+from cirbench.benchmark.checkpoints import read_checkpoint
+from cirbench.slurm import status
+from cirbench.slurm.manifest import (
+    FAILED,
+    QUEUED,
+    RUNNING,
+    STATES,
+    Manifest,
+    Plan,
+    State,
+    Submission,
+    SweepCell,
+)
+from cirbench.slurm.node import worker
+from cirbench.slurm.queues import local
+from cirbench.slurm.queues import squeue as queue
+from cirbench.slurm.queues.squeue import QueuedJob
+from cirbench.slurm.status import VANISHED, look
+from cirbench.slurm.submit import arrays
+
+EXPECTED = GOLDEN / "sweep.sbatch"
+
+
+ONE = 'methods = ["image-only"]\ntasks = ["emoji"]\n'
+PIC2WORD = 'methods = ["pic2word"]\ntasks = ["emoji"]\nbackbones = ["fake"]\n'
+
+
+@pytest.fixture
+def sweeps(tmp_path, monkeypatch, capsys):
+    """`bench sweep` in a folder of its own, with the faults installed."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.delenv("CIRBENCH_DATA", raising=False)
+    install_faults(tmp_path, monkeypatch)
+    return Sweeps(tmp_path, monkeypatch, capsys)
+
+
+@pytest.fixture
+def slurm(monkeypatch):
+    """A Slurm that answers what a test puts in: job id → QueuedJob."""
+    answers: dict[str, QueuedJob] = {}
+    monkeypatch.setattr(queue, "listed", lambda: answers)
+    monkeypatch.setattr(queue, "accounted", lambda jobs: {})
+    return answers
+
+
+def sent_to_slurm(manifest: Manifest, *states: State, needs=((),)) -> list[str]:
+    """A sweep of one array, job 7; gives the cells' names."""
+    names = [f"cell-{i}" for i in range(len(states))]
+    manifest.write_plan(Plan(name=manifest.name, cells=tuple(names)))
+    manifest.write_submission(
+        Submission(id="s", cluster="slurm", cells=(*names, "another"), job="7")
+    )
+    for place, (name, state) in enumerate(zip(names, states, strict=True)):
+        need = needs[place] if place < len(needs) else ()
+        expected = {"method": name}
+        manifest.write_cell(
+            SweepCell(
+                id=name, kind="run", request={"methods": [name]}, expected=expected, needs=need
+            )
+        )
+        manifest.write_state(name, State(**{**vars_of(state), "submission": "s", "place": place}))
+    return names
+
+
+def vars_of(state: State) -> dict:
+    return {key: getattr(state, key) for key in ("status", "reason", "started", "attempts")}
+
+
+# --- the file
+
+
+def test_every_mistake_is_told_at_once_and_nothing_is_written(sweeps):
+    file = sweeps.file("wrong", """
+methods = ["pic2wrod", "image-*", "nothing-*"]
+tasks = ["emojy", "emoji", "cirr"]
+backbones = ["emoji-clop", "fake"]
+protocols = ["emoji"]
+seeds = ["one"]
+methds = 1
+[settings]
+batchsize = 3
+limit = 0
+[checkpoints.pic2word]
+fake = "nowhere.pt"
+[[exclude]]
+method = "text-only"
+[resources]
+timeout_min = 0
+partition = "gpu"
+""")  # fmt: skip
+    code, out, err = sweeps("submit", file)
+    assert code == 2
+    for said in (
+        "did you mean pic2word", "no method fits 'nothing-*'", "did you mean emoji?", "emoji-clip",
+        "seeds must be a non-empty list", "did you mean methods?", "did you mean batch_size?",
+        "limit = 0 is less than 1", "excludes nothing", "timeout_min = 0 is no positive number",
+        "partition", "task cirr has no protocol 'emoji'",
+    ):  # fmt: skip
+        assert said in err, said
+    assert out == ""
+    assert not (sweeps.folder / "sweeps").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("methods = [", "no TOML"),
+        (PIC2WORD, "needs --checkpoint"),
+        (f'{PIC2WORD}[checkpoints]\npic2word = "nowhere.pt"', "no checkpoint at"),
+        ('methods = ["image-only"]\ntasks = ["cirr"]', "task cirr needs its data"),
+        (f'{ONE}[[exclude]]\ntask = "*"', "no cell is left"),
+        (f'name = "../x"\n{ONE}', "no name for a sweep"),
+        (f'{ONE}[[train]]\nmethod = "x"', "known: pic2word, combiner"),
+        (f'{ONE}[[train]]\nmethod = "combiner"\nbackbone = "fake"', "combiner lacks task"),
+        (f'{ONE}[[train]]\nmethod = "combiner"\nbackbone = "fake"\ntask = "coco"', "triplets"),
+        (
+            f'{ONE}[[train]]\nmethod = "pic2word"\nbackbone = "fake"\nimages = "emoji"\n'
+            "batch_size = 7\n[resources]\ntasks_per_node = 2",
+            "a batch of 7 is not split evenly over 2 tasks",
+        ),
+    ],
+)
+def test_one_mistake_is_one_line(sweeps, text, said):
+    ended, out, err = sweeps("submit", sweeps.file("one", text))
+    assert (ended, out) == (2, "")
+    assert said in err
+    assert "Traceback" not in err
+
+
+def test_axes_globs_exclusions_and_overrides_make_the_cells(sweeps):
+    file = sweeps.file("axes", """
+methods = ["image-*", "text-only"]
+tasks = ["emoji"]
+backbones = ["fake", "default"]
+seeds = [0, 1]
+[[exclude]]
+method = "text-only"
+seed = 1
+[[override]]
+method = "image-text"
+mem_gb = 9
+""")  # fmt: skip
+    code, out, _ = sweeps("submit", file, "--dry-run", "--json")
+    planned = json.loads(out)
+    runs = [cell for cell in planned["cells"] if not cell["cell"].startswith("embed")]
+    assert code == 0
+    assert len(runs) == 2 * 3, "training-free methods have one seed"
+    assert len(planned["cells"]) - len(runs) == 2
+    assert all(len(cell["needs"]) == 1 for cell in runs)
+    assert sum("--mem=9216MB" in script for script in planned["scripts"]) == 2
+    assert not (sweeps.folder / "sweeps").exists()
+
+
+def test_two_processes_train_what_one_does(sweeps, picture_folder):
+    text = TRAINING.format(images=picture_folder, epochs=5)
+    trained, losses = [], []
+    for name, more in (("one", ""), ("two", TWO_TASKS)):
+        assert sweeps("submit", sweeps.file(name, text + more), "--cluster", "local")[0] == 0
+        rows = sweeps.wait(name)
+        assert {row.state.status for row in rows.values()} == {"done"}
+        path = sweeps.manifest(name).folder / "checkpoints/pic2word--fake--s0.safetensors"
+        trained.append(read_checkpoint(path).provenance["recipe"])
+        log = path.with_suffix(".log.csv").read_text(encoding="utf-8").splitlines()
+        losses.append(float(log[1].split(",")[1]))
+    assert trained[0] == trained[1]
+    # later steps begin from weights that AdamW has moved by the last digits of tiny gradients
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+
+
+def test_a_task_that_fails_gives_the_cell_its_reason(sweeps, picture_folder, monkeypatch):
+    for picture in picture_folder.iterdir():
+        picture.write_bytes(b"no picture")
+    text = TRAINING.format(images=picture_folder, epochs=5) + TWO_TASKS
+    assert sweeps("submit", sweeps.file("broken", text), "--cluster", "local")[0] == 0
+    row = sweeps.wait("broken")["train"]
+    assert row.state.status == "failed"
+    assert "can't be decoded" in row.state.reason
+
+
+COMBINER = """
+methods = ["combiner"]
+tasks = ["emoji"]
+backbones = ["fake"]
+seeds = [0, 1]
+[settings]
+limit = 1
+[[train]]
+method = "combiner"
+backbone = "fake"
+task = "emoji"
+epochs = 1
+projection = 4
+hidden = 8
+"""
+
+
+def test_a_combiner_is_trained_then_evaluated(sweeps):
+    assert sweeps("submit", sweeps.file("triplets", COMBINER), "--cluster", "debug")[0] == 0
+    rows = look(sweeps.manifest("triplets"))
+    assert {row.state.status for row in rows} == {"done"}
+    records = [
+        json.loads(row.record.read_text(encoding="utf-8")) for row in rows if row.cell.kind == "run"
+    ]
+    assert [record["cell"]["trained_on"] for record in records] == ["emoji"] * 2
+    assert len({record["cell"]["checkpoint"] for record in records}) == 2
+
+
+def test_the_sbatch_script_is_the_golden_one(sweeps, monkeypatch):
+    (sweeps.folder / "profile.toml").write_text(
+        '[resources]\nslurm_partition = "gpu"\nslurm_account = "me"\ngpus_per_node = 1\n'
+        'slurm_array_parallelism = 2\nslurm_setup = ["source venv/bin/activate"]\n',
+        encoding="utf-8",
+    )
+    monkeypatch.setattr("sys.executable", "/venv/bin/python")
+    file = sweeps.file("golden", methods=["image-only", "image-text", "text-only"])
+    _, out, _ = sweeps("submit", file, "--profile", "profile.toml", "--dry-run", "--json",
+                       "--no-snapshot")  # fmt: skip
+    script = json.loads(out)["scripts"][1].replace(str(sweeps.folder), "/cluster")
+    assert script == EXPECTED.read_text(encoding="utf-8")
+
+
+def test_shipped_files_are_sound(sweeps, tmp_path, monkeypatch):
+    _, out, _ = sweeps("submit", "emoji", "--profile", "slurm-example", "--dry-run", "--json")
+    assert len(json.loads(out)["cells"]) == 6
+    code, _, err = sweeps("submit", "paper", "--profile", "local-example", "--dry-run")
+    assert code == 2
+    for task in ("imagenet-r", "fashion-iq", "cirr"):
+        assert f"task {task} needs its data" in err
+    assert "$PIC2WORD has a variable that is not set" in err
+    assert "unknown" not in err
+
+
+def test_a_wish_for_no_such_profile_or_cluster_is_told(sweeps):
+    file = sweeps.file("wish")
+    assert "shipped name: local-example" in sweeps("submit", file, "--profile", "mine")[2]
+    code, _, err = sweeps("submit", file, "--cluster", "pbs")
+    assert code == 2
+    assert "known: slurm, local, debug" in err
+
+
+# --- running, in this process and as local jobs
+
+
+def test_debug_runs_here_and_a_second_submit_finds_nothing_left(sweeps):
+    file = sweeps.file("here", methods=["image-only", "crash", "text-only"])
+    code, _, err = sweeps("submit", file, "--cluster", "debug")
+    assert code == 1
+    assert "not done: crash" in err
+    assert sweeps.statuses("here") == {
+        "embed": "done", "image-only": "done", "crash": "failed", "text-only": "done",
+    }  # fmt: skip
+    planned = json.loads(sweeps("submit", file, "--dry-run", "--json")[1])
+    assert planned["to submit"] == 1
+    assert len(planned["scripts"]) == 1
+    first = sweeps.rows("here")["image-only"].state
+    sweeps("submit", file, "--cluster", "debug")
+    assert sweeps.rows("here")["image-only"].state == first
+    assert sweeps.rows("here")["crash"].state.attempts == 2
+
+
+def test_local_jobs_survive_each_others_faults(sweeps):
+    faults = ["image-only", "crash", "killed"]
+    file = sweeps.file("faults", methods=faults)
+    started = time.monotonic()
+    assert sweeps("submit", file, "--cluster", "local", "--no-snapshot")[0] == 0
+    assert time.monotonic() - started < 5
+    rows = sweeps.wait("faults")
+    assert rows["image-only"].state.status == "done"
+    assert rows["crash"].state.reason == "RuntimeError: it broke [here]"
+    assert len(rows["crash"].state.log) == 20
+    assert rows["killed"].state.reason == "its process ended without a word"
+    code, out, _ = sweeps("status", "faults")
+    assert code == 0
+    assert "RuntimeError: it broke [here]" in out
+    assert out.splitlines()[-1] == "2 done, 2 failed"
+    assert "it broke [here]" in sweeps("logs", "faults", "crash")[1]
+
+
+def test_a_local_cell_out_of_time_begins_again(sweeps):
+    text = (
+        sweeps.file("late", methods=["slow"]).read_text(encoding="utf-8")
+        + "slurm_signal_delay_s = 52\n"
+    )
+    file = sweeps.file("late", text.replace("timeout_min = 30", "timeout_min = 1"))
+    sweeps("submit", file, "--cluster", "local", "--no-snapshot")
+    state = sweeps.wait("late")["slow"].state
+    assert state.status == "done"
+    assert state.attempts > 1
+
+
+def test_cancel_ends_a_local_sweep_and_what_it_started(sweeps):
+    file = sweeps.file("stop", methods=["sleeper"])
+    sweeps("submit", file, "--cluster", "local", "--no-snapshot")
+    wait_until((sweeps.folder / "sleeper").exists, 60, "begin")
+    [submission] = sweeps.manifest("stop").submissions().values()
+    assert sweeps("cancel", "stop")[1] == "stop: 1 cells cancelled\n"
+    assert sweeps.statuses("stop") == {"sleeper": "cancelled"}
+    assert not local.is_alive(submission)
+    assert not local._members(submission.process["id"])
+
+
+def test_a_local_queue_that_was_killed_leaves_failures_and_not_silence(sweeps):
+    file = sweeps.file("gone", methods=["sleeper"])
+    sweeps("submit", file, "--cluster", "local", "--no-snapshot")
+    wait_until((sweeps.folder / "sleeper").exists, 60, "begin")
+    manifest = sweeps.manifest("gone")
+    [submission] = manifest.submissions().values()
+    subprocess.run(["pkill", "-KILL", "-g", str(submission.process["id"])], check=True)
+    wait_until(lambda: not local.is_alive(submission), 10, "end")
+    assert sweeps.rows("gone")["sleeper"].state.reason == VANISHED
+
+
+def test_jobs_run_the_code_that_was_submitted(sweeps):
+    from cirbench.benchmark.runtime.provenance import code_state
+    from cirbench.slurm.queues.snapshot import build, checkout, code_for
+
+    if checkout() is None:
+        code = code_for(sweeps.manifest("snap"))
+        assert (code.folder, code.commit) == (None, code_state()["commit"])
+        return
+    code = code_for(sweeps.manifest("snap"))
+    build(code)
+    build(code_for(sweeps.manifest("snap")))
+    assert [path.name for path in code.folder.parent.iterdir()] == [code.folder.name]
+    environment = {**code.environment, "PATH": ""}
+    command = [
+        "-c",
+        "from cirbench.benchmark.runtime import provenance as p; print(p.__file__, p.code_state())",
+    ]
+    told = subprocess.run(
+        [sys.executable, *command],
+        env=environment,
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+    )
+    assert told.stdout.startswith(str(code.folder))
+    assert str(code.commit) in told.stdout
+
+
+def test_fail_fast_lets_nothing_begin_after_a_failure(sweeps):
+    file = sweeps.file("fast", methods=["crash", "image-only", "text-only"])
+    sweeps("submit", file, "--cluster", "debug", "--fail-fast")
+    statuses = sweeps.statuses("fast")
+    assert (statuses["crash"], statuses["image-only"]) == ("failed", "skipped")
+    assert "--fail-fast: crash" in sweeps.rows("fast")["text-only"].state.reason
+    sweeps("submit", file, "--cluster", "debug")
+    assert sweeps.statuses("fast")["text-only"] == "done"
+
+
+def test_oom_is_retried_with_half_the_batch_or_twice_the_memory(sweeps):
+    file = sweeps.file("small", methods=["greedy"])
+    sweeps("submit", file, "--cluster", "debug")
+    assert sweeps.statuses("small") == {"greedy": "oom"}
+    sweeps("retry", "small", "--oom", "--cluster", "debug")
+    row = sweeps.rows("small")["greedy"]
+    assert (row.state.status, row.cell.request["batch_size"]) == ("done", 32)
+
+    (sweeps.folder / "greedy").unlink()
+    (sweeps.folder / "big.toml").write_text('on_oom = "double-memory"\n', encoding="utf-8")
+    sweeps("submit", sweeps.file("more", methods=["greedy"]), "--cluster", "debug",
+           "--profile", "big.toml")  # fmt: skip
+    sweeps("retry", "more", "--oom", "--cluster", "debug")
+    row = sweeps.rows("more")["greedy"]
+    assert (row.state.status, row.cell.resources["mem_gb"]) == ("done", 2)
+
+
+def test_a_cell_can_be_run_by_hand(sweeps):
+    from cirbench.slurm.node.worker import work
+
+    file = sweeps.file("hand", methods=["crash", "image-only"])
+    sweeps("submit", file, "--cluster", "debug")
+    manifest = sweeps.manifest("hand")
+    [cell] = [c for c in manifest.plan().cells if c.startswith("image-only")]
+    record = sweeps.rows("hand")["image-only"].record
+    record.unlink()
+    assert sweeps.statuses("hand")["image-only"] == "failed"
+    assert work(manifest.cell_path(cell)).status == "done"
+    assert sweeps.statuses("hand")["image-only"] == "done"
+
+
+def test_a_requeue_that_kills_its_own_command_is_no_failure(sweeps, monkeypatch):
+    sweeps("submit", sweeps.file("again"), "--cluster", "debug")
+    manifest = sweeps.manifest("again")
+    job = worker.CellJob(str(manifest.cell_path(sweeps.rows("again")["image-only"].cell.id)))
+
+    def preempted(_request):  # as submitit's handler of the signal does
+        job.checkpoint()
+        raise subprocess.CalledProcessError(-15, ["scontrol", "requeue", "3_5"])
+
+    monkeypatch.setattr(worker, "WORK", {**worker.WORK, "run": preempted})
+    with pytest.raises(SystemExit):
+        job()
+    state = sweeps.manifest("again").state(Path(job.path).stem)
+    assert state.status == "queued"
+    assert "requeued after preemption" in state.reason
+
+
+# --- what the queue says, and the folder
+
+
+def test_what_slurm_says_becomes_the_state(tmp_path, slurm):
+    manifest = Manifest(folder=tmp_path / "s")
+    manifest.logs.mkdir(parents=True)
+    sent_to_slurm(manifest, *[State(status=RUNNING, started=1.0, attempts=1)] * 6)
+    said = [(RUNNING, ""), (QUEUED, "BeginTime"), ("cancelled", "Slurm: CANCELLED"),
+            ("timeout", "Slurm: TIMEOUT"), ("oom", "Slurm: OUT_OF_MEMORY"),
+            (FAILED, "Slurm: NODE_FAIL")]  # fmt: skip
+    for place, (state, reason) in enumerate(said):
+        slurm[f"7_{place}"] = QueuedJob(id=f"7_{place}", status=state, reason=reason, node="n")
+    rows = look(manifest)
+    assert [(row.state.status, row.state.reason) for row in rows] == said
+    slurm.clear()  # Slurm forgets; what has ended is written down, the rest has vanished
+    rows = look(manifest)
+    assert [row.state.status for row in rows[2:]] == [state for state, _ in said[2:]]
+    assert [row.state.reason for row in rows[:2]] == [VANISHED, VANISHED]
+
+
+def test_squeues_own_words_are_read(monkeypatch):
+    lines = ("12_3;FAILED;9;node0;JobLaunchFailure;s-1;\n13;FAILED;768;node0;NonZeroExitCode;s-2;\n"
+             "14_0;PENDING;0;;Dependency;s-3;\n15;NEW_STATE;0;;None;a;b;\n")  # fmt: skip
+    done = subprocess.CompletedProcess([], 0, stdout=lines, stderr="")
+    monkeypatch.setattr(queue, "_ask", lambda *_arguments: done)
+    monkeypatch.setattr(queue, "need_slurm", lambda: None)
+    jobs = queue.listed()
+    assert "killed by signal 9" in jobs["12_3"].reason
+    assert "exit code 3" in jobs["13"].reason
+    assert (jobs["14_0"].status, jobs["14_0"].reason) == (QUEUED, "Dependency")
+    assert jobs["15"].status == FAILED
+
+
+def test_accounts_are_asked_for_what_the_queue_forgot(monkeypatch):
+    lines = "7_0|CANCELLED by 1000|0:15|n1\n7_1|TIMEOUT|0:0|n2\n"
+    done = subprocess.CompletedProcess([], 0, stdout=lines, stderr="")
+    monkeypatch.setattr(queue, "_ask", lambda *_arguments: done)
+    monkeypatch.setattr("shutil.which", lambda _name: "/usr/bin/sacct")
+    found = queue.accounted(["7_0", "7_1"])
+    assert [job.status for job in found.values()] == ["cancelled", "timeout"]
+
+
+def test_a_job_that_ends_while_status_looks_is_believed(tmp_path, slurm, monkeypatch):
+    manifest = Manifest(folder=tmp_path / "s")
+    [name] = sent_to_slurm(manifest, State(status=RUNNING, attempts=1))
+    real = status.rows_of
+
+    def ends_meanwhile(*arguments):
+        rows = real(*arguments)
+        manifest.write_state(name, State(status="timeout", reason="its own word"))
+        return rows
+
+    monkeypatch.setattr(status, "rows_of", ends_meanwhile)
+    look(manifest)
+    assert manifest.state(name).reason == "its own word"
+
+
+def test_no_slurm_is_one_clear_error(sweeps, monkeypatch):
+    monkeypatch.setenv("PATH", "/nowhere")
+    code, _, err = sweeps("submit", sweeps.file("none"), "--no-snapshot")
+    assert code == 2
+    assert "no Slurm here" in err
+    assert sweeps.statuses("none") == {"image-only": "planned"}
+
+
+def test_the_same_name_with_another_plan_is_refused(sweeps):
+    sweeps("submit", sweeps.file("same"), "--cluster", "debug")
+    code, _, err = sweeps(
+        "submit", sweeps.file("same", methods=["text-only"]), "--cluster", "debug"
+    )
+    assert code == 2
+    assert "another sweep of the same name" in err
+
+
+def test_a_manifest_damaged_by_hand_loses_no_other_cell(sweeps):
+    file = sweeps.file("hurt", methods=["image-only", "text-only"])
+    sweeps("submit", file, "--cluster", "debug")
+    manifest = sweeps.manifest("hurt")
+    names = {cell.split("--")[0]: cell for cell in manifest.plan().cells}
+    state = manifest.folder / "states" / f"{names['embed']}.json"
+    state.write_text(state.read_text(encoding="utf-8")[:20], encoding="utf-8")
+    assert sweeps.statuses("hurt") == {"embed": "failed", "image-only": "done", "text-only": "done"}
+    (manifest.folder / "states" / f"{names['text-only']}.json").write_text(
+        '{"status": "fine"}', encoding="utf-8"
+    )
+    assert sweeps.statuses("hurt")["text-only"] == "done", "its record is there"
+
+    manifest.cell_path(names["image-only"]).write_text("{}", encoding="utf-8")
+    code, _, err = sweeps("status", "hurt")
+    assert code == 4
+    assert "submit the sweep file again" in err
+    (manifest.folder / "sweep.json").write_text("half", encoding="utf-8")
+    assert sweeps("status", "hurt")[0] == 4
+    assert sweeps("submit", file, "--cluster", "debug")[0] == 0
+    assert set(sweeps.statuses("hurt").values()) <= {"done", "failed"}
+    assert sweeps.statuses("hurt")["image-only"] == "done"
+
+
+def test_a_record_that_does_not_validate_is_not_done(sweeps):
+    file = sweeps.file("record", methods=["image-only"])
+    sweeps("submit", file, "--cluster", "debug")
+    path = sweeps.rows("record")["image-only"].record
+    whole = path.read_text(encoding="utf-8")
+    path.write_text(whole[:100], encoding="utf-8")
+    assert "is not a readable record" in sweeps.rows("record")["image-only"].state.reason
+    path.write_text(whole.replace('"seed": 0', '"seed": 1'), encoding="utf-8")
+    assert sweeps.statuses("record") == {"image-only": "failed"}
+    sweeps("retry", "record", "--failed", "--cluster", "debug")
+    assert sweeps.statuses("record") == {"image-only": "done"}
+
+
+def test_a_folder_that_cant_be_written_is_one_clear_error(sweeps):
+    code, _, err = sweeps(
+        "submit", sweeps.file("ro"), "--cluster", "debug", "--sweeps-dir", "/proc/x"
+    )
+    assert code == 2
+    assert "another --sweeps-dir" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["status", "nobody"], 3, "no sweep 'nobody'"),
+        (["retry", "known"], 2, "say which"),
+        (["logs", "known", "x"], 2, "no cells begin with 'x'"),
+        (["logs", "known", "image"], 3, "has had no job"),
+        (
+            ["submit", "nowhere.toml"],
+            3,
+            "shipped name: combiner-cirr, combiner-fashion-iq, emoji, paper",
+        ),
+    ],
+)
+def test_questions_about_what_is_not_there(sweeps, arguments, code, said):
+    sweeps("submit", sweeps.file("known"), "--cluster", "debug")
+    ended, _, err = sweeps(*arguments)
+    assert ended == code
+    assert said in err
+
+
+def test_gpus_of_a_machine_are_dealt_out(monkeypatch, tmp_path):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3")
+    given = []
+
+    class Executor:
+        def __init__(self, **_options):
+            pass
+
+        def update_parameters(self, **asked):
+            given.append(asked["visible_gpus"])
+
+        def submit(self, _call):
+            return type("Job", (), {"done": lambda _self: False})()
+
+    monkeypatch.setattr(local.submitit, "LocalExecutor", Executor)
+    asked = {"gpus_per_node": 1, "timeout_min": 1}
+    cells = [SweepCell(id=f"c{i}", kind="run", request={}, resources=asked) for i in range(3)]
+    work = local.LocalQueue(Manifest(folder=tmp_path), list(cells), 3)
+    monkeypatch.setattr(local.time, "sleep", lambda _s: (_ for _ in ()).throw(InterruptedError))
+    with pytest.raises(InterruptedError):
+        work.work_off()
+    assert given == [[2], [3]]
+    assert [cell.id for cell in work.waiting] == ["c2"]
+
+
+def test_arrays_are_of_one_set_of_resources_and_no_longer_than_slurm_takes():
+    cells = [
+        SweepCell(id=str(i), kind="run", request={}, resources={"mem_gb": i % 2})
+        for i in range(2100)
+    ]
+    made = arrays(cells)
+    assert sorted(len(array.cells) for array in made) == [50, 50, 1000, 1000]
+    assert all(len({c.resources["mem_gb"] for c in array.cells}) == 1 for array in made)
+
+
+def test_the_status_of_a_thousand_cells_takes_no_two_seconds(tmp_path, slurm):
+    manifest = Manifest(folder=tmp_path / "s")
+    names = sent_to_slurm(manifest, *[State(status=QUEUED)] * 1000)
+    for place in range(len(names)):
+        slurm[f"7_{place}"] = QueuedJob(id=f"7_{place}", status=QUEUED, reason="Priority")
+    started = time.perf_counter()
+    assert len(look(manifest)) == 1000
+    assert time.perf_counter() - started < 2
+
+
+def test_states_are_the_documented_ones():
+    text = (ROOT / "slurm" / "README.md").read_text(encoding="utf-8")
+    assert all(f"`{state}`" in text for state in STATES)
