@@ -14,7 +14,7 @@ check: ## ruff, mypy, pytest and the leaderboard's freshness: what CI runs
 
 # -P keeps the root off sys.path, where datasets/ would pass for Hugging Face's package.
 perf: ## time and memory of the harness
-	python -P -m cirbench.benchmark.perf results
+	PYTHONPATH=tests/support python -P -m perf results
 
 faults: ## the kill and resume tests with thirty kills
 	CIRBENCH_TEST_FAULTS=30 pytest -q tests/embedding/test_store.py

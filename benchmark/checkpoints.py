@@ -10,7 +10,6 @@ import struct
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,27 +19,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from cirbench.benchmark.api.method import Checkpoint
 from cirbench.benchmark.runtime.errors import CorruptData
 from cirbench.benchmark.runtime.files import check_is_file, sha256_of_file, written_whole
 
 if TYPE_CHECKING:
-    from cirbench.benchmark.api.values import Backbone
-
-
-@dataclass(frozen=True, kw_only=True)
-class Checkpoint:
-    """A file of weights as it was read.
-
-    Attributes:
-        content: what `torch.load` gives, or the tensors of a safetensors file by name.
-        provenance: the JSON header of our own files; empty for other people's.
-        sha256: of the file.
-    """
-
-    path: Path
-    content: Mapping[str, Any]
-    provenance: Mapping[str, Any] = field(default_factory=dict)
-    sha256: str
+    from cirbench.benchmark.api.backbone import Backbone
 
 
 @contextmanager

@@ -24,32 +24,24 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+from cirbench.benchmark.api.per_query import PerQuery
 from cirbench.benchmark.api.protocol import EvaluationProtocol
-from cirbench.benchmark.api.values import (
-    ImageRef,
-    Query,
-    Released,
-    Selection,
-    Task,
-    TaskData,
-    Triplet,
-)
+from cirbench.benchmark.api.task import Download, Place, Task
+from cirbench.benchmark.api.values import ImageRef, Query, Released, Selection, TaskData, Triplet
 from cirbench.benchmark.data.annotations import (
     absent,
     check_none_missing,
     numbered,
-    read_json,
     read_rows,
     remark_oddities,
     row_of,
     sha256_by_name,
     with_any_ending,
 )
-from cirbench.benchmark.data.downloads import Download
-from cirbench.benchmark.data.layout import Place, locate
+from cirbench.benchmark.data.layout import locate
 from cirbench.benchmark.images.reading import file_ref
-from cirbench.benchmark.records.record import PerQuery
 from cirbench.benchmark.runtime.errors import CorruptData, MissingData
+from cirbench.benchmark.runtime.parsing import read_json
 from cirbench.benchmark.runtime.paths import check_inside, check_path
 
 PIC2WORD = EvaluationProtocol(

@@ -26,13 +26,13 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from cirbench.benchmark.api.protocol import EvaluationProtocol
+from cirbench.benchmark.api.task import Download, Place, Task
 from cirbench.benchmark.api.values import (
     Collection,
     ImageRef,
     Query,
     Released,
     Selection,
-    Task,
     TaskData,
     Triplet,
 )
@@ -47,8 +47,7 @@ from cirbench.benchmark.data.annotations import (
     row_of,
     sha256_by_name,
 )
-from cirbench.benchmark.data.downloads import Download
-from cirbench.benchmark.data.layout import Place, locate
+from cirbench.benchmark.data.layout import locate
 from cirbench.benchmark.images.reading import file_ref
 from cirbench.benchmark.runtime.errors import CorruptData, MissingData
 

@@ -22,13 +22,14 @@ from pathlib import Path
 from typing import ClassVar
 
 from cirbench.benchmark.api.protocol import EvaluationProtocol
-from cirbench.benchmark.api.values import ImageRef, Query, Released, Task, TaskData
-from cirbench.benchmark.data.annotations import absent, read_lines
-from cirbench.benchmark.data.downloads import Download
-from cirbench.benchmark.data.layout import Place, locate
+from cirbench.benchmark.api.task import Download, Place, Task
+from cirbench.benchmark.api.values import ImageRef, Query, Released, TaskData
+from cirbench.benchmark.data.annotations import absent
+from cirbench.benchmark.data.layout import locate
 from cirbench.benchmark.images.leftovers import HIDDEN, Skipped, is_leftover, list_folder
 from cirbench.benchmark.images.reading import file_ref
 from cirbench.benchmark.runtime.errors import CorruptData, MissingData
+from cirbench.benchmark.runtime.parsing import read_lines
 from cirbench.benchmark.runtime.paths import check_inside
 
 DOMAINS = ("cartoon", "origami", "toy", "sculpture")

@@ -23,14 +23,9 @@ from typing import ClassVar, Self
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from cirbench.benchmark.api.values import Backbone, Method, Queries
-from cirbench.benchmark.checkpoints import (
-    Checkpoint,
-    check_widths,
-    fill,
-    holding,
-    network_weights,
-)
+from cirbench.benchmark.api.backbone import Backbone
+from cirbench.benchmark.api.method import Checkpoint, Method, Queries
+from cirbench.benchmark.checkpoints import check_widths, fill, holding, network_weights
 from cirbench.benchmark.runtime.errors import CorruptData
 
 DROPOUT = 0.5

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from cirbench.benchmark.evaluation.plan import Request
 from cirbench.benchmark.runtime.errors import UsageError
-from cirbench.slurm.manifest import (
+from cirbench.slurm.cells.manifest import (
     CLUSTERS,
     DONE,
     ENDED_BADLY,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from cirbench.benchmark.records.record import check_writable, read_record
 from cirbench.benchmark.runtime.files import written_whole
-from cirbench.slurm.manifest import Manifest
+from cirbench.slurm.cells.manifest import Manifest
 from cirbench.slurm.status import Row
 
 

@@ -9,8 +9,8 @@ from typing import Any
 from cirbench.benchmark.runtime.errors import CorruptData, UsageError
 from cirbench.benchmark.runtime.progress import Reporter
 from cirbench.benchmark.runtime.provenance import code_state
+from cirbench.slurm.cells.manifest import OPEN, Manifest, Plan, State, SweepCell, manifest_of
 from cirbench.slurm.choose import missing
-from cirbench.slurm.manifest import OPEN, Manifest, Plan, State, SweepCell, manifest_of
 from cirbench.slurm.queues.snapshot import code_for
 from cirbench.slurm.status import Row, look, rows_of
 from cirbench.slurm.submit import arrays, sbatch_text

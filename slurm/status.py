@@ -14,7 +14,7 @@ from typing import Any
 
 from cirbench.benchmark.records.record import read_record
 from cirbench.benchmark.runtime.errors import CorruptData
-from cirbench.slurm.manifest import (
+from cirbench.slurm.cells.manifest import (
     CANCELLED,
     DONE,
     FAILED,

@@ -16,7 +16,7 @@ from typing import Any
 import submitit
 
 from cirbench.benchmark.runtime.errors import CheckFailed, UsageError
-from cirbench.slurm.manifest import (
+from cirbench.slurm.cells.manifest import (
     CANCELLED,
     OPEN,
     SKIPPED,

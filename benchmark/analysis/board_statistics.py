@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from cirbench.benchmark.records.record import PerQuery
-from cirbench.benchmark.report.markdown import Board
+from cirbench.benchmark.analysis.boards import Board
+from cirbench.benchmark.api.per_query import PerQuery
 from cirbench.benchmark.scoring.bootstrap import Interval, intervals
 from cirbench.benchmark.scoring.metrics import recall
 

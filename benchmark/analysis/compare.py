@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cirbench.benchmark.records.record import Record, Scores, read_record
+from cirbench.benchmark.api.per_query import Scores
+from cirbench.benchmark.records.record import Record, read_record
 from cirbench.benchmark.runtime.errors import CorruptData, MissingData, UsageError
 from cirbench.benchmark.scoring.bootstrap import Design
 from cirbench.benchmark.scoring.paired import Difference, differences, holm

@@ -1,7 +1,7 @@
 """Methods, tasks and backbones by name, each loaded only when it is asked for.
 
 A plug-in package adds its own through the entry-point groups `cirbench.methods`,
-`cirbench.tasks` and `cirbench.backbones`.
+`cirbench.trainings`, `cirbench.tasks` and `cirbench.backbones`.
 """
 
 from __future__ import annotations
@@ -97,6 +97,15 @@ _METHODS = {
     ),
 }
 
+_TRAININGS = {
+    "pic2word": _built_in(
+        "cirbench.methods.pic2word.training:Pic2WordTraining", "on unlabelled pictures"
+    ),
+    "combiner": _built_in(
+        "cirbench.methods.combiner.training:CombinerTraining", "on the triplets of a task"
+    ),
+}
+
 _TASKS = {
     "emoji": _built_in(
         "cirbench.datasets.emoji.task:Emoji",
@@ -151,6 +160,14 @@ OPEN_CLIP = _built_in(
 )
 
 
+_BUILT_IN = {
+    "methods": _METHODS,
+    "trainings": _TRAININGS,
+    "tasks": _TASKS,
+    "backbones": _BACKBONES,
+}
+
+
 @cache
 def _entries(kind: str) -> Mapping[str, Entry]:
     """All entries of a kind, built-in ones first.
@@ -158,7 +175,7 @@ def _entries(kind: str) -> Mapping[str, Entry]:
     Of a plug-in that claims a built-in name the built-in stays; of two plug-ins that claim one name
     neither can be had. Either is warned of, once.
     """
-    entries = {**{"methods": _METHODS, "tasks": _TASKS, "backbones": _BACKBONES}[kind]}
+    entries = {**_BUILT_IN[kind]}
     for point in entry_points(group=f"cirbench.{kind}"):
         origin = point.dist.name if point.dist else "an unnamed distribution"
         mine, first = Entry(target=point.value, origin=origin), entries.get(point.name)
@@ -178,6 +195,11 @@ def _entries(kind: str) -> Mapping[str, Entry]:
 def methods() -> Mapping[str, Entry]:
     """Every known method."""
     return _entries("methods")
+
+
+def trainings() -> Mapping[str, Entry]:
+    """Every known training, by the name of the method whose weights it makes."""
+    return _entries("trainings")
 
 
 def tasks() -> Mapping[str, Entry]:
@@ -202,6 +224,11 @@ def needs_checkpoint(method: str) -> bool:
         return entry.needs_checkpoint
     wanted: bool = find_method(method).needs_checkpoint
     return wanted
+
+
+def find_training(method: str) -> Any:
+    """The training class of that method; raises UsageError with suggestions."""
+    return _load_class(_find(method, "training", trainings()), ("source", "recipe", "train"))
 
 
 def find_task(name: str) -> Any:

@@ -11,6 +11,7 @@ from types import BuiltinFunctionType, FunctionType, NoneType
 import torch
 from torch import Tensor, nn
 
+from cirbench.benchmark.api.backbone import ImageSpec
 from cirbench.benchmark.backbones.loading import check_weights
 from cirbench.benchmark.backbones.text import (
     PRECISIONS,
@@ -20,7 +21,6 @@ from cirbench.benchmark.backbones.text import (
     substituted,
 )
 from cirbench.benchmark.checkpoints import sha256_of_tensors
-from cirbench.benchmark.images.preprocess import ImageSpec
 from cirbench.benchmark.runtime.errors import CorruptData, UsageError
 
 Tokenizer = Callable[[Sequence[str]], list[list[int]]]

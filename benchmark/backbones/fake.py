@@ -12,8 +12,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from cirbench.benchmark.api.backbone import ImageSpec
 from cirbench.benchmark.backbones.base import TorchBackbone
-from cirbench.benchmark.images.preprocess import ImageSpec
 
 _SIZE, _WIDTH, _TOKEN_WIDTH, _CONTEXT, _VOCABULARY = 16, 32, 24, 77, 4096
 _PAD, _START, _PLACEHOLDER, _FIRST_WORD, _END = 0, 1, 2, 3, _VOCABULARY - 1

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import torch
 
+from cirbench.benchmark.api.backbone import Backbone
 from cirbench.benchmark.api.registry import find_backbone, split_name
-from cirbench.benchmark.api.values import Backbone
 from cirbench.benchmark.runtime.errors import MissingData
 
 

@@ -15,8 +15,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from cirbench.benchmark.checkpoints import check_count
-from cirbench.benchmark.data.annotations import read_json
 from cirbench.benchmark.runtime.errors import CirbenchError, CorruptData, MissingData, UsageError
+from cirbench.benchmark.runtime.parsing import read_json
 
 _NAMED, _LONGEST = 3, 300
 _STORED = ("F64", "F32", "F16", "BF16", "I64", "BOOL")

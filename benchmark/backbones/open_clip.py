@@ -12,6 +12,7 @@ import open_clip
 import torch
 from torch import Tensor, nn
 
+from cirbench.benchmark.api.backbone import ImageSpec
 from cirbench.benchmark.backbones.base import TorchBackbone
 from cirbench.benchmark.backbones.loading import (
     check_folder,
@@ -21,9 +22,8 @@ from cirbench.benchmark.backbones.loading import (
     read_deviations,
     square_side,
 )
-from cirbench.benchmark.data.annotations import read_json
-from cirbench.benchmark.images.preprocess import ImageSpec
 from cirbench.benchmark.runtime.errors import CorruptData, UsageError
+from cirbench.benchmark.runtime.parsing import read_json
 
 
 def load_emoji_clip(name: str, *, device: str, precision: str) -> TorchBackbone:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cirbench.benchmark.api.backbone import CLIP_MEAN, CLIP_STD, ImageSpec
 from cirbench.benchmark.backbones.base import TorchBackbone
 from cirbench.benchmark.backbones.loading import (
     check_folder,
@@ -21,7 +22,6 @@ from cirbench.benchmark.backbones.loading import (
     read_deviations,
     square_side,
 )
-from cirbench.benchmark.images.preprocess import CLIP_MEAN, CLIP_STD, ImageSpec
 from cirbench.benchmark.runtime.errors import CorruptData, UsageError
 
 _NEEDED = {

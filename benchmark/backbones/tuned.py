@@ -13,9 +13,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from cirbench.benchmark.api.method import Checkpoint
 from cirbench.benchmark.backbones.base import TorchBackbone
 from cirbench.benchmark.checkpoints import (
-    Checkpoint,
     holding,
     name_some,
     plain_names,

@@ -11,7 +11,7 @@ from cirbench.benchmark.cli.options import HELP, AsJson, DataRoot, Quiet, print_
 from cirbench.benchmark.runtime.errors import MissingData, UsageError
 
 if TYPE_CHECKING:
-    from cirbench.benchmark.data.layout import Place
+    from cirbench.benchmark.api.task import Place
 
 data = typer.Typer(help="Find, check and prepare the data sets.", **HELP)  # type: ignore[arg-type]  # one dict for all apps
 

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
+from cirbench.benchmark.api.method import Method
 from cirbench.benchmark.api.registry import backbone_entry, find_method, find_task, methods, tasks
-from cirbench.benchmark.api.values import Method, Task
+from cirbench.benchmark.api.task import Task
 from cirbench.benchmark.evaluation.plan import shipped_checkpoints
 from cirbench.benchmark.runtime.errors import UsageError
 

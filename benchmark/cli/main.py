@@ -305,8 +305,9 @@ def leaderboard(
     ] = False,
 ) -> None:
     """Write leaderboard.md and the plots from the stored records."""
+    from cirbench.benchmark.analysis.boards import read_boards
     from cirbench.benchmark.report.markdown import as_lines
-    from cirbench.benchmark.report.publish import publish, read_boards, stale
+    from cirbench.benchmark.report.publish import publish, stale
 
     if check:
         if old := stale(output):

@@ -57,9 +57,9 @@ def show(
     output: Results = Path("results"),
 ) -> None:
     """Draw queries and what methods found for them as one PNG."""
+    from cirbench.benchmark.analysis.boards import read_boards
     from cirbench.benchmark.report.figure import choose_board, choose_records, choose_rows, figure
     from cirbench.benchmark.report.pictures import task_data
-    from cirbench.benchmark.report.publish import read_boards
     from cirbench.benchmark.runtime.files import written_whole
 
     if out.suffix != ".png":

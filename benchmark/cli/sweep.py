@@ -12,7 +12,7 @@ from cirbench.benchmark.cli.options import HELP, AsJson, DataRoot, Results
 from cirbench.benchmark.runtime.errors import CheckFailed, MissingData, UsageError
 
 if TYPE_CHECKING:
-    from cirbench.slurm.manifest import Manifest
+    from cirbench.slurm.cells.manifest import Manifest
 
 sweeper = typer.Typer(help="Many cells on a cluster, or on this machine.", **HELP)  # type: ignore[arg-type]  # one dict for all apps
 
@@ -191,7 +191,8 @@ def collect(
 
     Its records join those that are there, and the leaderboard is written anew.
     """
-    from cirbench.benchmark.report.publish import publish, read_boards
+    from cirbench.benchmark.analysis.boards import read_boards
+    from cirbench.benchmark.report.publish import publish
     from cirbench.slurm.collect import collect as copied
     from cirbench.slurm.status import look
 
@@ -215,7 +216,7 @@ def collect(
 
 
 def _manifest(name: str, sweeps: Path) -> "Manifest":
-    from cirbench.slurm.manifest import manifest_of
+    from cirbench.slurm.cells.manifest import manifest_of
 
     manifest = manifest_of(name, sweeps)
     manifest.plan()
@@ -223,7 +224,7 @@ def _manifest(name: str, sweeps: Path) -> "Manifest":
 
 
 def _known_cluster(cluster: str) -> None:
-    from cirbench.slurm.manifest import CLUSTERS
+    from cirbench.slurm.cells.manifest import CLUSTERS
 
     if cluster not in CLUSTERS:
         raise UsageError(f"unknown cluster {cluster!r}; known: {', '.join(CLUSTERS)}")

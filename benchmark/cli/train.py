@@ -74,7 +74,7 @@ def train_pic2word(
     from cirbench.benchmark.images.sources import find_training_images
     from cirbench.benchmark.records.record import check_writable
     from cirbench.benchmark.runtime.progress import Reporter
-    from cirbench.methods.pic2word.gradient import join_processes, own_device
+    from cirbench.benchmark.training.processes import join_processes, own_device
     from cirbench.methods.pic2word.training import Job, Recipe, train
     from cirbench.methods.pic2word.validation import held_out
 

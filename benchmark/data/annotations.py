@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import re
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,77 +10,9 @@ from cirbench.benchmark.api.values import ImageRef, Query
 from cirbench.benchmark.images.decoding import EXTENSIONS
 from cirbench.benchmark.images.leftovers import list_folder
 from cirbench.benchmark.runtime.errors import CorruptData, MissingData
-from cirbench.benchmark.runtime.files import read_regular_file, sha256_of_file
+from cirbench.benchmark.runtime.files import sha256_of_file
+from cirbench.benchmark.runtime.parsing import read_json
 from cirbench.benchmark.runtime.paths import check_inside
-
-
-def read_text(path: Path) -> str:
-    """A file of text, with or without a byte order mark.
-
-    Raises:
-        MissingData: it can't be read.
-        CorruptData: it is not in UTF-8.
-    """
-    try:
-        return read_regular_file(path).decode("utf-8-sig")
-    except OSError as error:
-        raise MissingData(f"no annotations can be read at {path} ({error.strerror})") from error
-    except UnicodeDecodeError as error:
-        raise CorruptData(f"{path} must be text in UTF-8 ({error}); fetch it again") from error
-
-
-def read_json(path: Path) -> Any:
-    """A JSON file, with or without a byte order mark.
-
-    Raises:
-        MissingData: it can't be read.
-        CorruptData: it is not valid JSON in UTF-8, an object has a name twice, or a text half a
-            character.
-    """
-    text = read_text(path)
-    try:
-        found = json.loads(text, object_pairs_hook=_check_names)
-        if _SURROGATE.search(text):
-            json.dumps(found, ensure_ascii=False).encode()  # raises where one stands alone
-        return found
-    except UnicodeEncodeError as error:
-        raise CorruptData(f"{path} must hold whole characters ({error}); fetch it again") from error
-    except (ValueError, RecursionError) as error:
-        if _is_json_lines(text):
-            raise CorruptData(
-                f"{path} must be one JSON value, got one in each line (JSON lines); put them into "
-                f"a list"
-            ) from error
-        raise CorruptData(f"{path} is not valid JSON ({error}); fetch it again") from error
-
-
-_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
-
-
-def _check_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        twice = next(
-            name for name, count in Counter(name for name, _ in pairs).items() if count > 1
-        )
-        raise ValueError(f"{twice!r} occurs twice in one object")
-    return found
-
-
-def _is_json_lines(text: str) -> bool:
-    lines = list(filter(str.strip, text.splitlines()[:_LOOKED_AT]))
-    try:
-        return len(lines) > 1 and all(isinstance(json.loads(line), dict | list) for line in lines)
-    except (ValueError, RecursionError):
-        return False
-
-
-_LOOKED_AT = 3
-
-
-def read_lines(path: Path) -> list[str]:
-    """The lines of a file of text; raises as `read_text` does."""
-    return read_text(path).splitlines()
 
 
 def read_names(path: Path) -> list[str]:

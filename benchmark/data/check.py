@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from cirbench.benchmark.api.values import Collection, ImageRef, Task, TaskData
-from cirbench.benchmark.data.subsets import without
-from cirbench.benchmark.evaluation.plan import Plan
+from cirbench.benchmark.api.task import Task
+from cirbench.benchmark.api.values import Collection, ImageRef, TaskData
 from cirbench.benchmark.images.reading import load_picture, prefetched
 from cirbench.benchmark.runtime.errors import CirbenchError, CorruptData, MissingData
 from cirbench.benchmark.runtime.progress import Reporter, Stage
@@ -146,13 +145,3 @@ def _nothing(_image: Image.Image) -> Tensor:
     import torch
 
     return torch.empty(0)
-
-
-def without_unreadable(plan: Plan, reporter: Reporter) -> Plan:
-    """The plan without the pictures that can't be decoded, which then count as missing."""
-    with reporter.stage("decoding every picture", plan.pictures) as stage:
-        faults = find_unreadable(plan.data, stage, plan.request.workers)
-    for fault in faults.values():
-        reporter.say(f"left out: {fault}")
-    data = replace(plan.data, missing={**plan.data.missing, **faults})
-    return replace(plan, data=without(data, faults))

@@ -3,29 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
+from cirbench.benchmark.api.task import Place
 from cirbench.benchmark.runtime.errors import MissingData
-
-
-@dataclass(frozen=True, kw_only=True)
-class Place:
-    """A file or folder a task reads.
-
-    Attributes:
-        name: what it is, for a person.
-        candidates: paths below the data root, the first that exists counts.
-        optional: whether the task can do without.
-    """
-
-    name: str
-    candidates: tuple[str, ...]
-    optional: bool = False
-
-    def find(self, root: Path) -> Path | None:
-        """The first candidate that exists."""
-        return next((root / path for path in self.candidates if (root / path).exists()), None)
 
 
 def check_root(root: Path | None) -> None:

@@ -11,9 +11,9 @@ from typing import BinaryIO
 from cirbench.benchmark.embedding.housekeeping import Stored, stored, verify
 from cirbench.benchmark.embedding.space import key_of
 from cirbench.benchmark.embedding.store import DESCRIPTION, IMPORTED, changing
+from cirbench.benchmark.runtime.archives import read_members
 from cirbench.benchmark.runtime.errors import CorruptData, MissingData
 from cirbench.benchmark.runtime.files import temporary_folder, written_whole
-from cirbench.benchmark.runtime.tars import read_members
 
 _NAME = re.compile(r"embeddings/[0-9a-f]+/(key\.json|[0-9a-f]+\.safetensors)")
 """Of every member that `export` writes."""

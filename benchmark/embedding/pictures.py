@@ -14,7 +14,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from cirbench.benchmark.api.values import Backbone, ImageRef, Mode
+from cirbench.benchmark.api.backbone import Backbone
+from cirbench.benchmark.api.values import ImageRef, Mode
 from cirbench.benchmark.embedding.contents import Contents
 from cirbench.benchmark.embedding.shard import SHARD_ROWS
 from cirbench.benchmark.embedding.space import image_space

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from PIL import features
 
-from cirbench.benchmark.api.values import Backbone
+from cirbench.benchmark.api.backbone import Backbone
 from cirbench.benchmark.embedding.encoding_code import code_sha256, foreign_code_sha256
 from cirbench.benchmark.runtime.provenance import PACKAGES, package_versions
 

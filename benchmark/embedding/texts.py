@@ -12,7 +12,8 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from cirbench.benchmark.api.values import Backbone, Mode
+from cirbench.benchmark.api.backbone import Backbone
+from cirbench.benchmark.api.values import Mode
 from cirbench.benchmark.embedding.shard import SHARD_ROWS
 from cirbench.benchmark.embedding.space import text_space
 from cirbench.benchmark.embedding.store import Store, default_root

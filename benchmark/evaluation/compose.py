@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from cirbench.benchmark.api.method import Method
 from cirbench.benchmark.api.protocol import EvaluationProtocol
-from cirbench.benchmark.api.values import Method, Query
+from cirbench.benchmark.api.values import Query
 from cirbench.benchmark.embedding.pictures import BatchSize, ImageFeatures, in_batches
 from cirbench.benchmark.embedding.texts import TextFeatures
 from cirbench.benchmark.runtime.errors import CorruptData, TextTooLong, UsageError

@@ -18,10 +18,13 @@ from cirbench.benchmark.api.registry import (
     needs_checkpoint,
     split_name,
 )
-from cirbench.benchmark.api.values import Mode, Task, TaskData
+from cirbench.benchmark.api.task import Task
+from cirbench.benchmark.api.values import Mode, TaskData
+from cirbench.benchmark.data.check import find_unreadable
 from cirbench.benchmark.data.subsets import limited, without
 from cirbench.benchmark.runtime.errors import MissingData, UsageError
 from cirbench.benchmark.runtime.files import check_is_file
+from cirbench.benchmark.runtime.progress import Reporter
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -254,3 +257,13 @@ def checkpoint_path(method: str, backbone: str, wanted: Mapping[str, Path]) -> P
             f"can be trained here"
         )
     return shipped[backbone]
+
+
+def without_unreadable(plan: Plan, reporter: Reporter) -> Plan:
+    """The plan without the pictures that can't be decoded, which then count as missing."""
+    with reporter.stage("decoding every picture", plan.pictures) as stage:
+        faults = find_unreadable(plan.data, stage, plan.request.workers)
+    for fault in faults.values():
+        reporter.say(f"left out: {fault}")
+    data = replace(plan.data, missing={**plan.data.missing, **faults})
+    return replace(plan, data=without(data, faults))

@@ -11,20 +11,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cirbench.benchmark.api.backbone import Backbone
+from cirbench.benchmark.api.method import Checkpoint, Method
+from cirbench.benchmark.api.per_query import PerQuery
 from cirbench.benchmark.api.registry import find_method
-from cirbench.benchmark.api.values import Backbone, Method, Mode
+from cirbench.benchmark.api.values import Mode
 from cirbench.benchmark.backbones.load import load_backbone
-from cirbench.benchmark.checkpoints import Checkpoint, read_checkpoint
-from cirbench.benchmark.data.check import without_unreadable
+from cirbench.benchmark.checkpoints import read_checkpoint
 from cirbench.benchmark.embedding.pictures import BatchSize, Embedder, ImageFeatures, embed_with
 from cirbench.benchmark.embedding.texts import TextFeatures
 from cirbench.benchmark.evaluation.compose import compose
-from cirbench.benchmark.evaluation.plan import Plan, checkpoint_path
+from cirbench.benchmark.evaluation.plan import Plan, checkpoint_path, without_unreadable
 from cirbench.benchmark.ranking.groups import rank_queries
 from cirbench.benchmark.ranking.rank import Ranking
 from cirbench.benchmark.records.record import (
     Cell,
-    PerQuery,
     Record,
     check_writable,
     write_record,

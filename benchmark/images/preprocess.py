@@ -16,42 +16,18 @@ targetpad  CLIP4Cir's (ABaldrati/CLIP4Cir): a picture whose sides differ by a fa
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from typing import Any
 
 from PIL import Image
 from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as tv
 
+from cirbench.benchmark.api.backbone import ImageSpec
 from cirbench.benchmark.images.decoding import check_size
 from cirbench.benchmark.runtime.errors import UsageError
 
-CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
-CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
-
 Transform = Callable[[Image.Image], Tensor]
-
-
-@dataclass(frozen=True, kw_only=True)
-class ImageSpec:
-    """What a backbone's image tower takes: side in pixels, and the normalisation of RGB."""
-
-    size: int
-    mean: tuple[float, float, float] = CLIP_MEAN
-    std: tuple[float, float, float] = CLIP_STD
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain data, for a record."""
-        return asdict(self)
-
-    def fingerprint(self, preprocess: str) -> str:
-        """sha256 over the named preprocessing and this tower's numbers."""
-        canonical = json.dumps({"preprocess": preprocess, **self.as_dict()}, sort_keys=True)
-        return hashlib.sha256(canonical.encode()).hexdigest()
 
 
 def to_tensor(image: Image.Image, spec: ImageSpec) -> Tensor:

@@ -17,8 +17,8 @@ from cirbench.benchmark.images.decoding import EXTENSIONS, decode, is_deep_grey,
 from cirbench.benchmark.images.leftovers import Skipped, walk_pictures
 from cirbench.benchmark.runtime.errors import CorruptData, MissingData
 from cirbench.benchmark.runtime.files import read_regular_file
+from cirbench.benchmark.runtime.parsing import read_table, say_nothing
 from cirbench.benchmark.runtime.paths import check_path, to_text
-from cirbench.benchmark.runtime.rows import read_table, say_nothing
 
 T = TypeVar("T")
 _NAMED = 5

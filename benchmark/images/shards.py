@@ -20,9 +20,9 @@ import numpy as np
 from cirbench.benchmark.api.values import ImageRef
 from cirbench.benchmark.images.leftovers import NO_FILE, Skipped, is_leftover
 from cirbench.benchmark.images.reading import Say
+from cirbench.benchmark.runtime.archives import read_members
 from cirbench.benchmark.runtime.errors import CorruptData, MissingData
-from cirbench.benchmark.runtime.rows import say_nothing
-from cirbench.benchmark.runtime.tars import read_members
+from cirbench.benchmark.runtime.parsing import say_nothing
 
 _BESIDE = frozenset({".txt", ".json", ".cls", ".npy"})
 """Endings of what stands beside each picture, and is not counted as skipped."""

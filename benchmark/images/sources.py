@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cirbench.benchmark.api.registry import find_task, tasks
-from cirbench.benchmark.api.values import ImageRef, Task
+from cirbench.benchmark.api.task import Task
+from cirbench.benchmark.api.values import ImageRef
 from cirbench.benchmark.images.leftovers import look_beside
 from cirbench.benchmark.images.reading import Say, images_in_folder, images_in_table
 from cirbench.benchmark.images.shards import ShardImages, shard_paths
 from cirbench.benchmark.runtime.errors import MissingData
+from cirbench.benchmark.runtime.parsing import say_nothing
 from cirbench.benchmark.runtime.paths import to_text
-from cirbench.benchmark.runtime.rows import say_nothing
 
 
 def find_training_images(

@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from cirbench.benchmark.analysis.board_statistics import Statistics
+from cirbench.benchmark.analysis.boards import Board
 from cirbench.benchmark.analysis.published import DIFFERS, Verdict
-from cirbench.benchmark.report.markdown import Board
 from cirbench.benchmark.scoring.bootstrap import Interval
 
 SERIES = 8

@@ -11,12 +11,13 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from cirbench.benchmark.analysis.boards import Board
+from cirbench.benchmark.api.per_query import PerQuery
 from cirbench.benchmark.api.values import ImageRef, TaskData
-from cirbench.benchmark.records.record import PerQuery, labels
-from cirbench.benchmark.report.markdown import Board
+from cirbench.benchmark.records.record import labels
 from cirbench.benchmark.report.pictures import opened, protocol_of
-from cirbench.benchmark.report.plots import STYLE, png_bytes
 from cirbench.benchmark.runtime.errors import MissingData, UsageError
+from cirbench.benchmark.runtime.figures import STYLE, png_bytes
 
 TOP = 8
 """Pictures a row."""

@@ -9,10 +9,11 @@ from itertools import islice
 import numpy as np
 from numpy.typing import NDArray
 
+from cirbench.benchmark.analysis.boards import Board
+from cirbench.benchmark.api.per_query import PerQuery
 from cirbench.benchmark.api.protocol import EvaluationProtocol
 from cirbench.benchmark.api.values import ImageRef, Query, TaskData
-from cirbench.benchmark.records.record import PerQuery, labels
-from cirbench.benchmark.report.markdown import Board
+from cirbench.benchmark.records.record import labels
 from cirbench.benchmark.report.page import render
 from cirbench.benchmark.report.pictures import CREDITS, Album, protocol_of
 from cirbench.benchmark.runtime.errors import UsageError

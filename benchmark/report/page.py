@@ -15,11 +15,11 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from cirbench.benchmark.analysis.board_statistics import Score, Statistics
+from cirbench.benchmark.analysis.boards import Board
 from cirbench.benchmark.analysis.published import STATES, Verdict
 from cirbench.benchmark.records.record import Record, labels
 from cirbench.benchmark.report import charts
 from cirbench.benchmark.report.charts import Chart
-from cirbench.benchmark.report.markdown import Board
 from cirbench.benchmark.report.tables import (
     Difference,
     Table,

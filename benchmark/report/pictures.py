@@ -9,11 +9,12 @@ from pathlib import Path
 
 from PIL import Image
 
+from cirbench.benchmark.analysis.boards import Board
 from cirbench.benchmark.api.protocol import EvaluationProtocol
 from cirbench.benchmark.api.registry import find_task
-from cirbench.benchmark.api.values import ImageRef, Task, TaskData
+from cirbench.benchmark.api.task import Task
+from cirbench.benchmark.api.values import ImageRef, TaskData
 from cirbench.benchmark.images.decoding import decode
-from cirbench.benchmark.report.markdown import Board
 from cirbench.benchmark.runtime.errors import CorruptData, MissingData
 
 CREDITS = {

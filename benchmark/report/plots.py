@@ -2,36 +2,27 @@
 
 from __future__ import annotations
 
-import io
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from cirbench.benchmark.analysis.boards import Board
 from cirbench.benchmark.records.record import labels
-from cirbench.benchmark.report.markdown import Board
+from cirbench.benchmark.runtime.figures import COLOURS, STYLE
 from cirbench.benchmark.runtime.paths import to_line
 from cirbench.benchmark.scoring.bootstrap import intervals
 from cirbench.benchmark.scoring.metrics import recall
 
 if TYPE_CHECKING:
-    from cirbench.benchmark.records.record import PerQuery, Record
+    from cirbench.benchmark.api.per_query import PerQuery
+    from cirbench.benchmark.records.record import Record
 
-COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#7f7f7f", "#f0e442")
-"""Okabe and Ito's, told apart by most colour-blind people."""
 HATCHES = ("", "//", "..", "xx")
 MOST = len(COLOURS) * len(HATCHES)
 """A figure shows so many records at most: all that look different."""
-STYLE: dict[Any, Any] = {
-    "font.size": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "svg.fonttype": "none",
-    "svg.hashsalt": "cirbench",
-    "text.parse_math": False,  # a $ in a name is a $
-}
 
 
 def bars(board: Board) -> Figure:
@@ -122,20 +113,3 @@ def draw(board: Board) -> dict[str, Figure]:
     """Kind → figure."""
     with mpl.rc_context(STYLE):
         return {"bars": bars(board), "curves": curves(board)}
-
-
-def svg_bytes(figure: Figure, digest: str) -> bytes:
-    """Without a date; `digest` says what data it shows."""
-    return _saved(figure, "svg", {"Date": None, "Description": f"data {digest}"})
-
-
-def png_bytes(figure: Figure) -> bytes:
-    """At 150 dots an inch, without a date."""
-    return _saved(figure, "png", {"Software": None})
-
-
-def _saved(figure: Figure, format: str, metadata: dict[str, str | None]) -> bytes:
-    buffer = io.BytesIO()
-    with mpl.rc_context(STYLE):
-        figure.savefig(buffer, format=format, metadata=metadata, dpi=150)
-    return buffer.getvalue()

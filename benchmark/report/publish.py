@@ -5,31 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from cirbench.benchmark.analysis.boards import Board, read_boards
 from cirbench.benchmark.analysis.published import read_published
-from cirbench.benchmark.report.markdown import Board, boards, page, plot_names
-from cirbench.benchmark.runtime.errors import MissingData
+from cirbench.benchmark.report.markdown import page, plot_names
 from cirbench.benchmark.runtime.files import written_whole
-from cirbench.benchmark.scoring.summary import read_scored
 
 PAGE = "leaderboard.md"
 
 
-def read_boards(root: Path) -> list[Board]:
-    """Every board of a results folder.
-
-    Raises:
-        MissingData: the folder holds no whole record.
-        CorruptData: a record is damaged.
-    """
-    found = boards(read_scored(root))
-    if not found:
-        raise MissingData(f"no records in {root}; bench run makes one")
-    return found
-
-
 def publish(root: Path, found: Sequence[Board]) -> list[Path]:
     """Writes what differs from what is there, and gives all paths."""
-    from cirbench.benchmark.report.plots import draw, png_bytes, svg_bytes
+    from cirbench.benchmark.report.plots import draw
+    from cirbench.benchmark.runtime.figures import png_bytes, svg_bytes
 
     contents = {root / PAGE: page(found, read_published()).encode()}
     for board in found:

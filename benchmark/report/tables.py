@@ -6,9 +6,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from cirbench.benchmark.analysis.board_statistics import Score, Statistics, averages
+from cirbench.benchmark.analysis.boards import Board, row_names
 from cirbench.benchmark.analysis.published import Verdict
 from cirbench.benchmark.records.record import slug
-from cirbench.benchmark.report.markdown import Board, row_names
 from cirbench.benchmark.scoring.bootstrap import Interval
 
 

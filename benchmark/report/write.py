@@ -7,14 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cirbench.benchmark.analysis.board_statistics import statistics
+from cirbench.benchmark.analysis.boards import Board, read_boards
 from cirbench.benchmark.analysis.published import Verdict, read_published, verify
 from cirbench.benchmark.records.record import slug
 from cirbench.benchmark.report.export import as_csv, as_latex
 from cirbench.benchmark.report.gallery import gallery
-from cirbench.benchmark.report.markdown import Board
 from cirbench.benchmark.report.page import index, section
 from cirbench.benchmark.report.pictures import Permission, task_data
-from cirbench.benchmark.report.publish import read_boards
 from cirbench.benchmark.report.tables import board_slug, board_tables
 from cirbench.benchmark.runtime.files import written_whole
 

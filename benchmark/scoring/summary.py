@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from cirbench.benchmark.api.per_query import PerQuery, Scores
 from cirbench.benchmark.api.protocol import EvaluationProtocol
 from cirbench.benchmark.api.values import TaskData
-from cirbench.benchmark.records.record import Cell, PerQuery, Record, Scores, read_records
+from cirbench.benchmark.records.record import Cell, Record, read_records
 from cirbench.benchmark.records.shape import find_field
 from cirbench.benchmark.runtime.errors import CorruptData, UsageError
 from cirbench.benchmark.scoring.bootstrap import (

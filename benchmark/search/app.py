@@ -22,7 +22,7 @@ from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from cirbench.benchmark.api.values import Method
+from cirbench.benchmark.api.method import Method
 from cirbench.benchmark.runtime.errors import CirbenchError, UsageError
 from cirbench.benchmark.search.forms import (
     Asked,

@@ -12,9 +12,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from cirbench.benchmark.api.backbone import Backbone
+from cirbench.benchmark.api.method import Method
 from cirbench.benchmark.api.protocol import EvaluationProtocol
 from cirbench.benchmark.api.registry import find_method, find_task, needs_checkpoint, tasks
-from cirbench.benchmark.api.values import Backbone, ImageRef, Method, Mode
+from cirbench.benchmark.api.values import ImageRef, Mode
 from cirbench.benchmark.checkpoints import read_checkpoint
 from cirbench.benchmark.embedding.pictures import BatchSize, Embedder, ImageFeatures, embed_with
 from cirbench.benchmark.embedding.texts import TextFeatures

@@ -8,7 +8,7 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
-from cirbench.benchmark.api.values import Backbone
+from cirbench.benchmark.api.backbone import Backbone
 from cirbench.benchmark.backbones.text import PRECISIONS
 from cirbench.benchmark.runtime.errors import CheckFailed
 

@@ -9,7 +9,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
-from cirbench.benchmark.report.plots import COLOURS, STYLE, png_bytes
+from cirbench.benchmark.runtime.figures import COLOURS, STYLE, png_bytes
 from cirbench.benchmark.runtime.files import written_whole
 
 _SMOOTHED_SHARE = 0.05

@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from torch.nn.functional import normalize
 
+from cirbench.benchmark.api.method import Method
 from cirbench.benchmark.api.registry import find_task
-from cirbench.benchmark.api.values import Method, Selection, TaskData, Triplet
+from cirbench.benchmark.api.values import Selection, TaskData, Triplet
 from cirbench.benchmark.embedding.pictures import ImageFeatures
 from cirbench.benchmark.embedding.texts import TextFeatures
 from cirbench.benchmark.evaluation.compose import QueryBatch

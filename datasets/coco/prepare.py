@@ -26,14 +26,15 @@ from numpy.typing import NDArray
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from cirbench.benchmark.data.annotations import check_rows, numbered, read_json
-from cirbench.benchmark.data.downloads import unpack
+from cirbench.benchmark.data.annotations import check_rows, numbered
 from cirbench.benchmark.images.decoding import decode
+from cirbench.benchmark.runtime.archives import unpack
 from cirbench.benchmark.runtime.errors import CorruptData, MissingData
 from cirbench.benchmark.runtime.files import read_regular_file, sha256_of_file, written_whole
+from cirbench.benchmark.runtime.parsing import read_json
 from cirbench.benchmark.runtime.paths import check_inside
 from cirbench.benchmark.runtime.progress import Reporter
-from cirbench.datasets.coco.task import COLUMNS, Row
+from cirbench.datasets.coco.query_list import COLUMNS, Row
 
 LOWEST_BOX_AREA = 0.05
 """Square pixels: a bug of the released code that is part of the protocol."""

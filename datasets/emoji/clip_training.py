@@ -19,8 +19,8 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 
+from cirbench.benchmark.api.backbone import CLIP_MEAN, CLIP_STD
 from cirbench.benchmark.images import decoding
-from cirbench.benchmark.images.preprocess import CLIP_MEAN, CLIP_STD
 from cirbench.benchmark.runtime.files import written_whole
 from cirbench.datasets.emoji.captions import Caption, draw_caption
 from cirbench.datasets.emoji.pictures import Picture, read_bytes, training_pictures

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import ClassVar
 
 from cirbench.benchmark.api.protocol import EvaluationProtocol
-from cirbench.benchmark.api.values import ImageRef, Query, Selection, Task, TaskData, Triplet
+from cirbench.benchmark.api.task import Task
+from cirbench.benchmark.api.values import ImageRef, Query, Selection, TaskData, Triplet
 from cirbench.benchmark.runtime.files import sha256_of_file
 from cirbench.datasets.emoji.pictures import (
     CORE_STYLES,

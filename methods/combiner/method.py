@@ -26,14 +26,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 
-from cirbench.benchmark.api.values import Backbone, Method, Queries
-from cirbench.benchmark.checkpoints import (
-    Checkpoint,
-    fill,
-    holding,
-    network_weights,
-    other_weights,
-)
+from cirbench.benchmark.api.backbone import Backbone
+from cirbench.benchmark.api.method import Checkpoint, Method, Queries
+from cirbench.benchmark.checkpoints import fill, holding, network_weights, other_weights
 from cirbench.benchmark.runtime.errors import CorruptData
 
 DROPOUT = 0.5

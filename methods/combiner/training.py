@@ -22,15 +22,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cirbench.benchmark.api.values import Backbone, Selection, TaskData, Triplet
+from cirbench.benchmark.api.backbone import Backbone
+from cirbench.benchmark.api.training import Training, TrainingRequest
+from cirbench.benchmark.api.values import Selection, TaskData, Triplet
+from cirbench.benchmark.backbones.load import load_backbone
 from cirbench.benchmark.checkpoints import write_checkpoint
 from cirbench.benchmark.embedding.pictures import BatchSize, Embedder, ImageFeatures, embed_images
 from cirbench.benchmark.embedding.texts import TextFeatures
+from cirbench.benchmark.evaluation.plan import choose_device
 from cirbench.benchmark.runtime.errors import CheckFailed, UsageError
 from cirbench.benchmark.runtime.progress import Reporter
 from cirbench.benchmark.runtime.provenance import code_state, package_versions
 from cirbench.benchmark.training.learner import Learner
-from cirbench.benchmark.training.selection import selection_score, supervision
+from cirbench.benchmark.training.selection import selection_score, supervision, task_supervision
 from cirbench.benchmark.training.state import (
     goes_on,
     load_state,
@@ -99,6 +103,26 @@ class Job:
         }
         as_stored: dict[str, Any] = json.loads(json.dumps(identity))
         return as_stored
+
+
+class CombinerTraining(Training):
+    """On the triplets of a task."""
+
+    source = "task"
+    recipe = Recipe
+
+    def train(self, request: TrainingRequest, reporter: Reporter, *, resume: bool) -> None:
+        backbone = load_backbone(
+            request.backbone, device=choose_device(request.device), precision=request.precision
+        )
+        job = Job(
+            **task_supervision(request.source, request.data_root),
+            recipe=Recipe(**request.recipe),
+            backbone=backbone,
+            output=request.output,
+            workers=request.workers,
+        )
+        train(job, reporter, resume=resume)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,9 +19,10 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as tv
 
+from cirbench.benchmark.api.backbone import ImageSpec
 from cirbench.benchmark.api.values import ImageRef
 from cirbench.benchmark.images.decoding import is_deep_grey
-from cirbench.benchmark.images.preprocess import ImageSpec, Transform, to_tensor
+from cirbench.benchmark.images.preprocess import Transform, to_tensor
 from cirbench.benchmark.images.reading import chunks, describe_deep_greys, load_picture, prefetched
 from cirbench.benchmark.runtime.errors import CirbenchError, CorruptData, MissingData
 

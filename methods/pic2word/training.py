@@ -22,10 +22,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cirbench.benchmark.api.values import Backbone, ImageRef
+from cirbench.benchmark.api.backbone import Backbone
+from cirbench.benchmark.api.training import Training, TrainingRequest
+from cirbench.benchmark.api.values import ImageRef
+from cirbench.benchmark.backbones.load import load_backbone
 from cirbench.benchmark.checkpoints import write_checkpoint
+from cirbench.benchmark.evaluation.plan import choose_device
 from cirbench.benchmark.images.preprocess import preprocess
 from cirbench.benchmark.images.reading import chunks, prefetched
+from cirbench.benchmark.images.sources import find_training_images
 from cirbench.benchmark.runtime.errors import CheckFailed, CorruptData, UsageError
 from cirbench.benchmark.runtime.files import written_whole
 from cirbench.benchmark.runtime.progress import Reporter
@@ -33,9 +38,10 @@ from cirbench.benchmark.runtime.provenance import code_state, package_versions
 from cirbench.benchmark.training import state as training_state
 from cirbench.benchmark.training.learner import Learner, loss_scaler
 from cirbench.benchmark.training.loss_plot import write_loss_plot
+from cirbench.benchmark.training.processes import Processes, join_processes, own_device
 from cirbench.benchmark.training.signals import uninterrupted
 from cirbench.methods.pic2word.batches import Pictures, augmented, rows_of_step
-from cirbench.methods.pic2word.gradient import Processes, Step, dropout_masks
+from cirbench.methods.pic2word.gradient import Step, dropout_masks
 from cirbench.methods.pic2word.method import DROPOUT, MappingNetwork
 from cirbench.methods.pic2word.validation import Watch
 
@@ -123,6 +129,35 @@ class Job:
         }
         as_stored: dict[str, Any] = json.loads(json.dumps(identity))
         return as_stored
+
+
+class Pic2WordTraining(Training):
+    """On unlabelled pictures, by as many processes as there are."""
+
+    source = "images"
+    recipe = Recipe
+    parallel = True
+
+    def train(self, request: TrainingRequest, reporter: Reporter, *, resume: bool) -> None:
+        refs, label = find_training_images(request.source, say=reporter.say)
+        where = choose_device(request.device)
+        processes = join_processes(where)
+        backbone = load_backbone(
+            request.backbone,
+            device=own_device(where, processes),
+            precision=request.precision,
+        )
+        job = Job(
+            recipe=Recipe(**request.recipe),
+            backbone=backbone,
+            images=refs,
+            trained_on=label,
+            output=request.output,
+            workers=request.workers,
+            checkpoint_every=request.checkpoint_every,
+            processes=processes,
+        )
+        train(job, reporter, resume=resume)
 
 
 def adamw(mapper: MappingNetwork, recipe: Recipe, backbone_name: str) -> torch.optim.AdamW:

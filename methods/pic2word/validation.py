@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from cirbench.benchmark.api.values import Backbone, ImageRef
+from cirbench.benchmark.api.backbone import Backbone
+from cirbench.benchmark.api.values import ImageRef
 from cirbench.benchmark.runtime.files import written_whole
 from cirbench.methods.pic2word.method import MappingNetwork, contrastive_loss
 

@@ -1,18 +1,20 @@
 """What a cell of kind "train" does: weights that the sweep makes before it uses them.
 
-Pic2Word is trained by as many processes as the cell has tasks (tasks_per_node, one GPU each), the
-Combiner by the first alone. After a requeue both go on from their saved state.
+A training that several processes can share gets as many as the cell has tasks (tasks_per_node, one
+GPU each); any other is done by the first alone. After a requeue it goes on from its saved state.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import submitit
 
+from cirbench.benchmark.api.registry import find_training
+from cirbench.benchmark.api.training import Training, TrainingRequest
 from cirbench.benchmark.runtime.progress import Reporter
 
 
@@ -26,29 +28,23 @@ def task_rank() -> int:
 
 def train(request: Mapping[str, Any]) -> None:
     """Trains what a cell asks for, unless its weights are there."""
-    if not Path(request["output"]).is_file():
-        _TRAININGS[request["method"]](request)
-
-
-def _train_pic2word(request: Mapping[str, Any]) -> None:
-    from cirbench.benchmark.backbones.load import load_backbone
-    from cirbench.benchmark.evaluation.plan import choose_device
-    from cirbench.benchmark.images.sources import find_training_images
-    from cirbench.methods.pic2word.gradient import join_processes, own_device
-    from cirbench.methods.pic2word.training import Job, Recipe, train
-
-    refs, label = find_training_images(request["images"])
-    where = choose_device(request["device"])
-    _say_where_to_meet()
-    processes = join_processes(where)
-    device = own_device(where, processes)
-    job = Job(
-        recipe=Recipe(**request["recipe"]),
-        backbone=load_backbone(request["backbone"], device=device, precision=request["precision"]),
-        images=refs, trained_on=label, output=Path(request["output"]),
-        checkpoint_every=request["checkpoint_every"], processes=processes,
-    )  # fmt: skip
-    train(job, Reporter(quiet=processes.rank > 0), resume=True)
+    training: Training = find_training(request["method"])()
+    rank = task_rank()
+    if Path(request["output"]).is_file() or (rank and not training.parallel):
+        return
+    if training.parallel:
+        _say_where_to_meet()
+    wanted = TrainingRequest(
+        source=request[training.source],
+        backbone=request["backbone"],
+        output=Path(request["output"]),
+        recipe=request["recipe"],
+        data_root=Path(request["data_root"]) if request["data_root"] else None,
+        device=request["device"],
+        precision=request["precision"],
+        checkpoint_every=request["checkpoint_every"],
+    )
+    training.train(wanted, Reporter(quiet=rank > 0), resume=True)
 
 
 def _say_where_to_meet() -> None:
@@ -63,28 +59,3 @@ def _say_where_to_meet() -> None:
         submitit.helpers.TorchDistributedEnvironment().export(set_cuda_visible_devices=False)
         if job.num_nodes == 1:
             os.environ["MASTER_ADDR"] = "127.0.0.1"
-
-
-def _train_combiner(request: Mapping[str, Any]) -> None:
-    from cirbench.benchmark.backbones.load import load_backbone
-    from cirbench.benchmark.evaluation.plan import choose_device
-    from cirbench.benchmark.training.selection import task_supervision
-    from cirbench.methods.combiner.training import Job, Recipe, train
-
-    if task_rank():
-        return
-    root = Path(request["data_root"]) if request["data_root"] else None
-    job = Job(
-        **task_supervision(request["task"], root), recipe=Recipe(**request["recipe"]),
-        backbone=load_backbone(
-            request["backbone"], device=choose_device(request["device"]),
-            precision=request["precision"],
-        ),
-        output=Path(request["output"]),
-    )  # fmt: skip
-    train(job, Reporter(), resume=True)
-
-
-_TRAININGS: Mapping[str, Callable[[Mapping[str, Any]], None]] = {
-    "pic2word": _train_pic2word, "combiner": _train_combiner,
-}  # fmt: skip

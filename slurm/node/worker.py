@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import submitit
 
 from cirbench.benchmark.runtime.errors import CheckFailed, CirbenchError
-from cirbench.slurm.manifest import (
+from cirbench.slurm.cells.manifest import (
     CANCELLED,
     DONE,
     FAILED,

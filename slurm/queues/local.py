@@ -20,7 +20,7 @@ from typing import Any
 import submitit
 
 from cirbench.benchmark.runtime.errors import UsageError
-from cirbench.slurm.manifest import (
+from cirbench.slurm.cells.manifest import (
     CANCELLED,
     DONE,
     FAILED,

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from cirbench.benchmark.runtime import provenance
 from cirbench.benchmark.runtime.errors import CheckFailed
-from cirbench.slurm.manifest import Manifest
+from cirbench.slurm.cells.manifest import Manifest
 
 _ROOMS = ("benchmark", "methods", "datasets", "slurm")
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from cirbench.benchmark.runtime.errors import CheckFailed, UsageError
-from cirbench.slurm.manifest import CANCELLED, FAILED, OOM, QUEUED, RUNNING, TIMEOUT
+from cirbench.slurm.cells.manifest import CANCELLED, FAILED, OOM, QUEUED, RUNNING, TIMEOUT
 
 _FIELDS = ("JobArrayID", "State", "exit_code", "NodeList", "Reason", "Name")
 _TIMEOUT_SECONDS = 60

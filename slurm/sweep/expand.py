@@ -11,17 +11,22 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from cirbench.benchmark.api.registry import find_backbone, find_task, needs_checkpoint
+from cirbench.benchmark.api.registry import (
+    find_backbone,
+    find_task,
+    find_training,
+    needs_checkpoint,
+)
 from cirbench.benchmark.checkpoints import read_checkpoint
 from cirbench.benchmark.evaluation.plan import Plan, Request, checkpoint_path, plan
 from cirbench.benchmark.images.sources import find_training_images
 from cirbench.benchmark.records.record import slug
 from cirbench.benchmark.runtime.errors import CirbenchError, MissingData
 from cirbench.benchmark.training.selection import task_supervision
-from cirbench.slurm.manifest import Manifest, SweepCell
+from cirbench.slurm.cells.manifest import Manifest, SweepCell
 from cirbench.slurm.sweep.mistakes import Mistakes
 from cirbench.slurm.sweep.resources import Profile, matches, resources_for
-from cirbench.slurm.sweep.sweep_file import DEFAULT, SOURCES, Sweep, Training
+from cirbench.slurm.sweep.sweep_file import DEFAULT, Sweep, TrainTable
 
 _SLUG_LENGTH = 24
 
@@ -176,23 +181,24 @@ class Expansion:
                 self.mistakes.add(f"[checkpoints], {user}: {error}")
         return self.hashes[path]
 
-    def _sound_trainings(self) -> Iterator[Training]:
+    def _sound_trainings(self) -> Iterator[TrainTable]:
         for training in self.sweep.trainings:
             with self.mistakes.noted():
                 find_backbone(training.backbone)
-                if training.method == "combiner":
+                if find_training(training.method).source == "task":
                     root = Path(self.data_root) if self.data_root else None
                     task_supervision(training.source, root)
                     yield training
                 else:
                     yield replace(training, source=_images(training.source))
 
-    def _training(self, training: Training, seed: int) -> SweepCell:
+    def _training(self, training: TrainTable, seed: int) -> SweepCell:
         named = (training.method, training.backbone, f"s{seed}")
         file_name = "--".join(map(_short, named))
+        how = find_training(training.method)
         request = {
             "method": training.method, "backbone": training.backbone,
-            SOURCES[training.method]: training.source, "data_root": self.data_root,
+            how.source: training.source, "data_root": self.data_root,
             "output": str(self.manifest.folder / "checkpoints" / f"{file_name}.safetensors"),
             "recipe": {**training.recipe, "seed": seed},
             "checkpoint_every": training.checkpoint_every,
@@ -202,7 +208,7 @@ class Expansion:
         names = {"method": "train", "backbone": training.backbone, "seed": seed}
         resources = self._resources(names)
         tasks = resources.get("tasks_per_node", 1) * resources.get("nodes", 1)
-        if training.method == "pic2word" and training.recipe.get("batch_size", tasks) % tasks:
+        if how.parallel and training.recipe.get("batch_size", tasks) % tasks:
             self.mistakes.add(
                 f"[[train]]: a batch of {training.recipe['batch_size']} is not split evenly over "
                 f"{tasks} tasks"

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
+from cirbench.benchmark.api.registry import find_training
 from cirbench.benchmark.api.registry import methods as known_methods
 from cirbench.benchmark.api.registry import tasks as known_tasks
+from cirbench.benchmark.api.registry import trainings as known_trainings
 from cirbench.benchmark.api.values import HIGHEST_SEED
 from cirbench.slurm.sweep.mistakes import Mistakes
 from cirbench.slurm.sweep.resources import AXES, Wishes, read_toml, read_wishes
@@ -23,25 +25,14 @@ KEYS = ("name", "methods", "tasks", "backbones", "protocols", "seeds", "settings
         "checkpoints", "train", "resources", "override", "decode_once")  # fmt: skip
 DEFAULT = "default"
 """As a backbone or a protocol: the task's own."""
-_NUMBER = (int, float)
-_COMMON: Mapping[str, type | tuple[type, ...]] = {
-    "epochs": int, "batch_size": int, "learning_rate": _NUMBER,
-}  # fmt: skip
-RECIPES: Mapping[str, Mapping[str, type | tuple[type, ...]]] = {
-    "pic2word": {**_COMMON, "weight_decay": _NUMBER, "warmup_steps": int},
-    "combiner": {**_COMMON, "projection": int, "hidden": int},
-}  # fmt: skip
-"""Method → the fields of its training's recipe that a sweep may set."""
-SOURCES: Mapping[str, str] = {"pic2word": "images", "combiner": "task"}
-"""Method → the key that says what it is trained on."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Training:
-    """Weights that the sweep makes before it uses them, one set a seed.
+class TrainTable:
+    """A table [[train]]: weights that the sweep makes before it uses them, one set a seed.
 
     Attributes:
-        source: as `SOURCES` has it, what `--images` or `--task` takes.
+        source: pictures or a task, as the training's class says.
     """
 
     method: str
@@ -71,7 +62,7 @@ class Sweep:
     settings: Mapping[str, Any] = field(default_factory=dict)
     exclude: tuple[Mapping[str, Any], ...] = ()
     checkpoints: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
-    trainings: tuple[Training, ...] = ()
+    trainings: tuple[TrainTable, ...] = ()
     wishes: Wishes = field(default_factory=Wishes)
     decode_once: bool = False
 
@@ -208,7 +199,7 @@ def _checkpoints(table: Mapping[str, Any], mistakes: Mistakes) -> Mapping[str, M
     return sound
 
 
-def _trainings(tables: Any, mistakes: Mistakes) -> tuple[Training, ...]:
+def _trainings(tables: Any, mistakes: Mistakes) -> tuple[TrainTable, ...]:
     if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
         mistakes.add("trainings are tables [[train]]")
         return ()
@@ -217,12 +208,13 @@ def _trainings(tables: Any, mistakes: Mistakes) -> tuple[Training, ...]:
     )
 
 
-def _training(table: Mapping[str, Any], mistakes: Mistakes) -> Training | None:
+def _training(table: Mapping[str, Any], mistakes: Mistakes) -> TrainTable | None:
     method: Any = table.get("method")
-    if method not in RECIPES:
-        mistakes.add(f"[[train]]: method = {method!r}; known: {', '.join(RECIPES)}")
+    if method not in known_trainings():
+        mistakes.add(f"[[train]]: method = {method!r}; known: {', '.join(known_trainings())}")
         return None
-    recipe, source = RECIPES[method], SOURCES[method]
+    training = find_training(method)
+    recipe, source = recipe_kinds(training.recipe), training.source
     mistakes.unknown_keys(
         table, ("method", "backbone", source, "checkpoint_every", *recipe), "[[train]]"
     )
@@ -230,13 +222,37 @@ def _training(table: Mapping[str, Any], mistakes: Mistakes) -> Training | None:
         mistakes.add(f"[[train]] of {method} lacks {', '.join(missing)}")
         return None
     for key, kind in recipe.items():
-        if key in table and (not isinstance(table[key], kind) or table[key] < 0):
+        if key in table and not _fits(table[key], kind):
             mistakes.add(f"[[train]]: {key} = {table[key]!r} can't be")
-    return Training(
+    return TrainTable(
         method=method, backbone=table["backbone"], source=table[source],
         checkpoint_every=table.get("checkpoint_every", 500),
         recipe={key: table[key] for key in recipe if key in table},
     )  # fmt: skip
+
+
+_KINDS: Mapping[Any, tuple[type, ...]] = {
+    int: (int,),
+    int | None: (int,),
+    float: (int, float),
+    str: (str,),
+    bool: (bool,),
+}
+"""A field's annotation → what TOML has for it."""
+
+
+def recipe_kinds(recipe: type[Any]) -> Mapping[str, tuple[type, ...]]:
+    """The fields of a recipe that a sweep may set, with their kinds; the seed is the sweep's."""
+    hints = get_type_hints(recipe)
+    return {
+        field.name: _KINDS[hints[field.name]]
+        for field in fields(recipe)
+        if field.name != "seed" and hints[field.name] in _KINDS
+    }
+
+
+def _fits(value: Any, kinds: tuple[type, ...]) -> bool:
+    return type(value) in kinds and (isinstance(value, str) or value >= 0)
 
 
 def expanded(path: str) -> str:

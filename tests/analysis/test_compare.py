@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from scipy.stats import permutation_test
 
 from cirbench.benchmark.analysis.compare import compare, find_pairs, find_records
+from cirbench.benchmark.api.per_query import PerQuery
 from cirbench.benchmark.api.protocol import EvaluationProtocol
 from cirbench.benchmark.cli.main import main
-from cirbench.benchmark.records.record import Cell, PerQuery, write_record
+from cirbench.benchmark.records.record import Cell, write_record
 from cirbench.benchmark.runtime.errors import CorruptData, MissingData, UsageError
 from cirbench.benchmark.scoring import paired
 from cirbench.benchmark.scoring.bootstrap import Design, intervals, resampled_means

@@ -10,9 +10,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from cirbench.benchmark.api.per_query import PerQuery
 from cirbench.benchmark.api.protocol import EvaluationProtocol
 from cirbench.benchmark.cli.main import main
-from cirbench.benchmark.records.record import Cell, PerQuery, write_record
+from cirbench.benchmark.records.record import Cell, write_record
 
 PROTOCOL = EvaluationProtocol(
     name="shapes", version=1, gallery="all", reference_removed=False, preprocess="clip",

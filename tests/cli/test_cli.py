@@ -16,7 +16,8 @@ from places import RESULTS
 
 from cirbench.benchmark.api import registry
 from cirbench.benchmark.api.protocol import EvaluationProtocol
-from cirbench.benchmark.api.values import Query, Task, TaskData
+from cirbench.benchmark.api.task import Task
+from cirbench.benchmark.api.values import Query, TaskData
 from cirbench.benchmark.evaluation.plan import Request, methods_of
 from cirbench.benchmark.images.reading import images_in_folder
 

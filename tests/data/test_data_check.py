@@ -148,7 +148,7 @@ def test_the_real_annotations_are_the_released_ones_and_74381_is_everything(tmp_
 
 def test_prepare_without_a_network_says_what_is_missing(tmp_path, monkeypatch):
     import cirbench.datasets.cirr as cirr
-    from cirbench.benchmark.data.downloads import Download
+    from cirbench.benchmark.api.task import Download
 
     dead = Download(url="http://127.0.0.1:9/cap.json", path="cirr/captions/cap.json")
     monkeypatch.setattr(cirr.CIRR, "downloads", (dead,))

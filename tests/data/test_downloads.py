@@ -11,7 +11,9 @@ import zipfile
 
 import pytest
 
-from cirbench.benchmark.data.downloads import Download, fetch, unpack
+from cirbench.benchmark.api.task import Download
+from cirbench.benchmark.data.downloads import fetch
+from cirbench.benchmark.runtime.archives import unpack
 from cirbench.benchmark.runtime.errors import CorruptData, MissingData
 from cirbench.benchmark.runtime.progress import Reporter
 

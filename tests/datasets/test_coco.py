@@ -12,15 +12,17 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco_mask
 
+from cirbench.benchmark.api.backbone import ImageSpec
 from cirbench.benchmark.backbones.load import load_backbone
 from cirbench.benchmark.evaluation.plan import Request, plan
 from cirbench.benchmark.evaluation.run import run
-from cirbench.benchmark.images.preprocess import ImageSpec, preprocess, stretched
+from cirbench.benchmark.images.preprocess import preprocess, stretched
 from cirbench.benchmark.images.reading import load_picture
 from cirbench.benchmark.runtime.errors import CorruptData, MissingData
 from cirbench.benchmark.runtime.progress import Reporter
 from cirbench.datasets.coco.prepare import Photo, draw, mask_of, prepare, read_photos, to_row
-from cirbench.datasets.coco.task import PROTOCOL, Coco, Row, read_queries
+from cirbench.datasets.coco.query_list import Row, read_queries
+from cirbench.datasets.coco.task import PROTOCOL, Coco
 
 QUIET = Reporter(quiet=True)
 WIDTH, HEIGHT = 40, 30

@@ -10,9 +10,10 @@ import pytest
 import torch
 from PIL import Image
 
+from cirbench.benchmark.api.backbone import ImageSpec
 from cirbench.benchmark.api.values import ImageRef
 from cirbench.benchmark.images.decoding import EXTENSIONS
-from cirbench.benchmark.images.preprocess import ImageSpec, preprocess
+from cirbench.benchmark.images.preprocess import preprocess
 from cirbench.benchmark.images.reading import (
     chunks,
     file_ref,

@@ -8,13 +8,8 @@ import torch
 from PIL import Image
 from torchvision import transforms
 
-from cirbench.benchmark.images.preprocess import (
-    CLIP_MEAN,
-    CLIP_STD,
-    ImageSpec,
-    preprocess,
-    target_padding,
-)
+from cirbench.benchmark.api.backbone import CLIP_MEAN, CLIP_STD, ImageSpec
+from cirbench.benchmark.images.preprocess import preprocess, target_padding
 from cirbench.benchmark.runtime.errors import UsageError
 
 SPEC = ImageSpec(size=224)

@@ -23,15 +23,10 @@ from cirbench.benchmark.images.sources import find_training_images
 from cirbench.benchmark.runtime.errors import CheckFailed, CorruptData, MissingData, UsageError
 from cirbench.benchmark.runtime.progress import Reporter
 from cirbench.benchmark.training.learner import Learner
+from cirbench.benchmark.training.processes import Processes, join_processes, own_device
 from cirbench.methods.pic2word import training
 from cirbench.methods.pic2word.batches import rows_of_step
-from cirbench.methods.pic2word.gradient import (
-    Processes,
-    Step,
-    dropout_masks,
-    join_processes,
-    own_device,
-)
+from cirbench.methods.pic2word.gradient import Step, dropout_masks
 from cirbench.methods.pic2word.method import MappingNetwork, contrastive_loss
 from cirbench.methods.pic2word.validation import held_out, read_validations, validate
 
@@ -100,7 +95,7 @@ WORKER = """
 import os, sys, torch
 sys.path[:0] = sys.argv[1].split(os.pathsep)
 import test_pic2word_scale as t
-from cirbench.methods.pic2word.gradient import join_processes
+from cirbench.benchmark.training.processes import join_processes
 fake = t.load_backbone("fake")
 processes = join_processes("cpu")
 mapper = t.network(fake)

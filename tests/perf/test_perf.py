@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 
 import pytest
-
-from cirbench.benchmark.perf import growth, ranks
-from cirbench.benchmark.perf.__main__ import as_json, markdown
-from cirbench.benchmark.perf.measure import Row, anonymous_memory, medians, unit_vectors
+from perf import growth, ranks
+from perf.__main__ import as_json, markdown
+from perf.measure import Row, anonymous_memory, medians, unit_vectors
 
 
 def row(*, ok):

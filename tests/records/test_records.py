@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cirbench.benchmark.api.per_query import PerQuery
 from cirbench.benchmark.records import record as records
 from cirbench.benchmark.records.record import (
     Cell,
-    PerQuery,
     Record,
     check_writable,
     read_record,

@@ -9,10 +9,10 @@ import pytest
 from browsing import LOOKS, barriers, fits, keep_screenshot
 from places import ROOT
 
+from cirbench.benchmark.analysis.boards import read_boards
 from cirbench.benchmark.records.record import Cell, read_records, write_record
 from cirbench.benchmark.report.gallery import chosen_queries
 from cirbench.benchmark.report.pictures import Permission
-from cirbench.benchmark.report.publish import read_boards
 from cirbench.benchmark.report.write import write
 
 HOSTILE = '<img src="http://elsewhere.example/x.png" onerror="document.title=1">'

@@ -15,15 +15,16 @@ import pytest
 from PIL import Image
 from places import RESULTS
 
+from cirbench.benchmark.analysis.boards import read_boards
+from cirbench.benchmark.api.per_query import PerQuery
 from cirbench.benchmark.api.protocol import EvaluationProtocol
 from cirbench.benchmark.api.values import ImageRef, Query, TaskData
-from cirbench.benchmark.records.record import Cell, PerQuery, write_record
+from cirbench.benchmark.records.record import Cell, write_record
 from cirbench.benchmark.report import figure as drawing
 from cirbench.benchmark.report import pictures
 from cirbench.benchmark.report.figure import choose_board, choose_records, choose_rows, figure
 from cirbench.benchmark.report.gallery import chosen_queries, gallery
 from cirbench.benchmark.report.pictures import Permission, task_data, thumbnail
-from cirbench.benchmark.report.publish import read_boards
 from cirbench.benchmark.report.write import contents, gallery_names
 from cirbench.benchmark.runtime.errors import CorruptData, MissingData, UsageError
 from cirbench.benchmark.scoring.metrics import hits_at

@@ -8,13 +8,16 @@ import numpy as np
 import pytest
 from places import GOLDEN
 
+from cirbench.benchmark.analysis.boards import boards, read_boards
 from cirbench.benchmark.analysis.published import Published
+from cirbench.benchmark.api.per_query import PerQuery
 from cirbench.benchmark.api.protocol import EvaluationProtocol
-from cirbench.benchmark.records.record import Cell, PerQuery, read_records, write_record
-from cirbench.benchmark.report.markdown import boards, page
-from cirbench.benchmark.report.plots import draw, png_bytes, svg_bytes
-from cirbench.benchmark.report.publish import publish, read_boards, stale
+from cirbench.benchmark.records.record import Cell, read_records, write_record
+from cirbench.benchmark.report.markdown import page
+from cirbench.benchmark.report.plots import draw
+from cirbench.benchmark.report.publish import publish, stale
 from cirbench.benchmark.runtime.errors import CorruptData, MissingData
+from cirbench.benchmark.runtime.figures import png_bytes, svg_bytes
 from cirbench.benchmark.scoring.metrics import hits_at, parse_metric
 from cirbench.benchmark.scoring.summary import averages_of, summarise
 

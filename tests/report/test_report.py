@@ -14,14 +14,15 @@ import pytest
 from places import GOLDEN, ROOT
 
 from cirbench.benchmark.analysis.board_statistics import Score, curve_ks, statistics
+from cirbench.benchmark.analysis.boards import read_boards
 from cirbench.benchmark.analysis.published import Published, verify
+from cirbench.benchmark.api.per_query import PerQuery
 from cirbench.benchmark.api.protocol import EvaluationProtocol
-from cirbench.benchmark.records.record import Cell, PerQuery, labels, slug, write_record
+from cirbench.benchmark.records.record import Cell, labels, slug, write_record
 from cirbench.benchmark.report import charts
 from cirbench.benchmark.report import write as writing
 from cirbench.benchmark.report.export import as_csv, as_latex
 from cirbench.benchmark.report.pictures import Permission
-from cirbench.benchmark.report.publish import read_boards
 from cirbench.benchmark.report.tables import Difference, Table, board_tables
 from cirbench.benchmark.report.write import contents, stale, write
 from cirbench.benchmark.runtime.errors import CorruptData, MissingData

@@ -3,10 +3,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from cirbench.benchmark.api.per_query import PerQuery
 from cirbench.benchmark.api.protocol import EvaluationProtocol
 from cirbench.benchmark.api.values import ImageRef, Query, TaskData
 from cirbench.benchmark.ranking.rank import Ranking
-from cirbench.benchmark.records.record import PerQuery
 from cirbench.benchmark.runtime.errors import UsageError
 from cirbench.benchmark.scoring.bootstrap import Design, group_means, intervals, resampled_means
 from cirbench.benchmark.scoring.summary import averages_of, depth, score, summarise, with_averages

@@ -19,7 +19,8 @@ from PIL import Image
 from torch.nn.functional import normalize
 
 from cirbench.benchmark.api import registry
-from cirbench.benchmark.api.values import ImageRef, Method
+from cirbench.benchmark.api.method import Method
+from cirbench.benchmark.api.values import ImageRef
 from cirbench.benchmark.backbones.load import load_backbone
 from cirbench.benchmark.cli.main import main
 from cirbench.benchmark.images.reading import images_in_folder

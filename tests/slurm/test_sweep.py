@@ -15,7 +15,7 @@ from sweeping import TRAINING, TWO_TASKS, Sweeps, install_faults
 
 from cirbench.benchmark.checkpoints import read_checkpoint
 from cirbench.slurm import status
-from cirbench.slurm.manifest import (
+from cirbench.slurm.cells.manifest import (
     FAILED,
     QUEUED,
     RUNNING,

@@ -9,7 +9,7 @@ import pytest
 import slurm_cluster
 from sweeping import TRAINING, TWO_TASKS, Sweeps, install_faults
 
-from cirbench.slurm.manifest import Manifest
+from cirbench.slurm.cells.manifest import Manifest
 
 pytestmark = pytest.mark.skipif(
     not slurm_cluster.available(), reason="no Slurm here; apt-get install slurm-wlm munge"

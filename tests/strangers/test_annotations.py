@@ -11,10 +11,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cirbench.benchmark.data.annotations import read_json
 from cirbench.benchmark.runtime.errors import CirbenchError
+from cirbench.benchmark.runtime.parsing import read_json
 from cirbench.benchmark.runtime.paths import check_inside
-from cirbench.datasets.coco.task import COLUMNS, PROTOCOL, Coco
+from cirbench.datasets.coco.query_list import COLUMNS
+from cirbench.datasets.coco.task import PROTOCOL, Coco
 
 NAMES = [f"dev-{i}-img0" for i in range(12)]
 FEW = settings(

@@ -53,7 +53,7 @@ def test_what_nobody_foresaw_is_no_checks_answer(bench, monkeypatch, error):
     def fail(*_):
         raise error
 
-    monkeypatch.setattr("cirbench.benchmark.report.publish.read_boards", fail)
+    monkeypatch.setattr("cirbench.benchmark.analysis.boards.read_boards", fail)
     code, _, err = bench("leaderboard")
     assert code == UNFORESEEN == 70
     assert "Traceback" in err

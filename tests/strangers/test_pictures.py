@@ -17,9 +17,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, features
 
+from cirbench.benchmark.api.backbone import ImageSpec
 from cirbench.benchmark.images import decoding
 from cirbench.benchmark.images.decoding import MOST_ELONGATED, PICTURE_FORMATS, decode, is_deep_grey
-from cirbench.benchmark.images.preprocess import ImageSpec, preprocess
+from cirbench.benchmark.images.preprocess import preprocess
 from cirbench.benchmark.runtime.errors import CorruptData
 
 EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n"

@@ -16,8 +16,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cirbench.benchmark.data.downloads import unpack
 from cirbench.benchmark.images.shards import ShardImages
+from cirbench.benchmark.runtime.archives import unpack
 from cirbench.benchmark.runtime.errors import CirbenchError, CorruptData
 
 TRAIN = ("train", "pic2word", "-b", "fake", "--epochs", 1, "-o", "m.safetensors")

@@ -14,7 +14,7 @@ from typing import ClassVar
 
 from torch.nn.functional import normalize
 
-from cirbench.benchmark.api.values import Method
+from cirbench.benchmark.api.method import Method
 
 
 class Fault(Method):

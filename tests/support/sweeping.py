@@ -14,7 +14,7 @@ from slurm_cluster import wait_until
 
 from cirbench.benchmark.api import registry
 from cirbench.benchmark.cli.main import main
-from cirbench.slurm.manifest import OPEN, Manifest
+from cirbench.slurm.cells.manifest import OPEN, Manifest
 from cirbench.slurm.status import look
 
 SMALL = """

@@ -5,7 +5,7 @@ from typing import ClassVar
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from cirbench.benchmark.api.values import Method, Queries
+from cirbench.benchmark.api.method import Method, Queries
 
 
 class NegatedImage(Method):

@@ -26,13 +26,14 @@ from cirbench.benchmark.evaluation.run import run
 from cirbench.benchmark.images.preprocess import preprocess
 from cirbench.benchmark.images.reading import file_ref, load_picture, prefetched
 from cirbench.benchmark.images.sources import find_training_images
-from cirbench.benchmark.perf.measure import Row, medians
 from cirbench.benchmark.records.record import Record
 from cirbench.benchmark.runtime.progress import Reporter
+from cirbench.benchmark.training.processes import Processes
 from cirbench.methods.pic2word import training
 from cirbench.methods.pic2word.batches import Pictures, augmented
-from cirbench.methods.pic2word.gradient import Processes, Step, dropout_masks
+from cirbench.methods.pic2word.gradient import Step, dropout_masks
 from cirbench.methods.pic2word.method import MappingNetwork
+from perf.measure import Row, medians
 
 METHODS = ("image-only", "text-only", "image-text", "pic2word")
 QUIET = Reporter(quiet=True)

@@ -12,12 +12,12 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from cirbench.benchmark.api.values import ImageRef
-from cirbench.benchmark.perf.measure import medians, unit_vectors
-from cirbench.benchmark.perf.ranks import WIDTH, made_task, to_metrics, wanted
-from cirbench.benchmark.perf.towers import embedded, embedded_clip
 from cirbench.benchmark.ranking.rank import rank_vectors
-from cirbench.benchmark.report.plots import COLOURS, STYLE, svg_bytes
+from cirbench.benchmark.runtime.figures import COLOURS, STYLE, svg_bytes
 from cirbench.benchmark.runtime.files import written_whole
+from perf.measure import medians, unit_vectors
+from perf.ranks import WIDTH, made_task, to_metrics, wanted
+from perf.towers import embedded, embedded_clip
 
 FACTORS = (1, 2, 4, 8)
 MOST_EXPONENT = 1.1

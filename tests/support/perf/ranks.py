@@ -10,12 +10,12 @@ from torch import Tensor
 
 from cirbench.benchmark.api.protocol import EvaluationProtocol
 from cirbench.benchmark.api.values import ImageRef, Query, TaskData
-from cirbench.benchmark.perf.measure import Row, anonymous_memory, medians, seconds, unit_vectors
 from cirbench.benchmark.ranking.groups import rank_queries
 from cirbench.benchmark.ranking.parts import Wanted
 from cirbench.benchmark.ranking.rank import PART_ROWS, rank_vectors
 from cirbench.benchmark.scoring.bootstrap import Design, resampled_means
 from cirbench.benchmark.scoring.summary import averages_of, depth, score, summarise
+from perf.measure import Row, anonymous_memory, medians, seconds, unit_vectors
 
 WIDTH = 768
 _QUERIES_AT_ONCE = 512

@@ -10,10 +10,10 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-from cirbench.benchmark.perf import growth, ranks, towers
-from cirbench.benchmark.perf.measure import Row, unit_vectors
 from cirbench.benchmark.runtime.files import written_whole
 from cirbench.benchmark.runtime.provenance import environment
+from perf import growth, ranks, towers
+from perf.measure import Row, unit_vectors
 
 PLOT = "perf-growth.svg"
 

@@ -1,0 +1,235 @@
+"""Boards: the records that may be compared, best first."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cirbench.benchmark.api.per_query import PerQuery, Scores
+from cirbench.benchmark.records.record import Record, slug
+from cirbench.benchmark.runtime.errors import CorruptData, MissingData
+from cirbench.benchmark.scoring.bootstrap import (
+    Array,
+    Design,
+    Interval,
+    group_means,
+    intervals,
+    resampled_means,
+)
+from cirbench.benchmark.scoring.summary import read_scored, with_averages
+
+_KEPT = 8
+"""How many records' per-query data are in memory at a time."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Board:
+    """Records that may be compared: one task, split, protocol, gallery and set of queries.
+
+    Attributes:
+        records: best first by the headline metric's average.
+        weights: digits of the backbone's weights, where one name stands for several.
+    """
+
+    records: tuple[Record, ...]
+    weights: str = ""
+
+    @property
+    def first(self) -> Mapping[str, Any]:
+        """The fields that all records of a board share are read off the first."""
+        return self.records[0].data
+
+    @property
+    def title(self) -> str:
+        cell, protocol = self.first["cell"], self.first["protocol"]
+        title = (
+            f"{cell['task']} · {cell['split']} · protocol {protocol['name']} v{protocol['version']}"
+        )
+        return title + (f" · weights {self.weights}" if self.weights else "")
+
+    @property
+    def stem(self) -> str:
+        """For the names of its plots."""
+        cell, protocol = self.first["cell"], self.first["protocol"]
+        gallery = self.first["fingerprints"]["gallery"][:4]
+        names = (cell["split"], f"{protocol['name']}-{protocol['hash']}-{gallery}", self.weights)
+        return "--".join(slug(name) for name in names if name)
+
+    @property
+    def groups(self) -> list[str]:
+        return list(self.first["groups"])
+
+    @property
+    def averages(self) -> list[str]:
+        return [name for name in self.first["metrics"] if name not in self.groups]
+
+    @property
+    def metrics(self) -> list[str]:
+        return list(self.first["protocol"]["metrics"])
+
+    @property
+    def headline(self) -> str:
+        """The metric that ranks the rows."""
+        return str(self.first["protocol"]["headline"])
+
+    @property
+    def digest(self) -> str:
+        """sha256 of everything that is shown."""
+        shown = [[r.data[part] for part in ("cell", "metrics", "per_query")] for r in self.records]
+        return hashlib.sha256(json.dumps(shown, sort_keys=True).encode()).hexdigest()
+
+    @cached_property
+    def scores(self) -> tuple[Scores, ...]:
+        """By record.
+
+        Raises:
+            CorruptData: a file is missing or altered, or two records are of other queries.
+        """
+        found = tuple(record.scores for record in self.records)
+        for record, scores in zip(self.records, found, strict=True):
+            if not np.array_equal(scores.query, found[0].query):
+                raise CorruptData(
+                    f"{record.path} and {self.records[0].path} share a protocol and annotations, "
+                    f"but not their queries; run both cells again"
+                )
+        return found
+
+    @cached_property
+    def design(self) -> Design:
+        """Which reference and group each query is of."""
+        return Design.of(self.scores[0].reference, self.scores[0].group, self.groups)
+
+    @cached_property
+    def per_query(self) -> Answers:
+        """By record, each read when it is asked for.
+
+        Raises:
+            CorruptData: a file is missing or altered.
+        """
+        return Answers(self.records)
+
+    def value(self, record: Record, group: str, metric: str) -> Interval:
+        return Interval(**record.data["metrics"][group][metric])
+
+    def differences(self, average: str) -> list[Interval]:
+        """Each record minus the best one, in the headline metric, with a paired 95 % interval."""
+        means, draws = (part[..., self.averages.index(average), :] for part in self._headline)
+        sizes = [len(self.scores[0].query)] * len(self.records)
+        return intervals(means - means[0], draws - draws[:, :1], sizes)
+
+    @cached_property
+    def _headline(self) -> tuple[Array, Array]:
+        """`sample` of the headline metric: (A + G, records) and (resamples, A + G, records)."""
+        column = self.metrics.index(self.headline)
+        values = np.stack([scores.values[:, column] for scores in self.scores], axis=1)
+        return self.sample(values, self.averages)
+
+    @cached_property
+    def said(self) -> Counter[tuple[Any, ...]]:
+        """How many records have the same words in a row."""
+        return Counter(map(_said, self.records))
+
+    def sample(self, values: Array, averages: Sequence[str]) -> tuple[Array, Array]:
+        """(Q, M) → (A + G, M) means and (resamples, A + G, M) draws, averages first.
+
+        The same references are drawn for all records, so that differences are paired.
+        """
+        members = {average: _members(self, average) for average in averages}
+        means = with_averages(group_means(values, self.design), self.groups, members)
+        return means, with_averages(resampled_means(values, self.design), self.groups, members)
+
+
+class Answers:
+    """Per-query data of records, the last few of which are kept: a large task's is gigabytes."""
+
+    def __init__(self, records: Sequence[Record]) -> None:
+        self._records = records
+        self._read = lru_cache(_KEPT)(lambda index: self._records[index].per_query())
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, index: int) -> PerQuery:
+        return self._read(index)
+
+    def __iter__(self) -> Iterator[PerQuery]:
+        return map(self.__getitem__, range(len(self)))
+
+
+def _members(board: Board, average: str) -> Sequence[str]:
+    own: Mapping[str, Sequence[str]] = board.first["protocol"]["averages"]
+    return own.get(average, board.groups)
+
+
+def boards(records: Sequence[Record]) -> list[Board]:
+    """Splits records into boards, and ranks each board's rows."""
+    together: dict[tuple[str, ...], list[Record]] = {}
+    for record in records:
+        cell, prints = record.data["cell"], record.data["fingerprints"]
+        protocol = record.data["protocol"]
+        shared = (protocol["name"], protocol["hash"], prints["gallery"], prints["annotations"])
+        key = (cell["task"], cell["split"], *shared)
+        together.setdefault(key, []).append(record)
+    return [board for key in sorted(together) for board in _split(together[key])]
+
+
+def _split(records: Sequence[Record]) -> list[Board]:
+    """One board; where a backbone's name stands for several weights, one for each of these."""
+    names = {(r.data["cell"]["backbone"], _weights(r)) for r in records}
+    if len(names) == len({name for name, _ in names}):
+        return [Board(records=_ranked(records))]
+    return [
+        Board(records=_ranked([r for r in records if _weights(r) == own]), weights=own[:8])
+        for own in sorted({weights for _, weights in names})
+    ]
+
+
+def _weights(record: Record) -> str:
+    return record.data["fingerprints"].get("weights") or "unknown"
+
+
+def _ranked(records: Sequence[Record]) -> tuple[Record, ...]:
+    headline = str(records[0].data["protocol"]["headline"])
+    return tuple(
+        sorted(
+            records, key=lambda r: (-r.data["metrics"]["average"][headline]["value"], str(r.path))
+        )
+    )
+
+
+def row_names(board: Board, record: Record) -> tuple[str, str, str, str]:
+    """Method, supervision, what it was trained on, backbone, as no other row has them."""
+    cell = record.data["cell"]
+    method = cell["method"] + (f" (seed {cell['seed']})" if cell["seed"] else "")
+    method += f" · {cell['label']}" if cell.get("label") else ""
+    if board.said[_said(record)] > 1:
+        method += f" [{record.checkpoint_label}]"
+    seen = "zero-shot" if record.data["method"]["zero_shot"] else "supervised"
+    return method, seen, cell["trained_on"] or "–", cell["backbone"]
+
+
+def _said(record: Record) -> tuple[Any, ...]:
+    """What a row's names say of a record, but for its checkpoint."""
+    names = ("method", "trained_on", "backbone", "seed", "label")
+    return tuple(record.data["cell"].get(name) for name in names)
+
+
+def read_boards(root: Path) -> list[Board]:
+    """Every board of a results folder.
+
+    Raises:
+        MissingData: the folder holds no whole record.
+        CorruptData: a record is damaged.
+    """
+    found = boards(read_scored(root))
+    if not found:
+        raise MissingData(f"no records in {root}; bench run makes one")
+    return found

@@ -1,0 +1,105 @@
+"""A CLIP-like pair of towers."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    pass
+
+
+class Backbone(Protocol):
+    """A CLIP-like pair of towers with one joint embedding of width C and tokens of width W."""
+
+    name: str
+    embedding_width: int
+    context_length: int
+    image_spec: ImageSpec
+    weights_sha256: str
+    architecture_sha256: str
+    """Of what its vectors depend on besides the weights, such as the number of heads."""
+    tokenizer_sha256: str
+    """Of all that turns a text into tokens."""
+    logit_scale: float
+    """What the towers were trained to multiply cosines by (about 100 for OpenAI's)."""
+    device: Any
+    precision: str
+    """As `backbones.load_backbone` has it."""
+
+    @property
+    def token_width(self) -> int: ...
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What a reader of its numbers should know."""
+        ...
+
+    def encode_images(self, pixels: Tensor) -> Tensor:
+        """(B, 3, S, S) float32, preprocessed → (B, C) float32, not normalised."""
+        ...
+
+    def encode_texts(self, texts: Sequence[str], *, truncate: bool = False) -> Tensor:
+        """B texts → (B, C) float32, not normalised.
+
+        Raises:
+            UsageError: a text exceeds the context and `truncate` is off.
+        """
+        ...
+
+    def encode_prompts(
+        self,
+        prompts: Sequence[str],
+        words: Tensor,
+        *,
+        placeholder: str = "*",
+        truncate: bool = False,
+    ) -> Tensor:
+        """B prompts, each with its first placeholders' embeddings replaced → (B, C) float32.
+
+        Args:
+            words: (B, W) float32, a pseudo-word a prompt, or (B, P, W), for its first P
+                placeholders in their order. Gradients reach them.
+
+        Raises:
+            UsageError: a prompt has too few placeholders of its own ("*," is another token than
+                "* ,"), or exceeds the context and `truncate` is off.
+        """
+        ...
+
+    def parameters(self) -> Iterable[Tensor]:
+        """The towers' weights."""
+        ...
+
+    def state_dict(self) -> Mapping[str, Tensor]:
+        """The towers' weights by their library's names; open_clip's are OpenAI's."""
+        ...
+
+
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+
+
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageSpec:
+    """What a backbone's image tower takes: side in pixels, and the normalisation of RGB."""
+
+    size: int
+    mean: tuple[float, float, float] = CLIP_MEAN
+    std: tuple[float, float, float] = CLIP_STD
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data, for a record."""
+        return asdict(self)
+
+    def fingerprint(self, preprocess: str) -> str:
+        """sha256 over the named preprocessing and this tower's numbers."""
+        canonical = json.dumps({"preprocess": preprocess, **self.as_dict()}, sort_keys=True)
+        return hashlib.sha256(canonical.encode()).hexdigest()

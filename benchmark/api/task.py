@@ -1,0 +1,116 @@
+"""A benchmark task: what it gives, and what it reads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Protocol
+
+from cirbench.benchmark.api.values import (
+    Collection,
+    ImageRef,
+    Released,
+    Selection,
+    TaskData,
+    Triplet,
+)
+
+if TYPE_CHECKING:
+    from cirbench.benchmark.api.protocol import EvaluationProtocol
+
+    pass
+    pass
+    from cirbench.benchmark.api.per_query import PerQuery
+    from cirbench.benchmark.runtime.progress import Reporter
+
+
+class Task(Protocol):
+    """A benchmark task. One file in `datasets/`, one class."""
+
+    name: ClassVar[str]
+    splits: ClassVar[tuple[str, ...]]
+    """The first is the default."""
+    default_backbone: ClassVar[str]
+    protocols: ClassVar[Mapping[str, EvaluationProtocol]]
+    """The first is the default."""
+    places: ClassVar[Sequence[Place]] = ()
+    """What it reads below the data root."""
+    released: ClassVar[Mapping[str, Released]] = {}
+    """Split → what the released annotations come to; a split that is not named is only ours."""
+    downloads: ClassVar[Sequence[Download]] = ()
+    """What its owners let everybody fetch."""
+    how_to_get: ClassVar[str] = ""
+    """Where a person gets the rest, and under which terms."""
+
+    def load(self, *, protocol: EvaluationProtocol, split: str, data_root: Path | None) -> TaskData:
+        """Reads the annotations; opens no picture.
+
+        Raises:
+            MissingData: an annotation file or a folder is not under `data_root`; the message says
+                where it was looked for. Single pictures that are not there go into `missing`.
+            CorruptData: an annotation contradicts itself; the message names file and row.
+        """
+        ...
+
+    def training_images(self, *, data_root: Path | None) -> Sequence[ImageRef]:
+        """Pictures that unsupervised training on this task may see."""
+        ...
+
+    def prepare(self, *, data_root: Path, seed: int, reporter: Reporter) -> Sequence[str]:
+        """Makes what evaluation reads out of what was fetched; gives lines about it."""
+        return ()
+
+    def collections(self, *, data_root: Path | None) -> Sequence[Collection]:
+        """Pictures to count besides those of the splits; for `bench data check`."""
+        return ()
+
+    selection: ClassVar[Selection | None] = None
+    """For training on its triplets; None where it has none."""
+
+    def triplets(self, *, data_root: Path | None) -> Sequence[Triplet]:
+        """What supervised training on this task may see."""
+        raise NotImplementedError(f"{self.name} has no triplets")
+
+    def submission(self, data: TaskData, ranking: PerQuery) -> Mapping[str, str]:
+        """File name → content of what an evaluation server takes; only asked for unlabelled data.
+
+        Raises:
+            CorruptData: the server would refuse it.
+        """
+        raise NotImplementedError(f"{self.name} has no unlabelled split")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Download:
+    """A file that its owners let everybody fetch.
+
+    Attributes:
+        path: where it goes, below the data root.
+        checksum: "sha256:…" or "md5:…"; None where none is known, then only counts can tell.
+        makes: for an archive, the path below the data root that unpacking it beside itself makes.
+    """
+
+    url: str
+    path: str
+    checksum: str | None = None
+    makes: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """A file or folder a task reads.
+
+    Attributes:
+        name: what it is, for a person.
+        candidates: paths below the data root, the first that exists counts.
+        optional: whether the task can do without.
+    """
+
+    name: str
+    candidates: tuple[str, ...]
+    optional: bool = False
+
+    def find(self, root: Path) -> Path | None:
+        """The first candidate that exists."""
+        return next((root / path for path in self.candidates if (root / path).exists()), None)
