@@ -246,8 +246,17 @@ _SAFE_GLOBALS = [
 ]
 
 
-_DAMAGED = (RuntimeError, EOFError, OSError, ValueError, LookupError, TypeError, AttributeError,
-            struct.error, zipfile.BadZipFile)  # fmt: skip
+_DAMAGED = (
+    RuntimeError,
+    EOFError,
+    OSError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    struct.error,
+    zipfile.BadZipFile,
+)
 """What torch's readers raise, by where a file was cut."""
 
 

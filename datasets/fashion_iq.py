@@ -116,9 +116,11 @@ def wordings(captions: Sequence[str]) -> tuple[str, ...]:
     """The four of CLIP4Cir's training: both orders, and each caption alone."""
     first, second = (caption.strip(STRIPPED) for caption in captions)
     return (
-        f"{first.capitalize()} and {second}", f"{second.capitalize()} and {first}",
-        first.capitalize(), second.capitalize(),
-    )  # fmt: skip
+        f"{first.capitalize()} and {second}",
+        f"{second.capitalize()} and {first}",
+        first.capitalize(),
+        second.capitalize(),
+    )
 
 
 def _downloads() -> tuple[Download, ...]:
@@ -226,9 +228,11 @@ class FashionIQ(Task):
         return [
             Collection(
                 name="distinct images of all nine split files",
-                found=len(names) - len(missing), missing=missing, expected=ALL_IMAGES,
+                found=len(names) - len(missing),
+                missing=missing,
+                expected=ALL_IMAGES,
             )
-        ]  # fmt: skip
+        ]
 
     def triplets(self, *, data_root: Path | None) -> Sequence[Triplet]:
         """The 18,000 of the three train splits, as one set."""

@@ -182,10 +182,11 @@ class ImageNetR(Task):
     places: ClassVar[Sequence[Place]] = PLACES
     released: ClassVar[Mapping[str, Released]] = {
         "test": Released(
-            queries=dict.fromkeys(DOMAINS, 10_000), gallery={"pic2word": 16_983},
+            queries=dict.fromkeys(DOMAINS, 10_000),
+            gallery={"pic2word": 16_983},
             annotations_sha256="0efddf6ab44363dac2537d7e2cb26e3b5ffde80de644e1898ea231e8f7e21320",
         )
-    }  # fmt: skip
+    }
 
     downloads: ClassVar[Sequence[Download]] = (
         Download(

@@ -40,10 +40,14 @@ class Phi(nn.Sequential):
     def __init__(self, embedding_width: int, hidden: int, token_width: int) -> None:
         self.widths = (embedding_width, token_width)
         super().__init__(
-            nn.Linear(embedding_width, hidden), nn.GELU(), nn.Dropout(DROPOUT),
-            nn.Linear(hidden, hidden), nn.GELU(), nn.Dropout(DROPOUT),
+            nn.Linear(embedding_width, hidden),
+            nn.GELU(),
+            nn.Dropout(DROPOUT),
+            nn.Linear(hidden, hidden),
+            nn.GELU(),
+            nn.Dropout(DROPOUT),
             nn.Linear(hidden, token_width),
-        )  # fmt: skip
+        )
 
     @classmethod
     def from_weights(cls, weights: Mapping[str, Tensor]) -> Self:

@@ -43,9 +43,13 @@ def plan_sweep(
     root = sweep.settings.get("data_root") or (expanded(str(data_root)) if data_root else None)
     cells = Expansion(sweep, cluster, manifest, root, mistakes).cells()
     plan = Plan(
-        name=sweep.name, cells=tuple(cell.id for cell in cells), on_oom=cluster.on_oom,
-        limited="limit" in sweep.settings, fail_fast=fail_fast, **code_state(),
-    )  # fmt: skip
+        name=sweep.name,
+        cells=tuple(cell.id for cell in cells),
+        on_oom=cluster.on_oom,
+        limited="limit" in sweep.settings,
+        fail_fast=fail_fast,
+        **code_state(),
+    )
     return Planned(manifest=manifest, plan=plan, cells=tuple(cells))
 
 

@@ -57,9 +57,12 @@ class Row:
     def as_dict(self) -> dict[str, Any]:
         """For --json."""
         return {
-            "cell": self.cell.id, "kind": self.cell.kind, **asdict(self.state),
-            "seconds": self.seconds, "record": str(self.record) if self.record else None,
-        }  # fmt: skip
+            "cell": self.cell.id,
+            "kind": self.cell.kind,
+            **asdict(self.state),
+            "seconds": self.seconds,
+            "record": str(self.record) if self.record else None,
+        }
 
 
 @dataclass(frozen=True, kw_only=True)

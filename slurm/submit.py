@@ -234,9 +234,10 @@ def cancel(manifest: Manifest, rows: Sequence[Row]) -> int:
         if submission is not None and submission.cluster == "local":
             local.stop(submission)
     with_slurm = [
-        str(row.state.job) for row in moving
+        str(row.state.job)
+        for row in moving
         if (s := of[row.state.submission]) is not None and s.cluster == "slurm" and row.state.job
-    ]  # fmt: skip
+    ]
     queue.cancel(with_slurm)
     for row in moving:
         if (state := manifest.state(row.cell.id)).status in OPEN:

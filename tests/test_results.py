@@ -21,9 +21,12 @@ WEIGHTS = RESULTS.parent / "methods" / "weights"
 @pytest.fixture(scope="module")
 def val(tmp_path_factory):
     request = Request(
-        methods=METHODS, task="emoji", split="val", cache="off",
+        methods=METHODS,
+        task="emoji",
+        split="val",
+        cache="off",
         output=tmp_path_factory.mktemp("results"),
-    )  # fmt: skip
+    )
     records = run(plan(request), Reporter(quiet=True))
     return {record.data["cell"]["method"]: record for record in records}
 
@@ -39,8 +42,14 @@ def test_a_record_says_all_that_is_needed_to_make_it_again(val):
     data = val["pic2word"].data
     assert data["cell"]["trained_on"] == "emoji"
     assert set(data["fingerprints"]) == {
-        "weights", "tokenizer", "preprocess", "checkpoint", "annotations", "gallery", "references",
-    }  # fmt: skip
+        "weights",
+        "tokenizer",
+        "preprocess",
+        "checkpoint",
+        "annotations",
+        "gallery",
+        "references",
+    }
     assert all(len(value) == 64 for value in data["fingerprints"].values())
     assert set(data["run"]["seconds"]) == {"load", "embed", "compose", "rank", "score"}
     assert data["counts"]["image_passes"] == data["counts"]["gallery"] == 750

@@ -19,8 +19,11 @@ from cirbench.benchmark.records.record import Record, labels
 TOLERANCE = 0.1
 """Points, beside half a unit of the last printed digit."""
 REPRODUCED, DIFFERS, NOT_RUN, NOT_COMPARABLE = (
-    "reproduced", "differs", "not run", "not comparable"
-)  # fmt: skip
+    "reproduced",
+    "differs",
+    "not run",
+    "not comparable",
+)
 STATES = (REPRODUCED, DIFFERS, NOT_RUN, NOT_COMPARABLE)
 
 _PIC2WORD_TABLES = ("image-only", "text-only", "image-text", "pic2word", "combiner")
@@ -106,10 +109,14 @@ class Verdict:
     def as_dict(self) -> dict[str, Any]:
         """Plain data."""
         return {
-            **vars(self.published), "state": self.state, "measured": self.measured,
-            "difference": self.difference, "record": self.record, "reason": self.reason,
+            **vars(self.published),
+            "state": self.state,
+            "measured": self.measured,
+            "difference": self.difference,
+            "record": self.record,
+            "reason": self.reason,
             "gates": self.published.gates,
-        }  # fmt: skip
+        }
 
 
 def read_published() -> list[Published]:
@@ -124,8 +131,11 @@ def verify(rows: Sequence[Published], records: Sequence[Record]) -> list[Verdict
 
 
 def _verdicts(row: Published, records: Sequence[Record]) -> Iterator[Verdict]:
-    ours = [r for r in records if (r.data["cell"]["method"], r.data["cell"]["task"])
-            == (row.method, row.task)]  # fmt: skip
+    ours = [
+        r
+        for r in records
+        if (r.data["cell"]["method"], r.data["cell"]["task"]) == (row.method, row.task)
+    ]
     if not ours:
         yield Verdict(published=row, state=NOT_RUN)
         return
@@ -150,8 +160,11 @@ def _obstacles(row: Published, record: Record) -> list[str]:
     }
     if row.trained_on is not None:
         wanted["trained on"] = (row.trained_on, cell["trained_on"])
-    found = [f"{name} {ours}, published {theirs}" for name, (theirs, ours) in wanted.items()
-             if theirs != ours]  # fmt: skip
+    found = [
+        f"{name} {ours}, published {theirs}"
+        for name, (theirs, ours) in wanted.items()
+        if theirs != ours
+    ]
     if not record.data["annotations"]["released"]:
         found.append("custom annotations")
     if row.metric not in record.data["metrics"].get(row.group, {}):

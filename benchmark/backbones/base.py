@@ -49,9 +49,13 @@ def architecture_sha256(model: nn.Module) -> str:
 
 
 PROBES = (
-    "a red dog", "two cars , at night", "Ünïcode 犬 \N{DOG FACE} &amp; <b>", "IT'S 2 x 3 = 6!!",
-    "a  photo\tof * ,", "w" * 40,
-)  # fmt: skip
+    "a red dog",
+    "two cars , at night",
+    "Ünïcode 犬 \N{DOG FACE} &amp; <b>",
+    "IT'S 2 x 3 = 6!!",
+    "a  photo\tof * ,",
+    "w" * 40,
+)
 """Texts that no two of them may have the same tokens."""
 CLIP_RESIZE = "shortest, bicubic"
 _UNUSED_ROWS = 1024

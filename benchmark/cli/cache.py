@@ -33,10 +33,11 @@ def ls(as_json: AsJson = False) -> None:
             "" if entry.is_current else "unused",
             *(entry.space.get(name, "?") for name in ("kind", "backbone", "precision", "device")),
             "damaged" if entry.rows() is None else f"{entry.rows():,}",
-            f"{entry.bytes / 1e6:,.1f}", f"{datetime.fromtimestamp(entry.used):%Y-%m-%d %H:%M}",
+            f"{entry.bytes / 1e6:,.1f}",
+            f"{datetime.fromtimestamp(entry.used):%Y-%m-%d %H:%M}",
         ]
         for entry in entries
-    ]  # fmt: skip
+    ]
     headers = ["key", "", "kind", "backbone", "precision", "device", "rows", "MB", "last used"]
     print(tabulate(rows, headers, disable_numparse=True))
     print(f"\n{sum(entry.bytes for entry in entries) / 1e6:,.1f} MB in {default_root()}")

@@ -67,7 +67,12 @@ def _method(method: type[Method]) -> Mapping[str, Any]:
 def _about(thing: type) -> str:
     """Its own words: the module's, unless that holds several."""
     module = inspect.getmodule(thing)
-    several = sum(getattr(other, "__module__", "") == thing.__module__ and hasattr(other, "name")
-                  for other in vars(module).values()) > 1  # fmt: skip
+    several = (
+        sum(
+            getattr(other, "__module__", "") == thing.__module__ and hasattr(other, "name")
+            for other in vars(module).values()
+        )
+        > 1
+    )
     words = thing.__doc__ if several or not module else module.__doc__
     return inspect.cleandoc(words or thing.__doc__ or "")

@@ -225,14 +225,25 @@ def run(
 
     plans = planning.plan_each(
         planning.Request(
-            methods=tuple(method), task=task, split=split, protocol=protocol, backbone=backbone,
+            methods=tuple(method),
+            task=task,
+            split=split,
+            protocol=protocol,
+            backbone=backbone,
             checkpoints=planning.parse_checkpoints(checkpoint or (), method),
-            data_root=data_root, device=device, precision=precision,
-            batch_size=batch_size, workers=workers, seed=seed, limit=limit,
+            data_root=data_root,
+            device=device,
+            precision=precision,
+            batch_size=batch_size,
+            workers=workers,
+            seed=seed,
+            limit=limit,
             label=label and to_text(label),
-            allow_missing=allow_missing, cache=cache, output=output,
+            allow_missing=allow_missing,
+            cache=cache,
+            output=output,
         )
-    )  # fmt: skip
+    )
     if dry_run:
         _print_plans(plans, as_json)
         return
@@ -364,9 +375,7 @@ def ls(
     """List methods, tasks and backbones."""
     from cirbench.benchmark.api import registry
 
-    kinds = {
-        "methods": registry.methods, "tasks": registry.tasks, "backbones": registry.backbones
-    }  # fmt: skip
+    kinds = {"methods": registry.methods, "tasks": registry.tasks, "backbones": registry.backbones}
     if kind != "all" and kind not in kinds:
         raise UsageError(f"unknown kind {kind!r}; known: all, {', '.join(kinds)}")
     wanted = kinds if kind == "all" else {kind: kinds[kind]}

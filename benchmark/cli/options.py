@@ -44,18 +44,22 @@ DataRoot = Annotated[
 Results = Annotated[
     Path,
     typer.Option(
-        "--output", "-o", help="Results folder; in a clone of cirbench runs/, which git ignores.",
+        "--output",
+        "-o",
+        help="Results folder; in a clone of cirbench runs/, which git ignores.",
         envvar="CIRBENCH_RESULTS",
     ),
-]  # fmt: skip
+]
 RUNS = "runs"
 Backbone = Annotated[
     str | None,
     typer.Option(
-        "--backbone", "-b", help="bench ls backbones; default: the task's own.",
+        "--backbone",
+        "-b",
+        help="bench ls backbones; default: the task's own.",
         autocompletion=complete("backbones"),
     ),
-]  # fmt: skip
+]
 Workers = Annotated[int, typer.Option(min=1, help="Threads that decode images.")]
 Seed = Annotated[
     int,

@@ -25,10 +25,11 @@ GalleryName = Annotated[
 BackboneName = Annotated[
     str | None,
     typer.Option(
-        "--backbone", "-b",
+        "--backbone",
+        "-b",
         help="Default: the task's own, or emoji-clip where the method has weights for it.",
     ),
-]  # fmt: skip
+]
 SkipUnreadable = Annotated[
     bool, typer.Option("--skip-unreadable", help="Leave unreadable gallery pictures out.")
 ]
@@ -106,9 +107,14 @@ def search(
     _write(answers, about, html, png)
     if as_json:
         found = [searching.as_dict(answer.query, answer.hits) for answer in answers]
-        data = {"method": method, "backbone": name, "gallery": to_text(gallery),
-                "pictures": len(opened.pictures), "unreadable": dict(opened.unreadable),
-                "queries": found}  # fmt: skip
+        data = {
+            "method": method,
+            "backbone": name,
+            "gallery": to_text(gallery),
+            "pictures": len(opened.pictures),
+            "unreadable": dict(opened.unreadable),
+            "queries": found,
+        }
         print(json.dumps(data, indent=2, sort_keys=True))
     elif html is None and png is None:
         _print_answers(answers, about)

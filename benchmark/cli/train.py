@@ -89,15 +89,27 @@ def train_pic2word(
     processes = join_processes(where)
     job = Job(
         recipe=Recipe(
-            epochs=epochs, batch_size=batch_size, learning_rate=lr, weight_decay=wd,
-            warmup_steps=warmup, augment=not cache_features, released_gather=released_gather,
+            epochs=epochs,
+            batch_size=batch_size,
+            learning_rate=lr,
+            weight_decay=wd,
+            warmup_steps=warmup,
+            augment=not cache_features,
+            released_gather=released_gather,
             seed=seed,
         ),
         backbone=load_backbone(backbone, device=own_device(where, processes), precision=precision),
-        images=trained, trained_on=label, output=output, workers=workers,
-        checkpoint_every=checkpoint_every, processes=processes, micro_batch=micro_batch,
-        most_unreadable=max_unreadable, validation=left_out, validate_every=validate_every,
-    )  # fmt: skip
+        images=trained,
+        trained_on=label,
+        output=output,
+        workers=workers,
+        checkpoint_every=checkpoint_every,
+        processes=processes,
+        micro_batch=micro_batch,
+        most_unreadable=max_unreadable,
+        validation=left_out,
+        validate_every=validate_every,
+    )
     loss = train(job, Reporter(quiet=quiet or processes.rank > 0), resume=resume)
     if processes.rank == 0:
         print(f"{output}: {job.steps} steps on {len(trained)} images, last loss {loss:.4f}")

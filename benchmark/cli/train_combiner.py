@@ -50,12 +50,17 @@ def train_combiner(
     job = Job(
         **task_supervision(task, data_root),
         recipe=Recipe(
-            epochs=epochs, batch_size=batch_size, learning_rate=lr, projection=projection,
-            hidden=hidden, seed=seed,
+            epochs=epochs,
+            batch_size=batch_size,
+            learning_rate=lr,
+            projection=projection,
+            hidden=hidden,
+            seed=seed,
         ),
         backbone=load_backbone(backbone, device=choose_device(device), precision=precision),
-        output=output, workers=workers,
-    )  # fmt: skip
+        output=output,
+        workers=workers,
+    )
     best = train(job, Reporter(quiet=quiet), resume=resume)
     print(f"{output}: {len(job.triplets)} triplets, best selection score {best:.2f}")
 
@@ -103,7 +108,9 @@ def train_clip_sum(
         recipe=Recipe(
             epochs=epochs, batch_size=batch_size, learning_rate=lr, encoders=encoders, seed=seed
         ),
-        backbone=towers, output=output, workers=workers,
-    )  # fmt: skip
+        backbone=towers,
+        output=output,
+        workers=workers,
+    )
     best = train(job, Reporter(quiet=quiet), resume=resume)
     print(f"{output / CLIP_FILE}: {len(job.triplets)} triplets, best selection score {best:.2f}")

@@ -57,10 +57,15 @@ class Stored:
     def as_dict(self) -> dict[str, Any]:
         """Plain data."""
         return {
-            "key": self.key, "folder": str(self.folder), "shards": len(self.shards),
-            "rows": self.rows(), "bytes": self.bytes, "used": self.used,
-            "current": self.is_current, **self.space,
-        }  # fmt: skip
+            "key": self.key,
+            "folder": str(self.folder),
+            "shards": len(self.shards),
+            "rows": self.rows(),
+            "bytes": self.bytes,
+            "used": self.used,
+            "current": self.is_current,
+            **self.space,
+        }
 
 
 def stored(root: Path) -> list[Stored]:

@@ -178,9 +178,12 @@ def embed_images(embedder: Embedder, refs: Sequence[ImageRef]) -> ImageFeatures:
     distinct = list({ref.id: ref for ref in refs}.values())
     [values], hashes = embed_together([embedder], distinct, [[True] * len(distinct)])
     return ImageFeatures(
-        values=values, rows={ref.id: row for row, ref in enumerate(distinct)}, sha256=hashes,
-        batch_size=embedder.size.value, passes=len(distinct),
-    )  # fmt: skip
+        values=values,
+        rows={ref.id: row for row, ref in enumerate(distinct)},
+        sha256=hashes,
+        batch_size=embedder.size.value,
+        passes=len(distinct),
+    )
 
 
 def stored_images(
@@ -227,11 +230,15 @@ def stored_images(
     rows_of = {ref.id: row for row, ref in enumerate(distinct)}
     return [
         ImageFeatures(
-            values=store.rows(names), rows=rows_of, sha256=hashes, batch_size=embedder.size.value,
-            passes=seen, imported=len(store.imported),
+            values=store.rows(names),
+            rows=rows_of,
+            sha256=hashes,
+            batch_size=embedder.size.value,
+            passes=seen,
+            imported=len(store.imported),
         )
         for embedder, store, seen in zip(embedders, stores, passes, strict=True)
-    ]  # fmt: skip
+    ]
 
 
 def _lacked(stores: Sequence[Store], names: Sequence[str]) -> tuple[list[str], list[list[bool]]]:

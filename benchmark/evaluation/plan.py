@@ -148,9 +148,14 @@ def plan(request: Request) -> Plan:
     if request.limit is not None:
         data = limited(data, request.limit)
     return Plan(
-        request=request, methods=chosen, task=task, split=split, protocol=protocol,
-        backbone=backbone, data=data,
-    )  # fmt: skip
+        request=request,
+        methods=chosen,
+        task=task,
+        split=split,
+        protocol=protocol,
+        backbone=backbone,
+        data=data,
+    )
 
 
 def plan_each(request: Request) -> list[Plan]:

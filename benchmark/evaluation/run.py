@@ -72,9 +72,10 @@ def run(plan: Plan, reporter: Reporter) -> Iterator[Record]:
     with clock.stage("embed"):
         [images] = embed(plan, [backbone], reporter)
     texts = TextFeatures(
-        backbone=backbone, truncate=plan.protocol.overlong_text == "truncate",
+        backbone=backbone,
+        truncate=plan.protocol.overlong_text == "truncate",
         mode=Mode(request.cache),
-    )  # fmt: skip
+    )
     gallery = _unit_gallery(images.of(plan.data.gallery)).to(plan.device)
     for remark in backbone.remarks:
         reporter.say(remark)
@@ -114,11 +115,14 @@ def embed(plan: Plan, backbones: Sequence[Backbone], reporter: Reporter) -> list
     with reporter.stage("images", len(refs)) as stage:
         embedders = [
             Embedder(
-                backbone=backbone, preprocess=plan.protocol.preprocess,
-                size=BatchSize(value=request.batch_size), workers=request.workers, stage=stage,
+                backbone=backbone,
+                preprocess=plan.protocol.preprocess,
+                size=BatchSize(value=request.batch_size),
+                workers=request.workers,
+                stage=stage,
             )
             for backbone in backbones
-        ]  # fmt: skip
+        ]
         return embed_with(embedders, refs, Mode(request.cache), reporter)
 
 
@@ -178,7 +182,9 @@ def _record_body(
         "groups": list(data.groups),
         "protocol": {**plan.protocol.as_dict(), "hash": plan.protocol.hash},
         "bootstrap": {
-            "resamples": bootstrap.RESAMPLES, "seed": bootstrap.SEED, "level": bootstrap.LEVEL,
+            "resamples": bootstrap.RESAMPLES,
+            "seed": bootstrap.SEED,
+            "level": bootstrap.LEVEL,
             "cluster": "reference",
         },
         "counts": {
@@ -202,7 +208,8 @@ def _record_body(
             "references": images.fingerprint([query.reference for query in data.queries]),
         },
         "annotations": {
-            "released": plan.released, "files": dict(data.annotations),
+            "released": plan.released,
+            "files": dict(data.annotations),
             "remarks": [*data.remarks, *backbone.remarks, *images.remarks, *texts.remarks],
         },
         "run": {
@@ -220,4 +227,4 @@ def _record_body(
             "peak_memory_bytes": peak_memory_bytes(),
         },
         "environment": environment(plan.device),
-    }  # fmt: skip
+    }

@@ -25,9 +25,18 @@ from cirbench.benchmark.runtime.paths import check_inside
 SCHEMA = 1
 _SLUG = 48
 _REQUIRED = (
-    "schema", "cell", "method", "metrics", "protocol", "counts", "fingerprints",
-    "annotations", "run", "environment", "per_query",
-)  # fmt: skip
+    "schema",
+    "cell",
+    "method",
+    "metrics",
+    "protocol",
+    "counts",
+    "fingerprints",
+    "annotations",
+    "run",
+    "environment",
+    "per_query",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,8 +190,11 @@ def parse_record(text: str, path: Path) -> Record:
     if missing := [name for name in _REQUIRED if name not in data]:
         raise CorruptData(f"{path} lacks {', '.join(missing)}; run the cell again")
     wrong = find_wrong_field(data, RECORD)
-    lacking = [name for name in ("run.partial", "per_query.file", "per_query.sha256")
-               if wrong is None and find_field(data, name) is None]  # fmt: skip
+    lacking = [
+        name
+        for name in ("run.partial", "per_query.file", "per_query.sha256")
+        if wrong is None and find_field(data, name) is None
+    ]
     if wrong or lacking:
         why = wrong or f"lacks {lacking[0]}"
         raise CorruptData(f"{path} was edited or cut: {why}; run the cell again")

@@ -14,16 +14,30 @@ ANY = "*"
 
 RECORD: Mapping[str, Any] = {
     "cell": {
-        "method": str, "trained_on": _TEXT_OR_NONE, "task": str, "split": str, "protocol": str,
-        "backbone": str, "checkpoint": _TEXT_OR_NONE, "seed": int, "label": _TEXT_OR_NONE,
+        "method": str,
+        "trained_on": _TEXT_OR_NONE,
+        "task": str,
+        "split": str,
+        "protocol": str,
+        "backbone": str,
+        "checkpoint": _TEXT_OR_NONE,
+        "seed": int,
+        "label": _TEXT_OR_NONE,
     },
     "method": {"zero_shot": bool, "remarks": [str]},
     "metrics": {ANY: {ANY: _INTERVAL}},
     "groups": [str],
     "protocol": {
-        "name": str, "version": int, "hash": str, "metrics": [str], "headline": str,
-        "averages": {ANY: [str]}, "recall_epsilon": _NUMBER, "gallery": str,
-        "reference_removed": bool, "preprocess": str,
+        "name": str,
+        "version": int,
+        "hash": str,
+        "metrics": [str],
+        "headline": str,
+        "averages": {ANY: [str]},
+        "recall_epsilon": _NUMBER,
+        "gallery": str,
+        "reference_removed": bool,
+        "preprocess": str,
     },
     "bootstrap": {"resamples": int},
     "counts": {ANY: int},
@@ -34,7 +48,7 @@ RECORD: Mapping[str, Any] = {
     "environment": {ANY: ANY},
     "per_query": {"file": str, "sha256": str},
     "submission": [str],
-}  # fmt: skip
+}
 """Field → its kind: a type or several, a list of one, or a mapping. Others may stand beside."""
 
 
@@ -46,8 +60,10 @@ def find_wrong_field(value: Any, kind: Any, where: str = "the record") -> str | 
         if not isinstance(value, Mapping):
             return f"{where} must be a table, got {value!r:.60}"
         parts = [(value[key], kind.get(key, kind.get(ANY, ANY)), key) for key in value]
-        wrong = (_find_wrong_key(key) or find_wrong_field(v, k, key_in(where, key))
-                 for v, k, key in parts)  # fmt: skip
+        wrong = (
+            _find_wrong_key(key) or find_wrong_field(v, k, key_in(where, key))
+            for v, k, key in parts
+        )
         return next(filter(None, wrong), None)
     if isinstance(kind, list):
         if not isinstance(value, list):

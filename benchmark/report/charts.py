@@ -134,19 +134,30 @@ def bars(board: Board, shown: Statistics, names: Sequence[str]) -> Chart:
         for i in range(count)
     ]
     return Chart(
-        kind="bars", title=f"{board.headline} by group, with 95 % intervals",
-        x_label="", y_label=f"{board.headline} (%)",
+        kind="bars",
+        title=f"{board.headline} by group, with 95 % intervals",
+        x_label="",
+        y_label=f"{board.headline} (%)",
         x_ticks=tuple(Tick(at=m, text=row) for m, row in zip(middles, rows, strict=True)),
-        y_ticks=y_ticks, legend=tuple(names[:count]), bars=tuple(drawn), note=_left_out(names),
-    )  # fmt: skip
+        y_ticks=y_ticks,
+        legend=tuple(names[:count]),
+        bars=tuple(drawn),
+        note=_left_out(names),
+    )
 
 
 def _bar(value: Interval, x: float, width: float, y: Scale, series: int, name: str) -> Bar:
     return Bar(
-        series=series, x=x + 0.04 * width, y=y(value.value), width=0.92 * width,
-        height=y(0) - y(value.value), middle=x + width / 2, low=y(value.low), high=y(value.high),
+        series=series,
+        x=x + 0.04 * width,
+        y=y(value.value),
+        width=0.92 * width,
+        height=y(0) - y(value.value),
+        middle=x + width / 2,
+        low=y(value.low),
+        high=y(value.high),
         title=f"{name}: {_read(value)}",
-    )  # fmt: skip
+    )
 
 
 def _read(value: Interval) -> str:
@@ -166,20 +177,28 @@ def curves(shown: Statistics, names: Sequence[str]) -> Chart:
     ends = _apart([y(curve[-1].value) for curve in shown.curves[:count]])
     lines = [
         Line(
-            series=i, end_y=ends[i], title=f"{names[i]}: {_read(curve[-1])} at k = {shown.ks[-1]}",
+            series=i,
+            end_y=ends[i],
+            title=f"{names[i]}: {_read(curve[-1])} at k = {shown.ks[-1]}",
             points=_points(at, [y(p.value) for p in curve]),
-            band=_points([*at, *at[::-1]],
-                         [*(y(p.low) for p in curve), *(y(p.high) for p in curve[::-1])]),
+            band=_points(
+                [*at, *at[::-1]], [*(y(p.low) for p in curve), *(y(p.high) for p in curve[::-1])]
+            ),
         )
         for i, curve in enumerate(shown.curves[:count])
-    ]  # fmt: skip
+    ]
     ticks = [k for k in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000) if k <= shown.ks[-1]]
     return Chart(
-        kind="curves", title="Recall at k, average over groups, with 95 % bands",
-        x_label="k", y_label="recall@k (%)",
-        x_ticks=tuple(Tick(at=x(k), text=str(k)) for k in ticks), y_ticks=y_ticks,
-        legend=tuple(names[:count]), lines=tuple(lines), note=_left_out(names),
-    )  # fmt: skip
+        kind="curves",
+        title="Recall at k, average over groups, with 95 % bands",
+        x_label="k",
+        y_label="recall@k (%)",
+        x_ticks=tuple(Tick(at=x(k), text=str(k)) for k in ticks),
+        y_ticks=y_ticks,
+        legend=tuple(names[:count]),
+        lines=tuple(lines),
+        note=_left_out(names),
+    )
 
 
 def _points(xs: Sequence[float], ys: Sequence[float]) -> str:
@@ -216,18 +235,27 @@ def cost(board: Board, shown: Statistics, names: Sequence[str]) -> Chart | None:
     y, y_ticks = _y_axis(max(values[i].high for i, _ in timed))
     dots = [
         Dot(
-            x=x(s), y=y(values[i].value), low=y(values[i].low), high=y(values[i].high),
-            series=min(i, SERIES), letter=LETTERS[i] if i < SERIES else "",
+            x=x(s),
+            y=y(values[i].value),
+            low=y(values[i].low),
+            high=y(values[i].high),
+            series=min(i, SERIES),
+            letter=LETTERS[i] if i < SERIES else "",
             title=f"{names[i]}: {s:.3g} s, {_read(values[i])}",
         )
         for i, s in timed
-    ]  # fmt: skip
+    ]
     return Chart(
-        kind="cost", title=f"Cost against {board.headline}",
-        x_label="seconds to compose and rank all queries", y_label=f"{board.headline} (%), average",
-        x_ticks=x_ticks, y_ticks=y_ticks, legend=tuple(names[:SERIES]), dots=tuple(dots),
+        kind="cost",
+        title=f"Cost against {board.headline}",
+        x_label="seconds to compose and rank all queries",
+        y_label=f"{board.headline} (%), average",
+        x_ticks=x_ticks,
+        y_ticks=y_ticks,
+        legend=tuple(names[:SERIES]),
+        dots=tuple(dots),
         note="On each record's own hardware; texts that methods share are counted for the first.",
-    )  # fmt: skip
+    )
 
 
 def _log_axis(values: Sequence[float]) -> tuple[Scale, tuple[Tick, ...]]:
@@ -249,16 +277,22 @@ def against_published(verdicts: Sequence[Verdict]) -> Chart | None:
     x = linear(0, float(y_ticks[-1].text), LEFT, WIDTH - RIGHT)
     dots = [
         Dot(
-            x=x(printed), y=y(ours), cross=v.state == DIFFERS,
+            x=x(printed),
+            y=y(ours),
+            cross=v.state == DIFFERS,
             title=f"{v.published.method}, {v.published.group}, {v.published.metric}: "
-                  f"published {v.published.value}, ours {ours:.2f}, {v.state}",
+            f"published {v.published.value}, ours {ours:.2f}, {v.state}",
         )
         for v, printed, ours in pairs
-    ]  # fmt: skip
+    ]
     return Chart(
-        kind="published", title="Measured against published",
-        x_label="published (%)", y_label="measured here (%)",
-        x_ticks=tuple(Tick(at=x(float(t.text)), text=t.text) for t in y_ticks), y_ticks=y_ticks,
-        dots=tuple(dots), diagonal=(LEFT, HEIGHT - BOTTOM, WIDTH - RIGHT, TOP),
+        kind="published",
+        title="Measured against published",
+        x_label="published (%)",
+        y_label="measured here (%)",
+        x_ticks=tuple(Tick(at=x(float(t.text)), text=t.text) for t in y_ticks),
+        y_ticks=y_ticks,
+        dots=tuple(dots),
+        diagonal=(LEFT, HEIGHT - BOTTOM, WIDTH - RIGHT, TOP),
         note="● reproduced, × differs; on the line both agree.",
-    )  # fmt: skip
+    )

@@ -18,12 +18,24 @@ from cirbench.benchmark.runtime.paths import to_line
 
 _LATEX = str.maketrans(
     {
-        "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "&": r"\&", "%": r"\%", "$": r"\$",
-        "#": r"\#", "_": r"\_", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
-        "–": "--", "·": r"$\cdot$", "\n": " ",
-        "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}",
+        "\\": r"\textbackslash{}",
+        "{": r"\{",
+        "}": r"\}",
+        "&": r"\&",
+        "%": r"\%",
+        "$": r"\$",
+        "#": r"\#",
+        "_": r"\_",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "–": "--",
+        "·": r"$\cdot$",
+        "\n": " ",
+        "<": r"\textless{}",
+        ">": r"\textgreater{}",
+        "|": r"\textbar{}",
     }
-)  # fmt: skip
+)
 
 
 def as_csv(table: Table) -> str:
@@ -81,13 +93,21 @@ def as_latex(table: Table) -> str:
     )
     return "\n".join(
         [
-            r"\begin{table}", r"\centering", rf"\caption{{{_escaped(table.caption)}}}",
+            r"\begin{table}",
+            r"\centering",
+            rf"\caption{{{_escaped(table.caption)}}}",
             rf"\label{{tab:{table.stem.replace('_', '-')}}}",
-            rf"\begin{{tabular}}{{{alignment}}}", r"\toprule",
-            _line(table.headers), r"\midrule", *_lines(table), r"\bottomrule",
-            r"\end{tabular}", r"\end{table}", "",
+            rf"\begin{{tabular}}{{{alignment}}}",
+            r"\toprule",
+            _line(table.headers),
+            r"\midrule",
+            *_lines(table),
+            r"\bottomrule",
+            r"\end{tabular}",
+            r"\end{table}",
+            "",
         ]
-    )  # fmt: skip
+    )
 
 
 def _lines(table: Table) -> Iterator[str]:

@@ -66,9 +66,10 @@ def choose_records(board: Board, names: Sequence[str]) -> list[int]:
 
 def _record(board: Board, name: str) -> int:
     meant = [
-        i for i, record in enumerate(board.records)
+        i
+        for i, record in enumerate(board.records)
         if name in (record.data["cell"]["method"], record.path.name, record.path.stem)
-    ]  # fmt: skip
+    ]
     if not meant:
         known = ", ".join(sorted({record.data["cell"]["method"] for record in board.records}))
         raise UsageError(f"no record of method {name!r} on {board.title}; known: {known}")
@@ -145,8 +146,9 @@ def _answer(grid: _Grid, name: str, arrays: PerQuery, data: TaskData, row: int, 
     where = f"target at rank {rank:,}" if rank else "no target"
     grid.text(2.3, top + 0.35, "\n".join(textwrap.wrap(name, 26)), va="bottom", weight="bold")
     grid.text(2.3, top + 0.4, where, va="top", color="#57606a")
-    best = zip(arrays.top[row, :TOP], arrays.similarity[row, :TOP], arrays.hits[row, :TOP],
-               strict=True)  # fmt: skip
+    best = zip(
+        arrays.top[row, :TOP], arrays.similarity[row, :TOP], arrays.hits[row, :TOP], strict=True
+    )
     for place, (item, similarity, hit) in enumerate(best):
         if item < 0:
             continue

@@ -142,9 +142,11 @@ class Looker:
 
     def _answer(self, arrays: PerQuery, row: int, method: str) -> Answer:
         best = zip(
-            arrays.top[row, :TOP].tolist(), arrays.similarity[row, :TOP].tolist(),
-            arrays.hits[row, :TOP].tolist(), strict=True,
-        )  # fmt: skip
+            arrays.top[row, :TOP].tolist(),
+            arrays.similarity[row, :TOP].tolist(),
+            arrays.hits[row, :TOP].tolist(),
+            strict=True,
+        )
         return Answer(
             method=method,
             rank=int(arrays.first_rank[row]),

@@ -90,11 +90,17 @@ def _group_table(board: Board) -> str:
 def _published_table(verdicts: Sequence[Verdict]) -> str:
     rows = [
         [
-            _escaped(v.name), v.published.group, v.published.metric, v.published.value,
-            f"{v.measured:.2f}", f"{v.difference:+.2f}", v.state, _escaped(v.published.source),
+            _escaped(v.name),
+            v.published.group,
+            v.published.metric,
+            v.published.value,
+            f"{v.measured:.2f}",
+            f"{v.difference:+.2f}",
+            v.state,
+            _escaped(v.published.source),
         ]
         for v in verdicts
-    ]  # fmt: skip
+    ]
     headers = ["method", "group", "metric", "published", "ours", "difference", "verdict", "source"]
     alignment = ["left", "left", "left", "right", "right", "right", "left", "left"]
     return _table(rows, headers, alignment)

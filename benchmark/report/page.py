@@ -69,9 +69,11 @@ def section(
     """Everything about one board; `verdicts` are those with a number of this board's records."""
     names = labels(board.records)
     drawn = [
-        charts.bars(board, shown, names), charts.curves(shown, names),
-        charts.cost(board, shown, names), charts.against_published(verdicts),
-    ]  # fmt: skip
+        charts.bars(board, shown, names),
+        charts.curves(shown, names),
+        charts.cost(board, shown, names),
+        charts.against_published(verdicts),
+    ]
     headline = shown.scores["average", board.headline]
     return Section(
         id=board_slug(board),
@@ -99,7 +101,7 @@ def _source(label: str, record: Record) -> Source:
         **{name: value for name, value in data["environment"].items() if name != "code"},
         **{name: data["run"].get(name) for name in _RUN},
         "per-query sha256": data["per_query"].get("sha256"),
-    }  # fmt: skip
+    }
     return Source(
         label=label,
         link=f"../{record.path.parent.name}/{record.path.name}",
@@ -133,17 +135,25 @@ def render(name: str, **values: object) -> str:
 
 def _frame() -> SimpleNamespace:
     return SimpleNamespace(
-        width=charts.WIDTH, height=charts.HEIGHT, left=charts.LEFT, top=charts.TOP,
-        right=charts.WIDTH - charts.RIGHT, bottom=charts.HEIGHT - charts.BOTTOM,
-    )  # fmt: skip
+        width=charts.WIDTH,
+        height=charts.HEIGHT,
+        left=charts.LEFT,
+        top=charts.TOP,
+        right=charts.WIDTH - charts.RIGHT,
+        bottom=charts.HEIGHT - charts.BOTTOM,
+    )
 
 
 @cache
 def _environment() -> Environment:
     made = Environment(
-        loader=PackageLoader(_PACKAGE), autoescape=True, undefined=StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
-    )  # fmt: skip
+        loader=PackageLoader(_PACKAGE),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
     made.globals["inlined"] = _inlined
     made.filters.update(kind=_kind, interval=interval_text, signed_interval=signed_interval_text)
     return made

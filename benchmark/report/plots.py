@@ -37,10 +37,15 @@ def bars(board: Board) -> Figure:
         values = np.array([cell.value for cell in cells])
         error = np.array([[c.value - c.low for c in cells], [c.high - c.value for c in cells]])
         axes.bar(
-            places + (i - (len(drawn) - 1) / 2) * width, values, width * 0.92,
-            yerr=error, label=label, color=_colour(i),
-            hatch=HATCHES[i // len(COLOURS) % len(HATCHES)], error_kw={"elinewidth": 0.8},
-        )  # fmt: skip
+            places + (i - (len(drawn) - 1) / 2) * width,
+            values,
+            width * 0.92,
+            yerr=error,
+            label=label,
+            color=_colour(i),
+            hatch=HATCHES[i // len(COLOURS) % len(HATCHES)],
+            error_kw={"elinewidth": 0.8},
+        )
     axes.set_xticks(places, [to_line(name) for name in names])
     axes.set_ylabel(f"{board.headline} (%)")
     return _finished(figure, axes, board)
@@ -83,9 +88,12 @@ def _finished(figure: Figure, axes: Axes, board: Board) -> Figure:
     shown, of = len(_drawn(board)), len(board.records)
     axes.set_title(to_line(board.title), loc="left", fontsize=9)
     figure.legend(
-        loc="outside right upper", frameon=False, fontsize=8, title_fontsize=8,
+        loc="outside right upper",
+        frameon=False,
+        fontsize=8,
+        title_fontsize=8,
         title=f"{shown} of {of} records" if shown < of else None,
-    )  # fmt: skip
+    )
     return figure
 
 

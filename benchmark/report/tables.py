@@ -95,19 +95,33 @@ def _group_table(board: Board, shown: Statistics) -> Table:
 def _published_table(board: Board, verdicts: Iterable[Verdict]) -> Table:
     rows = [
         (
-            v.name, v.published.group, v.published.metric, v.published.value,
-            v.measured or 0.0, v.difference or 0.0, v.state, v.published.source,
+            v.name,
+            v.published.group,
+            v.published.metric,
+            v.published.value,
+            v.measured or 0.0,
+            v.difference or 0.0,
+            v.state,
+            v.published.source,
         )
         for v in verdicts
-    ]  # fmt: skip
+    ]
     return Table(
         stem=f"{board_slug(board)}--published",
         caption=f"{board.title}: against published numbers",
-        headers=("method", "group", "metric", "published", "ours", "difference", "verdict",
-                 "source"),
+        headers=(
+            "method",
+            "group",
+            "metric",
+            "published",
+            "ours",
+            "difference",
+            "verdict",
+            "source",
+        ),
         names=3,
         rows=tuple(rows),
-    )  # fmt: skip
+    )
 
 
 def _ranked(scores: Sequence[Score]) -> list[int]:

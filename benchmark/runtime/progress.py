@@ -79,9 +79,11 @@ class Reporter:
             yield _PlainLine(label, total, None if self.quiet else sys.stderr)
             return
         columns = (
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
             TimeRemainingColumn(elapsed_when_finished=True),
-        )  # fmt: skip
+        )
         with Progress(
             *columns, console=self.console, redirect_stdout=False, redirect_stderr=False
         ) as progress:

@@ -16,9 +16,19 @@ from pathlib import Path
 from typing import Any
 
 PACKAGES = (
-    "cirbench", "torch", "torchvision", "open_clip_torch", "timm", "transformers", "tokenizers",
-    "ftfy", "regex", "numpy", "pillow", "safetensors",
-)  # fmt: skip
+    "cirbench",
+    "torch",
+    "torchvision",
+    "open_clip_torch",
+    "timm",
+    "transformers",
+    "tokenizers",
+    "ftfy",
+    "regex",
+    "numpy",
+    "pillow",
+    "safetensors",
+)
 
 
 def git_state(root: Path) -> dict[str, str | None] | None:
@@ -87,8 +97,10 @@ def _cpu_model() -> str:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         return platform.processor()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")),
-                platform.processor())  # fmt: skip
+    return next(
+        (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")),
+        platform.processor(),
+    )
 
 
 def _gpu_name(device: str) -> str | None:

@@ -97,12 +97,30 @@ def with_averages(
 
 
 _SCORED = (
-    "method.zero_shot", "groups", "counts.queries", "counts.references", "counts.gallery",
-    "fingerprints.gallery", "fingerprints.annotations", "annotations.released",
-    *(f"protocol.{name}" for name in ("name", "version", "hash", "metrics", "headline", "averages",
-                                      "gallery", "reference_removed", "preprocess",
-                                      "recall_epsilon")),
-)  # fmt: skip
+    "method.zero_shot",
+    "groups",
+    "counts.queries",
+    "counts.references",
+    "counts.gallery",
+    "fingerprints.gallery",
+    "fingerprints.annotations",
+    "annotations.released",
+    *(
+        f"protocol.{name}"
+        for name in (
+            "name",
+            "version",
+            "hash",
+            "metrics",
+            "headline",
+            "averages",
+            "gallery",
+            "reference_removed",
+            "preprocess",
+            "recall_epsilon",
+        )
+    ),
+)
 """What tables, tests and verdicts read of a record."""
 
 

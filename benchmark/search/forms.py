@@ -105,9 +105,12 @@ async def read_form(request: Request) -> FormData:
     """
     try:
         parser = _InMemory(
-            request.headers, _limited(request), max_files=1, max_fields=50,
+            request.headers,
+            _limited(request),
+            max_files=1,
+            max_fields=50,
             max_part_size=_FIELD_BYTES,
-        )  # fmt: skip
+        )
         if "content-type" not in request.headers:
             raise MultiPartException("no content type")
         async with asyncio.timeout(UPLOAD_SECONDS):

@@ -138,9 +138,14 @@ def _draw(axes: Any, answer: Answer, first: int) -> None:
         _show(axes[0, place], load_picture(ref, _small, 0)[0], "query" if place == 0 else "and")
     prompt = textwrap.fill(answer.query.prompt, width=20 * first)
     axes[0, 0].text(
-        0, -0.05, f"{answer.method}\n{prompt}", fontsize=8, va="top", parse_math=False,
+        0,
+        -0.05,
+        f"{answer.method}\n{prompt}",
+        fontsize=8,
+        va="top",
+        parse_math=False,
         transform=axes[0, 0].transAxes,
-    )  # fmt: skip
+    )
     for place, hit in enumerate(answer.hits):
         row, column = divmod(place, _COLUMNS)
         title = f"{hit.rank} · {hit.similarity:.3f}"

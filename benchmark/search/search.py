@@ -33,10 +33,15 @@ from cirbench.benchmark.search.query import FreeQuery
 
 DEFAULT_BACKBONE = "emoji-clip"
 PROTOCOL = EvaluationProtocol(
-    name="search", version=1, gallery="what is searched", reference_removed=False,
-    preprocess="clip", metrics=("R@1",), headline="R@1",
+    name="search",
+    version=1,
+    gallery="what is searched",
+    reference_removed=False,
+    preprocess="clip",
+    metrics=("R@1",),
+    headline="R@1",
     templates={"text": "{text}", "pseudo-word": "{prompt}", "that": "{prompt}"},
-)  # fmt: skip
+)
 """Of its fields only the preprocessing, the templates and the sum rule matter to a search."""
 _BATCH_SIZE = 64
 _NAMED = 20
@@ -138,9 +143,12 @@ def features_of(
     """
     with reporter.stage("images", len(refs)) as stage:
         embedder = Embedder(
-            backbone=backbone, preprocess=PROTOCOL.preprocess,
-            size=BatchSize(value=_BATCH_SIZE), workers=workers, stage=stage,
-        )  # fmt: skip
+            backbone=backbone,
+            preprocess=PROTOCOL.preprocess,
+            size=BatchSize(value=_BATCH_SIZE),
+            workers=workers,
+            stage=stage,
+        )
         return embed_with([embedder], refs, mode, reporter)[0]
 
 
@@ -267,9 +275,12 @@ class Searcher:
         if not query.images:
             return torch.empty(0, self.backbone.embedding_width)
         features = features_of(
-            self.backbone, query.images, Mode.OFF, workers=self.workers,
+            self.backbone,
+            query.images,
+            Mode.OFF,
+            workers=self.workers,
             reporter=Reporter(quiet=True),
-        )  # fmt: skip
+        )
         return features.of(query.images).to(self.backbone.device)
 
     def find(self, method: Method, query: FreeQuery, images: Tensor, top: int) -> list[Hit]:

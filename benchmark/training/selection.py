@@ -41,9 +41,11 @@ def task_supervision(task: str, data_root: Path | None) -> dict[str, Any]:
     validation = found.load(protocol=selection.protocol, split=selection.split, data_root=data_root)
     check_whole(found, validation)
     return {
-        "triplets": found.triplets(data_root=data_root), "selection": selection,
-        "validation": validation, "trained_on": TRAINED_ON.get(task, task),
-    }  # fmt: skip
+        "triplets": found.triplets(data_root=data_root),
+        "selection": selection,
+        "validation": validation,
+        "trained_on": TRAINED_ON.get(task, task),
+    }
 
 
 def supervision(
@@ -55,11 +57,12 @@ def supervision(
     return {
         "triplets": {"count": len(triplets), "sha256": digest.hexdigest()},
         "selection": {
-            "split": selection.split, "metrics": list(selection.metrics),
+            "split": selection.split,
+            "metrics": list(selection.metrics),
             "protocol": f"{selection.protocol.name}@{selection.protocol.hash}",
             "annotations": validation.annotations_sha256,
         },
-    }  # fmt: skip
+    }
 
 
 def selection_score(

@@ -48,25 +48,61 @@ class Source:
 
 
 SOURCES = (
-    Source(style=None, package="unicode-emoji-json", version="0.9.0",
-           sha256="ae7efacb55533385bf8767d613dbd36c71226669759d95919a6e9059f5e4c401"),
-    Source(style="3d", package="@lobehub/fluent-emoji-3d", version="1.1.0",
-           sha256="c1bb7eee7de090205a232518a9ab4adb3df458bfbe8a1f78232991194c8b2e58"),
-    Source(style="flat", package="@iconify-json/fluent-emoji-flat", version="1.2.6",
-           sha256="7d064769dee690815f823bc5bcc511d957198caf9f5edd8dd9c1aa48a6aeb175"),
-    Source(style="mono", package="@iconify-json/fluent-emoji-high-contrast", version="1.2.6",
-           sha256="0b92d48c90d2200bd499e3cdd09a127ca6a8c8ddefd34c35eb5a1e4994012ae0"),
-    Source(style="noto", package="@iconify-json/noto", version="1.2.9",
-           sha256="3e918d88fc945c0bb3d468dbace6f88caef67f01c9f0e7bcae0915a042e8f1ad"),
-    Source(style="twemoji", package="@iconify-json/twemoji", version="1.2.5",
-           sha256="19046dff7d8707ce96212ec86468b36ac5f8e60409629dd13f809265c6d0ebb7"),
-    Source(style="noto1", package="@iconify-json/noto-v1", version="1.2.5",
-           sha256="2bf62c26c2c2884aa99e90aec942cdaee17a5921f05690694f4978ad4b017c37"),
-    Source(style="eo", package="@iconify-json/emojione", version="1.2.3",
-           sha256="26a14f44284407e8bcde91799388dca2bfd91dbcd55a97f425524a1c5b73610e"),
-    Source(style="eo_mono", package="@iconify-json/emojione-monotone", version="1.2.1",
-           sha256="40b90004bafb406b59266155ef9b7e1dd67bf2947fc8db8d07388776f4d0d04e"),
-)  # fmt: skip
+    Source(
+        style=None,
+        package="unicode-emoji-json",
+        version="0.9.0",
+        sha256="ae7efacb55533385bf8767d613dbd36c71226669759d95919a6e9059f5e4c401",
+    ),
+    Source(
+        style="3d",
+        package="@lobehub/fluent-emoji-3d",
+        version="1.1.0",
+        sha256="c1bb7eee7de090205a232518a9ab4adb3df458bfbe8a1f78232991194c8b2e58",
+    ),
+    Source(
+        style="flat",
+        package="@iconify-json/fluent-emoji-flat",
+        version="1.2.6",
+        sha256="7d064769dee690815f823bc5bcc511d957198caf9f5edd8dd9c1aa48a6aeb175",
+    ),
+    Source(
+        style="mono",
+        package="@iconify-json/fluent-emoji-high-contrast",
+        version="1.2.6",
+        sha256="0b92d48c90d2200bd499e3cdd09a127ca6a8c8ddefd34c35eb5a1e4994012ae0",
+    ),
+    Source(
+        style="noto",
+        package="@iconify-json/noto",
+        version="1.2.9",
+        sha256="3e918d88fc945c0bb3d468dbace6f88caef67f01c9f0e7bcae0915a042e8f1ad",
+    ),
+    Source(
+        style="twemoji",
+        package="@iconify-json/twemoji",
+        version="1.2.5",
+        sha256="19046dff7d8707ce96212ec86468b36ac5f8e60409629dd13f809265c6d0ebb7",
+    ),
+    Source(
+        style="noto1",
+        package="@iconify-json/noto-v1",
+        version="1.2.5",
+        sha256="2bf62c26c2c2884aa99e90aec942cdaee17a5921f05690694f4978ad4b017c37",
+    ),
+    Source(
+        style="eo",
+        package="@iconify-json/emojione",
+        version="1.2.3",
+        sha256="26a14f44284407e8bcde91799388dca2bfd91dbcd55a97f425524a1c5b73610e",
+    ),
+    Source(
+        style="eo_mono",
+        package="@iconify-json/emojione-monotone",
+        version="1.2.1",
+        sha256="40b90004bafb406b59266155ef9b7e1dd67bf2947fc8db8d07388776f4d0d04e",
+    ),
+)
 
 
 @dataclass(frozen=True, kw_only=True)

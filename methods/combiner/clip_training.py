@@ -148,14 +148,23 @@ def train(job: Job, reporter: Reporter, *, resume: bool = False) -> float:
         raise UsageError(f"{len(job.triplets)} triplets are no training set")
     model, base = job.backbone.model, job.backbone.weights_sha256
     optimizer = torch.optim.AdamW(
-        trained_parameters(model, job.recipe.encoders), lr=job.recipe.learning_rate,
-        betas=(0.9, 0.999), eps=1e-7, weight_decay=job.recipe.weight_decay,
-    )  # fmt: skip
+        trained_parameters(model, job.recipe.encoders),
+        lr=job.recipe.learning_rate,
+        betas=(0.9, 0.999),
+        eps=1e-7,
+        weight_decay=job.recipe.weight_decay,
+    )
     learner = Learner(network=model, optimizer=optimizer, scaler=loss_scaler(job.backbone))
     save_memory(model)
-    header = {**job.identity(), "base": job.backbone.name, "kind": "clip-sum",
-              "base_weights": base, "trained_on": job.trained_on,
-              "code": code_state(), "packages": package_versions()}  # fmt: skip
+    header = {
+        **job.identity(),
+        "base": job.backbone.name,
+        "kind": "clip-sum",
+        "base_weights": base,
+        "trained_on": job.trained_on,
+        "code": code_state(),
+        "packages": package_versions(),
+    }
     log: list[tuple[float, float]] = []
     if goes_on(job.state_path, resume=resume):
         provenance, _ = load_state(job.state_path, learner, job.identity())
@@ -214,10 +223,12 @@ def score_of(job: Job) -> float:
     protocol = replace(job.selection.protocol, image_text_sum="raw")
     with Reporter(quiet=True).stage("selection", len(job.validation.pictures)) as stage:
         embedder = Embedder(
-            backbone=job.backbone, preprocess=protocol.preprocess,
+            backbone=job.backbone,
+            preprocess=protocol.preprocess,
             size=BatchSize(value=_VALIDATION_BATCH),
-            workers=job.workers, stage=stage,
-        )  # fmt: skip
+            workers=job.workers,
+            stage=stage,
+        )
         images = embed_images(embedder, list(job.validation.pictures.values()))
     texts = TextFeatures(backbone=job.backbone, truncate=False)
     method = ImageText.build(backbone=job.backbone, checkpoint=None)

@@ -52,9 +52,12 @@ class CombinerNetwork(nn.Module):
         self.combiner_layer = nn.Linear(2 * projection, hidden)
         self.output_layer = nn.Linear(hidden, width)
         self.dynamic_scalar = nn.Sequential(
-            nn.Linear(2 * projection, hidden), nn.ReLU(), nn.Dropout(DROPOUT),
-            nn.Linear(hidden, 1), nn.Sigmoid(),
-        )  # fmt: skip
+            nn.Linear(2 * projection, hidden),
+            nn.ReLU(),
+            nn.Dropout(DROPOUT),
+            nn.Linear(hidden, 1),
+            nn.Sigmoid(),
+        )
 
     def forward(self, images: Tensor, texts: Tensor) -> Tensor:
         """Composes; the residual is of the raw features, so their norms matter."""

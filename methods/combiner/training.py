@@ -152,8 +152,10 @@ def precompute(job: Job, reporter: Reporter) -> Features:
         embedder = Embedder(
             backbone=job.backbone,
             preprocess=job.selection.protocol.preprocess,
-            size=BatchSize(value=64), workers=job.workers, stage=stage,
-        )  # fmt: skip
+            size=BatchSize(value=64),
+            workers=job.workers,
+            stage=stage,
+        )
         found = embed_images(embedder, list(distinct.values()))
     captions = list(dict.fromkeys(caption for t in job.triplets for caption in t.captions))
     row = {caption: i for i, caption in enumerate(captions)}
@@ -224,10 +226,14 @@ def train(job: Job, reporter: Reporter, *, resume: bool = False) -> float:
             stage.advance(1)
     scores = [score for _, score in log]
     header = {
-        **job.identity(), "kind": "combiner", "trained_on": job.trained_on,
-        "best_epoch": int(np.argmax(scores)) + 1, "selection_score": max(scores),
-        "code": code_state(), "packages": package_versions(),
-    }  # fmt: skip
+        **job.identity(),
+        "kind": "combiner",
+        "trained_on": job.trained_on,
+        "best_epoch": int(np.argmax(scores)) + 1,
+        "selection_score": max(scores),
+        "code": code_state(),
+        "packages": package_versions(),
+    }
     write_checkpoint(job.output, best, header)
     job.state_path.unlink(missing_ok=True)
     return max(scores)
@@ -240,9 +246,10 @@ def new_learner(job: Job) -> Learner[CombinerNetwork]:
         job.backbone.embedding_width, job.recipe.projection, job.recipe.hidden
     ).to(job.backbone.device)
     return Learner(
-        network=network, scaler=torch.amp.GradScaler(enabled=False),
+        network=network,
+        scaler=torch.amp.GradScaler(enabled=False),
         optimizer=torch.optim.Adam(network.parameters(), lr=job.recipe.learning_rate),
-    )  # fmt: skip
+    )
 
 
 def _one_epoch(

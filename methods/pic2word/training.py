@@ -188,15 +188,22 @@ def embeddings(job: Job, pictures: Pictures, first_step: int) -> Iterator[Tensor
     """(b, C) raw image embeddings of this process's rows, for every step from `first_step` on."""
     recipe, own = job.recipe, job.processes.own(job.recipe.batch_size)
     steps = (
-        (step // job.steps_per_epoch,
-         rows_of_step(step, len(job.images), recipe.batch_size, recipe.seed)[own])
+        (
+            step // job.steps_per_epoch,
+            rows_of_step(step, len(job.images), recipe.batch_size, recipe.seed)[own],
+        )
         for step in range(first_step, job.steps)
-    )  # fmt: skip
+    )
     if recipe.augment:
         batches = augmented(
-            pictures, steps, size=own.stop - own.start, seed=recipe.seed,
-            spec=job.backbone.image_spec, scale=recipe.crop_scale, workers=job.workers,
-        )  # fmt: skip
+            pictures,
+            steps,
+            size=own.stop - own.start,
+            seed=recipe.seed,
+            spec=job.backbone.image_spec,
+            scale=recipe.crop_scale,
+            workers=job.workers,
+        )
         yield from (_in_pieces(job, pixels) for pixels in batches)
         return
     fixed = embed_once(job, pictures)
@@ -230,9 +237,15 @@ def step_gradient(learner: Learner[MappingNetwork], job: Job, images: Tensor, st
     recipe, mapper = job.recipe, learner.network
     masks = dropout_masks(mapper, recipe.batch_size, recipe.seed * 1_000_003 + step)
     return Step(
-        network=mapper, backbone=job.backbone, prompt=recipe.prompt, images=images, masks=masks,
-        processes=job.processes, piece=job.micro_batch, released_gather=recipe.released_gather,
-    ).backward(learner.scaled)  # fmt: skip
+        network=mapper,
+        backbone=job.backbone,
+        prompt=recipe.prompt,
+        images=images,
+        masks=masks,
+        processes=job.processes,
+        piece=job.micro_batch,
+        released_gather=recipe.released_gather,
+    ).backward(learner.scaled)
 
 
 def train(job: Job, reporter: Reporter, *, resume: bool = False) -> float:
@@ -276,9 +289,15 @@ def train(job: Job, reporter: Reporter, *, resume: bool = False) -> float:
         return losses[-1]
     for remark in pictures.remarks():
         reporter.say(remark)
-    header = {**job.identity(), "kind": "pic2word", "final_loss": losses[-1],
-              "unreadable": pictures.report(), "validation": watch.last,
-              "code": code_state(), "packages": package_versions()}  # fmt: skip
+    header = {
+        **job.identity(),
+        "kind": "pic2word",
+        "final_loss": losses[-1],
+        "unreadable": pictures.report(),
+        "validation": watch.last,
+        "code": code_state(),
+        "packages": package_versions(),
+    }
     write_checkpoint(job.output, learner.network.state_dict(), header)
     job.state_path.unlink(missing_ok=True)
     _write_log(job, losses)
@@ -298,22 +317,31 @@ def _watch(job: Job, first_step: int) -> Watch:
         pictures = Pictures(refs=job.validation, most_unreadable=job.most_unreadable)
         images = embed_once(job, pictures)
     return Watch(
-        images=images, backbone=job.backbone, prompt=job.recipe.prompt, path=job.validation_path,
-        every=job.validate_every, total=job.steps, first_step=first_step,
-    )  # fmt: skip
+        images=images,
+        backbone=job.backbone,
+        prompt=job.recipe.prompt,
+        path=job.validation_path,
+        every=job.validate_every,
+        total=job.steps,
+        first_step=first_step,
+    )
 
 
 def new_learner(job: Job) -> Learner[MappingNetwork]:
     """Before the first step."""
     torch.manual_seed(job.recipe.seed)
     mapper = MappingNetwork(
-        job.backbone.embedding_width, job.backbone.token_width, job.recipe.middle_width,
-        job.recipe.layers, job.recipe.dropout,
-    ).to(job.backbone.device)  # fmt: skip
+        job.backbone.embedding_width,
+        job.backbone.token_width,
+        job.recipe.middle_width,
+        job.recipe.layers,
+        job.recipe.dropout,
+    ).to(job.backbone.device)
     return Learner(
-        network=mapper, optimizer=adamw(mapper, job.recipe, job.backbone.name),
+        network=mapper,
+        optimizer=adamw(mapper, job.recipe, job.backbone.name),
         scaler=loss_scaler(job.backbone),
-    )  # fmt: skip
+    )
 
 
 def one_step(learner: Learner[MappingNetwork], job: Job, images: Tensor, step: int) -> float:

@@ -97,11 +97,12 @@ def read_validations(path: Path, steps: int) -> list[Validation]:
     with path.open(newline="", encoding="utf-8") as file:
         found = [
             Validation(
-                step=int(row["step"]), loss=float(row["loss"]),
+                step=int(row["step"]),
+                loss=float(row["loss"]),
                 recall_at_1=float(row["recall_at_1"]),
             )
             for row in csv.DictReader(file)
-        ]  # fmt: skip
+        ]
     return [one for one in found if one.step <= steps]
 
 

@@ -116,10 +116,14 @@ def _located(path: Path) -> tuple[Manifest, str]:
 def _begun(state: State) -> State:
     job = job_id()
     return State(
-        status=RUNNING, submission=state.submission if job else None, place=state.place, job=job,
-        node=os.environ.get("SLURMD_NODENAME") or socket.gethostname(), started=time.time(),
+        status=RUNNING,
+        submission=state.submission if job else None,
+        place=state.place,
+        job=job,
+        node=os.environ.get("SLURMD_NODENAME") or socket.gethostname(),
+        started=time.time(),
         attempts=state.attempts + 1,
-    )  # fmt: skip
+    )
 
 
 def _ended(manifest: Manifest, cell: str, state: State) -> State:
@@ -216,8 +220,10 @@ def _plan(request: Mapping[str, Any]) -> Plan:
 
 
 WORK: Mapping[str, Callable[[Mapping[str, Any]], None]] = {
-    "run": _run, "embed": _embed, "train": train,
-}  # fmt: skip
+    "run": _run,
+    "embed": _embed,
+    "train": train,
+}
 
 
 def main() -> None:

@@ -157,11 +157,14 @@ class LocalQueue:
             folder=self.manifest.logs, max_num_timeout=asked.get("slurm_max_num_timeout", 3)
         )
         executor.update_parameters(
-            timeout_min=asked["timeout_min"], gpus_per_node=len(given), visible_gpus=given,
-            tasks_per_node=asked.get("tasks_per_node", 1), stderr_to_stdout=True,
+            timeout_min=asked["timeout_min"],
+            gpus_per_node=len(given),
+            visible_gpus=given,
+            tasks_per_node=asked.get("tasks_per_node", 1),
+            stderr_to_stdout=True,
             signal_delay_s=asked.get("slurm_signal_delay_s", 30),
             setup=asked.get("local_setup", ()),
-        )  # fmt: skip
+        )
         job = executor.submit(CellJob(str(self.manifest.cell_path(cell.id))))
         self.running[cell.id] = (job, given)
 
@@ -176,10 +179,14 @@ class LocalQueue:
                 self.manifest.write_state(
                     cell,
                     changed(
-                        state, status=FAILED, reason="its process ended without a word",
-                        job=job.job_id, ended=time.time(), log=self.manifest.log_tail(job.job_id),
+                        state,
+                        status=FAILED,
+                        reason="its process ended without a word",
+                        job=job.job_id,
+                        ended=time.time(),
+                        log=self.manifest.log_tail(job.job_id),
                     ),
-                )  # fmt: skip
+                )
 
 
 def main() -> None:

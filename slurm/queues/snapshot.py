@@ -93,9 +93,18 @@ def _build(root: Path, folder: Path) -> None:
             f"[build]\nbuild_base={aside}/build\n[egg_info]\negg_base={aside}\n", encoding="utf-8"
         )
         command = [
-            sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation",
-            "--disable-pip-version-check", "--wheel-dir", str(aside), str(root),
-        ]  # fmt: skip
+            sys.executable,
+            "-m",
+            "pip",
+            "wheel",
+            "--quiet",
+            "--no-deps",
+            "--no-build-isolation",
+            "--disable-pip-version-check",
+            "--wheel-dir",
+            str(aside),
+            str(root),
+        ]
         environment = {**os.environ, "DIST_EXTRA_CONFIG": str(config), "PYTHONSAFEPATH": "1"}
         done = subprocess.run(
             command,

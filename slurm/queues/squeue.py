@@ -16,12 +16,24 @@ _FIELDS = ("JobArrayID", "State", "exit_code", "NodeList", "Reason", "Name")
 _TIMEOUT_SECONDS = 60
 
 STATUS_OF = {
-    "PENDING": QUEUED, "CONFIGURING": QUEUED, "REQUEUED": QUEUED, "REQUEUE_HOLD": QUEUED,
-    "REQUEUE_FED": QUEUED, "SPECIAL_EXIT": QUEUED, "RUNNING": RUNNING, "COMPLETING": RUNNING,
-    "SUSPENDED": RUNNING, "STOPPED": RUNNING, "SIGNALING": RUNNING, "STAGE_OUT": RUNNING,
-    "RESIZING": RUNNING, "CANCELLED": CANCELLED, "TIMEOUT": TIMEOUT, "DEADLINE": TIMEOUT,
+    "PENDING": QUEUED,
+    "CONFIGURING": QUEUED,
+    "REQUEUED": QUEUED,
+    "REQUEUE_HOLD": QUEUED,
+    "REQUEUE_FED": QUEUED,
+    "SPECIAL_EXIT": QUEUED,
+    "RUNNING": RUNNING,
+    "COMPLETING": RUNNING,
+    "SUSPENDED": RUNNING,
+    "STOPPED": RUNNING,
+    "SIGNALING": RUNNING,
+    "STAGE_OUT": RUNNING,
+    "RESIZING": RUNNING,
+    "CANCELLED": CANCELLED,
+    "TIMEOUT": TIMEOUT,
+    "DEADLINE": TIMEOUT,
     "OUT_OF_MEMORY": OOM,
-}  # fmt: skip
+}
 """A sweep's state for each of Slurm's; every other one is a failure."""
 
 
@@ -55,9 +67,13 @@ def listed() -> dict[str, QueuedJob]:
     need_slurm()
     fields = ",".join(f"{name}:;" for name in _FIELDS)
     answer = _ask(
-        "squeue", "--noheader", "--array", "--states=all", f"--user={getpass.getuser()}",
+        "squeue",
+        "--noheader",
+        "--array",
+        "--states=all",
+        f"--user={getpass.getuser()}",
         f"--Format={fields}",
-    )  # fmt: skip
+    )
     if answer.returncode:
         raise CheckFailed(f"squeue: {answer.stderr.strip()}; is slurmctld up? (scontrol ping)")
     jobs = (_queued(line.split(";")) for line in answer.stdout.splitlines() if line.strip())
@@ -70,9 +86,14 @@ def accounted(jobs: Iterable[str]) -> dict[str, QueuedJob]:
     if not wanted or shutil.which("sacct") is None:
         return {}
     answer = _ask(
-        "sacct", "--jobs", wanted, "--allocations", "--noheader", "--parsable2",
+        "sacct",
+        "--jobs",
+        wanted,
+        "--allocations",
+        "--noheader",
+        "--parsable2",
         "--format=JobID,State,ExitCode,NodeList",
-    )  # fmt: skip
+    )
     if answer.returncode:
         return {}
     found = {}
@@ -139,10 +160,14 @@ def _ask(
 ) -> subprocess.CompletedProcess[str]:
     try:
         return subprocess.run(
-            arguments, input=stdin, capture_output=True, text=True, timeout=_TIMEOUT_SECONDS,
+            arguments,
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=_TIMEOUT_SECONDS,
             env=environment,
             encoding="utf-8",
-        )  # fmt: skip
+        )
     except subprocess.TimeoutExpired as error:
         raise CheckFailed(
             f"{arguments[0]} has not answered for {_TIMEOUT_SECONDS} s; is slurmctld up?"

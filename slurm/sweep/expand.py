@@ -71,8 +71,13 @@ class Expansion:
             for protocol, method, seed in itertools.product(
                 self._protocols(task), self.sweep.methods, self.sweep.seeds
             ):
-                names = {"method": method, "task": task, "backbone": own, "protocol": protocol,
-                         "seed": seed}  # fmt: skip
+                names = {
+                    "method": method,
+                    "task": task,
+                    "backbone": own,
+                    "protocol": protocol,
+                    "seed": seed,
+                }
                 excluded = [i for i, g in enumerate(self.sweep.exclude) if matches(g, names)]
                 used.update(excluded)
                 again = seed != self.sweep.seeds[0] and not needs_checkpoint(method)
@@ -111,11 +116,15 @@ class Expansion:
             with self.mistakes.noted():
                 made = plan(
                     Request(
-                        methods=(), task=task, protocol=protocol, split=settings.get("split"),
-                        data_root=Path(self.data_root) if self.data_root else None, device="cpu",
+                        methods=(),
+                        task=task,
+                        protocol=protocol,
+                        split=settings.get("split"),
+                        data_root=Path(self.data_root) if self.data_root else None,
+                        device="cpu",
                         limit=settings.get("limit"),
                     )
-                )  # fmt: skip
+                )
                 self.plans[task, protocol] = replace(made, data=_emptied(made))
         return self.plans[task, protocol]
 
@@ -126,8 +135,11 @@ class Expansion:
         method, backbone, seed = names["method"], names["backbone"], names["seed"]
         training = trainings.get((method, backbone, seed))
         expected = {
-            "method": method, "task": names["task"], "backbone": backbone, "seed": seed,
-        }  # fmt: skip
+            "method": method,
+            "task": names["task"],
+            "backbone": backbone,
+            "seed": seed,
+        }
         if training:
             checkpoint: str | None = str(training.request["output"])
         else:
@@ -138,21 +150,29 @@ class Expansion:
             return None
         expected |= {"split": made.split, "protocol": f"{names['protocol']}@{made.protocol.hash}"}
         request = self._request(names, made.split) | {
-            "methods": [method], "checkpoints": {method: checkpoint} if checkpoint else {},
+            "methods": [method],
+            "checkpoints": {method: checkpoint} if checkpoint else {},
             "seed": seed,
-        }  # fmt: skip
+        }
         return SweepCell(
             id=_id([method, names["task"], names["protocol"], backbone, f"s{seed}"], request),
-            kind="run", request=request, expected=expected,
-            needs=(training.id,) if training else (), resources=self._resources(names),
-        )  # fmt: skip
+            kind="run",
+            request=request,
+            expected=expected,
+            needs=(training.id,) if training else (),
+            resources=self._resources(names),
+        )
 
     def _request(self, names: Mapping[str, Any], split: str) -> dict[str, Any]:
         return {
-            **self.sweep.settings, "task": names["task"], "protocol": names["protocol"],
-            "split": split, "backbone": names["backbone"], "data_root": self.data_root,
+            **self.sweep.settings,
+            "task": names["task"],
+            "protocol": names["protocol"],
+            "split": split,
+            "backbone": names["backbone"],
+            "data_root": self.data_root,
             "output": str(self.manifest.records),
-        }  # fmt: skip
+        }
 
     def _checkpoint(self, method: str, backbone: str, seed: int) -> tuple[str | None, str | None]:
         """The file of a method's weights and its sha256; None for a method without."""
@@ -197,14 +217,16 @@ class Expansion:
         file_name = "--".join(map(_short, named))
         how = find_training(training.method)
         request = {
-            "method": training.method, "backbone": training.backbone,
-            how.source: training.source, "data_root": self.data_root,
+            "method": training.method,
+            "backbone": training.backbone,
+            how.source: training.source,
+            "data_root": self.data_root,
             "output": str(self.manifest.folder / "checkpoints" / f"{file_name}.safetensors"),
             "recipe": {**training.recipe, "seed": seed},
             "checkpoint_every": training.checkpoint_every,
             "device": self.sweep.settings.get("device", "auto"),
             "precision": self.sweep.settings.get("precision", "fp32"),
-        }  # fmt: skip
+        }
         names = {"method": "train", "backbone": training.backbone, "seed": seed}
         resources = self._resources(names)
         tasks = resources.get("tasks_per_node", 1) * resources.get("nodes", 1)
@@ -215,8 +237,10 @@ class Expansion:
             )
         return SweepCell(
             id=_id(["train", training.method, training.backbone, f"s{seed}"], request),
-            kind="train", request=request, resources=resources,
-        )  # fmt: skip
+            kind="train",
+            request=request,
+            resources=resources,
+        )
 
     def _with_embeddings(
         self, runs: Sequence[SweepCell]
@@ -240,15 +264,21 @@ class Expansion:
         """What embeds the pictures of runs on one task, by each of their backbones."""
         of = members[0].request
         backbones = list(dict.fromkeys(cell.request["backbone"] for cell in members))
-        names = {"method": "embed", "task": of["task"], "backbone": backbones[0],
-                 "protocol": of["protocol"]}  # fmt: skip
+        names = {
+            "method": "embed",
+            "task": of["task"],
+            "backbone": backbones[0],
+            "protocol": of["protocol"],
+        }
         request = self._request(names, of["split"]) | {"methods": []}
         if backbones[1:]:
             request["more_backbones"] = backbones[1:]
         return SweepCell(
             id=_id(["embed", of["task"], of["protocol"], "+".join(backbones)], request),
-            kind="embed", request=request, resources=self._resources(names),
-        )  # fmt: skip
+            kind="embed",
+            request=request,
+            resources=self._resources(names),
+        )
 
     def _resources(self, names: Mapping[str, Any]) -> dict[str, Any]:
         return resources_for(names, self.profile.wishes, self.sweep.wishes)

@@ -18,12 +18,21 @@ from cirbench.benchmark.runtime.errors import MissingData, UsageError
 from cirbench.slurm.sweep.mistakes import Mistakes
 
 DEFAULTS: Mapping[str, Any] = {
-    "timeout_min": 60, "cpus_per_task": 2, "mem_gb": 8, "gpus_per_node": 0,
-}  # fmt: skip
+    "timeout_min": 60,
+    "cpus_per_task": 2,
+    "mem_gb": 8,
+    "gpus_per_node": 0,
+}
 AXES = ("method", "task", "backbone", "protocol", "seed")
 ON_OOM = ("halve-batch", "double-memory")
-_NEEDS_A_POSITIVE = ("timeout_min", "cpus_per_task", "mem_gb", "nodes", "tasks_per_node",
-                     "slurm_array_parallelism")  # fmt: skip
+_NEEDS_A_POSITIVE = (
+    "timeout_min",
+    "cpus_per_task",
+    "mem_gb",
+    "nodes",
+    "tasks_per_node",
+    "slurm_array_parallelism",
+)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,12 +17,31 @@ from cirbench.slurm.sweep.mistakes import Mistakes
 from cirbench.slurm.sweep.resources import AXES, Wishes, read_toml, read_wishes
 
 SETTINGS: Mapping[str, type] = {
-    "split": str, "data_root": str, "precision": str, "device": str, "batch_size": int,
-    "workers": int, "limit": int, "label": str,
-}  # fmt: skip
+    "split": str,
+    "data_root": str,
+    "precision": str,
+    "device": str,
+    "batch_size": int,
+    "workers": int,
+    "limit": int,
+    "label": str,
+}
 """The other fields of a `plan.Request`."""
-KEYS = ("name", "methods", "tasks", "backbones", "protocols", "seeds", "settings", "exclude",
-        "checkpoints", "train", "resources", "override", "decode_once")  # fmt: skip
+KEYS = (
+    "name",
+    "methods",
+    "tasks",
+    "backbones",
+    "protocols",
+    "seeds",
+    "settings",
+    "exclude",
+    "checkpoints",
+    "train",
+    "resources",
+    "override",
+    "decode_once",
+)
 DEFAULT = "default"
 """As a backbone or a protocol: the task's own."""
 
@@ -79,10 +98,12 @@ def read_sweep(name: str) -> tuple[Sweep, Mistakes]:
     mistakes.unknown_keys(content, KEYS, "top level")
     sweep = Sweep(
         name=_one(content, "name", str, Path(name).stem, mistakes),
-        methods=_resolved(_many(content, "methods", str, (), mistakes), known_methods(), "method",
-                          mistakes),
-        tasks=_resolved(_many(content, "tasks", str, (), mistakes), known_tasks(), "task",
-                        mistakes),
+        methods=_resolved(
+            _many(content, "methods", str, (), mistakes), known_methods(), "method", mistakes
+        ),
+        tasks=_resolved(
+            _many(content, "tasks", str, (), mistakes), known_tasks(), "task", mistakes
+        ),
         backbones=_many(content, "backbones", str, (DEFAULT,), mistakes),
         protocols=_many(content, "protocols", str, (DEFAULT,), mistakes),
         seeds=_seeds(content, mistakes),
@@ -92,7 +113,7 @@ def read_sweep(name: str) -> tuple[Sweep, Mistakes]:
         trainings=_trainings(content.get("train", []), mistakes),
         wishes=read_wishes(content, mistakes),
         decode_once=_flag(content, "decode_once", mistakes),
-    )  # fmt: skip
+    )
     return sweep, mistakes
 
 
@@ -225,10 +246,12 @@ def _training(table: Mapping[str, Any], mistakes: Mistakes) -> TrainTable | None
         if key in table and not _fits(table[key], kind):
             mistakes.add(f"[[train]]: {key} = {table[key]!r} can't be")
     return TrainTable(
-        method=method, backbone=table["backbone"], source=table[source],
+        method=method,
+        backbone=table["backbone"],
+        source=table[source],
         checkpoint_every=table.get("checkpoint_every", 500),
         recipe={key: table[key] for key in recipe if key in table},
-    )  # fmt: skip
+    )
 
 
 _KINDS: Mapping[Any, tuple[type, ...]] = {

@@ -26,9 +26,15 @@ from cirbench.benchmark.scoring.summary import averages_of, summarise
 
 GROUPS = ("cartoon", "toy")
 PROTOCOL = EvaluationProtocol(
-    name="plain", version=1, gallery="everything", reference_removed=False, preprocess="clip",
-    templates={"text": "a {x}"}, metrics=("R@1", "R@2"), headline="R@2",
-)  # fmt: skip
+    name="plain",
+    version=1,
+    gallery="everything",
+    reference_removed=False,
+    preprocess="clip",
+    templates={"text": "a {x}"},
+    metrics=("R@1", "R@2"),
+    headline="R@2",
+)
 
 
 def store(
@@ -45,12 +51,17 @@ def store(
     arrays = PerQuery(
         query=np.array([f"{g}/{i % references}" for i, g in enumerate(of_query)])[order],
         reference=np.array([f"r{i % references}" for i in range(count)])[order],
-        group=of_query[order], gallery=np.array(["a"]), top=nothing,
-        similarity=nothing.astype(np.float32), hits=nothing.astype(bool),
-        positives=np.ones(count, dtype=np.int64), first_rank=np.ones(count, dtype=np.int64),
-        tied=np.zeros(count, dtype=bool), metrics=np.array(protocol.metrics),
+        group=of_query[order],
+        gallery=np.array(["a"]),
+        top=nothing,
+        similarity=nothing.astype(np.float32),
+        hits=nothing.astype(bool),
+        positives=np.ones(count, dtype=np.int64),
+        first_rank=np.ones(count, dtype=np.int64),
+        tied=np.zeros(count, dtype=bool),
+        metrics=np.array(protocol.metrics),
         values=values[order],
-    )  # fmt: skip
+    )
     metrics = summarise(arrays, groups, averages_of(groups, protocol))
     data = {
         "metrics": {g: {m: vars(v) for m, v in row.items()} for g, row in metrics.items()},
@@ -69,9 +80,14 @@ def store(
         "environment": {},
     }
     identity = {
-        "trained_on": None, "task": "shapes", "split": "test", "backbone": "tiny",
-        "protocol": f"{protocol.name}@{protocol.hash}", "checkpoint": None, "seed": 0,
-    }  # fmt: skip
+        "trained_on": None,
+        "task": "shapes",
+        "split": "test",
+        "backbone": "tiny",
+        "protocol": f"{protocol.name}@{protocol.hash}",
+        "checkpoint": None,
+        "seed": 0,
+    }
     return write_record(root, Cell(method=method, **{**identity, **cell}), data, arrays)
 
 
@@ -98,12 +114,15 @@ def test_a_worked_example(tmp_path):
     cells = {cell.group: cell for cell in pair.cells}
     assert list(cells) == ["average", *GROUPS]
     assert {name: cell.difference.p for name, cell in cells.items()} == {
-        "average": 0.5, "cartoon": 0.5, "toy": 1.0
-    }  # fmt: skip
+        "average": 0.5,
+        "cartoon": 0.5,
+        "toy": 1.0,
+    }
     values = {name: cell.difference.interval.value for name, cell in cells.items()}
     assert values == pytest.approx({"average": 50, "cartoon": 200 / 3, "toy": 100 / 3})
-    outcomes = {n: (c.difference.wins, c.difference.ties, c.difference.losses)
-                for n, c in cells.items()}  # fmt: skip
+    outcomes = {
+        n: (c.difference.wins, c.difference.ties, c.difference.losses) for n, c in cells.items()
+    }
     assert outcomes == {"average": (3, 3, 0), "cartoon": (2, 1, 0), "toy": (1, 2, 0)}
     assert [cell.p_holm for cell in pair.cells] == [1.0, 1.0, 1.0]
     assert (cells["toy"].a, cells["toy"].b) == pytest.approx((200 / 3, 100 / 3))
@@ -136,8 +155,10 @@ def test_exact_p_is_scipys(values):
     theirs = permutation_test(
         (np.array(values, dtype=float), np.zeros(len(values))),
         lambda x, y, axis: np.mean(x - y, axis=axis),
-        permutation_type="samples", vectorized=True, n_resamples=np.inf,
-    ).pvalue  # fmt: skip
+        permutation_type="samples",
+        vectorized=True,
+        n_resamples=np.inf,
+    ).pvalue
     assert ours == pytest.approx(theirs)
 
 
@@ -263,7 +284,7 @@ def test_a_task_of_one_group_has_one_row_and_may_be_asked_for_its_average(tmp_pa
         ({"fingerprints": {"references": "s"}}, "references differs, 'r' and 's'"),
         ({"fingerprints": {"annotations": "b"}}, "annotations differs, 'a' and 'b'"),
     ],
-)  # fmt: skip
+)
 def test_what_differs_in_kind_is_refused_by_name(tmp_path, change, named):
     a = store(tmp_path, "a", A)
     b = store(tmp_path, "b", B, **change)

@@ -16,9 +16,15 @@ from cirbench.benchmark.cli.main import main
 from cirbench.benchmark.records.record import Cell, write_record
 
 PROTOCOL = EvaluationProtocol(
-    name="shapes", version=1, gallery="all", reference_removed=False, preprocess="clip",
-    templates={}, metrics=("R@10",), headline="R@10",
-)  # fmt: skip
+    name="shapes",
+    version=1,
+    gallery="all",
+    reference_removed=False,
+    preprocess="clip",
+    templates={},
+    metrics=("R@10",),
+    headline="R@10",
+)
 
 
 def record(path, value, metric="R@10", partial=False, schema=1):
@@ -26,25 +32,42 @@ def record(path, value, metric="R@10", partial=False, schema=1):
     path.parent.mkdir(parents=True, exist_ok=True)
     one = np.zeros((1, 1))
     arrays = PerQuery(
-        query=np.array(["q"]), reference=np.array(["r"]), group=np.array(["a"]),
-        gallery=np.array(["g"]), top=one.astype(np.int32), similarity=one.astype(np.float32),
-        hits=one == 0, positives=np.array([1]), first_rank=np.array([1]), tied=np.array([False]),
-        metrics=np.array([metric]), values=one + value,
-    )  # fmt: skip
+        query=np.array(["q"]),
+        reference=np.array(["r"]),
+        group=np.array(["a"]),
+        gallery=np.array(["g"]),
+        top=one.astype(np.int32),
+        similarity=one.astype(np.float32),
+        hits=one == 0,
+        positives=np.array([1]),
+        first_rank=np.array([1]),
+        tied=np.array([False]),
+        metrics=np.array([metric]),
+        values=one + value,
+    )
     interval = {"value": value, "low": value, "high": value, "n": 1}
     protocol = replace(PROTOCOL, metrics=(metric,), headline=metric)
     data = {
-        "method": {"zero_shot": True, "remarks": []}, "environment": {},
-        "metrics": {name: {metric: interval} for name in ("average", "a")}, "groups": ["a"],
+        "method": {"zero_shot": True, "remarks": []},
+        "environment": {},
+        "metrics": {name: {metric: interval} for name in ("average", "a")},
+        "groups": ["a"],
         "protocol": {**protocol.as_dict(), "hash": protocol.hash},
         "counts": {"queries": 1, "references": 1, "gallery": 1},
-        "fingerprints": {"gallery": "g", "annotations": "a"}, "annotations": {"released": True},
+        "fingerprints": {"gallery": "g", "annotations": "a"},
+        "annotations": {"released": True},
         "run": {"partial": partial},
-    }  # fmt: skip
+    }
     cell = Cell(
-        method=path.stem, trained_on=None, task=path.parent.name, split="test", backbone="tiny",
-        protocol="shapes", checkpoint=None, seed=0,
-    )  # fmt: skip
+        method=path.stem,
+        trained_on=None,
+        task=path.parent.name,
+        split="test",
+        backbone="tiny",
+        protocol="shapes",
+        checkpoint=None,
+        seed=0,
+    )
     written = write_record(path.parents[1], cell, data, arrays).path
     written.write_text(
         written.read_text(encoding="utf-8").replace('"schema": 1', f'"schema": {schema}'),

@@ -19,16 +19,29 @@ from cirbench.benchmark.analysis.published import (
 from cirbench.benchmark.records.record import Record
 
 ROW = Published(
-    method="pic2word", variant="", backbone="ViT-L-14/openai", task="imagenet-r", split="test",
-    group="average", metric="R@10", value="11.9", source="a paper", confirmed="yes",
-)  # fmt: skip
+    method="pic2word",
+    variant="",
+    backbone="ViT-L-14/openai",
+    task="imagenet-r",
+    split="test",
+    group="average",
+    metric="R@10",
+    value="11.9",
+    source="a paper",
+    confirmed="yes",
+)
 
 
 def record(value=11.9, group="average", metric="R@10", protocol="pic2word", released=True, **cell):
     identity = {
-        "method": "pic2word", "task": "imagenet-r", "split": "test", "trained_on": "CC3M",
-        "backbone": "ViT-L-14/openai", "seed": 0, "checkpoint": None,
-    }  # fmt: skip
+        "method": "pic2word",
+        "task": "imagenet-r",
+        "split": "test",
+        "trained_on": "CC3M",
+        "backbone": "ViT-L-14/openai",
+        "seed": 0,
+        "checkpoint": None,
+    }
     data = {
         "cell": {**identity, **cell},
         "protocol": {"name": protocol},

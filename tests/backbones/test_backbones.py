@@ -62,17 +62,27 @@ def wrapped(name, model):
 def theirs(ours):
     config = CLIPConfig(
         text_config={
-            "hidden_size": WIDTH, "intermediate_size": 4 * WIDTH, "num_hidden_layers": LAYERS,
-            "num_attention_heads": HEADS, "vocab_size": 49408, "bos_token_id": 49406,
-            "eos_token_id": 49407, "pad_token_id": 49407, "hidden_act": "quick_gelu",
+            "hidden_size": WIDTH,
+            "intermediate_size": 4 * WIDTH,
+            "num_hidden_layers": LAYERS,
+            "num_attention_heads": HEADS,
+            "vocab_size": 49408,
+            "bos_token_id": 49406,
+            "eos_token_id": 49407,
+            "pad_token_id": 49407,
+            "hidden_act": "quick_gelu",
         },
         vision_config={
-            "hidden_size": WIDTH, "intermediate_size": 4 * WIDTH, "num_hidden_layers": LAYERS,
-            "num_attention_heads": 1, "image_size": SIZE, "patch_size": PATCH,
+            "hidden_size": WIDTH,
+            "intermediate_size": 4 * WIDTH,
+            "num_hidden_layers": LAYERS,
+            "num_attention_heads": 1,
+            "image_size": SIZE,
+            "patch_size": PATCH,
             "hidden_act": "quick_gelu",
         },
         projection_dim=EMBEDDING,
-    )  # fmt: skip
+    )
     model = CLIPModel(config)
     missing, unexpected = model.load_state_dict(
         as_transformers(ours.model.state_dict()), strict=False
@@ -110,9 +120,12 @@ def as_transformers(weights):
                 for part, tensor in zip("qkv", joint, strict=True):
                     converted[f"{target}.self_attn.{part}_proj.{end}"] = tensor
                 for a, b in (
-                    ("attn.out_proj", "self_attn.out_proj"), ("ln_1", "layer_norm1"),
-                    ("ln_2", "layer_norm2"), ("mlp.c_fc", "mlp.fc1"), ("mlp.c_proj", "mlp.fc2"),
-                ):  # fmt: skip
+                    ("attn.out_proj", "self_attn.out_proj"),
+                    ("ln_1", "layer_norm1"),
+                    ("ln_2", "layer_norm2"),
+                    ("mlp.c_fc", "mlp.fc1"),
+                    ("mlp.c_proj", "mlp.fc2"),
+                ):
                     converted[f"{target}.{b}.{end}"] = weights[f"{source}.{a}.{end}"]
     return converted
 

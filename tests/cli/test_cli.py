@@ -41,11 +41,16 @@ def folder_task(monkeypatch, picture_folder):
         default_backbone: ClassVar = "fake"
         protocols: ClassVar = {
             "plain": EvaluationProtocol(
-                name="plain", version=1, gallery="all", reference_removed=False,
-                preprocess="clip", templates={"text": "a picture", "pseudo-word": "no placeholder"},
-                metrics=("R@1",), headline="R@1",
+                name="plain",
+                version=1,
+                gallery="all",
+                reference_removed=False,
+                preprocess="clip",
+                templates={"text": "a picture", "pseudo-word": "no placeholder"},
+                metrics=("R@1",),
+                headline="R@1",
             )
-        }  # fmt: skip
+        }
 
         def load(self, *, protocol, split, data_root):
             refs = images_in_folder(picture_folder) if any(picture_folder.iterdir()) else ()
@@ -168,16 +173,33 @@ def test_a_record_whose_number_was_edited_is_refused(bench, folder_task, tmp_pat
         (["run", "-m", "image-only", "-t", "emoji", "-o", "/dev/null/x", "-q"], 2, "can't write"),
         (["run", "-m", "pic2word", "-t", "emoji", "-b", "emojiclip"], 2, "did you mean emoji-clip"),
         (["search", "-m", "pic2word", "-m", "image-text", "--gallery", "emoji"], 2, "takes one"),
-        (["train", "pic2word", "--images", "emoji", "-b", "fake", "-o", "m.safetensors", "--lr",
-          "-1"], 2, "--lr"),
+        (
+            [
+                "train",
+                "pic2word",
+                "--images",
+                "emoji",
+                "-b",
+                "fake",
+                "-o",
+                "m.safetensors",
+                "--lr",
+                "-1",
+            ],
+            2,
+            "--lr",
+        ),
         (["leaderboard"], 3, "bench run makes one"),
         (["info", "nothing"], 2, "bench ls"),
         (["ls", "methodz"], 2, "methods"),
-        (["train", "pic2word", "--images", "nowhere", "-b", "fake", "-o", "m.safetensors"], 3,
-         "nowhere"),
+        (
+            ["train", "pic2word", "--images", "nowhere", "-b", "fake", "-o", "m.safetensors"],
+            3,
+            "nowhere",
+        ),
         (["train", "pic2word", "--images", "emoji", "-b", "fake", "-o", "m.bin"], 2, "safetensors"),
     ],
-)  # fmt: skip
+)
 def test_mistakes_end_in_one_clear_error(bench, tmp_path, arguments, code, words):
     ended, out, err = bench(*arguments)
     assert ended == code
@@ -244,8 +266,23 @@ def test_a_checkpoint_with_executable_pickle_is_refused(bench, tmp_path):
 
 
 def test_train_then_run_with_the_result(bench, picture_folder, folder_task):
-    train = ["train", "pic2word", "--images", picture_folder, "-b", "fake", "-o", "m.safetensors",
-             "--epochs", "2", "--batch-size", "8", "--warmup", "1", "-q"]  # fmt: skip
+    train = [
+        "train",
+        "pic2word",
+        "--images",
+        picture_folder,
+        "-b",
+        "fake",
+        "-o",
+        "m.safetensors",
+        "--epochs",
+        "2",
+        "--batch-size",
+        "8",
+        "--warmup",
+        "1",
+        "-q",
+    ]
     code, out, _ = bench(*train)
     assert code == 0
     assert "6 steps on 24 images" in out
@@ -285,13 +322,21 @@ RESULTS = ["--output", str(RESULTS)]
 @pytest.mark.parametrize(
     "arguments",
     [
-        ["--help"], ["run", "--help"], ["ls"], ["run", "-m", "x"], ["report", "--check", *RESULTS],
-        ["leaderboard", "--check", *RESULTS], ["compare", "pic2word", "image-text", *RESULTS],
-        ["verify", *RESULTS], ["run", "-m", "pic2word", "-t", "emoji", "--dry-run"],
-        ["run", "-m", "nope", "-t", "emoji"], ["info", "emoji"], ["data", "check", "emoji"],
+        ["--help"],
+        ["run", "--help"],
+        ["ls"],
+        ["run", "-m", "x"],
+        ["report", "--check", *RESULTS],
+        ["leaderboard", "--check", *RESULTS],
+        ["compare", "pic2word", "image-text", *RESULTS],
+        ["verify", *RESULTS],
+        ["run", "-m", "pic2word", "-t", "emoji", "--dry-run"],
+        ["run", "-m", "nope", "-t", "emoji"],
+        ["info", "emoji"],
+        ["data", "check", "emoji"],
         ["run", "-m", "pic2word", "-t", "emoji", "--checkpoint", "nope.pt"],
     ],
-)  # fmt: skip
+)
 def test_light_commands_import_nothing_heavy(arguments):
     code = (
         "import sys; sys.argv = ['bench', *sys.argv[1:]]\n"

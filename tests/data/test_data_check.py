@@ -96,8 +96,14 @@ def test_the_table_names_what_is_wrong(root):
 
 
 def request(root, **changes):
-    return Request(methods=("image-only",), task="fashion-iq", backbone="fake", data_root=root,
-                   output=root / "results", **changes)  # fmt: skip
+    return Request(
+        methods=("image-only",),
+        task="fashion-iq",
+        backbone="fake",
+        data_root=root,
+        output=root / "results",
+        **changes,
+    )
 
 
 def test_allow_missing_leaves_out_what_is_gone_or_broken_and_is_partial(root):
@@ -122,9 +128,10 @@ def test_released_is_told_by_counts_and_by_content(root):
     task = FashionIQ()
     data = task.load(protocol=PIC2WORD, split="val", data_root=root)
     known = Released(
-        queries=dict.fromkeys(CATEGORIES, 2), gallery={"pic2word": 12},
+        queries=dict.fromkeys(CATEGORIES, 2),
+        gallery={"pic2word": 12},
         annotations_sha256=data.annotations_sha256,
-    )  # fmt: skip
+    )
     assert known.matches(data, PIC2WORD)
     assert replace(known, annotations_sha256=None).matches(data, PIC2WORD)
     assert not replace(known, annotations_sha256="0").matches(data, PIC2WORD)

@@ -39,8 +39,10 @@ def shown(data):
 def test_a_missing_picture_takes_along_only_what_needs_it(data):
     rest = without(data, {"picture-2"})
     assert shown(rest) == {
-        "a": (["1"], "0", ["1", "3"]), "c": (["6"], None, []), "none": ([], None, [])
-    }  # fmt: skip
+        "a": (["1"], "0", ["1", "3"]),
+        "c": (["6"], None, []),
+        "none": ([], None, []),
+    }
     assert rest.spans == {"x": range(3), "y": range(3, 7)}
 
 

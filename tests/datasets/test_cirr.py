@@ -24,10 +24,13 @@ NAMES = [f"dev-{i}-0-img0" for i in range(12)]
 
 def query(pairid, reference, target, members):
     return {
-        "pairid": pairid, "reference": NAMES[reference], "target_hard": NAMES[target],
-        "target_soft": {}, "caption": f"more  of {target}",
+        "pairid": pairid,
+        "reference": NAMES[reference],
+        "target_hard": NAMES[target],
+        "target_soft": {},
+        "caption": f"more  of {target}",
         "img_set": {"id": 1, "members": [NAMES[i] for i in members]},
-    }  # fmt: skip
+    }
 
 
 ROWS = [
@@ -67,8 +70,10 @@ def test_the_gallery_is_the_split_and_the_reference_is_removed(make, tmp_path):
     data = load(make(tmp_path))
     assert [ref.id for ref in data.gallery] == NAMES
     assert [(q.id, q.positives, q.removed) for q in data.queries] == [
-        ("7", (1,), 0), ("8", (2,), 3), ("9", (11,), 6)
-    ]  # fmt: skip
+        ("7", (1,), 0),
+        ("8", (2,), 3),
+        ("9", (11,), 6),
+    ]
     assert data.queries[1].members == (0, 1, 2, 4, 5)
 
 
@@ -93,9 +98,12 @@ def test_layouts(make, tmp_path, annotations, images):
 
 def test_recall_and_subset_recall_by_hand(make, tmp_path):
     request = Request(
-        methods=("image-only",), task="cirr", backbone="fake", data_root=make(tmp_path),
+        methods=("image-only",),
+        task="cirr",
+        backbone="fake",
+        data_root=make(tmp_path),
         output=tmp_path / "results",
-    )  # fmt: skip
+    )
     [record] = run(plan(request), Reporter(quiet=True))
     arrays = record.per_query()
     column = {name: i for i, name in enumerate(arrays.metrics.tolist())}
@@ -117,9 +125,13 @@ def test_recall_and_subset_recall_by_hand(make, tmp_path):
 
 def test_test1_gives_the_two_server_files_and_no_metrics(make, tmp_path, capsys):
     request = Request(
-        methods=("image-only",), task="cirr", split="test1", backbone="fake",
-        data_root=make(tmp_path), output=tmp_path / "results",
-    )  # fmt: skip
+        methods=("image-only",),
+        task="cirr",
+        split="test1",
+        backbone="fake",
+        data_root=make(tmp_path),
+        output=tmp_path / "results",
+    )
     [record] = run(plan(request), Reporter(quiet=True))
     assert record.data["metrics"] == {}
     assert list(read_records(tmp_path / "results")) == []
@@ -157,8 +169,12 @@ def test_members_that_tie_are_in_gallery_order():
     gallery = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0], [1.0, 0.0]])
     found = rank(
         dot_product(torch.tensor([[0.0, 1.0], [1.0, 0.0]]), gallery),
-        [(3,), (2,)], 4, depth=2, removed=[None, 0], members=[(3, 2, 1), (0, 3)],
-    )  # fmt: skip
+        [(3,), (2,)],
+        4,
+        depth=2,
+        removed=[None, 0],
+        members=[(3, 2, 1), (0, 3)],
+    )
     assert found.members.tolist() == [[1, 2, 3], [3, 0, -1]]
 
 

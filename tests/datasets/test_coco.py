@@ -33,9 +33,14 @@ def instance(image, category, box, **changes):
     x, y, w, h = box
     corners = [x, y, x + w, y, x + w, y + h, x, y + h]
     return {
-        "image_id": image, "category_id": category, "bbox": list(box), "area": w * h,
-        "segmentation": [corners], "iscrowd": 0, **changes,
-    }  # fmt: skip
+        "image_id": image,
+        "category_id": category,
+        "bbox": list(box),
+        "area": w * h,
+        "segmentation": [corners],
+        "iscrowd": 0,
+        **changes,
+    }
 
 
 ANNOTATIONS = {
@@ -99,9 +104,13 @@ def test_the_draw_is_the_seeds_and_the_images_alone(made):
 
 @pytest.mark.parametrize(
     ("box", "candidate"),
-    [((0, 0, 0.2, 0.2), False), ((0, 0, 0.3, 0.3), True), ((0, 0, 30, 20), False),
-     ((0, 0, 30, 19.9), True)],
-)  # fmt: skip
+    [
+        ((0, 0, 0.2, 0.2), False),
+        ((0, 0, 0.3, 0.3), True),
+        ((0, 0, 30, 20), False),
+        ((0, 0, 30, 19.9), True),
+    ],
+)
 def test_a_box_is_a_candidate_above_a_twentieth_of_a_pixel_and_below_half_the_image(box, candidate):
     photo = Photo(name="a.jpg", width=WIDTH, height=HEIGHT, objects=[instance(1, 1, box)])
     assert bool(photo.candidates()) == candidate
@@ -143,8 +152,9 @@ def test_queries_see_the_cut_out_and_are_answered_by_the_whole_image(made):
     data = load(made)
     assert [ref.id for ref in data.gallery] == ["000000000003.jpg", "000000000009.jpg"]
     assert [(q.reference.id, q.positives, q.removed) for q in data.queries] == [
-        ("masked/000000000003.jpg", (0,), None), ("masked/000000000009.jpg", (1,), None)
-    ]  # fmt: skip
+        ("masked/000000000003.jpg", (0,), None),
+        ("masked/000000000009.jpg", (1,), None),
+    ]
     assert data.queries[0].reference.box == (5, 6, 17, 17)
     assert data.queries[0].reference.read() != data.gallery[0].read()
     assert all(ref.box is None for ref in data.gallery)
@@ -156,8 +166,9 @@ def test_the_prompt_names_the_query_class_first_and_ends_in_and_without_others()
         return [PROTOCOL.text(family, "all", fields) for family in ("pseudo-word", "text")]
 
     assert texts(["chair", "tv"]) == [
-        "a photo of * and dog and chair and tv", "a photo of dog and chair and tv"
-    ]  # fmt: skip
+        "a photo of * and dog and chair and tv",
+        "a photo of dog and chair and tv",
+    ]
     assert texts([]) == ["a photo of * and dog and ", "a photo of dog and "]
 
 
@@ -188,8 +199,14 @@ def test_a_box_without_a_whole_pixel_is_black_and_said(made):
 
 
 def request(root, **changes):
-    return Request(methods=("image-only",), task="coco", backbone="fake", data_root=root,
-                   output=root / "results", **changes)  # fmt: skip
+    return Request(
+        methods=("image-only",),
+        task="coco",
+        backbone="fake",
+        data_root=root,
+        output=root / "results",
+        **changes,
+    )
 
 
 def test_a_run_embeds_the_stretched_cut_out(made):

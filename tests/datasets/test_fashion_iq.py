@@ -61,8 +61,10 @@ def test_each_category_has_the_whole_split_as_its_own_gallery(make, tmp_path):
     assert data.spans == {"dress": range(4), "shirt": range(4, 8), "toptee": range(8, 12)}
     assert [ref.id for ref in data.gallery[:4]] == ["B10", "B20", "B3", "B40"]
     assert [(q.reference.id, q.positives, q.group) for q in data.queries[:3]] == [
-        ("B20", (0,), "dress"), ("B10", (3,), "dress"), ("B21", (4,), "shirt")
-    ]  # fmt: skip
+        ("B20", (0,), "dress"),
+        ("B10", (3,), "dress"),
+        ("B21", (4,), "shirt"),
+    ]
     assert all(query.removed is None for query in data.queries)
 
 
@@ -109,9 +111,12 @@ def test_all_protocols_are_planned_in_turn(make, tmp_path):
 
 def test_a_shared_picture_is_encoded_once_and_no_category_sees_anothers(make, tmp_path):
     request = Request(
-        methods=("image-only",), task="fashion-iq", backbone="fake", data_root=make(tmp_path),
+        methods=("image-only",),
+        task="fashion-iq",
+        backbone="fake",
+        data_root=make(tmp_path),
         output=tmp_path / "results",
-    )  # fmt: skip
+    )
     [record] = run(plan(request), Reporter(quiet=True))
     arrays = record.per_query()
     assert record.data["counts"]["image_passes"] == 10
@@ -129,9 +134,13 @@ def test_a_shared_picture_is_encoded_once_and_no_category_sees_anothers(make, tm
 
 def test_a_limited_run_keeps_its_spans(make, tmp_path):
     request = Request(
-        methods=("image-only",), task="fashion-iq", backbone="fake", data_root=make(tmp_path),
-        limit=1, output=tmp_path / "results",
-    )  # fmt: skip
+        methods=("image-only",),
+        task="fashion-iq",
+        backbone="fake",
+        data_root=make(tmp_path),
+        limit=1,
+        output=tmp_path / "results",
+    )
     made = plan(request)
     assert made.data.spans == {"dress": range(2), "shirt": range(2, 4), "toptee": range(4, 6)}
     [record] = run(made, Reporter(quiet=True))
@@ -144,9 +153,12 @@ def test_a_missing_image_is_counted_and_named(make, tmp_path):
     (tmp_path / "fashion-iq" / "images" / "B3.jpg").unlink()
     assert list(load(tmp_path).missing) == ["B3"]
     request = Request(
-        methods=("image-only",), task="fashion-iq", backbone="fake", data_root=tmp_path,
+        methods=("image-only",),
+        task="fashion-iq",
+        backbone="fake",
+        data_root=tmp_path,
         output=tmp_path / "results",
-    )  # fmt: skip
+    )
     with pytest.raises(MissingData, match=r"1 of 10 pictures .* B3 .*--allow-missing"):
         plan(request)
 

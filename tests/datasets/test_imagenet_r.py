@@ -125,9 +125,12 @@ def test_with_lists_a_class_without_renditions_needs_no_folder(make, tmp_path):
 
 def test_recall_is_over_all_queries_with_the_released_epsilon(make, tmp_path):
     request = Request(
-        methods=("image-only",), task="imagenet-r", backbone="fake", data_root=make(tmp_path),
+        methods=("image-only",),
+        task="imagenet-r",
+        backbone="fake",
+        data_root=make(tmp_path),
         output=tmp_path / "results",
-    )  # fmt: skip
+    )
     [record] = run(plan(request), Reporter(quiet=True))
     arrays = record.per_query()
     metrics = record.data["metrics"]
@@ -197,8 +200,11 @@ def test_the_released_lists_have_the_published_counts():
     assert len(photos) == 10_000
     assert len(renditions) == 6_983
     assert Counter(item.domain for item in renditions) == {
-        "cartoon": 3726, "origami": 550, "toy": 1511, "sculpture": 1196
-    }  # fmt: skip
+        "cartoon": 3726,
+        "origami": 550,
+        "toy": 1511,
+        "sculpture": 1196,
+    }
     assert set(Counter(item.wnid for item in photos).values()) == {50}
     classes = {d: {i.wnid for i in renditions if i.domain == d} for d in DOMAINS}
     assert [len(classes[d]) for d in DOMAINS] == [153, 106, 144, 142]

@@ -77,8 +77,12 @@ def test_each_distinct_picture_is_read_and_encoded_once(backbone):
     assert encoded == [2, 2, 1]
     assert stage.done == 5
     assert dict(found.rows) == {
-        "picture-2": 0, "picture-0": 1, "picture-1": 2, "picture-3": 3, "picture-4": 4,
-    }  # fmt: skip
+        "picture-2": 0,
+        "picture-0": 1,
+        "picture-1": 2,
+        "picture-3": 3,
+        "picture-4": 4,
+    }
 
 
 def test_rows_belong_to_their_pictures(backbone):

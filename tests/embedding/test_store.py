@@ -39,14 +39,29 @@ from cirbench.benchmark.runtime.progress import Reporter
 from cirbench.datasets.emoji.pictures import FOLDER
 
 SPACE = Space(
-    kind="image", backbone="fake", weights="w", architecture="a", preprocess="p", precision="fp32",
-    device="cpu", packages={"torch": "2"},
-)  # fmt: skip
+    kind="image",
+    backbone="fake",
+    weights="w",
+    architecture="a",
+    preprocess="p",
+    precision="fp32",
+    device="cpu",
+    packages={"torch": "2"},
+)
 OTHER = {
-    "kind": "text", "weights": "w2", "architecture": "a2", "preprocess": "p2",
-    "precision": "bf16", "device": "cuda", "packages": {"torch": "3"}, "code": "d2",
-    "checkpoint": "c2", "tokenizer": "t2", "width": 4, "plug_in": "p2",
-}  # fmt: skip
+    "kind": "text",
+    "weights": "w2",
+    "architecture": "a2",
+    "preprocess": "p2",
+    "precision": "bf16",
+    "device": "cuda",
+    "packages": {"torch": "3"},
+    "code": "d2",
+    "checkpoint": "c2",
+    "tokenizer": "t2",
+    "width": 4,
+    "plug_in": "p2",
+}
 FAULTS = int(os.environ.get("CIRBENCH_TEST_FAULTS", "3"))
 """How many kills; `make faults` has thirty."""
 
@@ -199,12 +214,15 @@ def test_the_same_model_is_the_same_space_in_every_process():
     )
     told = [
         subprocess.run(
-            [sys.executable, "-P", "-c", script], capture_output=True, text=True, check=True,
+            [sys.executable, "-P", "-c", script],
+            capture_output=True,
+            text=True,
+            check=True,
             env={**os.environ, "PYTHONHASHSEED": seed},
             encoding="utf-8",
         ).stdout.strip()
         for seed in ("1", "2")
-    ]  # fmt: skip
+    ]
     assert told[0] == told[1] == load_backbone("emoji-clip").architecture_sha256
 
 
@@ -318,8 +336,13 @@ class Counting:
 
 
 def embedder(backbone, batch_size=4):
-    return Embedder(backbone=backbone, preprocess="clip", size=BatchSize(value=batch_size),
-                    workers=2, stage=Stage())  # fmt: skip
+    return Embedder(
+        backbone=backbone,
+        preprocess="clip",
+        size=BatchSize(value=batch_size),
+        workers=2,
+        stage=Stage(),
+    )
 
 
 def embed(root, refs, mode=Mode.USE, batch_size=4, space=SPACE):
@@ -339,9 +362,10 @@ def test_two_towers_share_one_decoding_and_store_what_each_alone_would(
     embed(tmp_path / "joint", refs[:5], space=spaces[1])
     decoded, real = [], embed_module.load_picture
     monkeypatch.setattr(
-        embed_module, "load_picture",
+        embed_module,
+        "load_picture",
         lambda ref, *more: (decoded.append(ref.id), real(ref, *more))[1],
-    )  # fmt: skip
+    )
     embedders = [embedder(Counting()) for _ in spaces]
     stores = [Store(tmp_path / "joint", space) for space in spaces]
     contents = Contents(root=tmp_path / "joint")
@@ -351,8 +375,10 @@ def test_two_towers_share_one_decoding_and_store_what_each_alone_would(
     assert [one.backbone.seen for one in embedders] == [24, 19]
     for found, wanted in zip(joint, alone, strict=True):
         torch.testing.assert_close(found.values, wanted.values, rtol=0, atol=1e-5)
-    shards = [{p.name for p in (tmp_path / root).rglob(f"{SPACE.key}/*.safetensors")}
-              for root in ("alone", "joint")]  # fmt: skip
+    shards = [
+        {p.name for p in (tmp_path / root).rglob(f"{SPACE.key}/*.safetensors")}
+        for root in ("alone", "joint")
+    ]
     assert shards[0] == shards[1]
 
 
@@ -460,10 +486,11 @@ print(found.passes)
 
 def start(root, folder):
     return subprocess.Popen(
-        [sys.executable, "-P", "-c", SCRIPT, str(root), str(folder)], stdout=subprocess.PIPE,
+        [sys.executable, "-P", "-c", SCRIPT, str(root), str(folder)],
+        stdout=subprocess.PIPE,
         text=True,
         encoding="utf-8",
-    )  # fmt: skip
+    )
 
 
 def shards(root):
@@ -497,8 +524,14 @@ def test_kills_and_a_resume_leave_the_bytes_of_an_unbroken_run(tmp_path, picture
 
 
 def request(tmp_path, **changes):
-    return Request(methods=("image-only",), task="emoji", split="val", backbone="fake",
-                   output=tmp_path / "results", **changes)  # fmt: skip
+    return Request(
+        methods=("image-only",),
+        task="emoji",
+        split="val",
+        backbone="fake",
+        output=tmp_path / "results",
+        **changes,
+    )
 
 
 def test_a_warm_run_has_the_cold_ones_metrics_and_says_what_it_encoded(tmp_path):

@@ -72,9 +72,15 @@ def test_another_run_encodes_nothing_and_gives_the_same(counted):
 
 @pytest.mark.parametrize(
     ("changes", "encoded"),
-    [({"seed": 1}, 3), ({"checkpoint": "other"}, 3), ({"mode": Mode.REFRESH}, 3),
-     ({"mode": Mode.OFF}, 3), ({"mode": Mode.READ_ONLY}, 0), ({"prompt": "an * of"}, 3)],
-)  # fmt: skip
+    [
+        ({"seed": 1}, 3),
+        ({"checkpoint": "other"}, 3),
+        ({"mode": Mode.REFRESH}, 3),
+        ({"mode": Mode.OFF}, 3),
+        ({"mode": Mode.READ_ONLY}, 0),
+        ({"prompt": "an * of"}, 3),
+    ],
+)
 def test_what_changes_a_prompts_vector_is_seen(counted, changes, encoded):
     backbone, seen = counted
     first = features(backbone)
@@ -135,9 +141,13 @@ def test_a_second_run_of_pic2word_does_not_use_the_text_tower(tmp_path, monkeypa
     mapper = MappingNetwork(backbone.embedding_width, backbone.token_width)
     write_checkpoint(tmp_path / "m.safetensors", mapper.state_dict(), {})
     request = Request(
-        methods=("text-only", "pic2word"), task="emoji", split="val", backbone="fake",
-        output=tmp_path, checkpoints={"pic2word": tmp_path / "m.safetensors"},
-    )  # fmt: skip
+        methods=("text-only", "pic2word"),
+        task="emoji",
+        split="val",
+        backbone="fake",
+        output=tmp_path,
+        checkpoints={"pic2word": tmp_path / "m.safetensors"},
+    )
     first = [record.data["metrics"] for record in run(plan(request), Reporter(quiet=True))]
 
     def never(*_args, **_more):

@@ -84,10 +84,15 @@ def test_the_fingerprint_is_of_name_and_numbers():
 @pytest.mark.parametrize(
     ("size", "padding"),
     [
-        ((300, 800), (170, 0)), ((800, 300), (0, 170)), ((500, 400), (0, 0)),
-        ((640, 480), (0, 16)), ((301, 445), (27, 0)), ((1024, 683), (0, 68)), ((240, 200), (0, 0)),
+        ((300, 800), (170, 0)),
+        ((800, 300), (0, 170)),
+        ((500, 400), (0, 0)),
+        ((640, 480), (0, 16)),
+        ((301, 445), (27, 0)),
+        ((1024, 683), (0, 68)),
+        ((240, 200), (0, 0)),
     ],
-)  # fmt: skip
+)
 def test_targetpad_pads_the_shorter_side_with_zeros(size, padding):
     assert target_padding(*size) == padding
     image = noise(*size)

@@ -23,9 +23,15 @@ from cirbench.methods.combiner import clip_training as training
 
 QUIET = Reporter(quiet=True)
 PROTOCOL = EvaluationProtocol(
-    name="p", version=1, gallery="all", reference_removed=False, preprocess="clip",
-    templates={"text": "next"}, metrics=("R@1",), headline="R@1",
-)  # fmt: skip
+    name="p",
+    version=1,
+    gallery="all",
+    reference_removed=False,
+    preprocess="clip",
+    templates={"text": "next"},
+    metrics=("R@1",),
+    headline="R@1",
+)
 
 
 def job(picture_refs, output, **recipe):
@@ -72,8 +78,9 @@ def test_only_the_chosen_encoders_are_trained(picture_refs, tmp_path, encoders, 
 @pytest.mark.parametrize("precision", ["amp", "amp_bf16"])
 def test_autocast_trains_weights_that_stay_float32(picture_refs, tmp_path, precision):
     plain = job(picture_refs, tmp_path / "plain", learning_rate=1e-5)
-    made = replace(plain, output=tmp_path / "amp",
-                   backbone=load_backbone("fake", precision=precision))  # fmt: skip
+    made = replace(
+        plain, output=tmp_path / "amp", backbone=load_backbone("fake", precision=precision)
+    )
     for one in (plain, made):
         training.train(one, QUIET)
     assert {p.dtype for p in made.backbone.parameters()} == {torch.float32}
@@ -83,8 +90,18 @@ def test_autocast_trains_weights_that_stay_float32(picture_refs, tmp_path, preci
 
 
 def test_weights_in_half_precision_are_not_trained(bench, tmp_path):
-    code, _, err = bench("train", "clip-sum", "-t", "emoji", "-b", "emoji-clip", "-o", tmp_path,
-                         "--precision", "bf16")  # fmt: skip
+    code, _, err = bench(
+        "train",
+        "clip-sum",
+        "-t",
+        "emoji",
+        "-b",
+        "emoji-clip",
+        "-o",
+        tmp_path,
+        "--precision",
+        "bf16",
+    )
     assert code == 2
     assert "fp32, amp or amp_bf16" in err
 
@@ -152,10 +169,24 @@ def test_a_resumed_training_has_the_same_bits(picture_refs, tmp_path, monkeypatc
 def test_a_record_of_a_tuned_backbone_is_a_cell_of_its_own(picture_refs, tmp_path):
     training.train(job(picture_refs, tmp_path / "tuned", epochs=1), QUIET)
     records = [
-        next(iter(run(plan(Request(methods=("image-only",), task="emoji", split="val",
-                                   backbone=name, output=tmp_path / "r")), QUIET)))
+        next(
+            iter(
+                run(
+                    plan(
+                        Request(
+                            methods=("image-only",),
+                            task="emoji",
+                            split="val",
+                            backbone=name,
+                            output=tmp_path / "r",
+                        )
+                    ),
+                    QUIET,
+                )
+            )
+        )
         for name in ("fake", f"tuned:{tmp_path / 'tuned'}")
-    ]  # fmt: skip
+    ]
     names = [record.data["cell"]["backbone"] for record in records]
     assert names[0] == "fake"
     assert names[1].startswith("fake+")
@@ -174,8 +205,10 @@ def test_a_combiner_in_the_folder_is_found(tmp_path):
 def test_the_released_file_is_rounded_but_for_norms_and_embeddings(tmp_path):
     base = load_backbone("emoji-clip")
     weights = {name: tensor + 1e-5 for name, tensor in base.model.state_dict().items()}
-    torch.save({"epoch": 3, "CLIP": {**weights, "input_resolution": torch.tensor(48)}},
-               tmp_path / "tuned_clip_best.pt")  # fmt: skip
+    torch.save(
+        {"epoch": 3, "CLIP": {**weights, "input_resolution": torch.tensor(48)}},
+        tmp_path / "tuned_clip_best.pt",
+    )
     tuned = load_backbone(f"tuned:emoji-clip@{tmp_path / 'tuned_clip_best.pt'}").model.state_dict()
     for name in ("positional_embedding", "ln_final.weight", "token_embedding.weight"):
         assert torch.equal(tuned[name], weights[name])

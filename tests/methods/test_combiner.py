@@ -31,9 +31,15 @@ from cirbench.methods.combiner.method import Combiner, CombinerNetwork, contrast
 
 QUIET = Reporter(quiet=True)
 PROTOCOL = EvaluationProtocol(
-    name="p", version=1, gallery="all", reference_removed=False, preprocess="clip",
-    templates={"text": "the {what}", "caption": "{what}"}, metrics=("R@1", "R@5"), headline="R@1",
-)  # fmt: skip
+    name="p",
+    version=1,
+    gallery="all",
+    reference_removed=False,
+    preprocess="clip",
+    templates={"text": "the {what}", "caption": "{what}"},
+    metrics=("R@1", "R@5"),
+    headline="R@1",
+)
 
 
 @pytest.fixture(scope="module")
@@ -153,8 +159,11 @@ def test_it_reads_the_caption_where_a_protocol_has_one(fake, templates):
 
 def test_fashion_iq_trains_on_four_wordings():
     assert fashion_iq.wordings(["is Longer. ", "?more red"]) == (
-        "Is longer and more red", "More red and is Longer", "Is longer", "More red"
-    )  # fmt: skip
+        "Is longer and more red",
+        "More red and is Longer",
+        "Is longer",
+        "More red",
+    )
 
 
 def test_fashion_iq_evaluates_it_on_the_first_wording_without_a_star():
@@ -187,9 +196,12 @@ def test_the_triplets_of_the_real_layouts(tmp_path, picture):
         (base / name).mkdir()
     names = [f"train-{i}-0-img0" for i in range(6)]
     row = {
-        "pairid": 1, "reference": names[0], "target_hard": names[2], "caption": "two of them",
+        "pairid": 1,
+        "reference": names[0],
+        "target_hard": names[2],
+        "caption": "two of them",
         "img_set": {"id": 1, "members": names},
-    }  # fmt: skip
+    }
     (base / "captions/cap.rc2.train.json").write_text(json.dumps([row]), encoding="utf-8")
     paths = {name: f"./train/34/{name}.png" for name in names}
     (base / "image_splits/split.rc2.train.json").write_text(json.dumps(paths), encoding="utf-8")
@@ -354,9 +366,26 @@ main()
 
 def test_kill_9_and_resume_give_the_same_bits(tmp_path):
     def command(name, *more):
-        arguments = ["train", "combiner", "-t", "emoji", "-b", "fake", "--epochs", "6",
-                     "--projection", "8", "--hidden", "8", "--batch-size", "512", "-q",
-                     "-o", str(tmp_path / f"{name}.safetensors"), *more]  # fmt: skip
+        arguments = [
+            "train",
+            "combiner",
+            "-t",
+            "emoji",
+            "-b",
+            "fake",
+            "--epochs",
+            "6",
+            "--projection",
+            "8",
+            "--hidden",
+            "8",
+            "--batch-size",
+            "512",
+            "-q",
+            "-o",
+            str(tmp_path / f"{name}.safetensors"),
+            *more,
+        ]
         return [sys.executable, "-P", "-c", SCRIPT, *arguments]
 
     subprocess.run(command("a"), check=True, capture_output=True)

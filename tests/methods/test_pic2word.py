@@ -81,11 +81,14 @@ def test_the_released_layout_loads(tmp_path, fake, prefix, layers):
     path = tmp_path / "pic2word_model.pt"
     torch.save(
         {
-            "epoch": 30, "name": "run", "state_dict": {prefix + "logit_scale": torch.ones(())},
-            "state_dict_img2text": weights, "optimizer": {"param_groups": [{"lr": lr}]},
+            "epoch": 30,
+            "name": "run",
+            "state_dict": {prefix + "logit_scale": torch.ones(())},
+            "state_dict_img2text": weights,
+            "optimizer": {"param_groups": [{"lr": lr}]},
         },
         path,
-    )  # fmt: skip
+    )
     method = Pic2Word.build(backbone=fake, checkpoint=read_checkpoint(path))
     v = torch.randn(3, fake.embedding_width)
     with torch.no_grad():
@@ -157,8 +160,12 @@ def test_a_checkpoint_of_another_backbone_is_refused_with_the_numbers(tmp_path, 
 
 def job(folder, output, **recipe):
     defaults = {
-        "epochs": 4, "batch_size": 8, "learning_rate": 1e-2, "warmup_steps": 2, "middle_width": 16
-    }  # fmt: skip
+        "epochs": 4,
+        "batch_size": 8,
+        "learning_rate": 1e-2,
+        "warmup_steps": 2,
+        "middle_width": 16,
+    }
     return training.Job(
         recipe=training.Recipe(**{**defaults, **recipe}),
         backbone=load_backbone("fake"),
@@ -193,8 +200,10 @@ def test_the_schedule_warms_up_and_ends_at_zero():
 
 def test_biases_do_not_decay():
     optimizer = training.adamw(MappingNetwork(4, 4), training.Recipe(), "ViT-L-14/openai")
-    decayed = {group["weight_decay"]: [p.dim() for p in group["params"]]
-               for group in optimizer.param_groups}  # fmt: skip
+    decayed = {
+        group["weight_decay"]: [p.dim() for p in group["params"]]
+        for group in optimizer.param_groups
+    }
     assert decayed == {0.0: [1, 1, 1], 0.1: [2, 2, 2]}
     assert optimizer.defaults["betas"] == (0.9, 0.98)
     assert training.adamw(MappingNetwork(4, 4), training.Recipe(), "RN50/openai").defaults[
@@ -274,10 +283,25 @@ def test_a_signal_within_a_step_waits_for_its_end(picture_folder, tmp_path, monk
 def test_a_terminated_training_keeps_its_last_step(picture_folder, tmp_path):
     output = tmp_path / "mapper.safetensors"
     command = [
-        sys.executable, "-P", "-c", "from cirbench.benchmark.cli.main import main; main()", "train",
-        "pic2word", "--images", str(picture_folder), "-b", "fake", "-o", str(output), "--epochs",
-        "4000", "--batch-size", "8", "--checkpoint-every", "5",
-    ]  # fmt: skip
+        sys.executable,
+        "-P",
+        "-c",
+        "from cirbench.benchmark.cli.main import main; main()",
+        "train",
+        "pic2word",
+        "--images",
+        str(picture_folder),
+        "-b",
+        "fake",
+        "-o",
+        str(output),
+        "--epochs",
+        "4000",
+        "--batch-size",
+        "8",
+        "--checkpoint-every",
+        "5",
+    ]
     state = output.with_suffix(".state.safetensors")
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, encoding="utf-8") as process:
         while not state.exists():

@@ -50,8 +50,14 @@ def images(fake):
 
 def step(fake, mapper, **changes):
     masks = dropout_masks(mapper, BATCH, SEED)
-    return Step(network=mapper, backbone=fake, prompt="a photo of *", images=images(fake),
-                masks=masks, **{"processes": Processes(), **changes})  # fmt: skip
+    return Step(
+        network=mapper,
+        backbone=fake,
+        prompt="a photo of *",
+        images=images(fake),
+        masks=masks,
+        **{"processes": Processes(), **changes},
+    )
 
 
 def gradients(mapper):
@@ -116,10 +122,12 @@ def free_port():
 def start_ranks(command, count=2):
     meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(), "WORLD_SIZE": str(count)}
     ranks = [
-        subprocess.Popen([sys.executable, "-P", *command],
-                         env={**os.environ, **meeting, "RANK": str(rank), "OMP_NUM_THREADS": "1"})
+        subprocess.Popen(
+            [sys.executable, "-P", *command],
+            env={**os.environ, **meeting, "RANK": str(rank), "OMP_NUM_THREADS": "1"},
+        )
         for rank in range(count)
-    ]  # fmt: skip
+    ]
     assert [rank.wait(120) for rank in ranks] == [0] * count
 
 
@@ -137,9 +145,28 @@ def test_two_processes_have_the_single_ones_loss_and_gradient(fake, tmp_path, pi
 
 def train_command(folder, output, *more):
     code = "from cirbench.benchmark.cli.main import main; main()"
-    return ["-c", code, "train", "pic2word", "--images", str(folder), "-b", "fake", "-o",
-            str(output), "--epochs", "3", "--batch-size", "8", "--warmup", "2", "--lr", "0.01",
-            "-q", *more]  # fmt: skip
+    return [
+        "-c",
+        code,
+        "train",
+        "pic2word",
+        "--images",
+        str(folder),
+        "-b",
+        "fake",
+        "-o",
+        str(output),
+        "--epochs",
+        "3",
+        "--batch-size",
+        "8",
+        "--warmup",
+        "2",
+        "--lr",
+        "0.01",
+        "-q",
+        *more,
+    ]
 
 
 def test_a_training_in_two_processes_has_the_losses_of_one(picture_folder, tmp_path):
@@ -149,8 +176,9 @@ def test_a_training_in_two_processes_has_the_losses_of_one(picture_folder, tmp_p
     still = ("--lr", "0")
     subprocess.run([sys.executable, "-P", *train_command(picture_folder, one, *still)], check=True)
     start_ranks(train_command(picture_folder, two, *still, "--micro-batch", "3"))
-    losses = [np.loadtxt(path.with_suffix(".log.csv"), delimiter=",", skiprows=1)
-              for path in (one, two)]  # fmt: skip
+    losses = [
+        np.loadtxt(path.with_suffix(".log.csv"), delimiter=",", skiprows=1) for path in (one, two)
+    ]
     assert losses[0].shape == (9, 2)
     assert np.unique(losses[0][:, 1]).size == 9, "steps see different pictures"
     np.testing.assert_allclose(losses[0], losses[1], rtol=0, atol=1e-5)
@@ -259,13 +287,16 @@ def half_job(folder, output, precision, epochs=3):
     return training.Job(
         recipe=training.Recipe(epochs=epochs, batch_size=8, learning_rate=0.01, warmup_steps=2),
         backbone=load_backbone("emoji-clip", precision=precision),
-        images=images_in_folder(folder), trained_on="pictures", output=output,
-    )  # fmt: skip
+        images=images_in_folder(folder),
+        trained_on="pictures",
+        output=output,
+    )
 
 
 def test_rows_are_each_epochs_permutation():
-    epochs = [[row for step in range(3) for row in rows_of_step(3 * e + step, 24, 8, 0)]
-              for e in (0, 1)]  # fmt: skip
+    epochs = [
+        [row for step in range(3) for row in rows_of_step(3 * e + step, 24, 8, 0)] for e in (0, 1)
+    ]
     assert [sorted(rows) for rows in epochs] == [list(range(24))] * 2
     assert epochs[0] != epochs[1]
 
@@ -333,12 +364,19 @@ def test_a_tables_column_and_separator(tmp_path, picture):
 
 
 def job(refs, output, **changes):
-    recipe = training.Recipe(epochs=3, batch_size=8, warmup_steps=2, middle_width=16,
-                             learning_rate=1e-2)  # fmt: skip
-    return training.Job(**{
-        "recipe": recipe, "backbone": load_backbone("fake"), "images": refs, "trained_on": "p",
-        "output": output, **changes,
-    })  # fmt: skip
+    recipe = training.Recipe(
+        epochs=3, batch_size=8, warmup_steps=2, middle_width=16, learning_rate=1e-2
+    )
+    return training.Job(
+        **{
+            "recipe": recipe,
+            "backbone": load_backbone("fake"),
+            "images": refs,
+            "trained_on": "p",
+            "output": output,
+            **changes,
+        }
+    )
 
 
 def test_shards_train_as_a_folder_does(shards, tmp_path):
@@ -364,8 +402,9 @@ def test_unreadable_pictures_are_counted_named_and_replaced(picture_folder, tmp_
 
 def test_cached_features_read_each_picture_once_and_train(picture_refs, tmp_path):
     reads = []
-    refs = [replace(ref, read=lambda r=ref: reads.append(r.id) or r.read())
-            for ref in picture_refs(24)]  # fmt: skip
+    refs = [
+        replace(ref, read=lambda r=ref: reads.append(r.id) or r.read()) for ref in picture_refs(24)
+    ]
     made = job(refs, tmp_path / "m.safetensors")
     training.train(replace(made, recipe=replace(made.recipe, augment=False)), QUIET)
     assert len(reads) == len(set(reads)) == 24

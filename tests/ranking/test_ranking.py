@@ -156,9 +156,11 @@ def test_a_gallery_in_parts_ranks_as_the_whole(case, part_rows, width):
     gallery = torch.randint(-1, 2, (items, width), generator=generator).float()
     vectors = torch.randint(-1, 2, (queries, width), generator=generator).float()
     wanted = Wanted(
-        depth=case["depth"], positives=case["positives"], removed=case["removed"],
+        depth=case["depth"],
+        positives=case["positives"],
+        removed=case["removed"],
         members=[range(0, items, q + 1) for q in range(queries)],
-    )  # fmt: skip
+    )
     whole = rank_vectors(vectors, gallery, wanted)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ranking, "PART_ROWS", part_rows)
@@ -170,8 +172,10 @@ def test_a_gallery_in_parts_ranks_as_the_whole(case, part_rows, width):
         order, first_rank, tied, fragile = brute_force(row, *asked)
         assert whole.top[q].tolist() == order + [-1] * (case["depth"] - len(order))
         assert (whole.first_rank[q], whole.tied[q], whole.fragile[q]) == (
-            first_rank, tied, fragile,
-        )  # fmt: skip
+            first_rank,
+            tied,
+            fragile,
+        )
 
 
 def test_positives_within_the_margin_of_others_are_ranked_by_their_exact_scores(monkeypatch):
@@ -345,9 +349,11 @@ def test_no_kernel_moves_a_ranking(kind, sign, monkeypatch):
     queries, gallery = vectors[:20], vectors[20:].repeat(3, 1)
     gallery[40:80] *= 1 + 1e-7
     wanted = Wanted(
-        depth=30, positives=[[q, q + 50] for q in range(20)], removed=[0, None] * 10,
+        depth=30,
+        positives=[[q, q + 50] for q in range(20)],
+        removed=[0, None] * 10,
         members=[range(q, q + 9) for q in range(20)],
-    )  # fmt: skip
+    )
     found = rank_vectors(queries, gallery, wanted)
     fast, wide = DotProduct.__call__, DotProduct._in_float64
     generator = torch.Generator().manual_seed(7)

@@ -75,8 +75,11 @@ def test_the_keyboard_sorts_names_and_only_one_column_says_so(opened):
     headers(page).nth(0).get_by_role("button").press("Enter")
     assert page.locator("table").first.locator("th[aria-sort]").count() == 1
     assert [name for name in column(page, 0) if "<" not in name] == [
-        "image-only", "image-text", "pic2word", "text-only",
-    ]  # fmt: skip
+        "image-only",
+        "image-text",
+        "pic2word",
+        "text-only",
+    ]
 
 
 def test_the_filter_leaves_the_rows_that_contain_the_text(opened):

@@ -30,9 +30,15 @@ from cirbench.benchmark.runtime.errors import CorruptData, MissingData, UsageErr
 from cirbench.benchmark.scoring.metrics import hits_at
 
 PROTOCOL = EvaluationProtocol(
-    name="captions", version=1, gallery="all", reference_removed=False, preprocess="clip",
-    templates={"text": "{caption}"}, metrics=("R@1",), headline="R@1",
-)  # fmt: skip
+    name="captions",
+    version=1,
+    gallery="all",
+    reference_removed=False,
+    preprocess="clip",
+    templates={"text": "{caption}"},
+    metrics=("R@1",),
+    headline="R@1",
+)
 ITEM = re.compile(r'<li( class="h")?><i [^>]*title="([^"]*)"></i>([\d.]+)</li>')
 CAPTION = "the same but <b>redder</b>"
 
@@ -62,12 +68,19 @@ def licensed(monkeypatch, tmp_path, picture):
     top = np.array([[1, 0], [3, 2], [0, -1]], dtype=np.int32)
     hits = hits_at(top, [(1, 2)] * 3)
     arrays = PerQuery(
-        query=np.array([q.id for q in queries]), reference=np.array([r.id for r in refs[:3]]),
-        group=np.array(["all"] * 3), gallery=np.array([r.id for r in refs]), top=top,
-        similarity=np.array([[0.9, 0.5]] * 3, dtype=np.float32), hits=hits,
-        positives=np.array([2] * 3), first_rank=np.array([1, 2, 3]), tied=np.zeros(3, dtype=bool),
-        metrics=np.array(["R@1"]), values=np.array([[50.0], [0.0], [0.0]]),
-    )  # fmt: skip
+        query=np.array([q.id for q in queries]),
+        reference=np.array([r.id for r in refs[:3]]),
+        group=np.array(["all"] * 3),
+        gallery=np.array([r.id for r in refs]),
+        top=top,
+        similarity=np.array([[0.9, 0.5]] * 3, dtype=np.float32),
+        hits=hits,
+        positives=np.array([2] * 3),
+        first_rank=np.array([1, 2, 3]),
+        tied=np.zeros(3, dtype=bool),
+        metrics=np.array(["R@1"]),
+        values=np.array([[50.0], [0.0], [0.0]]),
+    )
     interval = {"value": 50 / 3, "low": 0.0, "high": 33.0, "n": 3}
     content = {
         "metrics": {name: {"R@1": interval} for name in ("average", "all")},
@@ -82,9 +95,15 @@ def licensed(monkeypatch, tmp_path, picture):
         "environment": {},
     }
     cell = Cell(
-        method="m", trained_on=None, task="theirs", split="val", backbone="tiny", seed=0,
-        protocol=f"captions@{PROTOCOL.hash}", checkpoint=None,
-    )  # fmt: skip
+        method="m",
+        trained_on=None,
+        task="theirs",
+        split="val",
+        backbone="tiny",
+        seed=0,
+        protocol=f"captions@{PROTOCOL.hash}",
+        checkpoint=None,
+    )
     write_record(tmp_path, cell, content, arrays)
     return SimpleNamespace(root=tmp_path, data=data, board=read_boards(tmp_path)[0])
 
@@ -198,9 +217,11 @@ def test_pictures_of_every_mode_can_be_shown(mode):
 
 @pytest.mark.parametrize(("count", "side"), [(2, 64), (3, 48), (4, 48), (5, 32)])
 def test_the_more_pictures_a_page_has_the_smaller_they_are(monkeypatch, picture, count, side):
-    monkeypatch.setattr(pictures, "SIZES", [
-        (most, size) for most, (_, size) in zip((2, 4, None), pictures.SIZES, strict=True)
-    ])  # fmt: skip
+    monkeypatch.setattr(
+        pictures,
+        "SIZES",
+        [(most, size) for most, (_, size) in zip((2, 4, None), pictures.SIZES, strict=True)],
+    )
     album = pictures.Album()
     for i in [*range(count), 0, 1]:
         album.number(ImageRef(id=str(i), read=lambda: picture(1, 300)))

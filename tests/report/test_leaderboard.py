@@ -24,10 +24,16 @@ from cirbench.benchmark.scoring.summary import averages_of, summarise
 EXPECTED = GOLDEN / "leaderboard.md"
 GROUPS = ("cartoon", "toy")
 PROTOCOL = EvaluationProtocol(
-    name="plain", version=1, gallery="everything", reference_removed=False, preprocess="clip",
-    templates={"text": "a {x}"}, metrics=("R@1", "R@2"), headline="R@2",
+    name="plain",
+    version=1,
+    gallery="everything",
+    reference_removed=False,
+    preprocess="clip",
+    templates={"text": "a {x}"},
+    metrics=("R@1", "R@2"),
+    headline="R@2",
     averages={"average without toy": ("cartoon",)},
-)  # fmt: skip
+)
 
 
 def store(root, method, skill, protocol=PROTOCOL, gallery="g", **cell):
@@ -41,11 +47,18 @@ def store(root, method, skill, protocol=PROTOCOL, gallery="g", **cell):
     values = [parse_metric(m).per_query(hits, counts) for m in protocol.metrics]
     arrays = PerQuery(
         query=np.array([f"q{i}" for i in range(80)]),
-        reference=np.array([f"r{i % 40}" for i in range(80)]), group=groups,
-        gallery=np.array(["a", "b", "c"]), top=top, similarity=top.astype(np.float32), hits=hits,
-        positives=counts, first_rank=counts, tied=np.zeros(80, dtype=bool),
-        metrics=np.array(protocol.metrics), values=np.stack(values, axis=1),
-    )  # fmt: skip
+        reference=np.array([f"r{i % 40}" for i in range(80)]),
+        group=groups,
+        gallery=np.array(["a", "b", "c"]),
+        top=top,
+        similarity=top.astype(np.float32),
+        hits=hits,
+        positives=counts,
+        first_rank=counts,
+        tied=np.zeros(80, dtype=bool),
+        metrics=np.array(protocol.metrics),
+        values=np.stack(values, axis=1),
+    )
     metrics = summarise(arrays, GROUPS, averages_of(GROUPS, protocol))
     data = {
         "method": {"zero_shot": method != "bad|<b>", "remarks": []},
@@ -60,9 +73,14 @@ def store(root, method, skill, protocol=PROTOCOL, gallery="g", **cell):
         "environment": {},
     }
     identity = {
-        "trained_on": None, "task": "shapes", "split": "test", "backbone": "tiny",
-        "protocol": f"{protocol.name}@{protocol.hash}", "checkpoint": None, "seed": 0,
-    }  # fmt: skip
+        "trained_on": None,
+        "task": "shapes",
+        "split": "test",
+        "backbone": "tiny",
+        "protocol": f"{protocol.name}@{protocol.hash}",
+        "checkpoint": None,
+        "seed": 0,
+    }
     return write_record(root, Cell(method=method, **{**identity, **cell}), data, arrays)
 
 
@@ -85,9 +103,17 @@ def test_the_best_row_comes_first_and_its_values_are_bold(tmp_path):
 
 def test_published_numbers_stand_beside_ours_with_their_verdict(tmp_path):
     store(tmp_path, "good", 0.8, backbone="ViT-L-14/openai")
-    printed = {"method": "good", "variant": "", "backbone": "ViT-L-14/openai", "task": "shapes",
-               "split": "test", "group": "toy", "metric": "R@2", "source": "a paper",
-               "confirmed": "yes"}  # fmt: skip
+    printed = {
+        "method": "good",
+        "variant": "",
+        "backbone": "ViT-L-14/openai",
+        "task": "shapes",
+        "split": "test",
+        "group": "toy",
+        "metric": "R@2",
+        "source": "a paper",
+        "confirmed": "yes",
+    }
     rows = [Published(**printed, value="80.0"), Published(**printed, value="79.0")]
     assert "published" not in page(read_boards(tmp_path), rows)
     store(tmp_path, "pic2word", 0.8, replace(PROTOCOL, name="pic2word"), backbone="ViT-L-14/openai")

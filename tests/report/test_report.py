@@ -33,10 +33,16 @@ from cirbench.benchmark.scoring.summary import averages_of, summarise
 STYLE = ROOT / "benchmark" / "report" / "templates" / "style.css"
 GROUPS = ("cartoon", "toy")
 PROTOCOL = EvaluationProtocol(
-    name="plain", version=1, gallery="everything", reference_removed=False, preprocess="clip",
-    templates={"text": "a {x}"}, metrics=("R@1", "R@2"), headline="R@2",
+    name="plain",
+    version=1,
+    gallery="everything",
+    reference_removed=False,
+    preprocess="clip",
+    templates={"text": "a {x}"},
+    metrics=("R@1", "R@2"),
+    headline="R@2",
     averages={"average without toy": ("cartoon",)},
-)  # fmt: skip
+)
 
 
 def store(root, method, skill, protocol=PROTOCOL, queries="q", **cell):
@@ -47,11 +53,18 @@ def store(root, method, skill, protocol=PROTOCOL, queries="q", **cell):
     values = [parse_metric(m).per_query(hits, counts) for m in protocol.metrics]
     arrays = PerQuery(
         query=np.array([f"{queries}{i}" for i in range(80)]),
-        reference=np.array([f"r{i % 40}" for i in range(80)]), group=np.repeat(GROUPS, 40),
-        gallery=np.array(["a", "b", "c"]), top=top, similarity=top.astype(np.float32), hits=hits,
-        positives=counts, first_rank=np.where(found, 1, 3), tied=np.zeros(80, dtype=bool),
-        metrics=np.array(protocol.metrics), values=np.stack(values, axis=1),
-    )  # fmt: skip
+        reference=np.array([f"r{i % 40}" for i in range(80)]),
+        group=np.repeat(GROUPS, 40),
+        gallery=np.array(["a", "b", "c"]),
+        top=top,
+        similarity=top.astype(np.float32),
+        hits=hits,
+        positives=counts,
+        first_rank=np.where(found, 1, 3),
+        tied=np.zeros(80, dtype=bool),
+        metrics=np.array(protocol.metrics),
+        values=np.stack(values, axis=1),
+    )
     metrics = summarise(arrays, GROUPS, averages_of(GROUPS, protocol))
     data = {
         "metrics": {g: {m: vars(v) for m, v in row.items()} for g, row in metrics.items()},
@@ -66,9 +79,14 @@ def store(root, method, skill, protocol=PROTOCOL, queries="q", **cell):
         "environment": {"code": {"commit": "c0ffee", "dirty": None}, "python": "3.11"},
     }
     identity = {
-        "trained_on": None, "task": "shapes", "split": "test", "backbone": "tiny",
-        "protocol": f"{protocol.name}@{protocol.hash}", "checkpoint": None, "seed": 0,
-    }  # fmt: skip
+        "trained_on": None,
+        "task": "shapes",
+        "split": "test",
+        "backbone": "tiny",
+        "protocol": f"{protocol.name}@{protocol.hash}",
+        "checkpoint": None,
+        "seed": 0,
+    }
     return write_record(root, Cell(method=method, **{**identity, **cell}), data, arrays)
 
 
@@ -162,8 +180,9 @@ HOSTILE = '</script><script>alert("x")</script>&{{ 7*7 }}'
 def test_names_are_text_wherever_they_stand(tmp_path):
     protocol = replace(PROTOCOL, gallery=HOSTILE, name=HOSTILE)
     store(tmp_path, HOSTILE, 0.8, protocol, trained_on=HOSTILE, backbone=HOSTILE, queries=HOSTILE)
-    pages = [text for path, text in contents(tmp_path, Permission()).items()
-             if path.suffix == ".html"]  # fmt: skip
+    pages = [
+        text for path, text in contents(tmp_path, Permission()).items() if path.suffix == ".html"
+    ]
     for text in pages:
         assert "&lt;script&gt;alert" in text
         assert "<script>alert" not in text
@@ -184,8 +203,9 @@ def test_latex_has_as_many_columns_as_it_says_and_no_loose_character(three):
 
 
 def test_latex_escapes_what_latex_reads():
-    table = Table(stem="t_1", caption=r"50 % of $x_1$ \ {a}", headers=("#",), names=1,
-                  rows=(("a~b^c&d",),))  # fmt: skip
+    table = Table(
+        stem="t_1", caption=r"50 % of $x_1$ \ {a}", headers=("#",), names=1, rows=(("a~b^c&d",),)
+    )
     text = as_latex(table)
     assert r"\caption{50 \% of \$x\_1\$ \textbackslash{} \{a\}}" in text
     assert r"a\textasciitilde{}b\textasciicircum{}c\&d \\" in text
@@ -206,9 +226,17 @@ def test_csv_reads_back_as_the_values(three):
 def test_published_numbers_stand_in_a_table_and_a_scatter(tmp_path, monkeypatch):
     protocol = replace(PROTOCOL, name="pic2word")
     store(tmp_path, "pic2word", 0.8, protocol, backbone="ViT-L-14/openai")
-    printed = {"method": "pic2word", "variant": "", "backbone": "ViT-L-14/openai", "task": "shapes",
-               "split": "test", "group": "toy", "metric": "R@2", "source": "a <paper>",
-               "confirmed": "yes"}  # fmt: skip
+    printed = {
+        "method": "pic2word",
+        "variant": "",
+        "backbone": "ViT-L-14/openai",
+        "task": "shapes",
+        "split": "test",
+        "group": "toy",
+        "metric": "R@2",
+        "source": "a <paper>",
+        "confirmed": "yes",
+    }
     rows = [Published(**printed, value="80.0"), Published(**printed, value="79.0")]
     monkeypatch.setattr(writing, "read_published", lambda: rows)
     text = page(tmp_path)
@@ -246,8 +274,11 @@ def test_records_of_one_method_have_names_of_their_own(tmp_path):
     store(tmp_path, "b", 0.5)
     [board] = read_boards(tmp_path)
     assert sorted(labels(board.records)) == [
-        "a, seed 0, weights ffffffff", "a, seed 0, weights none", "a, seed 1", "b",
-    ]  # fmt: skip
+        "a, seed 0, weights ffffffff",
+        "a, seed 0, weights none",
+        "a, seed 1",
+        "b",
+    ]
 
 
 @pytest.mark.parametrize("name", ["../../etc", "a/b", "", "...", '"><b>'])

@@ -132,9 +132,16 @@ def test_averages_are_plain_means_over_groups():
 
 
 PROTOCOL = EvaluationProtocol(
-    name="p", version=1, gallery="all", reference_removed=False, preprocess="clip",
-    templates={}, metrics=("R@1", "HR@2"), headline="R@1", averages={"without c": ("a", "b")},
-)  # fmt: skip
+    name="p",
+    version=1,
+    gallery="all",
+    reference_removed=False,
+    preprocess="clip",
+    templates={},
+    metrics=("R@1", "HR@2"),
+    headline="R@1",
+    averages={"without c": ("a", "b")},
+)
 
 
 def test_the_ranking_goes_as_deep_as_the_deepest_metric():
@@ -144,8 +151,13 @@ def test_the_ranking_goes_as_deep_as_the_deepest_metric():
 def scored():
     """Five queries in groups a, b and c over a gallery of four; two references."""
     refs = {name: ImageRef(id=name, read=bytes) for name in ("r1", "r2")}
-    rows = [("r1", "a", (0, 1)), ("r2", "a", (3,)), ("r1", "b", (1,)), ("r2", "b", ()),
-            ("r2", "c", (0,))]  # fmt: skip
+    rows = [
+        ("r1", "a", (0, 1)),
+        ("r2", "a", (3,)),
+        ("r1", "b", (1,)),
+        ("r2", "b", ()),
+        ("r2", "c", (0,)),
+    ]
     data = TaskData(
         gallery=tuple(ImageRef(id=f"g{i}", read=bytes) for i in range(4)),
         queries=tuple(
@@ -168,8 +180,12 @@ def test_scores_per_query_by_hand():
     _, found = scored()
     assert isinstance(found, PerQuery)
     assert found.hits.tolist() == [
-        [True, True], [False, True], [False, False], [False, False], [True, False],
-    ]  # fmt: skip
+        [True, True],
+        [False, True],
+        [False, False],
+        [False, False],
+        [True, False],
+    ]
     assert found.positives.tolist() == [2, 1, 1, 0, 1]
     assert found.metrics.tolist() == ["R@1", "HR@2"]
     assert found.values.tolist() == [[50, 100], [0, 100], [0, 0], [0, 0], [100, 100]]

@@ -25,8 +25,20 @@ START = "import sys; from cirbench.benchmark.cli.main import main; main()"
 def address(tmp_path_factory):
     """Of a server in a process of its own, which must end as asked and without a traceback."""
     folder = tmp_path_factory.mktemp("served")
-    call = [sys.executable, "-P", "-c", START, "serve", "--gallery", "emoji", "-b", "emoji-clip",
-            "--port", "0", *(f"--method={name}" for name in METHODS)]  # fmt: skip
+    call = [
+        sys.executable,
+        "-P",
+        "-c",
+        START,
+        "serve",
+        "--gallery",
+        "emoji",
+        "-b",
+        "emoji-clip",
+        "--port",
+        "0",
+        *(f"--method={name}" for name in METHODS),
+    ]
     environment = {**os.environ, "CIRBENCH_CACHE": str(folder / "cache")}
     with subprocess.Popen(
         call,

@@ -65,8 +65,9 @@ def test_images_and_prompts_pair_by_position_and_commas_are_text():
     assert shape(pairs) == [(["a"], "a cartoon of * , red"), (["b"], "x, y, z")]
     assert shape(free_queries([a], ["one *", "two *"])) == [(["a"], "one *"), (["a"], "two *")]
     assert shape(free_queries([a, b, c], ["* and *", "a *"])) == [
-        (["a", "b"], "* and *"), (["c"], "a *")
-    ]  # fmt: skip
+        (["a", "b"], "* and *"),
+        (["c"], "a *"),
+    ]
     assert shape(free_queries([a, b], [])) == [(["a"], ""), (["b"], "")]
     assert shape(free_queries([], ["x", "y"])) == [([], "x"), ([], "y")]
 
@@ -323,8 +324,10 @@ def test_pic2word_finds_an_emoji_in_another_style_with_shipped_weights_alone(ben
         arguments += ["--image", f"{code}.webp", "--text", "a twitter emoji of *"]
     _, out, _ = bench(*arguments)
     answers = json.loads(out)["queries"]
-    hits = [any(hit["path"] == f"{code}.webp" for hit in answer["results"])
-            for code, answer in zip(codes, answers, strict=True)]  # fmt: skip
+    hits = [
+        any(hit["path"] == f"{code}.webp" for hit in answer["results"])
+        for code, answer in zip(codes, answers, strict=True)
+    ]
     assert np.mean(hits) > 0.5  # by chance 0.25
 
 
@@ -341,8 +344,17 @@ def test_a_task_is_a_gallery(bench, picture_folder, monkeypatch):
             return TaskData(gallery=(*names, *names), queries=(), annotations={})
 
     monkeypatch.setattr(searching, "find_task", lambda _: Small)
-    code, out, _ = bench("-m", "image-only", "--gallery", "emoji", "--image",
-                         picture_folder / "00.png", "--json", "--top", 99)  # fmt: skip
+    code, out, _ = bench(
+        "-m",
+        "image-only",
+        "--gallery",
+        "emoji",
+        "--image",
+        picture_folder / "00.png",
+        "--json",
+        "--top",
+        99,
+    )
     data = json.loads(out)
     assert (code, data["backbone"], data["pictures"]) == (0, "fake", 30)
     assert {hit["path"] for hit in data["queries"][0]["results"]} == {ref.id for ref in names}
@@ -372,8 +384,18 @@ def test_mistakes_end_in_their_exit_codes(bench, picture_folder, tmp_path):
 
 def test_control_characters_in_names_do_not_reach_the_terminal(bench, picture_folder):
     (picture_folder / "00.png").rename(picture_folder / "\x1b[2Jx.png")
-    _, out, _ = bench("-m", "image-only", "-b", "fake", "--gallery", picture_folder, "--image",
-                      picture_folder / "01.png", "--top", 99)  # fmt: skip
+    _, out, _ = bench(
+        "-m",
+        "image-only",
+        "-b",
+        "fake",
+        "--gallery",
+        picture_folder,
+        "--image",
+        picture_folder / "01.png",
+        "--top",
+        99,
+    )
     assert "\x1b" not in out
     assert "\ufffd[2Jx.png" in out
 

@@ -39,9 +39,12 @@ def backbone():
 def demo(backbone, picture_folder):
     (picture_folder / "00.png").rename(picture_folder / "<script>.png")
     gallery = open_gallery(
-        backbone, images_in_folder(picture_folder), skip_unreadable=False, workers=1,
+        backbone,
+        images_in_folder(picture_folder),
+        skip_unreadable=False,
+        workers=1,
         reporter=Reporter(quiet=True),
-    )  # fmt: skip
+    )
     names = ("image-only", "text-only", "image-text", "pic2word")
     methods = {name: build_method(name, backbone, "emoji-clip", None) for name in names}
     return Demo(
@@ -264,9 +267,12 @@ def test_the_loopback_names_are_served(client):
 
 def test_every_answer_has_the_safe_headers(client):
     for answer in (
-        client.get("/"), client.get("/style.css"), client.get("/nonesuch"),
-        client.get("/", headers={"host": "evil.example"}), ask(client, b"junk"),
-    ):  # fmt: skip
+        client.get("/"),
+        client.get("/style.css"),
+        client.get("/nonesuch"),
+        client.get("/", headers={"host": "evil.example"}),
+        ask(client, b"junk"),
+    ):
         assert {name: answer.headers[name] for name in HEADERS} == HEADERS
     assert "default-src 'self'" in HEADERS["Content-Security-Policy"]
     assert "img-src data: 'self'" in HEADERS["Content-Security-Policy"]
@@ -322,8 +328,19 @@ def test_a_port_in_use_is_a_clear_error(monkeypatch, capsys, picture_folder):
 
 def test_bench_serve_serves_until_it_is_interrupted(picture_folder, tmp_path):
     code = "import sys; from cirbench.benchmark.cli.main import main; main()"
-    call = [sys.executable, "-P", "-c", code, "serve", "--gallery", str(picture_folder),
-            "-b", "fake", "--port", "0"]  # fmt: skip
+    call = [
+        sys.executable,
+        "-P",
+        "-c",
+        code,
+        "serve",
+        "--gallery",
+        str(picture_folder),
+        "-b",
+        "fake",
+        "--port",
+        "0",
+    ]
     with subprocess.Popen(
         call,
         stdout=subprocess.PIPE,

@@ -85,7 +85,9 @@ def vars_of(state: State) -> dict:
 
 
 def test_every_mistake_is_told_at_once_and_nothing_is_written(sweeps):
-    file = sweeps.file("wrong", """
+    file = sweeps.file(
+        "wrong",
+        """
 methods = ["pic2wrod", "image-*", "nothing-*"]
 tasks = ["emojy", "emoji", "cirr"]
 backbones = ["emoji-clop", "fake"]
@@ -102,15 +104,24 @@ method = "text-only"
 [resources]
 timeout_min = 0
 partition = "gpu"
-""")  # fmt: skip
+""",
+    )
     code, out, err = sweeps("submit", file)
     assert code == 2
     for said in (
-        "did you mean pic2word", "no method fits 'nothing-*'", "did you mean emoji?", "emoji-clip",
-        "seeds must be a non-empty list", "did you mean methods?", "did you mean batch_size?",
-        "limit = 0 is less than 1", "excludes nothing", "timeout_min = 0 is no positive number",
-        "partition", "task cirr has no protocol 'emoji'",
-    ):  # fmt: skip
+        "did you mean pic2word",
+        "no method fits 'nothing-*'",
+        "did you mean emoji?",
+        "emoji-clip",
+        "seeds must be a non-empty list",
+        "did you mean methods?",
+        "did you mean batch_size?",
+        "limit = 0 is less than 1",
+        "excludes nothing",
+        "timeout_min = 0 is no positive number",
+        "partition",
+        "task cirr has no protocol 'emoji'",
+    ):
         assert said in err, said
     assert out == ""
     assert not (sweeps.folder / "sweeps").exists()
@@ -143,7 +154,9 @@ def test_one_mistake_is_one_line(sweeps, text, said):
 
 
 def test_axes_globs_exclusions_and_overrides_make_the_cells(sweeps):
-    file = sweeps.file("axes", """
+    file = sweeps.file(
+        "axes",
+        """
 methods = ["image-*", "text-only"]
 tasks = ["emoji"]
 backbones = ["fake", "default"]
@@ -154,7 +167,8 @@ seed = 1
 [[override]]
 method = "image-text"
 mem_gb = 9
-""")  # fmt: skip
+""",
+    )
     code, out, _ = sweeps("submit", file, "--dry-run", "--json")
     planned = json.loads(out)
     runs = [cell for cell in planned["cells"] if not cell["cell"].startswith("embed")]
@@ -228,8 +242,9 @@ def test_the_sbatch_script_is_the_golden_one(sweeps, monkeypatch):
     )
     monkeypatch.setattr("sys.executable", "/venv/bin/python")
     file = sweeps.file("golden", methods=["image-only", "image-text", "text-only"])
-    _, out, _ = sweeps("submit", file, "--profile", "profile.toml", "--dry-run", "--json",
-                       "--no-snapshot")  # fmt: skip
+    _, out, _ = sweeps(
+        "submit", file, "--profile", "profile.toml", "--dry-run", "--json", "--no-snapshot"
+    )
     script = json.loads(out)["scripts"][1].replace(str(sweeps.folder), "/cluster")
     assert script == EXPECTED.read_text(encoding="utf-8")
 
@@ -262,8 +277,11 @@ def test_debug_runs_here_and_a_second_submit_finds_nothing_left(sweeps):
     assert code == 1
     assert "not done: crash" in err
     assert sweeps.statuses("here") == {
-        "embed": "done", "image-only": "done", "crash": "failed", "text-only": "done",
-    }  # fmt: skip
+        "embed": "done",
+        "image-only": "done",
+        "crash": "failed",
+        "text-only": "done",
+    }
     planned = json.loads(sweeps("submit", file, "--dry-run", "--json")[1])
     assert planned["to submit"] == 1
     assert len(planned["scripts"]) == 1
@@ -373,8 +391,14 @@ def test_oom_is_retried_with_half_the_batch_or_twice_the_memory(sweeps):
 
     (sweeps.folder / "greedy").unlink()
     (sweeps.folder / "big.toml").write_text('on_oom = "double-memory"\n', encoding="utf-8")
-    sweeps("submit", sweeps.file("more", methods=["greedy"]), "--cluster", "debug",
-           "--profile", "big.toml")  # fmt: skip
+    sweeps(
+        "submit",
+        sweeps.file("more", methods=["greedy"]),
+        "--cluster",
+        "debug",
+        "--profile",
+        "big.toml",
+    )
     sweeps("retry", "more", "--oom", "--cluster", "debug")
     row = sweeps.rows("more")["greedy"]
     assert (row.state.status, row.cell.resources["mem_gb"]) == ("done", 2)
@@ -418,9 +442,14 @@ def test_what_slurm_says_becomes_the_state(tmp_path, slurm):
     manifest = Manifest(folder=tmp_path / "s")
     manifest.logs.mkdir(parents=True)
     sent_to_slurm(manifest, *[State(status=RUNNING, started=1.0, attempts=1)] * 6)
-    said = [(RUNNING, ""), (QUEUED, "BeginTime"), ("cancelled", "Slurm: CANCELLED"),
-            ("timeout", "Slurm: TIMEOUT"), ("oom", "Slurm: OUT_OF_MEMORY"),
-            (FAILED, "Slurm: NODE_FAIL")]  # fmt: skip
+    said = [
+        (RUNNING, ""),
+        (QUEUED, "BeginTime"),
+        ("cancelled", "Slurm: CANCELLED"),
+        ("timeout", "Slurm: TIMEOUT"),
+        ("oom", "Slurm: OUT_OF_MEMORY"),
+        (FAILED, "Slurm: NODE_FAIL"),
+    ]
     for place, (state, reason) in enumerate(said):
         slurm[f"7_{place}"] = QueuedJob(id=f"7_{place}", status=state, reason=reason, node="n")
     rows = look(manifest)
@@ -432,8 +461,10 @@ def test_what_slurm_says_becomes_the_state(tmp_path, slurm):
 
 
 def test_squeues_own_words_are_read(monkeypatch):
-    lines = ("12_3;FAILED;9;node0;JobLaunchFailure;s-1;\n13;FAILED;768;node0;NonZeroExitCode;s-2;\n"
-             "14_0;PENDING;0;;Dependency;s-3;\n15;NEW_STATE;0;;None;a;b;\n")  # fmt: skip
+    lines = (
+        "12_3;FAILED;9;node0;JobLaunchFailure;s-1;\n13;FAILED;768;node0;NonZeroExitCode;s-2;\n"
+        "14_0;PENDING;0;;Dependency;s-3;\n15;NEW_STATE;0;;None;a;b;\n"
+    )
     done = subprocess.CompletedProcess([], 0, stdout=lines, stderr="")
     monkeypatch.setattr(queue, "_ask", lambda *_arguments: done)
     monkeypatch.setattr(queue, "need_slurm", lambda: None)

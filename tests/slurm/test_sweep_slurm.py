@@ -37,9 +37,14 @@ def test_a_night_with_every_kind_of_fault(cluster, sweeps):
     file = sweeps.file("night", methods=faults)
     assert sweeps("submit", file, "--no-snapshot")[0] == 0
     rows = sweeps.wait(
-        "night", image_only="done", crash="failed", killed="failed", greedy="oom",
-        sleeper="running", slow="running",
-    )  # fmt: skip
+        "night",
+        image_only="done",
+        crash="failed",
+        killed="failed",
+        greedy="oom",
+        sleeper="running",
+        slow="running",
+    )
 
     assert rows["crash"].state.reason == "RuntimeError: it broke [here]"
     assert len(rows["crash"].state.log) == 20
@@ -139,8 +144,16 @@ def test_a_node_whose_daemon_is_killed_and_comes_back_loses_nothing(cluster, swe
 
 def test_two_submits_at_once_send_each_cell_once(cluster, sweeps):
     file = sweeps.file("twice", methods=["image-only"])
-    command = [sys.executable, "-P", "-c", "from cirbench.benchmark.cli.main import main; main()",
-               "sweep", "submit", file, "--no-snapshot"]  # fmt: skip
+    command = [
+        sys.executable,
+        "-P",
+        "-c",
+        "from cirbench.benchmark.cli.main import main; main()",
+        "sweep",
+        "submit",
+        file,
+        "--no-snapshot",
+    ]
     both = [
         subprocess.Popen(command, stderr=subprocess.PIPE, text=True, encoding="utf-8")
         for _ in range(2)

@@ -56,9 +56,12 @@ def made(tmp_path_factory):
         folder = tmp_path_factory.mktemp("made")
         patch.setenv("CIRBENCH_CACHE", str(folder / "cache"))
         request = Request(
-            methods=("image-only", "text-only"), task="emoji", split="val", backbone="fake",
+            methods=("image-only", "text-only"),
+            task="emoji",
+            split="val",
+            backbone="fake",
             output=folder / "results",
-        )  # fmt: skip
+        )
         list(run(plan(request), Reporter(quiet=True)))
     return folder / "results"
 

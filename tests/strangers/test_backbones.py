@@ -71,12 +71,18 @@ def not_a_number(weights):
 
 HF = {
     "every key begins with module.": (
-        spoil_weights(lambda w: {f"module.{k}": v for k, v in w.items()}), 4, "in its files"),
+        spoil_weights(lambda w: {f"module.{k}": v for k, v in w.items()}),
+        4,
+        "in its files",
+    ),
     "no projections": (without("projection"), 4, "text_projection.weight"),
     "no text tower": (without("text_model"), 4, "text_model.embeddings"),
     "no picture tower": (without("vision_model"), 4, "vision_model.embeddings"),
     "one weight of another shape": (
-        spoil_weights(lambda w: {**w, "text_projection.weight": torch.ones(3, 3)}), 4, ""),
+        spoil_weights(lambda w: {**w, "text_projection.weight": torch.ones(3, 3)}),
+        4,
+        "",
+    ),
     "a file cut in half": (cut, 4, "whole safetensors file"),
     "whole numbers": (spoil_weights(lambda w: {k: v.char() for k, v in w.items()}), 4, "quantised"),
     "zeros": (spoil_weights(zero), 4, "must not be all zero"),
@@ -86,23 +92,42 @@ HF = {
     "no weights": (remove("model.safetensors"), 3, "weights"),
     "no configuration": (remove("config.json"), 3, "a configuration"),
     "a broken configuration": (
-        lambda f: (f / "config.json").write_text("{", encoding="utf-8"), 4, "JSON"),
+        lambda f: (f / "config.json").write_text("{", encoding="utf-8"),
+        4,
+        "JSON",
+    ),
     "another kind of model": (
-        lambda f: edit_json(f / "config.json", model_type="siglip"), 4, "'siglip'"),
+        lambda f: edit_json(f / "config.json", model_type="siglip"),
+        4,
+        "'siglip'",
+    ),
     "a vocabulary of another model": (
         lambda f: (f / "vocab.json").write_text(
-            json.dumps({"<|startoftext|>": 0, "<|endoftext|>": 1}), encoding="utf-8"),
-        4, "vocabulary"),
+            json.dumps({"<|startoftext|>": 0, "<|endoftext|>": 1}), encoding="utf-8"
+        ),
+        4,
+        "vocabulary",
+    ),
     "pictures that are not square": (
-        lambda f: edit_config(f, "vision_config", image_size=[64, 32]), 2, "64 × 32"),
+        lambda f: edit_config(f, "vision_config", image_size=[64, 32]),
+        2,
+        "64 × 32",
+    ),
     "an end of text that no text has": (
-        lambda f: edit_config(f, "text_config", eos_token_id=7), 4, "must end in the token 7"),
+        lambda f: edit_config(f, "text_config", eos_token_id=7),
+        4,
+        "must end in the token 7",
+    ),
     "a table of another vocabulary": (
-        lambda f: (edit_config(f, "text_config", vocab_size=60_000),
-                   edit_weights(f / "model.safetensors", larger_table)), 4, "the table 60,000"),
-    "an empty vocabulary": (
-        lambda f: (f / "vocab.json").write_text("{}", encoding="utf-8"), 4, ""),
-}  # fmt: skip
+        lambda f: (
+            edit_config(f, "text_config", vocab_size=60_000),
+            edit_weights(f / "model.safetensors", larger_table),
+        ),
+        4,
+        "the table 60,000",
+    ),
+    "an empty vocabulary": (lambda f: (f / "vocab.json").write_text("{}", encoding="utf-8"), 4, ""),
+}
 
 
 @pytest.mark.parametrize("case", HF)
@@ -133,8 +158,13 @@ def test_a_transformers_folder_runs_under_its_short_name(bench, tmp_path, monkey
 
 def test_a_models_own_mean_and_deviation_are_used(tmp_path):
     folder = write_hf(tmp_path / "hf")
-    own = {"image_processor_type": "CLIPImageProcessor", "image_mean": [0.5] * 3,
-           "image_std": [0.5] * 3, "size": {"height": 32, "width": 32}, "resample": 2}  # fmt: skip
+    own = {
+        "image_processor_type": "CLIPImageProcessor",
+        "image_mean": [0.5] * 3,
+        "image_std": [0.5] * 3,
+        "size": {"height": 32, "width": 32},
+        "resample": 2,
+    }
     (folder / "preprocessor_config.json").write_text(json.dumps(own), encoding="utf-8")
     backbone = load_backbone(f"hf:{folder}")
     assert (backbone.image_spec.mean, backbone.image_spec.std) == ((0.5,) * 3, (0.5,) * 3)
@@ -158,9 +188,13 @@ def test_pixels_that_are_scaled_otherwise_are_refused(refused, tmp_path, own):
 
 
 BROKEN_PICTURES = (
-    "{", "[]", '{"image_mean": "x"}', '{"image_mean": [0.5]}', '{"image_std": [0, 0, 0]}',
+    "{",
+    "[]",
+    '{"image_mean": "x"}',
+    '{"image_mean": [0.5]}',
+    '{"image_std": [0, 0, 0]}',
     '{"rescale_factor": "x"}',
-)  # fmt: skip
+)
 
 
 @pytest.mark.parametrize("own", BROKEN_PICTURES)
@@ -191,37 +225,75 @@ OPEN_CLIP = {
     "no weights": (remove("open_clip_model.safetensors"), 3, "weights"),
     "no configuration": (remove("open_clip_config.json"), 3, "a configuration"),
     "a configuration without a model": (
-        lambda f: (f / "open_clip_config.json").write_text("{}", encoding="utf-8"), 4, "model_cfg"),
+        lambda f: (f / "open_clip_config.json").write_text("{}", encoding="utf-8"),
+        4,
+        "model_cfg",
+    ),
     "a configuration that is a list": (
-        lambda f: (f / "open_clip_config.json").write_text("[]", encoding="utf-8"), 4, ""),
+        lambda f: (f / "open_clip_config.json").write_text("[]", encoding="utf-8"),
+        4,
+        "",
+    ),
     "every key begins with x.": (
-        lambda f: edit_weights(f / "open_clip_model.safetensors",
-                               lambda w: {f"x.{k}": v for k, v in w.items()}), 4, ""),
+        lambda f: edit_weights(
+            f / "open_clip_model.safetensors", lambda w: {f"x.{k}": v for k, v in w.items()}
+        ),
+        4,
+        "",
+    ),
     "half of the weights": (
-        lambda f: edit_weights(f / "open_clip_model.safetensors",
-                               lambda w: dict(list(w.items())[::2])), 4, "Missing key"),
+        lambda f: edit_weights(
+            f / "open_clip_model.safetensors", lambda w: dict(list(w.items())[::2])
+        ),
+        4,
+        "Missing key",
+    ),
     "position embeddings of larger pictures": (
-        lambda f: edit_weights(f / "open_clip_model.safetensors",
-                               lambda w: {**w, "visual.positional_embedding": torch.randn(17, 16)}),
-        4, "Resizing position embedding"),
+        lambda f: edit_weights(
+            f / "open_clip_model.safetensors",
+            lambda w: {**w, "visual.positional_embedding": torch.randn(17, 16)},
+        ),
+        4,
+        "Resizing position embedding",
+    ),
     "position embeddings of longer texts": (
-        lambda f: edit_weights(f / "open_clip_model.safetensors",
-                               lambda w: {**w, "positional_embedding": torch.randn(99, 16)}),
-        4, "Resizing text position embedding"),
+        lambda f: edit_weights(
+            f / "open_clip_model.safetensors",
+            lambda w: {**w, "positional_embedding": torch.randn(99, 16)},
+        ),
+        4,
+        "Resizing text position embedding",
+    ),
     "whole numbers": (
-        lambda f: edit_weights(f / "open_clip_model.safetensors",
-                               lambda w: {k: v.char() for k, v in w.items()}), 4, "quantised"),
+        lambda f: edit_weights(
+            f / "open_clip_model.safetensors", lambda w: {k: v.char() for k, v in w.items()}
+        ),
+        4,
+        "quantised",
+    ),
     "whole numbers kept as floats": (
-        lambda f: edit_weights(f / "open_clip_model.safetensors",
-                               lambda w: {k: (v * 127).round() for k, v in w.items()}),
-        4, "whole numbers"),
+        lambda f: edit_weights(
+            f / "open_clip_model.safetensors",
+            lambda w: {k: (v * 127).round() for k, v in w.items()},
+        ),
+        4,
+        "whole numbers",
+    ),
     "a tokenizer of transformers": (
-        lambda f: edit_json(f / "open_clip_config.json", model_cfg={
-            **json.loads((f / "open_clip_config.json").read_text(encoding="utf-8"))["model_cfg"],
-            "text_cfg": {"width": 16, "heads": 2, "layers": 1, "hf_tokenizer_name": "none"}}),
-        2, "tokenizes with none"),
+        lambda f: edit_json(
+            f / "open_clip_config.json",
+            model_cfg={
+                **json.loads((f / "open_clip_config.json").read_text(encoding="utf-8"))[
+                    "model_cfg"
+                ],
+                "text_cfg": {"width": 16, "heads": 2, "layers": 1, "hf_tokenizer_name": "none"},
+            },
+        ),
+        2,
+        "tokenizes with none",
+    ),
     "a pickle that calls": (open_clip_pickle, 4, "refused"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", OPEN_CLIP)
@@ -281,8 +353,9 @@ def test_texts_get_another_tokenizer_digest_where_anything_of_it_differs(tmp_pat
     assert plain.architecture_sha256 != unmasked.architecture_sha256
     again = load_backbone(f"local-dir:{tmp_path / 'a'}")
     assert (plain.tokenizer_sha256, plain.architecture_sha256) == (
-        again.tokenizer_sha256, again.architecture_sha256,
-    )  # fmt: skip
+        again.tokenizer_sha256,
+        again.architecture_sha256,
+    )
 
 
 def test_a_mended_vocabulary_file_is_another_tokenizer(tmp_path):

@@ -43,8 +43,11 @@ def out_records(out):
 
 
 def space_folder():
-    [key] = [path for path in default_root().glob("embeddings/*/key.json")
-             if json.loads(path.read_text(encoding="utf-8"))["kind"] == "image"]  # fmt: skip
+    [key] = [
+        path
+        for path in default_root().glob("embeddings/*/key.json")
+        if json.loads(path.read_text(encoding="utf-8"))["kind"] == "image"
+    ]
     return key.parent
 
 
@@ -306,8 +309,13 @@ def pipe(path):
     os.mkfifo(path)
 
 
-DAMAGE = {"cut": cut, "a flipped bit": flip, "a folder": folder_instead, "dangling": dangling,
-          "a pipe": pipe}  # fmt: skip
+DAMAGE = {
+    "cut": cut,
+    "a flipped bit": flip,
+    "a folder": folder_instead,
+    "dangling": dangling,
+    "a pipe": pipe,
+}
 
 
 @pytest.mark.parametrize("case", DAMAGE)

@@ -23,8 +23,22 @@ COMBINER = SHIPPED / "combiner--emoji-clip.safetensors"
 
 
 def run(method, path):
-    return ("run", "-m", method, "-t", "emoji", "--limit", "1", "-q", "--cache", "off",
-            "--checkpoint", path, "-o", "r")  # fmt: skip
+    return (
+        "run",
+        "-m",
+        method,
+        "-t",
+        "emoji",
+        "--limit",
+        "1",
+        "-q",
+        "--cache",
+        "off",
+        "--checkpoint",
+        path,
+        "-o",
+        "r",
+    )
 
 
 def value(out):
@@ -142,14 +156,17 @@ def test_a_compiled_archive_is_refused_in_our_words(refused, tmp_path):
 @pytest.mark.parametrize(
     ("content", "name"),
     [
-        (b"", "empty.pt"), (b"", "empty.safetensors"), (b"PK\x03\x04", "cut.pt"),
+        (b"", "empty.pt"),
+        (b"", "empty.safetensors"),
+        (b"PK\x03\x04", "cut.pt"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n", "lfs.safetensors"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n", "lfs.pt"),
-        (b"\xff" * 64, "ones.safetensors"), (struct.pack("<Q", 2) + b"{}", "none.safetensors"),
+        (b"\xff" * 64, "ones.safetensors"),
+        (struct.pack("<Q", 2) + b"{}", "none.safetensors"),
         (struct.pack("<Q", 2) + b"[]", "list.safetensors"),
         (struct.pack("<Q", 2**40) + b"{}", "long.safetensors"),
     ],
-)  # fmt: skip
+)
 def test_a_file_that_is_no_weights_is_refused(refused, tmp_path, content, name):
     path = tmp_path / name
     path.write_bytes(content)
@@ -200,8 +217,21 @@ def test_a_path_without_a_file_is_missing_before_a_backbone_is_fetched(
 def test_a_tuned_clip_may_be_wrapped_and_must_be_whole(bench, refused, tmp_path):
     own = load_file(SHIPPED.parents[1] / "datasets/emoji/clip/open_clip_model.safetensors")
     torch.save({"CLIP": {f"module.{n}": t for n, t in own.items()}}, tmp_path / "wrapped.pt")
-    plain = ("run", "-m", "image-text", "-t", "emoji", "--limit", "1", "-q", "--cache", "off",
-             "-o", "r", "-b")  # fmt: skip
+    plain = (
+        "run",
+        "-m",
+        "image-text",
+        "-t",
+        "emoji",
+        "--limit",
+        "1",
+        "-q",
+        "--cache",
+        "off",
+        "-o",
+        "r",
+        "-b",
+    )
     code, _, err = bench(*plain, f"tuned:emoji-clip@{tmp_path / 'wrapped.pt'}")
     assert code == 0, err
     shutil.rmtree(Path("r-partial"))

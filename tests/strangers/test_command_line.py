@@ -18,18 +18,25 @@ BENCH = [sys.executable, "-P", "-c", "from cirbench.benchmark.cli.main import ma
 LOCALES = {
     "ascii streams": {"PYTHONIOENCODING": "ascii"},
     "the C locale": {
-        "LC_ALL": "C", "LANG": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0",
+        "LC_ALL": "C",
+        "LANG": "C",
+        "PYTHONUTF8": "0",
+        "PYTHONCOERCECLOCALE": "0",
     },
     "another backend": {"MPLBACKEND": "module://matplotlib_inline.backend_inline"},
-}  # fmt: skip
+}
 
 
 def bench_outside(arguments, **environment):
     """In a process of its own, which a locale needs."""
     return subprocess.run(
-        [*BENCH, *arguments], env={**os.environ, **environment}, capture_output=True, text=True,
-        check=False, encoding="utf-8",
-    )  # fmt: skip
+        [*BENCH, *arguments],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+        encoding="utf-8",
+    )
 
 
 @pytest.mark.parametrize("case", LOCALES)
@@ -74,17 +81,30 @@ REFUSED = {
     "a task": (("run", "-m", "image-only", "-t", "emojis"), 2),
     "no data root": (("run", "-m", "image-only", "-t", "cirr", "-b", "fake"), 3),
     "a data root that is not there": (
-        ("run", "-m", "image-only", "-t", "cirr", "-b", "fake", "--data-root", "/nowhere"), 3),
+        ("run", "-m", "image-only", "-t", "cirr", "-b", "fake", "--data-root", "/nowhere"),
+        3,
+    ),
     "a checkpoint before any weights": (
-        ("run", "-m", "pic2word", "-t", "emoji", "-b", "ViT-L-14/openai", "--checkpoint",
-         "nope.pt"), 3),
+        (
+            "run",
+            "-m",
+            "pic2word",
+            "-t",
+            "emoji",
+            "-b",
+            "ViT-L-14/openai",
+            "--checkpoint",
+            "nope.pt",
+        ),
+        3,
+    ),
     "no records": (("leaderboard",), 3),
     "nothing of that name": (("info", "nothing"), 2),
     "a kind of names": (("ls", "everything"), 2),
     "nothing to compare": (("compare", "a", "b"), 3),
     "nothing published": (("verify", "-m", "nothing"), 2),
     "nothing to prune": (("cache", "prune"), 2),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", REFUSED)

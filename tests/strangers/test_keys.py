@@ -55,13 +55,17 @@ def encode(backbone):
     with torch.inference_mode():
         pixels = preprocess("clip", backbone.image_spec)(PICTURE)
         return {
-            "image": Encoded(image_space(backbone, "clip").key,
-                             backbone.encode_images(pixels.unsqueeze(0))),
-            "text": Encoded(text_space(backbone, truncate=True).key,
-                            backbone.encode_texts(TEXTS, truncate=True)),
-            "prompt": Encoded(text_space(backbone, truncate=True, checkpoint="c").key,
-                              backbone.encode_prompts(["a * photo"], word, truncate=True)),
-        }  # fmt: skip
+            "image": Encoded(
+                image_space(backbone, "clip").key, backbone.encode_images(pixels.unsqueeze(0))
+            ),
+            "text": Encoded(
+                text_space(backbone, truncate=True).key, backbone.encode_texts(TEXTS, truncate=True)
+            ),
+            "prompt": Encoded(
+                text_space(backbone, truncate=True, checkpoint="c").key,
+                backbone.encode_prompts(["a * photo"], word, truncate=True),
+            ),
+        }
 
 
 def change_json(name, change):
@@ -115,24 +119,30 @@ OPEN_CLIP = {
     "image weights": (change_weight("open_clip_model.safetensors", "visual.proj"), "image"),
     "text weights": (change_weight("open_clip_model.safetensors", "token_embedding"), "text"),
     "number of heads": (open_clip_setting("vision_cfg", head_width=4), "image"),
-    "activation": (change_json("open_clip_config.json",
-                               lambda found: found["model_cfg"].update(quick_gelu=True)), "image"),
+    "activation": (
+        change_json(
+            "open_clip_config.json", lambda found: found["model_cfg"].update(quick_gelu=True)
+        ),
+        "image",
+    ),
     "attention mask": (open_clip_setting("text_cfg", no_causal_mask=True), "text"),
     "clean-up": (open_clip_setting("text_cfg", tokenizer_kwargs={"clean": "whitespace"}), "text"),
     "normalisation": (own_mean, "image"),
-}  # fmt: skip
+}
 HF = {
     "weights": (change_weight("model.safetensors", "text_projection"), "text"),
     "merges": (drop_merge, "text"),
     "vocabulary": (change_json("vocab.json", swap_words), "text"),
     "own preprocessing": (write_preprocessor, "image"),
-    "activation": (change_json("config.json",
-                               lambda found: found["text_config"].update(hidden_act="gelu")),
-                   "text"),
-    "epsilon": (change_json("config.json",
-                            lambda found: found["text_config"].update(layer_norm_eps=0.1)),
-                "text"),
-}  # fmt: skip
+    "activation": (
+        change_json("config.json", lambda found: found["text_config"].update(hidden_act="gelu")),
+        "text",
+    ),
+    "epsilon": (
+        change_json("config.json", lambda found: found["text_config"].update(layer_norm_eps=0.1)),
+        "text",
+    ),
+}
 CASES = [
     *((write_open_clip, "local-dir:", case, *OPEN_CLIP[case]) for case in OPEN_CLIP),
     *((write_hf, "hf:", case, *HF[case]) for case in HF),
@@ -156,8 +166,12 @@ def test_the_same_files_are_one_key_wherever_they_lie(tmp_path, monkeypatch, wri
     monkeypatch.chdir(tmp_path)
     write(Path("own/model"))
     shutil.copytree("own/model", "copy")
-    names = [f"{prefix}./own/model", f"{prefix}{tmp_path}/own/model", f"{prefix}./copy",
-             f"mine={prefix}./copy"]  # fmt: skip
+    names = [
+        f"{prefix}./own/model",
+        f"{prefix}{tmp_path}/own/model",
+        f"{prefix}./copy",
+        f"mine={prefix}./copy",
+    ]
     found = [encode(load_backbone(name)) for name in names]
     for kind in found[0]:
         assert len({one[kind].key for one in found}) == 1
@@ -182,9 +196,18 @@ def test_another_kind_of_device_is_another_key_and_another_device_is_not():
 
 @pytest.mark.parametrize(
     "package",
-    ["torch", "torchvision", "pillow", "open_clip_torch", "timm", "transformers", "tokenizers",
-     "ftfy", "regex"],
-)  # fmt: skip
+    [
+        "torch",
+        "torchvision",
+        "pillow",
+        "open_clip_torch",
+        "timm",
+        "transformers",
+        "tokenizers",
+        "ftfy",
+        "regex",
+    ],
+)
 def test_another_version_of_a_library_is_another_key(monkeypatch, package):
     backbone, version = load_backbone("fake"), provenance.version
     before = image_space(backbone, "clip").key
@@ -341,8 +364,13 @@ def test_another_picture_of_the_same_size_and_time_is_another_row(tmp_path, monk
         os.utime(path, (1e9, 1e9))
         reporter = Reporter(quiet=True)
         with reporter.stage("images", 1) as stage:
-            embedder = Embedder(backbone=backbone, preprocess="clip", size=BatchSize(value=1),
-                                workers=1, stage=stage)  # fmt: skip
+            embedder = Embedder(
+                backbone=backbone,
+                preprocess="clip",
+                size=BatchSize(value=1),
+                workers=1,
+                stage=stage,
+            )
             found += embed_with([embedder], [file_ref(path, "a")], Mode.USE, reporter)
     assert [one.passes for one in found] == [1, 1, 0]
     assert not torch.equal(found[0].values, found[1].values)

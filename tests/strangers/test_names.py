@@ -27,7 +27,7 @@ HOSTILE = {
     "a path": "../../outside",
     "an absolute path": "/tmp/outside",
     "long": "x" * 400,
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(

@@ -265,8 +265,11 @@ def test_several_unreadable_pictures_are_named_with_their_reasons(refused):
     Path("g/b.png").write_bytes(Path("q.png").read_bytes()[:90])
     Path("g/c.png").write_bytes(encode(Image.new("1", (1, 999))))
     says = (
-        "3 of 9 gallery pictures can't be read", "a.png (it must be a picture of one of",
-        "b.png (", "truncated", "c.png (its longer side must be at most 100",
+        "3 of 9 gallery pictures can't be read",
+        "a.png (it must be a picture of one of",
+        "b.png (",
+        "truncated",
+        "c.png (its longer side must be at most 100",
         "--skip-unreadable",
-    )  # fmt: skip
+    )
     refused(4, *SEARCH, "--image", "q.png", says=says)

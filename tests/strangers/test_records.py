@@ -19,9 +19,12 @@ from cirbench.benchmark.runtime.errors import CorruptData, UsageError
 from cirbench.benchmark.scoring.summary import check_scored
 
 READERS = (
-    ("leaderboard",), ("report",), ("verify",), ("compare", "image-only", "text-only"),
+    ("leaderboard",),
+    ("report",),
+    ("verify",),
+    ("compare", "image-only", "text-only"),
     ("leaderboard", "--check"),
-)  # fmt: skip
+)
 
 
 def one(folder, method="image-only"):
@@ -32,8 +35,10 @@ def one(folder, method="image-only"):
 def cut_arrays(path):
     arrays = path.with_suffix(".npz")
     with np.load(arrays) as found:
-        kept = {name: array[:5] if array.ndim and len(array) > 100 else array
-                for name, array in found.items()}  # fmt: skip
+        kept = {
+            name: array[:5] if array.ndim and len(array) > 100 else array
+            for name, array in found.items()
+        }
     np.savez(arrays, **kept)
     put("per_query.sha256", hashlib.sha256(arrays.read_bytes()).hexdigest())(path)
 
@@ -118,9 +123,14 @@ def test_whole_records_are_taken_by_every_reader(results, bench):
 
 
 VALUES = st.one_of(
-    st.none(), st.booleans(), st.integers(-3, 3), st.floats(), st.text(max_size=3), st.just([]),
+    st.none(),
+    st.booleans(),
+    st.integers(-3, 3),
+    st.floats(),
+    st.text(max_size=3),
+    st.just([]),
     st.just({}),
-)  # fmt: skip
+)
 
 
 @settings(max_examples=150, deadline=None)
@@ -155,19 +165,49 @@ def test_records_of_other_weights_under_one_name_never_meet(results, bench):
 
 def test_two_checkpoints_of_one_method_are_told_apart(bench):
     for seed, name in ((1, "a"), (2, "b")):
-        train = ("train", "pic2word", "--images", "emoji", "-b", "fake", "--epochs", "1", "-q",
-                 "--batch-size", "2048", "--seed", seed, "-o", f"{name}.safetensors")  # fmt: skip
+        train = (
+            "train",
+            "pic2word",
+            "--images",
+            "emoji",
+            "-b",
+            "fake",
+            "--epochs",
+            "1",
+            "-q",
+            "--batch-size",
+            "2048",
+            "--seed",
+            seed,
+            "-o",
+            f"{name}.safetensors",
+        )
         assert bench(*train)[0] == 0
-        run_it = ("run", "-m", "pic2word", "-t", "emoji", "--split", "val", "-b", "fake", "-q",
-                  "--checkpoint", f"{name}.safetensors")  # fmt: skip
+        run_it = (
+            "run",
+            "-m",
+            "pic2word",
+            "-t",
+            "emoji",
+            "--split",
+            "val",
+            "-b",
+            "fake",
+            "-q",
+            "--checkpoint",
+            f"{name}.safetensors",
+        )
         assert bench(*run_it)[0] == 0
     said = [
         bench("leaderboard")[1],
         bench("compare", *map(str, Path("results").glob("*/*.json")))[1],
     ]
     assert bench("report")[0] == 0
-    written = [Path("results/leaderboard.md"), Path("results/report/index.html"),
-               *Path("results/report/tables").glob("*average.csv")]  # fmt: skip
+    written = [
+        Path("results/leaderboard.md"),
+        Path("results/report/index.html"),
+        *Path("results/report/tables").glob("*average.csv"),
+    ]
     for text in (*said, *(path.read_text(encoding="utf-8") for path in written)):
         assert "a.safetensors" in text
         assert "b.safetensors" in text

@@ -136,9 +136,13 @@ def test_an_upload_that_stops_half_way_is_answered_in_time(demo, monkeypatch):
         answered.append(message)
 
     scope = {
-        "type": "http", "method": "POST", "path": "/", "query_string": b"", "root_path": "",
+        "type": "http",
+        "method": "POST",
+        "path": "/",
+        "query_string": b"",
+        "root_path": "",
         "headers": [(b"host", b"127.0.0.1"), (b"content-type", b"multipart/form-data; boundary=x")],
-    }  # fmt: skip
+    }
     asyncio.run(asyncio.wait_for(application(demo)(scope, receive, send), 20))
     assert answered[0]["status"] == 408
     assert (b"connection", b"close") in answered[0]["headers"]

@@ -31,8 +31,9 @@ def writer(tmp_path):
     """A process in the middle of a file and of a folder in `tmp_path/out`."""
     with subprocess.Popen(
         [sys.executable, "-P", "-c", WRITER, str(tmp_path / "out" / "a.npz")],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-    ) as process:  # fmt: skip
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as process:
         assert process.stdout.readline() == b"writing\n"
         yield process
         process.kill()

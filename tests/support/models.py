@@ -17,9 +17,11 @@ WIDTH, SIZE = 16, 32
 def _hf_model():
     torch.manual_seed(0)
     tower = {
-        "hidden_size": WIDTH, "intermediate_size": 32, "num_hidden_layers": 1,
+        "hidden_size": WIDTH,
+        "intermediate_size": 32,
+        "num_hidden_layers": 1,
         "num_attention_heads": 2,
-    }  # fmt: skip
+    }
     text = {"vocab_size": 49408, "bos_token_id": 49406, "eos_token_id": 49407}
     return CLIPModel(
         CLIPConfig(
@@ -36,9 +38,14 @@ def write_hf(folder):
     _hf_model().config.save_pretrained(folder)
     save_file(_hf_model().state_dict(), folder / "model.safetensors", {"format": "pt"})
     inner = open_clip.get_tokenizer("ViT-B-32")
-    encoder = {"<|startoftext|>" if k == "<start_of_text>" else
-               "<|endoftext|>" if k == "<end_of_text>" else k: v
-               for k, v in inner.encoder.items()}  # fmt: skip
+    encoder = {
+        "<|startoftext|>"
+        if k == "<start_of_text>"
+        else "<|endoftext|>"
+        if k == "<end_of_text>"
+        else k: v
+        for k, v in inner.encoder.items()
+    }
     merges = "\n".join(" ".join(pair) for pair in inner.bpe_ranks)
     (folder / "vocab.json").write_text(json.dumps(encoder), encoding="utf-8")
     (folder / "merges.txt").write_text(f"#version: 0.2\n{merges}\n", encoding="utf-8")
@@ -50,16 +57,24 @@ def write_open_clip(folder, *, text_cfg=None, vision_cfg=None, preprocess_cfg=No
     folder.mkdir(parents=True)
     config = {
         "embed_dim": WIDTH,
-        "vision_cfg": {"image_size": SIZE, "layers": 1, "width": WIDTH, "head_width": 8,
-                       "patch_size": 16, **(vision_cfg or {})},
+        "vision_cfg": {
+            "image_size": SIZE,
+            "layers": 1,
+            "width": WIDTH,
+            "head_width": 8,
+            "patch_size": 16,
+            **(vision_cfg or {}),
+        },
         "text_cfg": {"width": WIDTH, "heads": 2, "layers": 1, **(text_cfg or {})},
-    }  # fmt: skip
+    }
     torch.manual_seed(0)
     model = open_clip.CLIP(
-        WIDTH, open_clip.CLIPVisionCfg(**config["vision_cfg"]),
-        open_clip.CLIPTextCfg(**{k: v for k, v in config["text_cfg"].items()
-                                 if k != "tokenizer_kwargs"}),
-    )  # fmt: skip
+        WIDTH,
+        open_clip.CLIPVisionCfg(**config["vision_cfg"]),
+        open_clip.CLIPTextCfg(
+            **{k: v for k, v in config["text_cfg"].items() if k != "tokenizer_kwargs"}
+        ),
+    )
     save_file(model.state_dict(), folder / "open_clip_model.safetensors")
     whole = {"model_cfg": config, "preprocess_cfg": preprocess_cfg or {}}
     (folder / "open_clip_config.json").write_text(json.dumps(whole), encoding="utf-8")

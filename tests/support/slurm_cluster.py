@@ -93,10 +93,15 @@ class Cluster:
         self._configure()
         munge = self.folder / "munge"
         self._daemon(
-            "munged", "--foreground", f"--key-file={munge / 'key'}", f"--socket={munge / 'socket'}",
-            f"--pid-file={munge / 'pid'}", f"--log-file={munge / 'log'}",
-            f"--seed-file={munge / 'seed'}", "--force",
-        )  # fmt: skip
+            "munged",
+            "--foreground",
+            f"--key-file={munge / 'key'}",
+            f"--socket={munge / 'socket'}",
+            f"--pid-file={munge / 'pid'}",
+            f"--log-file={munge / 'log'}",
+            f"--seed-file={munge / 'seed'}",
+            "--force",
+        )
         wait_until((munge / "socket").exists, 10, "munged's socket")
         self._daemon("slurmctld", "-D", "-f", self.environment["SLURM_CONF"])
         for number in range(NODES):
@@ -164,9 +169,12 @@ class Cluster:
     def _configure(self) -> None:
         host = socket.gethostname().split(".")[0]
         text = SLURM_CONF.format(
-            host=host, user=getpass.getuser(), port=self.port, folder=self.folder,
+            host=host,
+            user=getpass.getuser(),
+            port=self.port,
+            folder=self.folder,
             job_age_seconds=self.job_age_seconds,
-        )  # fmt: skip
+        )
         for number in range(NODES):
             text += (
                 f"NodeName=node{number} NodeHostname={host} NodeAddr=127.0.0.1 "
@@ -189,9 +197,12 @@ class Cluster:
         log = (self.folder / "log" / f"{key or name}.out").open("ab")
         self.processes[key or name] = subprocess.Popen(
             [str(shutil.which(name, path=SBIN)), *arguments],
-            stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True,
+            stdout=log,
+            stderr=log,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
             env={**os.environ, "PATH": SBIN},
-        )  # fmt: skip
+        )
 
 
 def wait_until(condition: Callable[[], object], seconds: float, what: str) -> None:

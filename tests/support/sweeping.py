@@ -69,11 +69,17 @@ def install_faults(folder: Path, monkeypatch) -> None:
     ]
     lines = [f"{c.name} = sweep_faults:{c.__name__}" for c in classes if c.name]
     (info / "entry_points.txt").write_text(
-        "\n".join(["[cirbench.methods]", *lines, "[cirbench.backbones]",
-                   "broken = sweep_faults:broken_backbone",
-                   "half-dead = sweep_faults:half_dead_backbone"]),
+        "\n".join(
+            [
+                "[cirbench.methods]",
+                *lines,
+                "[cirbench.backbones]",
+                "broken = sweep_faults:broken_backbone",
+                "half-dead = sweep_faults:half_dead_backbone",
+            ]
+        ),
         encoding="utf-8",
-    )  # fmt: skip
+    )
     known = os.environ.get("PYTHONPATH")
     monkeypatch.setenv("PYTHONPATH", f"{folder}:{known}" if known else str(folder))
     monkeypatch.setenv("FAULTS", str(folder))

@@ -47,36 +47,56 @@ def markdown(
 ) -> str:
     """The page."""
     cpu = environment()
-    return "\n\n".join(
-        [
-            "# Speed and memory",
-            f"Written by `make perf` on {cpu['cpu']}, {cpu['cpu_count']} cores, torch "
-            f"{cpu['packages']['torch']}. Each ratio is of two measurements in one run; GPUs are "
-            f"not measured (none here).",
-            _table(
-                [[r.name, r.against, f"{r.ratio:.2f}", r.target, "ok" if r.ok else "MISSED",
-                  r.measured] for r in rows],
-                ["what", "against", "ratio", "target", "", "measured"],
-            ),
-            "## Growth",
-            f"Seconds at 1, 2, 4 and 8 times as much, and the exponent of growth: 1 is linear, at "
-            f"most {growth.MOST_EXPONENT} is wanted.",
-            _table(
-                [[name, *(f"{t:.2f}" for t in times), f"{growth.exponent(times):.2f}",
-                  "ok" if growth.exponent(times) <= growth.MOST_EXPONENT else "MISSED"]
-                 for name, times in grown.items()],
-                ["what grows", *(f"× {n}" for n in growth.FACTORS), "exponent", ""],
-            ),
-            f"![Seconds over the factor of growth, both logarithmic]({PLOT})",
-            "## bfloat16 towers",
-            "What `--precision bf16` changes on emoji, in percent, average of the styles.",
-            _table(
-                [[method, metric, f"{full:.2f}", f"{half:.2f}", f"{half - full:+.2f}"]
-                 for method, metric, full, half in changes],
-                ["method", "metric", "float32", "bfloat16", "change"],
-            ),
-        ]
-    ) + "\n"  # fmt: skip
+    return (
+        "\n\n".join(
+            [
+                "# Speed and memory",
+                f"Written by `make perf` on {cpu['cpu']}, {cpu['cpu_count']} cores, torch "
+                f"{cpu['packages']['torch']}. Each ratio is of two measurements in one run; GPUs "
+                f"are not measured (none here).",
+                _table(
+                    [
+                        [
+                            r.name,
+                            r.against,
+                            f"{r.ratio:.2f}",
+                            r.target,
+                            "ok" if r.ok else "MISSED",
+                            r.measured,
+                        ]
+                        for r in rows
+                    ],
+                    ["what", "against", "ratio", "target", "", "measured"],
+                ),
+                "## Growth",
+                f"Seconds at 1, 2, 4 and 8 times as much, and the exponent of growth: 1 is linear, "
+                f"at most {growth.MOST_EXPONENT} is wanted.",
+                _table(
+                    [
+                        [
+                            name,
+                            *(f"{t:.2f}" for t in times),
+                            f"{growth.exponent(times):.2f}",
+                            "ok" if growth.exponent(times) <= growth.MOST_EXPONENT else "MISSED",
+                        ]
+                        for name, times in grown.items()
+                    ],
+                    ["what grows", *(f"× {n}" for n in growth.FACTORS), "exponent", ""],
+                ),
+                f"![Seconds over the factor of growth, both logarithmic]({PLOT})",
+                "## bfloat16 towers",
+                "What `--precision bf16` changes on emoji, in percent, average of the styles.",
+                _table(
+                    [
+                        [method, metric, f"{full:.2f}", f"{half:.2f}", f"{half - full:+.2f}"]
+                        for method, metric, full, half in changes
+                    ],
+                    ["method", "metric", "float32", "bfloat16", "change"],
+                ),
+            ]
+        )
+        + "\n"
+    )
 
 
 def _table(rows: Sequence[Sequence[str]], headers: Sequence[str]) -> str:

@@ -51,9 +51,13 @@ def start_up_row(arguments: list[str]) -> Row:
         rounds=9,
     )
     return Row(
-        name=f"bench {' '.join(arguments)}", against="python -c pass", ratio=bench / bare,
-        target="≤ 0.3 s more", ok=bench - bare <= 0.3, measured=f"{bench - bare:.2f} s more",
-    )  # fmt: skip
+        name=f"bench {' '.join(arguments)}",
+        against="python -c pass",
+        ratio=bench / bare,
+        target="≤ 0.3 s more",
+        ok=bench - bare <= 0.3,
+        measured=f"{bench - bare:.2f} s more",
+    )
 
 
 def embedded_clip() -> TorchBackbone:
@@ -99,19 +103,24 @@ def pipeline_row(backbone: TorchBackbone, refs: Sequence[ImageRef]) -> Row:
     alone = decoding + tower
     return Row(
         name=f"embedding pipeline, {backbone.name}, {len(refs)} JPEGs of 224 px",
-        against="1 / (1 / decode + 1 / forward), cores shared", ratio=alone / together,
-        target="≥ 0.9", ok=alone / together >= 0.9,
+        against="1 / (1 / decode + 1 / forward), cores shared",
+        ratio=alone / together,
+        target="≥ 0.9",
+        ok=alone / together >= 0.9,
         measured=f"{len(refs) / together:,.0f} images/s",
-    )  # fmt: skip
+    )
 
 
 def embedded(backbone: TorchBackbone, refs: Sequence[ImageRef]) -> None:
     """The harness's own way from files to embeddings, without a store."""
     with QUIET.stage("perf", len(refs)) as stage:
         embedder = Embedder(
-            backbone=backbone, preprocess="clip", size=BatchSize(value=_BATCH), workers=2,
+            backbone=backbone,
+            preprocess="clip",
+            size=BatchSize(value=_BATCH),
+            workers=2,
             stage=stage,
-        )  # fmt: skip
+        )
         embed_images(embedder, refs)
 
 
@@ -135,14 +144,21 @@ def store_rows(folder: Path) -> Iterator[Row]:
     passes = cold["counts"]["image_passes"] / cold["counts"]["pictures"]
     ratio = warm["run"]["seconds"]["embed"] / cold["run"]["seconds"]["embed"]
     yield Row(
-        name="image passes of four methods on emoji", against="distinct images", ratio=passes,
-        target="1.00", ok=passes == 1, measured=f"{cold['counts']['image_passes']:,} passes",
-    )  # fmt: skip
+        name="image passes of four methods on emoji",
+        against="distinct images",
+        ratio=passes,
+        target="1.00",
+        ok=passes == 1,
+        measured=f"{cold['counts']['image_passes']:,} passes",
+    )
     yield Row(
-        name="embedding with a stored backbone", against="the first run", ratio=ratio,
-        target="≤ 0.1, 0 image passes", ok=ratio <= 0.1 and warm["counts"]["image_passes"] == 0,
+        name="embedding with a stored backbone",
+        against="the first run",
+        ratio=ratio,
+        target="≤ 0.1, 0 image passes",
+        ok=ratio <= 0.1 and warm["counts"]["image_passes"] == 0,
         measured=f"{warm['run']['seconds']['embed']:.2f} s",
-    )  # fmt: skip
+    )
 
 
 def bf16_row() -> Row | None:
@@ -155,10 +171,13 @@ def bf16_row() -> Row | None:
         rounds=5,
     )
     return Row(
-        name=f"bf16 image tower, ViT-B-32, batch {_BATCH}", against="float32 tower",
-        ratio=full / half, target="≥ 1.5", ok=full / half >= 1.5,
+        name=f"bf16 image tower, ViT-B-32, batch {_BATCH}",
+        against="float32 tower",
+        ratio=full / half,
+        target="≥ 1.5",
+        ok=full / half >= 1.5,
         measured=f"{_BATCH / half:,.0f} images/s; one linear layer alone: {_linear_ratio():.2f}",
-    )  # fmt: skip
+    )
 
 
 def _linear_ratio() -> float:
@@ -174,11 +193,15 @@ def bf16_changes(folder: Path) -> list[tuple[str, str, float, float]]:
     """Method, metric, percent in float32, percent in bfloat16: the emoji task's averages."""
     full, half = (emoji_records(folder / p, p) for p in ("fp32", "bf16"))
     return [
-        (one.data["cell"]["method"], metric, value["value"],
-         other.data["metrics"]["average"][metric]["value"])
+        (
+            one.data["cell"]["method"],
+            metric,
+            value["value"],
+            other.data["metrics"]["average"][metric]["value"],
+        )
         for one, other in zip(full, half, strict=True)
         for metric, value in one.data["metrics"]["average"].items()
-    ]  # fmt: skip
+    ]
 
 
 def training_row(backbone: TorchBackbone) -> Row:
@@ -192,9 +215,13 @@ def training_row(backbone: TorchBackbone) -> Row:
         with torch.no_grad():
             images = backbone.encode_images(pixels)
         Step(
-            network=mapper, backbone=backbone, prompt=prompts[0], images=images,
-            masks=dropout_masks(mapper, _BATCH, 0), processes=Processes(),
-        ).backward()  # fmt: skip
+            network=mapper,
+            backbone=backbone,
+            prompt=prompts[0],
+            images=images,
+            masks=dropout_masks(mapper, _BATCH, 0),
+            processes=Processes(),
+        ).backward()
 
     def bare() -> None:
         with torch.no_grad():
@@ -205,18 +232,24 @@ def training_row(backbone: TorchBackbone) -> Row:
     taken, least = medians(ours, bare, rounds=7)
     return Row(
         name=f"a training step of Pic2Word, {backbone.name}, batch {_BATCH}",
-        against="bare image forward, text forward and backward", ratio=taken / least,
-        target="≤ 1.1", ok=taken / least <= 1.1, measured=f"{taken:.2f} s",
-    )  # fmt: skip
+        against="bare image forward, text forward and backward",
+        ratio=taken / least,
+        target="≤ 1.1",
+        ok=taken / least <= 1.1,
+        measured=f"{taken:.2f} s",
+    )
 
 
 def loading_row(backbone: TorchBackbone, folder: Path) -> Row:
     """How long a training step waits for its pictures, the embedded ones, decoded and cropped."""
     refs, label = find_training_images("emoji")
     job = training.Job(
-        recipe=training.Recipe(epochs=1, batch_size=_BATCH), backbone=backbone, images=refs,
-        trained_on=label, output=folder / "mapper.safetensors",
-    )  # fmt: skip
+        recipe=training.Recipe(epochs=1, batch_size=_BATCH),
+        backbone=backbone,
+        images=refs,
+        trained_on=label,
+        output=folder / "mapper.safetensors",
+    )
     learner = training.new_learner(job)
     waited: list[float] = []
     with mock.patch.object(training, "augmented", _timed(augmented, waited)):
@@ -229,9 +262,12 @@ def loading_row(backbone: TorchBackbone, folder: Path) -> Row:
     share = sum(waited) / (time.perf_counter() - started)
     return Row(
         name=f"waiting for pictures in training, {backbone.name}, batch {_BATCH}",
-        against="the step", ratio=share, target="≤ 0.05", ok=share <= 0.05,
+        against="the step",
+        ratio=share,
+        target="≤ 0.05",
+        ok=share <= 0.05,
         measured=f"{1000 * sum(waited) / _STEPS:.1f} ms a step",
-    )  # fmt: skip
+    )
 
 
 def _timed(
