@@ -79,6 +79,14 @@ def compare(
     Raises:
         UsageError: two records are not over the same queries, or have no such metric or group.
         CorruptData: a record's per-query data is missing or altered.
+
+    Example:
+        >>> import cirbench
+        >>> methods = ["image-only", "text-only"]
+        >>> image, text = cirbench.evaluate(methods, "emoji", backbone="fake", split="val")
+        >>> [pair] = cirbench.compare([(image, text)], groups=["average"])
+        >>> pair.cells[0].metric, pair.cells[0].p_holm < 0.05
+        ('R@10', True)
     """
     found = [Pair(a=a, b=b, cells=_cells(a, b, metrics, groups)) for a, b in pairs]
     adjusted = iter(holm([cell.difference.p for pair in found for cell in pair.cells]))

@@ -11,11 +11,16 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     from torch import Tensor
 
-    pass
-
 
 class Backbone(Protocol):
-    """A CLIP-like pair of towers with one joint embedding of width C and tokens of width W."""
+    """A CLIP-like pair of towers with one joint embedding of width C and tokens of width W.
+
+    Example:
+        >>> import cirbench
+        >>> backbone = cirbench.load_backbone("fake")
+        >>> backbone.encode_texts(["a dog", "a cat"]).shape == (2, backbone.embedding_width)
+        True
+    """
 
     name: str
     embedding_width: int

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,11 +15,14 @@ if TYPE_CHECKING:
 
     from cirbench.benchmark.api.protocol import EvaluationProtocol
 
-    pass
-
 
 class Queries(Protocol):
-    """A batch of B queries as a method sees it."""
+    """A batch of B queries as a method sees it.
+
+    Example:
+        >>> def add(queries):  # in a method's compose
+        ...     return queries.reference_features + queries.text_features()
+    """
 
     @property
     def protocol(self) -> EvaluationProtocol: ...
@@ -37,11 +41,24 @@ class Queries(Protocol):
         ...
 
 
-class Method(Protocol):
+class Method(ABC):
     """A way to compose a query. One paper a file in `methods/`.
+
+    A subclass has a `name` and a `compose`; `build` where it has weights or needs the backbone.
 
     A method whose score is no dot product would add a `score(queries, gallery)` to this seam:
     `ranking.rank` already takes its scores from a function of query rows.
+
+    Example:
+        >>> import cirbench
+        >>> from torch.nn.functional import normalize
+        >>> class Negated(cirbench.Method):
+        ...     name = "negated"
+        ...     def compose(self, queries):
+        ...         return normalize(-queries.reference_features, dim=-1)
+        >>> records = cirbench.evaluate(Negated, "emoji", backbone="fake", limit=2)
+        >>> records.to_frame().method.unique().tolist()
+        ['negated']
     """
 
     name: ClassVar[str]
@@ -62,9 +79,9 @@ class Method(Protocol):
         """
         return cls()
 
+    @abstractmethod
     def compose(self, queries: Queries) -> Tensor:
         """B queries → (B, C) float32 unit vectors, ranked by dot product with the gallery's."""
-        ...
 
 
 @dataclass(frozen=True, kw_only=True)

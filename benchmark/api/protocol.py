@@ -34,6 +34,12 @@ class EvaluationProtocol:
         headline: the metric that ranks a leaderboard's rows, on the average.
         recall_epsilon: added to the number of positives in the denominator of recall.
         averages: name → the groups whose plain mean it is.
+
+    Example:
+        >>> import cirbench
+        >>> protocol = cirbench.load_task("emoji").protocols["emoji"]
+        >>> protocol.headline, protocol.hash
+        ('R@10', '6d247013dd41')
     """
 
     name: str

@@ -6,7 +6,6 @@ A plug-in package adds its own through the entry-point groups `cirbench.methods`
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import re
 import warnings
@@ -17,6 +16,7 @@ from importlib.metadata import entry_points
 from typing import Any
 
 from cirbench.benchmark.runtime.errors import UsageError
+from cirbench.benchmark.runtime.hints import suggest
 
 
 class PluginWarning(UserWarning):
@@ -289,8 +289,5 @@ def backbone_entry(name: str) -> Entry:
 def _find(name: str, kind: str, entries: Mapping[str, Entry]) -> Entry:
     if name in entries and not name.endswith(":"):
         return entries[name]
-    close = [
-        one for one in difflib.get_close_matches(name, entries, n=3, cutoff=0.5) if one != name
-    ]
-    hint = f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(entries)}"
+    hint = suggest(name, entries)
     raise UsageError(f"unknown {kind} {name!r}; {hint} (bench ls {kind}s lists all)")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from typing import TYPE_CHECKING, ClassVar
 
 from cirbench.benchmark.api.values import (
     Collection,
@@ -15,18 +16,27 @@ from cirbench.benchmark.api.values import (
     TaskData,
     Triplet,
 )
+from cirbench.benchmark.runtime.errors import MissingData
 
 if TYPE_CHECKING:
-    from cirbench.benchmark.api.protocol import EvaluationProtocol
-
-    pass
-    pass
     from cirbench.benchmark.api.per_query import PerQuery
+    from cirbench.benchmark.api.protocol import EvaluationProtocol
     from cirbench.benchmark.runtime.progress import Reporter
 
 
-class Task(Protocol):
-    """A benchmark task. One file in `datasets/`, one class."""
+class Task(ABC):
+    """A benchmark task. One file in `datasets/`, one class.
+
+    A subclass has the first four names below and a `load`.
+
+    Example:
+        >>> import cirbench
+        >>> task = cirbench.load_task("emoji")
+        >>> protocol = task.protocols["emoji"]
+        >>> data = task.load(protocol=protocol, split="test", data_root=None)
+        >>> len(data.queries), len(data.gallery)
+        (2400, 3000)
+    """
 
     name: ClassVar[str]
     splits: ClassVar[tuple[str, ...]]
@@ -43,6 +53,7 @@ class Task(Protocol):
     how_to_get: ClassVar[str] = ""
     """Where a person gets the rest, and under which terms."""
 
+    @abstractmethod
     def load(self, *, protocol: EvaluationProtocol, split: str, data_root: Path | None) -> TaskData:
         """Reads the annotations; opens no picture.
 
@@ -51,11 +62,14 @@ class Task(Protocol):
                 where it was looked for. Single pictures that are not there go into `missing`.
             CorruptData: an annotation contradicts itself; the message names file and row.
         """
-        ...
 
     def training_images(self, *, data_root: Path | None) -> Sequence[ImageRef]:
-        """Pictures that unsupervised training on this task may see."""
-        ...
+        """Pictures that unsupervised training on this task may see.
+
+        Raises:
+            MissingData: it has none.
+        """
+        raise MissingData(f"{self.name} has no training images")
 
     def prepare(self, *, data_root: Path, seed: int, reporter: Reporter) -> Sequence[str]:
         """Makes what evaluation reads out of what was fetched; gives lines about it."""

@@ -22,6 +22,13 @@ class TrainingRequest:
         output: the file of weights that is written.
         recipe: fields of `Training.recipe`; those that are not named keep their defaults.
         checkpoint_every: steps between saved states, where states are saved within an epoch.
+
+    Example:
+        >>> from pathlib import Path
+        >>> import cirbench
+        >>> weights = Path("mapper.safetensors")
+        >>> cirbench.TrainingRequest(source="photos", backbone="fake", output=weights).precision
+        'fp32'
     """
 
     source: str
@@ -36,7 +43,23 @@ class TrainingRequest:
 
 
 class Training(ABC):
-    """The training of one method, registered under the method's name."""
+    """The training of one method, registered under the method's name.
+
+    Example:
+        >>> from dataclasses import dataclass
+        >>> import cirbench
+        >>> @dataclass(frozen=True, kw_only=True)
+        ... class Recipe:
+        ...     epochs: int = 3
+        ...     seed: int = 0
+        >>> class MyTraining(cirbench.Training):
+        ...     source = "images"
+        ...     recipe = Recipe
+        ...     def train(self, request, reporter, *, resume):
+        ...         reporter.say(f"{Recipe(**request.recipe).epochs} epochs on {request.source}")
+        >>> MyTraining().parallel
+        False
+    """
 
     source: ClassVar[Literal["images", "task"]]
     """What it is trained on: pictures (a folder, table, shards or a name that

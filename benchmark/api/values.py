@@ -1,10 +1,4 @@
-"""The three seams (`Backbone`, `Method`, `Task`) and the values that cross them.
-
-A method sees `Queries` and gives unit vectors; it knows no files, devices or gallery. Everything
-else (reading, batching, ranking, scoring, records) is the harness's.
-
-This module imports no torch at run time, so that `bench ls` stays quick.
-"""
+"""The values that cross the seams. Nothing here imports torch, so that `bench ls` stays quick."""
 
 from __future__ import annotations
 
@@ -36,6 +30,13 @@ class ImageRef:
             the protocol says.
         path: its file, where it has one of its own; its content's hash can then be remembered.
         title: what a person calls it, where its id does not say so.
+
+    Example:
+        >>> from pathlib import Path
+        >>> import cirbench
+        >>> path = Path("photos/dog.jpg")
+        >>> cirbench.ImageRef(id="dog", read=path.read_bytes, path=path).id
+        'dog'
     """
 
     id: str
@@ -56,6 +57,12 @@ class Query:
         removed: the gallery row that is left out of this query's ranking, if any.
         members: gallery rows among which alone the positives are ranked a second time, for
             subset metrics (CIRR's image sets, without the reference).
+
+    Example:
+        >>> import cirbench
+        >>> dog = cirbench.ImageRef(id="dog", read=bytes)
+        >>> cirbench.Query(id="1", reference=dog, positives=(3,), fields={"style": "origami"}).group
+        'all'
     """
 
     id: str
@@ -82,6 +89,14 @@ class TaskData:
             looked for. A task leaves it in gallery and queries; the harness stops, or drops it
             and calls the record partial.
         remarks: what a reader of the numbers should know of the data, a sentence each.
+
+    Example:
+        >>> import cirbench
+        >>> dog, cat = (cirbench.ImageRef(id=name, read=bytes) for name in ("dog", "cat"))
+        >>> query = cirbench.Query(id="1", reference=dog, positives=(1,))
+        >>> data = cirbench.TaskData(gallery=(dog, cat), queries=(query,), annotations={})
+        >>> list(data.pictures)
+        ['dog', 'cat']
     """
 
     gallery: tuple[ImageRef, ...]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import BuiltinFunctionType, FunctionType, NoneType
 
@@ -22,6 +22,7 @@ from cirbench.benchmark.backbones.text import (
 )
 from cirbench.benchmark.checkpoints import sha256_of_tensors
 from cirbench.benchmark.runtime.errors import CorruptData, UsageError
+from cirbench.benchmark.runtime.torch_state import full_float32
 
 Tokenizer = Callable[[Sequence[str]], list[list[int]]]
 """Texts → their token ids with start and end of text, uncut and unpadded."""
@@ -208,10 +209,13 @@ class TorchBackbone:
 
         return self._by_length(rows, encode)
 
-    def _arithmetic(self) -> AbstractContextManager[object]:
-        return torch.autocast(
+    @contextmanager
+    def _arithmetic(self) -> Iterator[None]:
+        autocast = torch.autocast(
             self.device.type, self._precision.compute, enabled=self._precision.autocast
         )
+        with full_float32(), autocast:
+            yield
 
     def _token_rows(self, texts: Sequence[str], truncate: bool) -> list[list[int]]:
         """Token ids of each text; a cut one keeps its end-of-text token."""

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
-
 from cirbench.benchmark.api.backbone import Backbone
 from cirbench.benchmark.api.registry import find_backbone, split_name
 from cirbench.benchmark.runtime.errors import MissingData
+from cirbench.benchmark.runtime.torch_state import seeded
 
 
 def load_backbone(name: str, *, device: str = "cpu", precision: str = "fp32") -> Backbone:
@@ -23,11 +22,16 @@ def load_backbone(name: str, *, device: str = "cpu", precision: str = "fp32") ->
     Raises:
         UsageError: no backbone has that name.
         MissingData: its weights are not on this machine and can't be fetched.
+
+    Example:
+        >>> import cirbench
+        >>> cirbench.load_backbone("emoji-clip").embedding_width
+        128
     """
     own_name, spec = split_name(name)
     _check_folder(spec)
-    torch.backends.cuda.matmul.allow_tf32 = False  # in towers
-    backbone: Backbone = find_backbone(spec)(spec, device=device, precision=precision)
+    with seeded(0):  # libraries draw weights at random before they read them
+        backbone: Backbone = find_backbone(spec)(spec, device=device, precision=precision)
     if own_name or ":" in backbone.name:
         backbone.name = own_name or _short_name(backbone.name)
     return backbone

@@ -283,18 +283,14 @@ def _print_plans(plans: "list[Plan]", as_json: bool) -> None:
 
 
 def _plan_summary(plan: "Plan") -> dict[str, Any]:
-    from cirbench.benchmark.evaluation import plan as planning
-
     return {
-        "methods": list(plan.methods),
+        "methods": [method.name for method in plan.methods],
         "task": plan.task.name,
         "split": plan.split,
         "protocol": {**plan.protocol.as_dict(), "hash": plan.protocol.hash},
         "backbone": plan.backbone,
         "checkpoints": {
-            name: str(path)
-            for name in plan.methods
-            if (path := planning.checkpoint_path(name, plan.backbone, plan.request.checkpoints))
+            method.name: str(method.checkpoint) for method in plan.methods if method.checkpoint
         },
         "device": plan.request.device,
         "queries": len(plan.data.queries),

@@ -8,6 +8,8 @@ from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
 
+from cirbench.benchmark.api.backbone import Backbone
+from cirbench.benchmark.api.method import Method
 from cirbench.benchmark.api.protocol import EvaluationProtocol
 from cirbench.benchmark.api.registry import (
     backbone_entry,
@@ -17,6 +19,7 @@ from cirbench.benchmark.api.registry import (
     methods,
     needs_checkpoint,
     split_name,
+    tasks,
 )
 from cirbench.benchmark.api.task import Task
 from cirbench.benchmark.api.values import Mode, TaskData
@@ -31,12 +34,12 @@ from cirbench.benchmark.runtime.progress import Reporter
 class Request:
     """What a person asked for; None means the task's or the machine's own default."""
 
-    methods: tuple[str, ...]
-    """Names; "all" stands for every method that has its weights here."""
-    task: str
+    methods: tuple[str | type[Method], ...]
+    """Names, or classes of one's own; "all" stands for every method that has its weights here."""
+    task: str | Task
     split: str | None = None
     protocol: str | None = None
-    backbone: str | None = None
+    backbone: str | Backbone | None = None
     checkpoints: Mapping[str, Path] = field(default_factory=dict)
     """Method → its weights; needed where none are shipped."""
     data_root: Path | None = None
@@ -54,16 +57,40 @@ class Request:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PlannedMethod:
+    """A method that runs, and the file of its weights.
+
+    Attributes:
+        own: the class, where it was handed in and is not in the registry.
+    """
+
+    name: str
+    checkpoint: Path | None = None
+    own: type[Method] | None = None
+
+    def load(self) -> type[Method]:
+        """Import its class."""
+        found: type[Method] = self.own or find_method(self.name)
+        return found
+
+
+@dataclass(frozen=True, kw_only=True)
 class Plan:
-    """A request with every default filled in and the annotations read; no picture opened."""
+    """A request with every default filled in and the annotations read; no picture opened.
+
+    Attributes:
+        backbone: its name.
+        loaded: the backbone itself, where it was handed in.
+    """
 
     request: Request
-    methods: tuple[str, ...]
+    methods: tuple[PlannedMethod, ...]
     task: Task
     split: str
     protocol: EvaluationProtocol
     backbone: str
     data: TaskData
+    loaded: Backbone | None = None
 
     @cached_property
     def device(self) -> str:
@@ -122,14 +149,15 @@ def plan(request: Request) -> Plan:
     Raises:
         UsageError, MissingData, CorruptData: as their classes say.
     """
-    task: Task = find_task(request.task)()
-    backbone = task.default_backbone if request.backbone is None else request.backbone
-    backbone_entry(backbone)
-    chosen = methods_of(request, backbone)
-    for name in chosen:
-        checkpoint_path(name, backbone, request.checkpoints)
+    task = _find_task(request.task)
+    wanted = task.default_backbone if request.backbone is None else request.backbone
+    loaded = None if isinstance(wanted, str) else wanted
+    backbone = loaded.name if loaded else str(wanted)
+    if loaded is None:
+        backbone_entry(backbone)
+    chosen = plan_methods(request, backbone)
     for name in request.checkpoints:
-        if name not in chosen:
+        if name not in {method.name for method in chosen}:
             raise UsageError(f"--checkpoint {name}=…, but {name} is not among the methods")
     split = _choice("split", request.split, task.splits)
     protocol = task.protocols[_choice("protocol", request.protocol, tuple(task.protocols))]
@@ -155,27 +183,67 @@ def plan(request: Request) -> Plan:
         protocol=protocol,
         backbone=backbone,
         data=data,
+        loaded=loaded,
     )
+
+
+def _find_task(wanted: str | Task) -> Task:
+    if isinstance(wanted, str):
+        found: Task = find_task(wanted)()
+        return found
+    if wanted.name in tasks() and not isinstance(wanted, find_task(wanted.name)):
+        raise UsageError(f"a task of your own must not be named {wanted.name!r}, as another is")
+    return wanted
 
 
 def plan_each(request: Request) -> list[Plan]:
     """A plan; for the protocol "all" one of each of the task's. Raises what `plan` does."""
     wanted = [request.protocol]
     if request.protocol == "all":
-        wanted = list(find_task(request.task).protocols)
+        wanted = list(_find_task(request.task).protocols)
     return [plan(replace(request, protocol=name)) for name in wanted]
 
 
-def methods_of(request: Request, backbone: str) -> tuple[str, ...]:
-    """The methods' names, each once, "all" spelled out."""
-    if "all" not in request.methods:
-        return tuple(dict.fromkeys(request.methods))
+def plan_methods(request: Request, backbone: str) -> tuple[PlannedMethod, ...]:
+    """The methods, each once, "all" spelled out, each with its weights.
+
+    Raises:
+        UsageError: a name is not known, or one's own method has the name of a registered one.
+        MissingData: a method needs weights, and they are not there.
+    """
+    own = {method.name: method for method in request.methods if not isinstance(method, str)}
+    names = [method if isinstance(method, str) else method.name for method in request.methods]
+    if taken := sorted(own.keys() & methods().keys()):
+        raise UsageError(f"a method of your own must not be named {taken[0]!r}, as another is")
+    if "all" in names:
+        names = [*_runnable(request, backbone), *own]
+    return tuple(
+        _plan_own(own[name], request.checkpoints)
+        if name in own
+        else PlannedMethod(
+            name=name, checkpoint=checkpoint_path(name, backbone, request.checkpoints)
+        )
+        for name in dict.fromkeys(names)
+    )
+
+
+def _plan_own(method: type[Method], checkpoints: Mapping[str, Path]) -> PlannedMethod:
+    path = checkpoints.get(method.name)
+    if path:
+        check_is_file(path, "checkpoint")
+    elif method.needs_checkpoint:
+        raise MissingData(f"{method.name} needs its weights: checkpoints={{{method.name!r}: FILE}}")
+    return PlannedMethod(name=method.name, checkpoint=path, own=method)
+
+
+def _runnable(request: Request, backbone: str) -> list[str]:
+    """Every method that can be loaded and has its weights."""
 
     def has_weights(name: str) -> bool:
         shipped = split_name(backbone)[1] in shipped_checkpoints(name)
         return name in request.checkpoints or shipped or not needs_checkpoint(name)
 
-    return tuple(filter(has_weights, loadable_methods()))
+    return list(filter(has_weights, loadable_methods()))
 
 
 def parse_checkpoints(given: Sequence[str], chosen: Sequence[str]) -> dict[str, Path]:

@@ -14,14 +14,13 @@ from torch import Tensor
 from cirbench.benchmark.api.backbone import Backbone
 from cirbench.benchmark.api.method import Checkpoint, Method
 from cirbench.benchmark.api.per_query import PerQuery
-from cirbench.benchmark.api.registry import find_method
 from cirbench.benchmark.api.values import Mode
 from cirbench.benchmark.backbones.load import load_backbone
 from cirbench.benchmark.checkpoints import read_checkpoint
 from cirbench.benchmark.embedding.pictures import BatchSize, Embedder, ImageFeatures, embed_with
 from cirbench.benchmark.embedding.texts import TextFeatures
 from cirbench.benchmark.evaluation.compose import compose
-from cirbench.benchmark.evaluation.plan import Plan, checkpoint_path, without_unreadable
+from cirbench.benchmark.evaluation.plan import Plan, PlannedMethod, without_unreadable
 from cirbench.benchmark.ranking.groups import rank_queries
 from cirbench.benchmark.ranking.rank import Ranking
 from cirbench.benchmark.records.record import (
@@ -33,6 +32,7 @@ from cirbench.benchmark.records.record import (
 )
 from cirbench.benchmark.runtime.progress import Reporter
 from cirbench.benchmark.runtime.provenance import environment, peak_memory_bytes
+from cirbench.benchmark.runtime.torch_state import seeded
 from cirbench.benchmark.scoring import bootstrap
 from cirbench.benchmark.scoring.summary import averages_of, depth, score, summarise
 
@@ -60,14 +60,19 @@ def run(plan: Plan, reporter: Reporter) -> Iterator[Record]:
     request = plan.request
     if request.allow_missing:
         plan = without_unreadable(plan, reporter)
-    torch.manual_seed(request.seed)
     clock = Clock()
     with clock.stage("load"):
-        checkpoints = [read_own_checkpoint(name, plan) for name in plan.methods]
-        backbone = load_backbone(plan.backbone, device=plan.device, precision=request.precision)
+        # weights first: a file that is damaged is told before a backbone is fetched
+        checkpoints = [
+            read_checkpoint(method.checkpoint) if method.checkpoint else None
+            for method in plan.methods
+        ]
+        backbone = plan.loaded or load_backbone(
+            plan.backbone, device=plan.device, precision=request.precision
+        )
         methods = [
-            (find_method(name).build(backbone=backbone, checkpoint=checkpoint), checkpoint)
-            for name, checkpoint in zip(plan.methods, checkpoints, strict=True)
+            (build_method(method, backbone, checkpoint, request.seed), checkpoint)
+            for method, checkpoint in zip(plan.methods, checkpoints, strict=True)
         ]
     with clock.stage("embed"):
         [images] = embed(plan, [backbone], reporter)
@@ -100,10 +105,12 @@ def run(plan: Plan, reporter: Reporter) -> Iterator[Record]:
         yield write_record(plan.output, cell, body, per_query)
 
 
-def read_own_checkpoint(method: str, plan: Plan) -> Checkpoint | None:
-    """A method's weights, shipped ones or those asked for; before any backbone is fetched."""
-    path = checkpoint_path(method, plan.backbone, plan.request.checkpoints)
-    return read_checkpoint(path) if path else None
+def build_method(
+    method: PlannedMethod, backbone: Backbone, checkpoint: Checkpoint | None, seed: int
+) -> Method:
+    """Make a method ready; what it draws at random depends on the seed alone."""
+    with seeded(seed, backbone.device):
+        return method.load().build(backbone=backbone, checkpoint=checkpoint)
 
 
 def embed(plan: Plan, backbones: Sequence[Backbone], reporter: Reporter) -> list[ImageFeatures]:
@@ -142,7 +149,8 @@ def _rank_method(
     queries = plan.data.queries
     size = BatchSize(value=plan.request.batch_size)
     with clock.stage("compose"), reporter.stage(method.name, len(queries)) as stage:
-        vectors = compose(method, queries, plan.protocol, images, texts, size=size, stage=stage)
+        with seeded(plan.request.seed, texts.backbone.device):
+            vectors = compose(method, queries, plan.protocol, images, texts, size=size, stage=stage)
         texts.flush()
     with clock.stage("rank"), torch.inference_mode():
         return rank_queries(plan.data, vectors.to(gallery.device), gallery, depth(plan.protocol))

@@ -23,6 +23,7 @@ from torch import Tensor
 from cirbench.benchmark.ranking.dot_product import DotProduct, Scored
 from cirbench.benchmark.ranking.equal_vectors import Rows
 from cirbench.benchmark.ranking.parts import Best, Pairs, Part, Scores, Wanted, merge, rank_part
+from cirbench.benchmark.runtime.torch_state import full_float32
 
 PART_ROWS = 2**16
 """Gallery rows that are scored at once."""
@@ -71,6 +72,7 @@ def rank(
     return merge_parts([rank_part(scores, wanted, range(gallery_size))], wanted)
 
 
+@full_float32()
 def rank_vectors(queries: Tensor, gallery: Tensor, wanted: Wanted) -> Ranking:
     """Ranks (N, D) unit vectors by dot product for (Q, D) unit vectors.
 

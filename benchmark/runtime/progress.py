@@ -56,7 +56,21 @@ class _Bar:
         self.progress.advance(self.task, count)
 
 
-Stage = _PlainLine | _Bar
+class _NotebookBar:
+    """IPython's own bar."""
+
+    def __init__(self, label: str, total: int) -> None:
+        from IPython.display import ProgressBar, display
+
+        display(label)
+        self.bar = ProgressBar(total)
+        self.bar.display()
+
+    def advance(self, count: int) -> None:
+        self.bar.progress += count
+
+
+Stage = _PlainLine | _Bar | _NotebookBar
 """What a piece of work tells its progress to."""
 
 
@@ -67,6 +81,13 @@ class Reporter:
         self.quiet = quiet
         self.console = Console(stderr=True)
 
+    @classmethod
+    def for_python(cls) -> Reporter:
+        """Quiet, unless in a notebook or on a terminal."""
+        reporter = cls()
+        reporter.quiet = not (reporter.console.is_jupyter or reporter.console.is_terminal)
+        return reporter
+
     def say(self, message: str) -> None:
         """A line for the person, unless they asked for quiet."""
         if not self.quiet:
@@ -75,6 +96,9 @@ class Reporter:
     @contextmanager
     def stage(self, label: str, total: int) -> Iterator[Stage]:
         """A piece of work of `total` items; call `advance(n)` on what is given."""
+        if self.console.is_jupyter and not self.quiet:
+            yield _NotebookBar(label, total)
+            return
         if self.quiet or not self.console.is_terminal:
             yield _PlainLine(label, total, None if self.quiet else sys.stderr)
             return

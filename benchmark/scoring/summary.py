@@ -82,6 +82,12 @@ def averages_of(groups: Sequence[str], protocol: EvaluationProtocol) -> Averages
     averages = {"average": groups, **protocol.averages}
     if shared := sorted(averages.keys() & set(groups)):
         raise UsageError(f"protocol {protocol.name}: {shared[0]!r} names a group and an average")
+    for name, members in averages.items():
+        if empty := [group for group in members if group not in groups]:
+            raise UsageError(
+                f"protocol {protocol.name}: {name!r} must be over groups that have queries, got "
+                f"{empty[0]!r}"
+            )
     return averages
 
 

@@ -22,6 +22,7 @@ from torch import Tensor
 from cirbench.benchmark.api.backbone import CLIP_MEAN, CLIP_STD
 from cirbench.benchmark.images import decoding
 from cirbench.benchmark.runtime.files import written_whole
+from cirbench.benchmark.runtime.torch_state import seeded
 from cirbench.datasets.emoji.captions import Caption, draw_caption
 from cirbench.datasets.emoji.pictures import Picture, read_bytes, training_pictures
 
@@ -167,12 +168,13 @@ def train(
     output: Path, recipe: Recipe, report: Callable[[int, float], None] = lambda *_: None
 ) -> None:
     """Trains and writes the model folder; `report` hears each step and its loss."""
-    torch.manual_seed(recipe.seed)
     rng = np.random.default_rng(recipe.seed)
     generator = torch.Generator().manual_seed(recipe.seed)
     pictures = training_pictures()
     pixels = decode(pictures, recipe.image_size)
-    model, tokenizer = new_model(recipe), open_clip.get_tokenizer("ViT-B-32")
+    with seeded(recipe.seed):
+        model = new_model(recipe)
+    tokenizer = open_clip.get_tokenizer("ViT-B-32")
     optimizer = torch.optim.AdamW(
         model.parameters(), weight_decay=recipe.weight_decay, betas=(0.9, 0.98), eps=1e-6
     )

@@ -38,6 +38,7 @@ from cirbench.benchmark.images.reading import chunks, load_picture, prefetched
 from cirbench.benchmark.runtime.errors import CheckFailed, UsageError
 from cirbench.benchmark.runtime.progress import Reporter
 from cirbench.benchmark.runtime.provenance import code_state, package_versions
+from cirbench.benchmark.runtime.torch_state import full_float32
 from cirbench.benchmark.training.learner import Learner, loss_scaler
 from cirbench.benchmark.training.selection import selection_score, supervision
 from cirbench.benchmark.training.state import (
@@ -136,6 +137,7 @@ def batches(job: Job, epoch: int) -> Iterator[tuple[Tensor, list[str], Tensor]]:
         yield pixels[0::2], texts, pixels[1::2]
 
 
+@full_float32()
 def train(job: Job, reporter: Reporter, *, resume: bool = False) -> float:
     """Fine-tunes, writes the best epoch's towers and a log, gives its selection score in percent.
 

@@ -33,6 +33,7 @@ from cirbench.benchmark.evaluation.plan import choose_device
 from cirbench.benchmark.runtime.errors import CheckFailed, UsageError
 from cirbench.benchmark.runtime.progress import Reporter
 from cirbench.benchmark.runtime.provenance import code_state, package_versions
+from cirbench.benchmark.runtime.torch_state import full_float32, seeded
 from cirbench.benchmark.training.learner import Learner
 from cirbench.benchmark.training.selection import selection_score, supervision, task_supervision
 from cirbench.benchmark.training.state import (
@@ -193,6 +194,7 @@ def batches(job: Job, features: Features, epoch: int) -> Iterator[tuple[Tensor, 
         )
 
 
+@full_float32()
 def train(job: Job, reporter: Reporter, *, resume: bool = False) -> float:
     """Trains, writes the best epoch's weights and a log, and gives its selection score in percent.
 
@@ -215,7 +217,8 @@ def train(job: Job, reporter: Reporter, *, resume: bool = False) -> float:
     with reporter.stage("training", job.recipe.epochs) as stage:
         stage.advance(len(log))
         for epoch in range(len(log), job.recipe.epochs):
-            loss = _one_epoch(learner, job, features, epoch)
+            with seeded(job.recipe.seed * 1_000_003 + epoch, job.backbone.device):
+                loss = _one_epoch(learner, job, features, epoch)
             found = score_of(network, job, features)
             if found > max((score for _, score in log), default=-1.0):
                 best = {name: tensor.clone() for name, tensor in network.state_dict().items()}
@@ -241,10 +244,10 @@ def train(job: Job, reporter: Reporter, *, resume: bool = False) -> float:
 
 def new_learner(job: Job) -> Learner[CombinerNetwork]:
     """Before the first epoch."""
-    torch.manual_seed(job.recipe.seed)
-    network = CombinerNetwork(
-        job.backbone.embedding_width, job.recipe.projection, job.recipe.hidden
-    ).to(job.backbone.device)
+    with seeded(job.recipe.seed):
+        network = CombinerNetwork(
+            job.backbone.embedding_width, job.recipe.projection, job.recipe.hidden
+        ).to(job.backbone.device)
     return Learner(
         network=network,
         scaler=torch.amp.GradScaler(enabled=False),
@@ -261,7 +264,6 @@ def _one_epoch(
     """The mean loss."""
     learner.network.train()
     losses = []
-    torch.manual_seed(job.recipe.seed * 1_000_003 + epoch)
     for batch in batches(job, features, epoch):
         references, texts, targets = (part.to(job.backbone.device) for part in batch)
         loss = contrastive_loss(learner.network(references, texts), targets)

@@ -21,14 +21,15 @@ from torch import Tensor
 from torch.nn.functional import dropout
 
 from cirbench.benchmark.api.backbone import Backbone
+from cirbench.benchmark.runtime.torch_state import seeded
 from cirbench.benchmark.training.processes import Processes
 from cirbench.methods.pic2word.method import MappingNetwork, contrastive_loss
 
 
 def dropout_masks(network: MappingNetwork, rows: int, seed: int) -> list[Tensor]:
     """One (rows, width) mask a block, the numbers that nn.Dropout would draw after this seed."""
-    torch.manual_seed(seed)
-    return [dropout(torch.ones(rows, width), network.dropout) for width in network.block_widths]
+    with seeded(seed):
+        return [dropout(torch.ones(rows, width), network.dropout) for width in network.block_widths]
 
 
 @dataclass(frozen=True, kw_only=True)

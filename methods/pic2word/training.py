@@ -35,6 +35,7 @@ from cirbench.benchmark.runtime.errors import CheckFailed, CorruptData, UsageErr
 from cirbench.benchmark.runtime.files import written_whole
 from cirbench.benchmark.runtime.progress import Reporter
 from cirbench.benchmark.runtime.provenance import code_state, package_versions
+from cirbench.benchmark.runtime.torch_state import full_float32, seeded
 from cirbench.benchmark.training import state as training_state
 from cirbench.benchmark.training.learner import Learner, loss_scaler
 from cirbench.benchmark.training.loss_plot import write_loss_plot
@@ -248,6 +249,7 @@ def step_gradient(learner: Learner[MappingNetwork], job: Job, images: Tensor, st
     ).backward(learner.scaled)
 
 
+@full_float32()
 def train(job: Job, reporter: Reporter, *, resume: bool = False) -> float:
     """Trains, writes `job.output` and the loss log beside it, and gives the last loss.
 
@@ -329,14 +331,14 @@ def _watch(job: Job, first_step: int) -> Watch:
 
 def new_learner(job: Job) -> Learner[MappingNetwork]:
     """Before the first step."""
-    torch.manual_seed(job.recipe.seed)
-    mapper = MappingNetwork(
-        job.backbone.embedding_width,
-        job.backbone.token_width,
-        job.recipe.middle_width,
-        job.recipe.layers,
-        job.recipe.dropout,
-    ).to(job.backbone.device)
+    with seeded(job.recipe.seed):
+        mapper = MappingNetwork(
+            job.backbone.embedding_width,
+            job.backbone.token_width,
+            job.recipe.middle_width,
+            job.recipe.layers,
+            job.recipe.dropout,
+        ).to(job.backbone.device)
     return Learner(
         network=mapper,
         optimizer=adamw(mapper, job.recipe, job.backbone.name),

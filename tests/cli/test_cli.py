@@ -18,7 +18,7 @@ from cirbench.benchmark.api import registry
 from cirbench.benchmark.api.protocol import EvaluationProtocol
 from cirbench.benchmark.api.task import Task
 from cirbench.benchmark.api.values import Query, TaskData
-from cirbench.benchmark.evaluation.plan import Request, methods_of
+from cirbench.benchmark.evaluation.plan import Request, plan_methods
 from cirbench.benchmark.images.reading import images_in_folder
 
 FAKE = ["--backbone", "fake", "--limit", "3", "--quiet"]
@@ -391,9 +391,13 @@ def test_the_plug_in_package_is_found_and_runs(bench):
 def test_all_is_every_method_that_has_its_weights_here(tmp_path):
     def chosen(**changes):
         request = Request(methods=("all",), task="emoji", **changes)
-        return set(methods_of(request, changes.get("backbone", "emoji-clip")))
+        return {
+            method.name for method in plan_methods(request, changes.get("backbone", "emoji-clip"))
+        }
 
     assert {"image-only", "pic2word"} <= chosen()
     assert "searle" not in chosen()
     assert "pic2word" not in chosen(backbone="fake")
-    assert "searle" in chosen(backbone="fake", checkpoints={"searle": tmp_path / "a.pt"})
+    weights = tmp_path / "a.pt"
+    weights.touch()
+    assert "searle" in chosen(backbone="fake", checkpoints={"searle": weights})

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from cirbench.benchmark.backbones.load import load_backbone
 from cirbench.benchmark.embedding.space import image_space, text_space
-from cirbench.benchmark.evaluation.plan import Request, methods_of
+from cirbench.benchmark.evaluation.plan import Request, plan_methods
 
 RUN = ("run", "-m", "image-text", "-t", "emoji", "--limit", "1", "-q", "--cache", "off", "-o", "r")
 
@@ -150,7 +150,8 @@ def test_a_transformers_folder_runs_under_its_short_name(bench, tmp_path, monkey
     assert names == ["hf:hf"] * 3
     assert all(space == spaces[0] for space in spaces)
     assert load_backbone(f"small=hf:{folder}").name == "small"
-    assert "pic2word" in methods_of(Request(methods=("all",), task="emoji"), "mine=emoji-clip")
+    found = plan_methods(Request(methods=("all",), task="emoji"), "mine=emoji-clip")
+    assert "pic2word" in [method.name for method in found]
     code, out, err = bench(*RUN, "-b", f"small=hf:{folder}", "--json")
     assert (code, err) == (0, "")
     assert json.loads(out)["cell"]["backbone"] == "small"
