@@ -33,6 +33,7 @@ from cirbench.benchmark.cli.options import (
     is_clone,
     print_json,
 )
+from cirbench.benchmark.cli.plugins import checker, maker
 from cirbench.benchmark.cli.report import register as register_report
 from cirbench.benchmark.cli.search import searcher
 from cirbench.benchmark.cli.sweep import sweeper
@@ -72,6 +73,8 @@ app.add_typer(comparer)
 app.add_typer(searcher)
 app.add_typer(data, name="data")
 app.add_typer(stored_cache, name="cache")
+app.add_typer(checker)
+app.add_typer(maker, name="new")
 
 
 def _print_version(wanted: bool) -> None:

@@ -15,7 +15,7 @@ from places import ROOT
 
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("benchmark.cli", "benchmark.face"),
-    ("slurm", "methods"),
+    ("slurm", "methods", "benchmark.conformance"),
     ("benchmark.report", "benchmark.search", "benchmark.training"),
     ("benchmark.evaluation", "benchmark.analysis", "datasets"),
     ("benchmark.embedding", "benchmark.backbones", "benchmark.scoring", "benchmark.data"),
