@@ -75,7 +75,7 @@ def check(
     data_root: DataRoot = None,
     as_json: AsJson = False,
 ) -> None:
-    """Hold a method, a task or a backbone to the contract of its seam.
+    """Hold a method, a task or a backbone to its contract.
 
     Exit 1 if a rule does not hold.
     """
