@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import csv
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from cirbench.benchmark.api.backbone import Backbone
 from cirbench.benchmark.checkpoints import read_checkpoint, write_checkpoint
 from cirbench.benchmark.runtime.errors import CorruptData, UsageError
 from cirbench.benchmark.runtime.files import written_whole
@@ -27,6 +29,21 @@ def goes_on(path: Path, *, resume: bool) -> bool:
             f"start anew, delete it"
         )
     return path.exists()
+
+
+def identify_backbone(backbone: Backbone) -> dict[str, str]:
+    """What of a frozen backbone must be the same for a training to be resumed."""
+    return {
+        "name": backbone.name,
+        "weights": backbone.weights_sha256,
+        "precision": backbone.precision,
+    }
+
+
+def as_stored(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """An identity as JSON gives it back, to be compared with one that was read."""
+    stored: dict[str, Any] = json.loads(json.dumps(identity))
+    return stored
 
 
 def save_state(

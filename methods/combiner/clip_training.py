@@ -15,7 +15,6 @@ last whole epoch.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -39,14 +38,14 @@ from cirbench.benchmark.runtime.errors import CheckFailed, UsageError
 from cirbench.benchmark.runtime.progress import Reporter
 from cirbench.benchmark.runtime.provenance import code_state, package_versions
 from cirbench.benchmark.runtime.torch_state import full_float32
+from cirbench.benchmark.training.epochs import EpochLog, EpochLoop
 from cirbench.benchmark.training.learner import Learner, loss_scaler
 from cirbench.benchmark.training.selection import selection_score, supervision
 from cirbench.benchmark.training.state import (
+    as_stored,
     goes_on,
     load_state,
     read_epochs,
-    save_state,
-    write_epochs,
 )
 from cirbench.methods.baselines import ImageText
 from cirbench.methods.combiner.method import contrastive_loss
@@ -95,8 +94,7 @@ class Job:
             "recipe": {**asdict(self.recipe), "precision": self.backbone.precision},
             **supervision(self.triplets, self.selection, self.validation),
         }
-        as_stored: dict[str, Any] = json.loads(json.dumps(identity))
-        return as_stored
+        return as_stored(identity)
 
 
 def trained_parameters(model: nn.Module, encoders: str) -> list[nn.Parameter]:
@@ -167,24 +165,29 @@ def train(job: Job, reporter: Reporter, *, resume: bool = False) -> float:
         "code": code_state(),
         "packages": package_versions(),
     }
-    log: list[tuple[float, float]] = []
+    log: EpochLog = []
     if goes_on(job.state_path, resume=resume):
         provenance, _ = load_state(job.state_path, learner, job.identity())
         log = read_epochs(job.log_path, int(provenance["epochs"]))
+
+    def keep_best(epoch: int, found: float) -> None:
+        best = {**header, "best_epoch": epoch + 1, "selection_score": found}
+        write_checkpoint(job.output / CLIP_FILE, model.state_dict(), best)
+
+    loop = EpochLoop(
+        epochs=job.recipe.epochs,
+        learner=learner,
+        identity=job.identity(),
+        state_path=job.state_path,
+        log_path=job.log_path,
+        one_epoch=lambda epoch: _one_epoch(learner, job, epoch, reporter),
+        score=lambda: score_of(job),
+        keep_best=keep_best,
+    )
     with reporter.stage("epochs", job.recipe.epochs) as stage:
-        stage.advance(len(log))
-        for epoch in range(len(log), job.recipe.epochs):
-            loss = _one_epoch(learner, job, epoch, reporter)
-            found = score_of(job)
-            if found > max((score for _, score in log), default=-1.0):
-                best = {**header, "best_epoch": epoch + 1, "selection_score": found}
-                write_checkpoint(job.output / CLIP_FILE, model.state_dict(), best)
-            log.append((loss, found))
-            write_epochs(job.log_path, log)
-            save_state(job.state_path, learner, {**job.identity(), "epochs": len(log)})
-            stage.advance(1)
+        best_score = loop.run(log, stage)
     job.state_path.unlink(missing_ok=True)
-    return max(score for _, score in log)
+    return best_score
 
 
 def save_memory(model: nn.Module) -> None:

@@ -12,7 +12,6 @@ interrupted and resumed ends, on the CPU, with the same bits as an unbroken one.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -34,14 +33,15 @@ from cirbench.benchmark.runtime.errors import CheckFailed, UsageError
 from cirbench.benchmark.runtime.progress import Reporter
 from cirbench.benchmark.runtime.provenance import code_state, package_versions
 from cirbench.benchmark.runtime.torch_state import full_float32, seeded
+from cirbench.benchmark.training.epochs import EpochLog, EpochLoop
 from cirbench.benchmark.training.learner import Learner
 from cirbench.benchmark.training.selection import selection_score, supervision, task_supervision
 from cirbench.benchmark.training.state import (
+    as_stored,
     goes_on,
+    identify_backbone,
     load_state,
     read_epochs,
-    save_state,
-    write_epochs,
 )
 from cirbench.methods.combiner.method import Combiner, CombinerNetwork, contrastive_loss
 
@@ -95,15 +95,10 @@ class Job:
         """What must be the same for a training to be resumed, and what its weights' header says."""
         identity = {
             "recipe": asdict(self.recipe),
-            "backbone": {
-                "name": self.backbone.name,
-                "weights": self.backbone.weights_sha256,
-                "precision": self.backbone.precision,
-            },
+            "backbone": identify_backbone(self.backbone),
             **supervision(self.triplets, self.selection, self.validation),
         }
-        as_stored: dict[str, Any] = json.loads(json.dumps(identity))
-        return as_stored
+        return as_stored(identity)
 
 
 class CombinerTraining(Training):
@@ -208,25 +203,29 @@ def train(job: Job, reporter: Reporter, *, resume: bool = False) -> float:
     features = precompute(job, reporter)
     learner = new_learner(job)
     network = learner.network
-    log: list[tuple[float, float]] = []
+    log: EpochLog = []
     best = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     if going_on:
         provenance, best_saved = load_state(job.state_path, learner, job.identity())
         best = dict(best_saved)
         log = read_epochs(job.log_path, int(provenance["epochs"]))
+
+    def keep_best(_epoch: int, _score: float) -> None:
+        best.update({name: tensor.clone() for name, tensor in network.state_dict().items()})
+
+    loop = EpochLoop(
+        epochs=job.recipe.epochs,
+        learner=learner,
+        identity=job.identity(),
+        state_path=job.state_path,
+        log_path=job.log_path,
+        one_epoch=lambda epoch: _one_epoch(learner, job, features, epoch),
+        score=lambda: score_of(network, job, features),
+        keep_best=keep_best,
+        saved_besides=lambda: best,
+    )
     with reporter.stage("training", job.recipe.epochs) as stage:
-        stage.advance(len(log))
-        for epoch in range(len(log), job.recipe.epochs):
-            with seeded(job.recipe.seed * 1_000_003 + epoch, job.backbone.device):
-                loss = _one_epoch(learner, job, features, epoch)
-            found = score_of(network, job, features)
-            if found > max((score for _, score in log), default=-1.0):
-                best = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-            log.append((loss, found))
-            write_epochs(job.log_path, log)
-            progress = {**job.identity(), "epochs": len(log)}
-            save_state(job.state_path, learner, progress, best)
-            stage.advance(1)
+        loop.run(log, stage)
     scores = [score for _, score in log]
     header = {
         **job.identity(),
@@ -264,18 +263,19 @@ def _one_epoch(
     """The mean loss."""
     learner.network.train()
     losses = []
-    for batch in batches(job, features, epoch):
-        references, texts, targets = (part.to(job.backbone.device) for part in batch)
-        loss = contrastive_loss(learner.network(references, texts), targets)
-        if not loss.isfinite():
-            raise CheckFailed(
-                f"the loss is {loss.item()} in epoch {epoch + 1}; the state after the epoch before "
-                f"is kept, --resume goes on from there; try a lower --lr"
-            )
-        learner.optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]  # untyped in torch
-        learner.step()
-        losses.append(loss.item())
+    with seeded(job.recipe.seed * 1_000_003 + epoch, job.backbone.device):  # dropout
+        for batch in batches(job, features, epoch):
+            references, texts, targets = (part.to(job.backbone.device) for part in batch)
+            loss = contrastive_loss(learner.network(references, texts), targets)
+            if not loss.isfinite():
+                raise CheckFailed(
+                    f"the loss is {loss.item()} in epoch {epoch + 1}; the state after the epoch "
+                    f"before is kept, --resume goes on from there; try a lower --lr"
+                )
+            learner.optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]  # untyped in torch
+            learner.step()
+            losses.append(loss.item())
     return float(np.mean(losses))
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -122,14 +121,9 @@ class Job:
             "recipe": asdict(self.recipe),
             "trained_on": self.trained_on,
             "images": {"count": len(self.images), "ids_sha256": digest.hexdigest()},
-            "backbone": {
-                "name": self.backbone.name,
-                "weights": self.backbone.weights_sha256,
-                "precision": self.backbone.precision,
-            },
+            "backbone": training_state.identify_backbone(self.backbone),
         }
-        as_stored: dict[str, Any] = json.loads(json.dumps(identity))
-        return as_stored
+        return training_state.as_stored(identity)
 
 
 class Pic2WordTraining(Training):

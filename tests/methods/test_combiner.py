@@ -23,6 +23,7 @@ from cirbench.benchmark.evaluation.compose import QueryBatch
 from cirbench.benchmark.evaluation.plan import parse_checkpoints
 from cirbench.benchmark.runtime.errors import CheckFailed, CorruptData, UsageError
 from cirbench.benchmark.runtime.progress import Reporter
+from cirbench.benchmark.training import epochs
 from cirbench.datasets import cirr, fashion_iq
 from cirbench.datasets.emoji.pictures import pictures
 from cirbench.datasets.emoji.task import Emoji
@@ -343,7 +344,7 @@ def test_interrupt_and_resume_give_the_same_bits(
 def test_a_resume_with_another_recipe_names_the_difference(fake, picture_refs, tmp_path):
     made = job(fake, picture_refs, tmp_path / "c.safetensors")
     learner = training.new_learner(made)
-    training.save_state(made.state_path, learner, {**made.identity(), "epochs": 0})
+    epochs.save_state(made.state_path, learner, {**made.identity(), "epochs": 0})
     other = replace(made, recipe=replace(made.recipe, learning_rate=0.5))
     with pytest.raises(UsageError, match=r"recipe.learning_rate: 0.01 then, 0.5 now"):
         training.train(other, QUIET, resume=True)
