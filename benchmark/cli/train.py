@@ -6,9 +6,10 @@ from typing import Annotated
 import typer
 
 from cirbench.benchmark.cli.options import HELP, Device, Precision, Quiet, Seed, Workers
+from cirbench.benchmark.cli.train_own import TrainGroup
 from cirbench.benchmark.runtime.errors import UsageError
 
-trainer = typer.Typer(help="Train a method, or the embedded backbone.", **HELP)  # type: ignore[arg-type]  # one dict for all apps
+trainer = typer.Typer(help="Train a method, or the embedded backbone.", cls=TrainGroup, **HELP)  # type: ignore[arg-type]  # one dict for all apps
 
 
 @trainer.command(

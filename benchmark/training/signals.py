@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 
 @contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Ctrl-C and SIGTERM wait until the block has ended; main thread only.
+    """Ctrl-C and SIGTERM wait until the block has ended; signals reach the main thread alone.
 
     A step of an optimizer that stops in the middle leaves weights of which no saved state could say
     how many steps they have seen.
     """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
     received: list[int] = []
     before = {
         number: signal.signal(number, lambda number, _frame: received.append(number))
