@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from cirbench.benchmark.api.protocol import EvaluationProtocol
@@ -13,6 +14,7 @@ from cirbench.benchmark.api.values import ImageRef, TaskData
 from cirbench.benchmark.conformance.rules import Finding, Rules, try_rules
 from cirbench.benchmark.images.decoding import decode
 from cirbench.benchmark.images.preprocess import PREPROCESSES
+from cirbench.benchmark.runtime.errors import MissingData
 from cirbench.benchmark.scoring.metrics import parse_metrics
 from cirbench.benchmark.scoring.summary import averages_of
 
@@ -30,11 +32,14 @@ class TaskTrial:
         """As an evaluation does."""
         return self.task.load(protocol=protocol, split=split, data_root=self.data_root)
 
-    def loaded(self) -> Iterator[tuple[str, EvaluationProtocol, TaskData]]:
+    @cached_property
+    def loaded(self) -> Sequence[tuple[str, EvaluationProtocol, TaskData]]:
         """Every split under every protocol, with its name."""
-        for split in self.task.splits:
-            for protocol in self.task.protocols.values():
-                yield f"{split}, {protocol.name}", protocol, self.load(protocol, split)
+        return [
+            (f"{split}, {protocol.name}", protocol, self.load(protocol, split))
+            for split in self.task.splits
+            for protocol in self.task.protocols.values()
+        ]
 
 
 def inspect_task(task: str | Task, *, data_root: Path | None = None) -> list[Finding]:
@@ -45,9 +50,17 @@ def inspect_task(task: str | Task, *, data_root: Path | None = None) -> list[Fin
 
     Raises:
         UsageError: no task has that name.
+        MissingData: its data are not there.
     """
     found: Task = find_task(task)() if isinstance(task, str) else task
-    return try_rules(TASK_RULES, TaskTrial(task=found, data_root=data_root))
+    trial = TaskTrial(task=found, data_root=data_root)
+    try:
+        _ = trial.loaded
+    except MissingData:
+        raise
+    except Exception:
+        pass
+    return try_rules(TASK_RULES, trial)
 
 
 def _has_protocols(trial: TaskTrial) -> str | None:
@@ -68,7 +81,7 @@ def _has_protocols(trial: TaskTrial) -> str | None:
 
 
 def _has_queries(trial: TaskTrial) -> str | None:
-    for where, protocol, data in trial.loaded():
+    for where, protocol, data in trial.loaded:
         if not data.gallery or not data.queries:
             return f"{where}: there must be a gallery and queries"
         averages_of(data.groups, protocol)
@@ -78,7 +91,7 @@ def _has_queries(trial: TaskTrial) -> str | None:
 
 
 def _names_one_picture(trial: TaskTrial) -> str | None:
-    for where, _, data in trial.loaded():
+    for where, _, data in trial.loaded:
         seen: dict[str, ImageRef] = {}
         for ref in (*data.gallery, *(query.reference for query in data.queries)):
             first = seen.setdefault(ref.id, ref)
@@ -88,7 +101,7 @@ def _names_one_picture(trial: TaskTrial) -> str | None:
 
 
 def _points_into_the_gallery(trial: TaskTrial) -> str | None:
-    for where, _, data in trial.loaded():
+    for where, _, data in trial.loaded:
         for query in data.queries:
             span = data.spans.get(query.group, range(len(data.gallery)))
             removed = () if query.removed is None else (query.removed,)
@@ -103,7 +116,7 @@ def _points_into_the_gallery(trial: TaskTrial) -> str | None:
 
 
 def _has_texts(trial: TaskTrial) -> str | None:
-    for _, protocol, data in trial.loaded():
+    for _, protocol, data in trial.loaded:
         for family in protocol.templates:
             for query in data.queries:
                 protocol.text(family, query.group, query.fields)
@@ -111,7 +124,7 @@ def _has_texts(trial: TaskTrial) -> str | None:
 
 
 def _loads_alike(trial: TaskTrial) -> str | None:
-    for where, protocol, data in trial.loaded():
+    for where, protocol, data in trial.loaded:
         again = trial.load(protocol, where.partition(",")[0])
         if (data.gallery, data.queries) != (again.gallery, again.queries):
             return f"{where}: loading twice must give the same gallery and queries, in order"
@@ -119,7 +132,7 @@ def _loads_alike(trial: TaskTrial) -> str | None:
 
 
 def _has_pictures(trial: TaskTrial) -> str | None:
-    for where, _, data in trial.loaded():
+    for where, _, data in trial.loaded:
         there = [ref for name, ref in data.pictures.items() if name not in data.missing]
         for ref in there[:_PICTURES]:
             decode(ref.read())

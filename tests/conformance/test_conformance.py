@@ -261,6 +261,12 @@ def test_a_new_method_needs_a_name_of_its_own(bench, name, tmp_path, monkeypatch
     assert [path.name for path in tmp_path.iterdir()] == []
 
 
+def test_a_task_without_its_data_is_not_called_faulty(bench, tmp_path):
+    code, out, err = bench("check", "cirr", "--data-root", tmp_path)
+    assert (code, out) == (3, "")
+    assert "bench data where cirr" in err
+
+
 def test_a_name_that_nothing_has_is_refused():
     with pytest.raises(UsageError, match="unknown method"):
         inspect_method("pic2wort")

@@ -12,9 +12,14 @@ from cirbench.benchmark.training.signals import uninterrupted
 
 def test_ctrl_c_waits_for_the_end_of_a_block():
     done = []
-    with pytest.raises(KeyboardInterrupt), uninterrupted():
-        signal.raise_signal(signal.SIGINT)
-        done.append("whole")
+
+    def work():
+        with uninterrupted():
+            signal.raise_signal(signal.SIGINT)
+            done.append("whole")
+
+    with pytest.raises(KeyboardInterrupt):
+        work()
     assert done == ["whole"]
 
 
