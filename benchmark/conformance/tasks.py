@@ -58,7 +58,7 @@ def inspect_task(task: str | Task, *, data_root: Path | None = None) -> list[Fin
         _ = trial.loaded
     except MissingData:
         raise
-    except Exception:
+    except Exception:  # each rule that needs the data says what is wrong with them
         pass
     return try_rules(TASK_RULES, trial)
 
