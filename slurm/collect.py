@@ -29,9 +29,9 @@ def collect(manifest: Manifest, rows: Sequence[Row], output: Path) -> list[Path]
 
 def _copied(source: Path, output: Path) -> Path:
     record = read_record(source)
-    record.per_query()
+    record.read_per_query()
     target = output / source.parent.name / source.name
-    beside = [record.data["per_query"]["file"], *record.data.get("submission", [])]
+    beside = [record.per_query.file, *record.submission]
     for name in [*beside, source.name]:  # the record last: where it is, it is whole
         with written_whole(target.parent / name) as temporary:
             shutil.copyfile(source.parent / name, temporary)

@@ -224,13 +224,13 @@ def validated_records(manifest: Manifest) -> tuple[dict[Key, Path], list[str]]:
     damaged: list[str] = []
     for path in sorted(root.glob("*/[!.]*.json")):
         try:
-            data = read_record(path).data
-            if not (path.parent / data["per_query"]["file"]).is_file():
+            record = read_record(path)
+            if not (path.parent / record.per_query.file).is_file():
                 raise CorruptData(f"{path} has lost its per-query data")
         except CorruptData as error:
             damaged.append(str(error))
             continue
-        cell = dict(data["cell"])
+        cell = asdict(record.cell)
         found[key_of(cell)] = path
         found[key_of({k: v for k, v in cell.items() if k != "checkpoint"})] = path
     return found, damaged

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from places import RESULTS
 
@@ -28,18 +30,18 @@ def val(tmp_path_factory):
         output=tmp_path_factory.mktemp("results"),
     )
     records = run(plan(request), Reporter(quiet=True))
-    return {record.data["cell"]["method"]: record for record in records}
+    return {record.cell.method: record for record in records}
 
 
 @pytest.mark.parametrize("average", ["average", "average without flat"])
 @pytest.mark.parametrize("other", METHODS[:3])
 def test_pic2word_stands_above_each_baseline_on_unseen_concepts(val, average, other):
-    best = val["pic2word"].data["metrics"][average]["R@10"]
-    assert best["low"] > val[other].data["metrics"][average]["R@10"]["high"]
+    best = val["pic2word"].metrics[average]["R@10"]
+    assert best.low > val[other].metrics[average]["R@10"].high
 
 
 def test_a_record_says_all_that_is_needed_to_make_it_again(val):
-    data = val["pic2word"].data
+    data = val["pic2word"].to_json()
     assert data["cell"]["trained_on"] == "emoji"
     assert set(data["fingerprints"]) == {
         "weights",
@@ -57,34 +59,38 @@ def test_a_record_says_all_that_is_needed_to_make_it_again(val):
 
 
 def test_the_query_itself_is_the_first_that_image_only_finds(val):
-    arrays = val["image-only"].per_query()
+    arrays = val["image-only"].read_per_query()
     first = arrays.gallery[arrays.top[:, 0]]
     assert (first == arrays.reference).all()
 
 
 def test_the_committed_results_are_of_this_code_and_data():
     records = list(read_records(RESULTS))
-    assert {record.data["cell"]["method"] for record in records} == set(METHODS)
+    assert {record.cell.method for record in records} == set(METHODS)
     shipped = {None, *map(sha256_of_file, WEIGHTS.glob("*.safetensors"))}
     for record in records:
-        assert record.data["protocol"]["hash"] == PROTOCOL.hash
-        assert record.data["annotations"]["files"] == sha256_by_name([FOLDER / "pictures.csv"])
-        assert record.data["environment"]["code"]["dirty"] is None
-        assert record.data["cell"]["checkpoint"] in shipped
-        record.per_query()
+        assert record.protocol.hash == PROTOCOL.hash
+        assert record.annotations.files == sha256_by_name([FOLDER / "pictures.csv"])
+        assert record.environment.code.dirty is None
+        assert record.cell.checkpoint in shipped
+        record.read_per_query()
+
+
+def test_a_record_is_written_as_it_was_read():
+    for record in read_records(RESULTS):
+        text = json.dumps(record.to_json(), indent=2, sort_keys=True)
+        assert record.path.read_text(encoding="utf-8") == f"{text}\n"
 
 
 def test_the_readmes_table_is_the_leaderboards():
     readme = (RESULTS.parent / "README.md").read_text(encoding="utf-8")
     for record in read_records(RESULTS):
-        value = record.data["metrics"]["average"]["R@10"]
-        assert f"{value['value']:.1f} [{value['low']:.1f}, {value['high']:.1f}]" in readme
+        value = record.metrics["average"]["R@10"]
+        assert f"{value.value:.1f} [{value.low:.1f}, {value.high:.1f}]" in readme
 
 
 def test_supervision_in_the_domain_stands_above_zero_shot_and_is_marked(val):
-    combiner, pic2word = (val[name].data for name in ("combiner", "pic2word"))
-    metric = ("metrics", "average", "R@10")
-    best, other = (d[metric[0]][metric[1]][metric[2]] for d in (combiner, pic2word))
-    assert best["value"] > other["value"]
-    assert [d["method"]["zero_shot"] for d in (combiner, pic2word)] == [False, True]
-    assert combiner["cell"]["trained_on"] == "emoji"
+    combiner, pic2word = val["combiner"], val["pic2word"]
+    assert combiner.metrics["average"]["R@10"].value > pic2word.metrics["average"]["R@10"].value
+    assert [record.method.zero_shot for record in (combiner, pic2word)] == [False, True]
+    assert combiner.cell.trained_on == "emoji"

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from cirbench.benchmark.analysis.boards import Board
 from cirbench.benchmark.api.per_query import PerQuery
-from cirbench.benchmark.scoring.bootstrap import Interval, intervals
+from cirbench.benchmark.api.values import Interval
+from cirbench.benchmark.scoring.bootstrap import intervals
 from cirbench.benchmark.scoring.metrics import recall
 
 CURVE_POINTS = 24
@@ -55,8 +56,7 @@ class Statistics:
 
 def averages(board: Board) -> dict[str, Sequence[str]]:
     """Average name → the groups whose plain mean it is."""
-    own: Mapping[str, Sequence[str]] = board.first["protocol"]["averages"]
-    return {name: own.get(name, board.groups) for name in board.averages}
+    return {name: board.first.averages[name] for name in board.averages}
 
 
 def statistics(board: Board) -> Statistics:
@@ -83,7 +83,7 @@ def curve_ks(depth: int) -> list[int]:
 
 def _curve(board: Board, arrays: PerQuery, ks: Sequence[int]) -> tuple[Interval, ...]:
     """Recall at each k, averaged over groups."""
-    epsilon = float(board.first["protocol"]["recall_epsilon"])
+    epsilon = board.first.protocol.recall_epsilon
     found = np.stack([recall(arrays.hits, arrays.positives, k, epsilon) for k in ks], axis=1)
     means, draws = board.sample(found, ["average"])
     return tuple(intervals(means[0], draws[:, 0], [len(found)] * len(ks)))
@@ -93,7 +93,7 @@ def _scores(board: Board, metric: str, column: int) -> dict[str, tuple[Score, ..
     """One metric: average or group → one score a record."""
     values = np.stack([scores.values[:, column] for scores in board.scores], axis=1)
     means, draws = board.sample(values, board.averages)
-    sizes = [record.data["counts"]["queries"] for record in board.records]
+    sizes = [record.counts.queries for record in board.records]
     found = {}
     for row, name in enumerate([*board.averages, *board.groups]):
         best = int(means[row].argmax())
@@ -101,7 +101,7 @@ def _scores(board: Board, metric: str, column: int) -> dict[str, tuple[Score, ..
         spans = intervals(means[row] - means[row, best], from_best, sizes)
         found[name] = tuple(
             Score(
-                value=board.value(record, name, metric),
+                value=record.metrics[name][metric],
                 difference=spans[i],
                 best=bool(means[row, i] == means[row, best]),
             )

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,13 @@ from typing import Any
 import numpy as np
 
 from cirbench.benchmark.api.per_query import PerQuery, Scores
-from cirbench.benchmark.records.record import Record, slug
+from cirbench.benchmark.api.values import Interval
+from cirbench.benchmark.records.fields import slug
+from cirbench.benchmark.records.record import Record
 from cirbench.benchmark.runtime.errors import CorruptData, MissingData
 from cirbench.benchmark.scoring.bootstrap import (
     Array,
     Design,
-    Interval,
     group_means,
     intervals,
     resampled_means,
@@ -43,48 +44,53 @@ class Board:
     weights: str = ""
 
     @property
-    def first(self) -> Mapping[str, Any]:
+    def first(self) -> Record:
         """The fields that all records of a board share are read off the first."""
-        return self.records[0].data
+        return self.records[0]
 
     @property
     def title(self) -> str:
-        cell, protocol = self.first["cell"], self.first["protocol"]
-        title = (
-            f"{cell['task']} · {cell['split']} · protocol {protocol['name']} v{protocol['version']}"
-        )
+        cell, protocol = self.first.cell, self.first.protocol
+        title = f"{cell.task} · {cell.split} · protocol {protocol.name} v{protocol.version}"
         return title + (f" · weights {self.weights}" if self.weights else "")
 
     @property
     def stem(self) -> str:
         """For the names of its plots."""
-        cell, protocol = self.first["cell"], self.first["protocol"]
-        gallery = self.first["fingerprints"]["gallery"][:4]
-        names = (cell["split"], f"{protocol['name']}-{protocol['hash']}-{gallery}", self.weights)
+        protocol = self.first.protocol
+        gallery = self.first.fingerprints.gallery[:4]
+        names = (
+            self.first.cell.split,
+            f"{protocol.name}-{protocol.hash}-{gallery}",
+            self.weights,
+        )
         return "--".join(slug(name) for name in names if name)
 
     @property
     def groups(self) -> list[str]:
-        return list(self.first["groups"])
+        return list(self.first.groups)
 
     @property
     def averages(self) -> list[str]:
-        return [name for name in self.first["metrics"] if name not in self.groups]
+        return [name for name in self.first.metrics if name not in self.groups]
 
     @property
     def metrics(self) -> list[str]:
-        return list(self.first["protocol"]["metrics"])
+        return list(self.first.protocol.metrics)
 
     @property
     def headline(self) -> str:
         """The metric that ranks the rows."""
-        return str(self.first["protocol"]["headline"])
+        return self.first.protocol.headline
 
     @property
     def digest(self) -> str:
         """sha256 of everything that is shown."""
-        shown = [[r.data[part] for part in ("cell", "metrics", "per_query")] for r in self.records]
-        return hashlib.sha256(json.dumps(shown, sort_keys=True).encode()).hexdigest()
+        shown = [
+            (asdict(record.cell), record.metrics, asdict(record.per_query))
+            for record in self.records
+        ]
+        return hashlib.sha256(json.dumps(shown, sort_keys=True, default=vars).encode()).hexdigest()
 
     @cached_property
     def scores(self) -> tuple[Scores, ...]:
@@ -115,9 +121,6 @@ class Board:
             CorruptData: a file is missing or altered.
         """
         return Answers(self.records)
-
-    def value(self, record: Record, group: str, metric: str) -> Interval:
-        return Interval(**record.data["metrics"][group][metric])
 
     def differences(self, average: str) -> list[Interval]:
         """Each record minus the best one, in the headline metric, with a paired 95 % interval."""
@@ -152,7 +155,7 @@ class Answers:
 
     def __init__(self, records: Sequence[Record]) -> None:
         self._records = records
-        self._read = lru_cache(_KEPT)(lambda index: self._records[index].per_query())
+        self._read = lru_cache(_KEPT)(lambda index: self._records[index].read_per_query())
 
     def __len__(self) -> int:
         return len(self._records)
@@ -165,61 +168,55 @@ class Answers:
 
 
 def _members(board: Board, average: str) -> Sequence[str]:
-    own: Mapping[str, Sequence[str]] = board.first["protocol"]["averages"]
-    return own.get(average, board.groups)
+    return board.first.averages[average]
 
 
 def boards(records: Sequence[Record]) -> list[Board]:
     """Splits records into boards, and ranks each board's rows."""
     together: dict[tuple[str, ...], list[Record]] = {}
     for record in records:
-        cell, prints = record.data["cell"], record.data["fingerprints"]
-        protocol = record.data["protocol"]
-        shared = (protocol["name"], protocol["hash"], prints["gallery"], prints["annotations"])
-        key = (cell["task"], cell["split"], *shared)
+        cell, prints, protocol = record.cell, record.fingerprints, record.protocol
+        shared = (protocol.name, protocol.hash, prints.gallery, prints.annotations)
+        key = (cell.task, cell.split, *shared)
         together.setdefault(key, []).append(record)
     return [board for key in sorted(together) for board in _split(together[key])]
 
 
 def _split(records: Sequence[Record]) -> list[Board]:
     """One board; where a backbone's name stands for several weights, one for each of these."""
-    names = {(r.data["cell"]["backbone"], _weights(r)) for r in records}
+    names = {(r.cell.backbone, r.fingerprints.weights) for r in records}
     if len(names) == len({name for name, _ in names}):
         return [Board(records=_ranked(records))]
     return [
-        Board(records=_ranked([r for r in records if _weights(r) == own]), weights=own[:8])
+        Board(
+            records=_ranked([r for r in records if r.fingerprints.weights == own]), weights=own[:8]
+        )
         for own in sorted({weights for _, weights in names})
     ]
 
 
-def _weights(record: Record) -> str:
-    return record.data["fingerprints"].get("weights") or "unknown"
-
-
 def _ranked(records: Sequence[Record]) -> tuple[Record, ...]:
-    headline = str(records[0].data["protocol"]["headline"])
+    headline = records[0].protocol.headline
     return tuple(
-        sorted(
-            records, key=lambda r: (-r.data["metrics"]["average"][headline]["value"], str(r.path))
-        )
+        sorted(records, key=lambda r: (-r.metrics["average"][headline].value, str(r.path)))
     )
 
 
 def row_names(board: Board, record: Record) -> tuple[str, str, str, str]:
     """Method, supervision, what it was trained on, backbone, as no other row has them."""
-    cell = record.data["cell"]
-    method = cell["method"] + (f" (seed {cell['seed']})" if cell["seed"] else "")
-    method += f" · {cell['label']}" if cell.get("label") else ""
+    cell = record.cell
+    method = cell.method + (f" (seed {cell.seed})" if cell.seed else "")
+    method += f" · {cell.label}" if cell.label else ""
     if board.said[_said(record)] > 1:
         method += f" [{record.checkpoint_label}]"
-    seen = "zero-shot" if record.data["method"]["zero_shot"] else "supervised"
-    return method, seen, cell["trained_on"] or "–", cell["backbone"]
+    seen = "zero-shot" if record.method.zero_shot else "supervised"
+    return method, seen, cell.trained_on or "–", cell.backbone
 
 
 def _said(record: Record) -> tuple[Any, ...]:
     """What a row's names say of a record, but for its checkpoint."""
-    names = ("method", "trained_on", "backbone", "seed", "label")
-    return tuple(record.data["cell"].get(name) for name in names)
+    cell = record.cell
+    return cell.method, cell.trained_on, cell.backbone, cell.seed, cell.label
 
 
 def read_boards(root: Path) -> list[Board]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Sequence, Set
 from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatchcase
 from itertools import product
@@ -49,9 +49,9 @@ class Pair:
     def as_dict(self) -> dict[str, Any]:
         """Plain data, for --json."""
         return {
-            "task": self.a.data["cell"]["task"],
-            "split": self.a.data["cell"]["split"],
-            "protocol": self.a.data["cell"]["protocol"],
+            "task": self.a.cell.task,
+            "split": self.a.cell.split,
+            "protocol": self.a.cell.protocol,
             "a": _named(self.a),
             "b": _named(self.b),
             "cells": [asdict(cell) for cell in self.cells],
@@ -59,9 +59,8 @@ class Pair:
 
 
 def _named(record: Record) -> dict[str, Any]:
-    cell = record.data["cell"]
     kept = ("method", "trained_on", "backbone", "checkpoint", "seed")
-    return {"record": str(record.path), **{name: cell[name] for name in kept}}
+    return {"record": str(record.path), **{name: getattr(record.cell, name) for name in kept}}
 
 
 def compare(
@@ -98,22 +97,21 @@ def compare(
 
 def _cells(a: Record, b: Record, metrics: Sequence[str], groups: Sequence[str]) -> tuple[Cell, ...]:
     check_comparable(a, b)
-    protocol, own_groups = a.data["protocol"], a.data["groups"]
-    averages = {"average": own_groups, **protocol["averages"]}
+    protocol, own_groups, averages = a.protocol, a.groups, a.averages
     rows = [*averages, *own_groups]
     told_apart = rows if len(own_groups) > 1 else own_groups  # one group is its own average
     shown_rows = _known("group", groups, rows) or told_apart
-    shown_metrics = _known("metric", metrics, protocol["metrics"]) or [protocol["headline"]]
+    shown_metrics = _known("metric", metrics, protocol.metrics) or [protocol.headline]
     of_a, of_b = aligned(a, b)
-    columns = [protocol["metrics"].index(metric) for metric in shown_metrics]
+    columns = [protocol.metrics.index(metric) for metric in shown_metrics]
     design = Design.of(of_a.reference, of_a.group, own_groups)
     found = differences((of_a.values - of_b.values)[:, columns], design, own_groups, averages)
     return tuple(
         Cell(
             group=row,
             metric=metric,
-            a=a.data["metrics"][row][metric]["value"],
-            b=b.data["metrics"][row][metric]["value"],
+            a=a.metrics[row][metric].value,
+            b=b.metrics[row][metric].value,
             difference=found.cells[found.rows.index(row)][column],
             p_holm=1.0,
         )
@@ -136,12 +134,12 @@ def check_comparable(a: Record, b: Record) -> None:
         UsageError: they differ; names the first such field, and both values.
     """
     for record in (a, b):
-        if not record.data["metrics"]:
+        if not record.metrics:
             raise UsageError(f"{record.path} has no metrics: its split has no public labels")
-    fields_a, fields_b = _identity(a.data), _identity(b.data)
-    if a.data["cell"]["backbone"] == b.data["cell"]["backbone"]:  # one name, one set of weights
+    fields_a, fields_b = _identity(a), _identity(b)
+    if a.cell.backbone == b.cell.backbone:  # one name, one set of weights
         for fields, record in ((fields_a, a), (fields_b, b)):
-            fields["weights of the backbone"] = record.data["fingerprints"].get("weights")
+            fields["weights of the backbone"] = record.fingerprints.weights
     for name in fields_a | fields_b:
         if fields_a.get(name) != fields_b.get(name):
             raise UsageError(
@@ -150,17 +148,18 @@ def check_comparable(a: Record, b: Record) -> None:
             )
 
 
-def _identity(data: Mapping[str, Any]) -> dict[str, Any]:
+def _identity(record: Record) -> dict[str, Any]:
     """What two records must share, by the name a person knows it by."""
-    cell, prints, protocol = data["cell"], data["fingerprints"], data["protocol"]
+    prints = record.fingerprints
     return {
-        "task": cell["task"],
-        "split": cell["split"],
-        **{f"protocol {name}": value for name, value in protocol.items() if name != "hash"},
-        "protocol hash": protocol["hash"],
-        **{name: prints.get(name) for name in ("annotations", "gallery", "references")},
-        "groups": data["groups"],
-        "number of queries": data["counts"]["queries"],
+        "task": record.cell.task,
+        "split": record.cell.split,
+        **{f"protocol {name}": value for name, value in vars(record.protocol).items()},
+        "annotations": prints.annotations,
+        "gallery": prints.gallery,
+        "references": prints.references,
+        "groups": record.groups,
+        "number of queries": record.counts.queries,
     }
 
 
@@ -224,14 +223,13 @@ def find_pairs(a: str, b: str, root: Path) -> list[tuple[Record, Record]]:
 
 def _pair_up(one: Record, other: Record, alone: Set[tuple[str, ...]]) -> bool:
     """Records of one setting and seed; a side that has one record there meets every seed."""
-    same = one.data["cell"]["seed"] == other.data["cell"]["seed"]
+    same = one.cell.seed == other.cell.seed
     return _setting(one) == _setting(other) and (same or _setting(one) in alone)
 
 
 def _setting(record: Record) -> tuple[str, ...]:
-    cell = record.data["cell"]
-    protocol = str(record.data["protocol"]["name"])
-    return (cell["task"], cell["split"], protocol, cell["backbone"])
+    cell = record.cell
+    return cell.task, cell.split, record.protocol.name, cell.backbone
 
 
 def find_records(*names: str, root: Path) -> list[list[Record]]:
@@ -248,7 +246,7 @@ def find_records(*names: str, root: Path) -> list[list[Record]]:
 def _named_by(name: str, root: Path, below: Sequence[Record]) -> list[Record]:
     if Path(name).is_file():
         record = read_record(Path(name))
-        if record.data["metrics"]:
+        if record.metrics:
             check_scored(record)
         return [record]
     found = [record for record in below if _matches(record, name, root)]
@@ -260,5 +258,5 @@ def _named_by(name: str, root: Path, below: Sequence[Record]) -> list[Record]:
 
 def _matches(record: Record, name: str, root: Path) -> bool:
     path = record.path.relative_to(root)
-    names = (record.data["cell"]["method"], record.method_label, path.as_posix(), path.stem)
+    names = (record.cell.method, record.method_label, path.as_posix(), path.stem)
     return any(fnmatchcase(known, name) or known == name for known in names)

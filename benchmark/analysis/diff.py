@@ -6,9 +6,8 @@ import subprocess
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from cirbench.benchmark.records.record import parse_record
+from cirbench.benchmark.records.record import Record, parse_record
 from cirbench.benchmark.runtime.errors import MissingData, UsageError
 from cirbench.benchmark.scoring.summary import read_scored
 
@@ -68,7 +67,7 @@ def diff(root: Path, revision: str) -> Diff:
 
 def _now(root: Path) -> Iterator[tuple[str, Metrics]]:
     for record in read_scored(root):
-        yield record.path.relative_to(root).as_posix(), _metrics(record.data)
+        yield record.path.relative_to(root).as_posix(), _metrics(record)
 
 
 def _then(root: Path, revision: str) -> Iterator[tuple[str, Metrics]]:
@@ -80,13 +79,13 @@ def _then(root: Path, revision: str) -> Iterator[tuple[str, Metrics]]:
             text = _git(root, "show", f"{commit.strip()}:./{name}")
             record = parse_record(text, Path(f"{revision}:{name}"))
             if record.whole:
-                yield name, _metrics(record.data)
+                yield name, _metrics(record)
 
 
-def _metrics(data: Mapping[str, Any]) -> Metrics:
+def _metrics(record: Record) -> Metrics:
     return {
-        (group, metric): interval["value"]
-        for group, values in data["metrics"].items()
+        (group, metric): interval.value
+        for group, values in record.metrics.items()
         for metric, interval in values.items()
     }
 

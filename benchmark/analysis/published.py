@@ -9,7 +9,7 @@ about other queries and plays no part.
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
@@ -131,11 +131,7 @@ def verify(rows: Sequence[Published], records: Sequence[Record]) -> list[Verdict
 
 
 def _verdicts(row: Published, records: Sequence[Record]) -> Iterator[Verdict]:
-    ours = [
-        r
-        for r in records
-        if (r.data["cell"]["method"], r.data["cell"]["task"]) == (row.method, row.task)
-    ]
+    ours = [r for r in records if (r.cell.method, r.cell.task) == (row.method, row.task)]
     if not ours:
         yield Verdict(published=row, state=NOT_RUN)
         return
@@ -151,29 +147,28 @@ def _verdicts(row: Published, records: Sequence[Record]) -> Iterator[Verdict]:
 
 def _obstacles(row: Published, record: Record) -> list[str]:
     """Why a record does not answer a published number."""
-    cell: Mapping[str, Any] = record.data["cell"]
-    protocol = record.data["protocol"]["name"]
-    wanted = {
-        "backbone": (row.backbone, cell["backbone"]),
-        "split": (row.split, cell["split"]),
+    cell, protocol = record.cell, record.protocol.name
+    wanted: dict[str, tuple[str, str | None]] = {
+        "backbone": (row.backbone, cell.backbone),
+        "split": (row.split, cell.split),
         "protocol": (row.protocol or "one that is not built here", protocol),
     }
     if row.trained_on is not None:
-        wanted["trained on"] = (row.trained_on, cell["trained_on"])
+        wanted["trained on"] = (row.trained_on, cell.trained_on)
     found = [
         f"{name} {ours}, published {theirs}"
         for name, (theirs, ours) in wanted.items()
         if theirs != ours
     ]
-    if not record.data["annotations"]["released"]:
+    if not record.annotations.released:
         found.append("custom annotations")
-    if row.metric not in record.data["metrics"].get(row.group, {}):
+    if row.metric not in record.metrics.get(row.group, {}):
         found.append(f"no {row.metric} of {row.group}")
     return found
 
 
 def _compared(row: Published, record: Record, label: str) -> Verdict:
-    measured = float(record.data["metrics"][row.group][row.metric]["value"])
+    measured = record.metrics[row.group][row.metric].value
     agrees = abs(measured - float(row.value)) <= row.rounding + TOLERANCE + 1e-9
     return Verdict(
         published=row,

@@ -54,7 +54,7 @@ class EvaluationProtocol:
     overlong_text: Literal["error", "truncate"] = "error"
     metrics: tuple[str, ...]
     headline: str
-    recall_epsilon: float = 0.0
+    recall_epsilon: int | float = 0.0
     averages: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:

@@ -18,6 +18,16 @@ HIGHEST_SEED = 2**32 - 1
 """What every generator of random numbers takes."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Interval:
+    """A mean over n queries and its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ImageRef:
     """A picture that is read only when it is needed.

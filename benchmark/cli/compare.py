@@ -66,11 +66,11 @@ def _print_pairs(pairs: "list[Pair]") -> None:
     console = Console(markup=False, emoji=False, highlight=False)
     names = _names(pairs)
     for pair in pairs:
-        cell, protocol = pair.a.data["cell"], pair.a.data["protocol"]
-        partial = "PARTIAL: " if pair.a.data["run"]["partial"] else ""
-        about = f"{cell['task']} ({cell['split']}), protocol {protocol['name']}"
+        cell, protocol = pair.a.cell, pair.a.protocol
+        partial = "PARTIAL: " if pair.a.run.partial else ""
+        about = f"{cell.task} ({cell.split}), protocol {protocol.name}"
         console.print(
-            f"{partial}{to_line(about)} v{protocol['version']}\n"
+            f"{partial}{to_line(about)} v{protocol.version}\n"
             f"A: {names[pair.a.path]}\nB: {names[pair.b.path]}",
             soft_wrap=True,
         )
@@ -94,9 +94,8 @@ def _names(pairs: "list[Pair]") -> dict[Path, str]:
 
 
 def _label(record: "Record") -> str:
-    cell = record.data["cell"]
-    seed = f", seed {cell['seed']}" if cell["seed"] else ""
-    return f"{record.method_label}, {cell['backbone']}{seed}"
+    seed = f", seed {record.cell.seed}" if record.cell.seed else ""
+    return f"{record.method_label}, {record.cell.backbone}{seed}"
 
 
 def _table(pair: "Pair") -> "Table":
@@ -108,7 +107,7 @@ def _table(pair: "Pair") -> "Table":
     table.add_column("metric", no_wrap=True)
     for name in ("A\nB", "A - B", "p\nHolm's", "can\nshow", "won/tied/lost"):
         table.add_column(name, justify="right", no_wrap=True)
-    averages = {cell.group for cell in pair.cells} - set(pair.a.data["groups"])
+    averages = {cell.group for cell in pair.cells} - set(pair.a.groups)
     for cell in pair.cells:
         table.add_row(*_row(cell), style="bold" if cell.group in averages else None)
     return table

@@ -8,6 +8,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -262,7 +263,7 @@ def run(
             for record in harness.run(plan, reporter):
                 records.append(record)
                 if not as_json:
-                    if len(plan.methods) == 1 or not record.data["metrics"]:
+                    if len(plan.methods) == 1 or not record.metrics:
                         print_record(record, Console())
                     print(f"record: {record.path}")
             if not as_json and len(plan.methods) > 1 and plan.data.labelled:
@@ -274,7 +275,9 @@ def run(
         reporter.say(f"interrupted; {len(records)} of {wanted} records are stored")
         raise
     if as_json:
-        print_json(records[0].data if len(records) == 1 else [record.data for record in records])
+        print_json(
+            records[0].to_json() if len(records) == 1 else [record.to_json() for record in records]
+        )
 
 
 def _print_plans(plans: "list[Plan]", as_json: bool) -> None:
@@ -411,7 +414,7 @@ def env(as_json: AsJson = False) -> None:
     """Print commit, versions and hardware, as records keep them."""
     from cirbench.benchmark.runtime.provenance import environment
 
-    found = environment()
+    found = asdict(environment())
     if as_json:
         print_json(found)
         return

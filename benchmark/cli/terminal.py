@@ -15,7 +15,6 @@ from cirbench.benchmark.analysis.published import NOT_RUN, STATES, Verdict
 from cirbench.benchmark.data.check import Count, SplitCheck
 from cirbench.benchmark.records.record import Record
 from cirbench.benchmark.runtime.paths import to_line
-from cirbench.benchmark.scoring.bootstrap import Interval
 
 _NAMED = 20
 """How many missing or unreadable pictures are named; JSON has them all."""
@@ -23,28 +22,26 @@ _NAMED = 20
 
 def print_record(record: Record, console: Console) -> None:
     """One row a group and an average, one column a metric, each with its 95 % interval."""
-    cell, protocol = record.data["cell"], record.data["protocol"]
-    console.print(
-        to_line(f"{record.method_label} on {cell['task']} ({cell['split']}), {cell['backbone']}")
-    )
-    if not record.data["metrics"]:
-        files = [str(record.path.parent / name) for name in record.data["submission"]]
+    cell, protocol = record.cell, record.protocol
+    console.print(to_line(f"{record.method_label} on {cell.task} ({cell.split}), {cell.backbone}"))
+    if not record.metrics:
+        files = [str(record.path.parent / name) for name in record.submission]
         console.print("no public labels; for the server:", *files, soft_wrap=True, highlight=False)
         return
-    limit, missing = record.data["run"]["limit"], record.data["counts"]["missing"]
+    limit, missing = record.run.limit, record.counts.missing
     note = f"PARTIAL: {limit} queries a group. " if limit else ""
     note += f"PARTIAL: {missing} pictures left out. " if missing else ""
     for metrics in _beside_each_other(record, console.width):
         console.print(_metrics_table(record, metrics))
     console.print(
-        f"{note}Percent [95 % interval]; protocol {protocol['name']} v{protocol['version']}, "
-        f"hash {protocol['hash']}"
+        f"{note}Percent [95 % interval]; protocol {protocol.name} v{protocol.version}, "
+        f"hash {protocol.hash}"
     )
 
 
 def _beside_each_other(record: Record, width: int) -> list[Sequence[str]]:
     """The metrics in as few rows of columns as fit, of about the same length."""
-    metrics, groups = record.data["protocol"]["metrics"], _rows(record)
+    metrics, groups = record.protocol.metrics, _rows(record)
     widest = max(len(line) for g in groups for m in metrics for line in _cell(record, g, m))
     fitting = max(1, (width - max(map(len, groups)) - 2) // (max(widest, *map(len, metrics)) + 3))
     per_row = math.ceil(len(metrics) / math.ceil(len(metrics) / fitting))
@@ -63,7 +60,7 @@ def _metrics_table(record: Record, metrics: Sequence[str]) -> Table:
 
 
 def _cell(record: Record, group: str, metric: str) -> tuple[str, str]:
-    found = Interval(**record.data["metrics"][group][metric])
+    found = record.metrics[group][metric]
     return f"{found.value:.1f}", f"[{found.low:.1f}, {found.high:.1f}]"
 
 
@@ -135,6 +132,6 @@ def _verdict(check: SplitCheck) -> str:
 
 def _rows(record: Record) -> list[str]:
     """The groups, then, where there are several, their averages."""
-    groups = record.data["groups"]
-    averages = [name for name in record.data["metrics"] if name not in groups]
-    return [*groups, *averages] if len(groups) > 1 else groups
+    groups = record.groups
+    averages = [name for name in record.metrics if name not in groups]
+    return [*groups, *averages] if len(groups) > 1 else [*groups]

@@ -60,21 +60,20 @@ def _frame(rows: Iterable[dict[str, Any]]) -> pd.DataFrame:
 
 
 def _names(record: Record) -> dict[str, Any]:
-    cell, protocol = record.data["cell"], record.data["protocol"]["name"]
-    names = {name: cell[name] for name in _NAMES}
-    return {"record": record.path.stem, **names, "protocol": protocol}
+    names = {name: getattr(record.cell, name) for name in _NAMES}
+    return {"record": record.path.stem, **names, "protocol": record.protocol.name}
 
 
 def _metric_rows(record: Record) -> Iterator[dict[str, Any]]:
-    for group, metrics in record.data["metrics"].items():
+    for group, metrics in record.metrics.items():
         for metric, interval in metrics.items():
-            yield {**_names(record), "group": group, "metric": metric, **interval}
+            yield {**_names(record), "group": group, "metric": metric, **vars(interval)}
 
 
 def _query_frame(record: Record) -> pd.DataFrame:
     import pandas as pd
 
-    found = record.per_query()
+    found = record.read_per_query()
     columns = {
         **_names(record),
         "group": found.group,

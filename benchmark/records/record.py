@@ -2,115 +2,81 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import re
 import tempfile
-import unicodedata
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from cirbench.benchmark.api.per_query import PerQuery, Scores
-from cirbench.benchmark.records.shape import RECORD, find_field, find_wrong_field
+from cirbench.benchmark.records.fields import ArraysFile, Body
 from cirbench.benchmark.runtime.errors import CorruptData, UsageError
 from cirbench.benchmark.runtime.files import sha256_of_file, written_whole
 from cirbench.benchmark.runtime.paths import check_inside
 
 SCHEMA = 1
-_SLUG = 48
-_REQUIRED = (
-    "schema",
-    "cell",
-    "method",
-    "metrics",
-    "protocol",
-    "counts",
-    "fingerprints",
-    "annotations",
-    "run",
-    "environment",
-    "per_query",
-)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Cell:
-    """What a record is the record of; two cells that differ anywhere have different files."""
-
-    method: str
-    trained_on: str | None
-    task: str
-    split: str
-    protocol: str
-    """name@hash"""
-    backbone: str
-    checkpoint: str | None
-    """sha256 of the method's own weights."""
-    seed: int
-    label: str | None = None
-    """What a person calls this one, to tell it from others."""
-
-    @property
-    def path(self) -> Path:
-        """Relative to the results folder: a readable slug and a hash of every field."""
-        fields = {k: v for k, v in asdict(self).items() if k != "label" or v is not None}
-        canonical = json.dumps(fields, sort_keys=True).encode()
-        digest = hashlib.sha256(canonical).hexdigest()[:8]
-        names = (self.method, self.backbone, self.protocol.split("@")[0], digest)
-        return Path(slug(self.task)) / ("--".join(map(slug, names)) + ".json")
-
-
-def slug(name: str) -> str:
-    """A file name that is safe everywhere and still reads like the name: ASCII, and not long."""
-    plain = unicodedata.normalize("NFKD", name)
-    safe = re.sub(r"[^\w.]+", "-", plain, flags=re.ASCII).strip("-.") or "unnamed"
-    if not name.isascii():  # what is left may be no name, or another's
-        safe = f"{safe[: _SLUG - 5]}-{hashlib.sha256(name.encode()).hexdigest()[:4]}"
-    return safe[:_SLUG]
-
+MIGRATIONS: Mapping[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
+"""Older schema → what makes the next one's JSON of its. A field that was added needs none."""
 
 Kind = TypeVar("Kind", bound=Scores)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Record:
+class _Stored(Body):
+    """A record as its file holds it."""
+
+    __pydantic_config__ = ConfigDict(strict=True, allow_inf_nan=False)
+
+    per_query: ArraysFile
+
+
+_STORED = TypeAdapter(_Stored)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record(_Stored):
     """A record and where it was read from."""
 
     path: Path
-    data: Mapping[str, Any]
 
     @property
     def method_label(self) -> str:
         """The method as a table names it, with what it was trained on."""
-        cell = self.data["cell"]
-        trained_on = f" ({cell['trained_on']})" if cell["trained_on"] else ""
-        label = f" · {cell['label']}" if cell.get("label") else ""
-        return f"{cell['method']}{trained_on}{label}"
+        trained_on = f" ({self.cell.trained_on})" if self.cell.trained_on else ""
+        label = f" · {self.cell.label}" if self.cell.label else ""
+        return f"{self.cell.method}{trained_on}{label}"
 
     @property
     def whole(self) -> bool:
         """Whether it has metrics, and of all queries and pictures."""
-        return bool(self.data["metrics"]) and not self.data["run"]["partial"]
+        return bool(self.metrics) and not self.run.partial
 
     @property
-    def cell(self) -> Cell:
-        """What it is the record of."""
-        return Cell(**self.data["cell"])
+    def averages(self) -> Mapping[str, Sequence[str]]:
+        """Average name → the groups whose plain mean it is; "average" is over all."""
+        return {"average": self.groups, **self.protocol.averages}
 
     @property
     def checkpoint_label(self) -> str:
         """The method's weights as a table names them: their file and digits of their sha256."""
-        name = str(self.data.get("checkpoint", {}).get("name", ""))
-        return " ".join(filter(None, (name, (self.data["cell"]["checkpoint"] or "none")[:8])))
+        name = self.checkpoint.name if self.checkpoint else ""
+        return " ".join(filter(None, (name, (self.cell.checkpoint or "none")[:8])))
 
-    def per_query(self) -> PerQuery:
-        """The per-query data beside the record.
+    def to_json(self) -> dict[str, Any]:
+        """The record as plain data, as its file has it: a part that is not there has no key."""
+        absent = {f.name for f in fields(self) if getattr(self, f.name) == f.default}
+        data = {name: v for name, v in asdict(self).items() if name not in {*absent, "path"}}
+        data["protocol"]["hash"] = self.protocol.hash
+        return {"schema": SCHEMA, **data}
+
+    def read_per_query(self) -> PerQuery:
+        """Read the per-query data beside the record.
 
         Raises:
             CorruptData: it is missing, altered or unreadable.
@@ -119,17 +85,17 @@ class Record:
 
     @cached_property
     def scores(self) -> Scores:
-        """Of the per-query data what most readers want: a fifth of its bytes.
+        """The part of the per-query data that most readers want: a fifth of its bytes.
 
         Raises:
-            CorruptData: as `per_query`.
+            CorruptData: as `read_per_query`.
         """
         return self._read(Scores)
 
     def _read(self, kind: type[Kind]) -> Kind:
-        path = self.path.parent / check_inside(self.data["per_query"]["file"], str(self.path))
+        path = self.path.parent / check_inside(self.per_query.file, str(self.path))
         try:
-            if sha256_of_file(path) != self.data["per_query"]["sha256"]:
+            if sha256_of_file(path) != self.per_query.sha256:
                 raise CorruptData(f"{path} is not the file that {self.path} was written with")
             with np.load(path, allow_pickle=False) as arrays:
                 if unknown := set(arrays.files) - {f.name for f in fields(PerQuery)}:
@@ -143,21 +109,25 @@ class Record:
         return found
 
 
-def write_record(root: Path, cell: Cell, data: Mapping[str, Any], per_query: PerQuery) -> Record:
-    """Writes the per-query data and the record that names it: both, or neither."""
-    path = root / cell.path
-    arrays = path.with_suffix(".npz")
-    with written_whole(path) as json_file, written_whole(arrays) as arrays_file:
-        np.savez_compressed(arrays_file, **asdict(per_query))
-        named = {"file": arrays.name, "sha256": sha256_of_file(arrays_file)}
-        whole = {"schema": SCHEMA, "cell": asdict(cell), **data, "per_query": named}
-        text = json.dumps(whole, indent=2, sort_keys=True, allow_nan=False)
+def write_record(root: Path, body: Body, arrays: PerQuery) -> Record:
+    """Write the per-query data and the record that names it: both, or neither."""
+    path = root / body.cell.path
+    beside = path.with_suffix(".npz")
+    with written_whole(path) as json_file, written_whole(beside) as arrays_file:
+        np.savez_compressed(arrays_file, **asdict(arrays))
+        named = ArraysFile(file=beside.name, sha256=sha256_of_file(arrays_file))
+        record = Record(path=path, per_query=named, **_fields_of(body))
+        text = json.dumps(record.to_json(), indent=2, sort_keys=True, allow_nan=False)
         json_file.write_text(f"{text}\n", encoding="utf-8")
-    return Record(path=path, data=whole)
+    return record
+
+
+def _fields_of(body: Body) -> dict[str, Any]:
+    return {f.name: getattr(body, f.name) for f in fields(Body)}
 
 
 def write_submission(record: Path, files: Mapping[str, str]) -> list[str]:
-    """Writes what a server takes below the record's folder, and gives the paths from there."""
+    """Write what a server takes below the record's folder; return the paths from there."""
     names = [f"submissions/{record.stem}--{name}" for name in files]
     for name, content in zip(names, files.values(), strict=True):
         with written_whole(record.parent / name) as temporary:
@@ -166,10 +136,10 @@ def write_submission(record: Path, files: Mapping[str, str]) -> list[str]:
 
 
 def read_record(path: Path) -> Record:
-    """Reads one record.
+    """Read one record.
 
     Raises:
-        CorruptData: it is not valid JSON, of another schema, misses a field, or has a value of
+        CorruptData: it is not valid JSON, of another schema, lacks a field, or has a value of
             another kind; names the field.
     """
     try:
@@ -180,33 +150,60 @@ def read_record(path: Path) -> Record:
 
 
 def parse_record(text: str, path: Path) -> Record:
-    """A record from its text; `path` names it. Raises what `read_record` does."""
+    """Parse a record's text; `path` names it. Raises what `read_record` does."""
     try:
         data = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise CorruptData(f"{path} is not a readable record ({error}); run it again") from error
-    if not isinstance(data, dict) or data.get("schema") != SCHEMA:
-        raise CorruptData(f"{path} must be a record of schema {SCHEMA}; run the cell again")
-    if missing := [name for name in _REQUIRED if name not in data]:
-        raise CorruptData(f"{path} lacks {', '.join(missing)}; run the cell again")
-    wrong = find_wrong_field(data, RECORD)
-    lacking = [
-        name
-        for name in ("run.partial", "per_query.file", "per_query.sha256")
-        if wrong is None and find_field(data, name) is None
-    ]
-    if wrong or lacking:
-        why = wrong or f"lacks {lacking[0]}"
-        raise CorruptData(f"{path} was edited or cut: {why}; run the cell again")
+    if not isinstance(data, dict):
+        raise CorruptData(f"{path} must be a record; run the cell again")
+    if data.get("schema") != SCHEMA:
+        data = _migrate(data, path)
+        text = json.dumps(data)
     try:
-        Cell(**data["cell"])
-    except TypeError as error:
-        raise CorruptData(f"{path} was edited or cut ({error}); run the cell again") from error
-    return Record(path=path, data=data)
+        stored = _STORED.validate_json(text)
+    except ValidationError as error:
+        why = _explain(error)
+        raise CorruptData(f"{path} was edited or cut: {why}; run the cell again") from error
+    if (said := data["protocol"].get("hash")) != stored.protocol.hash:
+        raise CorruptData(
+            f"{path} was edited: protocol.hash is {said!r}, and {stored.protocol.hash!r} by the "
+            f"protocol's fields; run the cell again"
+        )
+    return Record(path=path, per_query=stored.per_query, **_fields_of(stored))
+
+
+def _migrate(data: dict[str, Any], path: Path) -> dict[str, Any]:
+    """Bring a record's JSON to this schema.
+
+    Raises:
+        CorruptData: it is of a newer schema, or of one that is not known.
+    """
+    while (schema := data.get("schema")) != SCHEMA:
+        if type(schema) is int and schema > SCHEMA:
+            raise CorruptData(
+                f"{path} is a record of schema {schema}, written by a later cirbench; upgrade "
+                f"cirbench to read it (this one reads up to {SCHEMA})"
+            )
+        if type(schema) is not int or schema not in MIGRATIONS:
+            raise CorruptData(f"{path} must be a record of schema {SCHEMA}; run the cell again")
+        data = MIGRATIONS[schema](data)
+    return data
+
+
+def _explain(error: ValidationError) -> str:
+    """What a record lacks, or else the first field that is wrong."""
+    found = error.errors(include_url=False)
+    places = [".".join(map(str, fault["loc"])) for fault in found]
+    pairs = zip(found, places, strict=True)
+    if lacking := [place for fault, place in pairs if fault["type"] == "missing"]:
+        return f"lacks {', '.join(lacking)}"
+    rule = found[0]["msg"].replace("Input should be", "must be")
+    return f"{places[0]} {rule}, got {found[0]['input']!r:.60}" if places[0] else rule
 
 
 def read_records(root: Path) -> Iterator[Record]:
-    """Every whole record below `root/TASK/`, by path; partial and unlabelled ones are left out."""
+    """Read every whole record below `root/TASK/`, by path, but no partial or unlabelled one."""
     for path in sorted(root.glob("*/[!.]*.json")):
         record = read_record(path)
         if record.whole:
@@ -228,11 +225,11 @@ def labels(records: Sequence[Record]) -> list[str]:
 
 
 def _backbone(record: Record) -> str:
-    return str(record.data["cell"]["backbone"])
+    return record.cell.backbone
 
 
 def _seed(record: Record) -> str:
-    return f"seed {record.data['cell']['seed']}"
+    return f"seed {record.cell.seed}"
 
 
 def _checkpoint(record: Record) -> str:
@@ -240,7 +237,7 @@ def _checkpoint(record: Record) -> str:
 
 
 def check_writable(root: Path) -> None:
-    """Finds out before the work whether records can be written.
+    """Check before the work that records can be written.
 
     Raises:
         UsageError: they can't.

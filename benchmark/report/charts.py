@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from cirbench.benchmark.analysis.board_statistics import Statistics
 from cirbench.benchmark.analysis.boards import Board
 from cirbench.benchmark.analysis.published import DIFFERS, Verdict
-from cirbench.benchmark.scoring.bootstrap import Interval
+from cirbench.benchmark.api.values import Interval
 
 SERIES = 8
 """At most so many records in one chart, the best ones; as many colours as can be told apart."""
@@ -221,8 +221,8 @@ def seconds(board: Board) -> list[float]:
 
     Embedding the pictures is left out: it is shared by all methods of a run, or read from a store.
     """
-    stages = [record.data["run"].get("seconds", {}) for record in board.records]
-    return [float(s.get("compose", 0)) + float(s.get("rank", 0)) for s in stages]
+    stages = [record.run.seconds for record in board.records]
+    return [s.get("compose", 0) + s.get("rank", 0) for s in stages]
 
 
 def cost(board: Board, shown: Statistics, names: Sequence[str]) -> Chart | None:

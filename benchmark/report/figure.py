@@ -15,7 +15,7 @@ from cirbench.benchmark.analysis.boards import Board
 from cirbench.benchmark.api.per_query import PerQuery
 from cirbench.benchmark.api.values import ImageRef, TaskData
 from cirbench.benchmark.records.record import labels
-from cirbench.benchmark.report.pictures import opened, protocol_of
+from cirbench.benchmark.report.pictures import opened
 from cirbench.benchmark.runtime.errors import MissingData, UsageError
 from cirbench.benchmark.runtime.figures import STYLE, png_bytes
 
@@ -39,15 +39,15 @@ def choose_board(
     wanted = [
         board
         for board in found
-        if board.first["cell"]["task"] == task
-        and split in (None, board.first["cell"]["split"])
-        and protocol in (None, board.first["protocol"]["name"], board.first["protocol"]["hash"])
+        if board.first.cell.task == task
+        and split in (None, board.first.cell.split)
+        and protocol in (None, board.first.protocol.name, board.first.protocol.hash)
     ]
     if not wanted:
         there = "; ".join(board.title for board in found)
         raise MissingData(f"no records of that task, split and protocol; there are: {there}")
     if len(wanted) > 1:
-        titles = "; ".join(f"{b.title}, hash {b.first['protocol']['hash']}" for b in wanted)
+        titles = "; ".join(f"{b.title}, hash {b.first.protocol.hash}" for b in wanted)
         raise UsageError(
             f"{task} has several boards ({titles}); choose by --split, or by --protocol with a "
             f"name or a hash"
@@ -68,10 +68,10 @@ def _record(board: Board, name: str) -> int:
     meant = [
         i
         for i, record in enumerate(board.records)
-        if name in (record.data["cell"]["method"], record.path.name, record.path.stem)
+        if name in (record.cell.method, record.path.name, record.path.stem)
     ]
     if not meant:
-        known = ", ".join(sorted({record.data["cell"]["method"] for record in board.records}))
+        known = ", ".join(sorted({record.cell.method for record in board.records}))
         raise UsageError(f"no record of method {name!r} on {board.title}; known: {known}")
     if len(meant) > 1:
         stems = ", ".join(board.records[i].path.stem for i in meant)
@@ -134,7 +134,7 @@ def figure(board: Board, data: TaskData, records: Sequence[int], rows: Sequence[
 
 
 def _query(grid: _Grid, board: Board, data: TaskData, row: int, top: float) -> None:
-    query, protocol = data.queries[row], protocol_of(board)
+    query, protocol = data.queries[row], board.first.protocol
     _picture(grid.axes(0.1, top, 1.2), query.reference)
     family = "text" if "text" in protocol.templates else next(iter(protocol.templates))
     text = protocol.text(family, query.group, query.fields).strip()

@@ -15,7 +15,7 @@ from cirbench.benchmark.api.protocol import EvaluationProtocol
 from cirbench.benchmark.api.values import ImageRef, Query, TaskData
 from cirbench.benchmark.records.record import labels
 from cirbench.benchmark.report.page import render
-from cirbench.benchmark.report.pictures import CREDITS, Album, protocol_of
+from cirbench.benchmark.report.pictures import CREDITS, Album
 from cirbench.benchmark.runtime.errors import UsageError
 
 QUERIES = 200
@@ -165,7 +165,7 @@ def gallery(board: Board, data: TaskData | None) -> str:
         CorruptData: a picture can't be decoded, or records disagree on their queries.
         MissingData: a picture's file can't be read.
     """
-    looker = Looker(board=board, data=data, album=Album(), protocol=protocol_of(board))
+    looker = Looker(board=board, data=data, album=Album(), protocol=board.first.protocol)
     names = labels(board.records)
     methods = names[:METHODS]
     rows = chosen_queries(board.scores[0].group, QUERIES)
@@ -181,6 +181,6 @@ def gallery(board: Board, data: TaskData | None) -> str:
         ks=[k for k in (1, 5, 10, 50) if k <= board.per_query[0].top.shape[1]] or [1],
         groups=[name for name in board.groups if any(a.group == name for a in asked)],
         pictures=data is not None,
-        credit=CREDITS.get(board.first["cell"]["task"], ""),
+        credit=CREDITS.get(board.first.cell.task, ""),
         uris=looker.album.thumbnails(),
     )

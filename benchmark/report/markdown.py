@@ -9,11 +9,9 @@ from tabulate import tabulate
 
 from cirbench.benchmark.analysis.boards import Board, _members, row_names
 from cirbench.benchmark.analysis.published import Published, Verdict, verify
+from cirbench.benchmark.api.values import Interval
 from cirbench.benchmark.records.record import Record, labels
 from cirbench.benchmark.runtime.paths import to_line
-from cirbench.benchmark.scoring.bootstrap import (
-    Interval,
-)
 
 
 def interval_text(interval: Interval) -> str:
@@ -23,18 +21,18 @@ def interval_text(interval: Interval) -> str:
 
 def as_lines(records: Sequence[Record]) -> str:
     """Records of one board as a row each for a terminal, best first: averages, no intervals."""
-    protocol = records[0].data["protocol"]
+    protocol = records[0].protocol
 
     def value(record: Record, metric: str) -> float:
-        return float(record.data["metrics"]["average"][metric]["value"])
+        return record.metrics["average"][metric].value
 
-    best_first = sorted(records, key=lambda record: -value(record, protocol["headline"]))
+    best_first = sorted(records, key=lambda record: -value(record, protocol.headline))
     rows = [
-        [to_line(label), *(f"{value(record, m):.1f}" for m in protocol["metrics"])]
+        [to_line(label), *(f"{value(record, m):.1f}" for m in protocol.metrics)]
         for label, record in zip(labels(best_first), best_first, strict=True)
     ]
-    align = ["left", *["right"] * len(protocol["metrics"])]
-    headers = ["average", *protocol["metrics"]]
+    align = ["left", *["right"] * len(protocol.metrics)]
+    headers = ["average", *protocol.metrics]
     return str(tabulate(rows, headers, disable_numparse=True, colalign=align, maxcolwidths=[40]))
 
 
@@ -61,7 +59,7 @@ _NAME_COLUMNS = ["method", "supervision", "trained on", "backbone"]
 
 
 def _average_table(board: Board, average: str) -> str:
-    cells = [[board.value(r, average, m) for m in board.metrics] for r in board.records]
+    cells = [[r.metrics[average][m] for m in board.metrics] for r in board.records]
     best = _best(cells)
     rows = [
         [
@@ -78,7 +76,7 @@ def _average_table(board: Board, average: str) -> str:
 
 
 def _group_table(board: Board) -> str:
-    cells = [[board.value(r, g, board.headline) for g in board.groups] for r in board.records]
+    cells = [[r.metrics[g][board.headline] for g in board.groups] for r in board.records]
     best = _best(cells)
     rows = [
         [*map(_escaped, row_names(board, record)), *_with_best_bold(row, best)]
@@ -156,20 +154,19 @@ def _pictures(board: Board) -> str:
 
 
 def _footnote(board: Board) -> str:
-    data, protocol = board.first, board.first["protocol"]
-    removed = "removed from" if protocol["reference_removed"] else "kept in"
+    counts, protocol = board.first.counts, board.first.protocol
+    removed = "removed from" if protocol.reference_removed else "kept in"
     links = ", ".join(
-        f"[{_escaped(r.data['cell']['method'])}]({r.path.parent.name}/{r.path.name})"
-        for r in board.records
+        f"[{_escaped(r.cell.method)}]({r.path.parent.name}/{r.path.name})" for r in board.records
     )
     lines = [
-        f"Protocol {_code(protocol['name'])} v{protocol['version']}, hash "
-        f"{_code(protocol['hash'])}: "
-        f"{data['counts']['queries']:,} queries of {data['counts']['references']:,} references "
-        f"against {data['counts']['gallery']:,} images ({_escaped(protocol['gallery'])}); the "
-        f"reference is {removed} its ranking; preprocess {_code(protocol['preprocess'])}.",
+        f"Protocol {_code(protocol.name)} v{protocol.version}, hash "
+        f"{_code(protocol.hash)}: "
+        f"{counts.queries:,} queries of {counts.references:,} references "
+        f"against {counts.gallery:,} images ({_escaped(protocol.gallery)}); the "
+        f"reference is {removed} its ranking; preprocess {_code(protocol.preprocess)}.",
         f"In percent, with 95 % bootstrap intervals over references "
-        f"({data['bootstrap']['resamples']:,} resamples); differences are paired. "
+        f"({board.first.bootstrap.resamples:,} resamples); differences are paired. "
         f"Best values are bold. "
         f"Supervised methods were trained on triplets, zero-shot ones were not.",
         f"Records: {links}.",
@@ -187,11 +184,8 @@ def _remarks(board: Board) -> list[tuple[str, str]]:
     """What a reader should know of the records, each remark once: whose, and what."""
     found: dict[str, list[str]] = {}
     for record in board.records:
-        for remark in (
-            *record.data["annotations"].get("remarks", ()),
-            *record.data["method"].get("remarks", ()),
-        ):
-            found.setdefault(remark, []).append(record.data["cell"]["method"])
+        for remark in (*record.annotations.remarks, *record.method.remarks):
+            found.setdefault(remark, []).append(record.cell.method)
     return [(", ".join(dict.fromkeys(names)), remark) for remark, names in found.items()]
 
 

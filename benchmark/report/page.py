@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from types import SimpleNamespace
-from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
@@ -17,6 +16,8 @@ from markupsafe import Markup
 from cirbench.benchmark.analysis.board_statistics import Score, Statistics
 from cirbench.benchmark.analysis.boards import Board
 from cirbench.benchmark.analysis.published import STATES, Verdict
+from cirbench.benchmark.api.protocol import EvaluationProtocol
+from cirbench.benchmark.records.fields import Counts
 from cirbench.benchmark.records.record import Record, labels
 from cirbench.benchmark.report import charts
 from cirbench.benchmark.report.charts import Chart
@@ -48,8 +49,8 @@ class Section:
 
     id: str
     title: str
-    protocol: Mapping[str, Any]
-    counts: Mapping[str, int]
+    protocol: EvaluationProtocol
+    counts: Counts
     resamples: int
     headline: str
     tied: tuple[str, ...]
@@ -78,9 +79,9 @@ def section(
     return Section(
         id=board_slug(board),
         title=board.title,
-        protocol=board.first["protocol"],
-        counts=board.first["counts"],
-        resamples=board.first["bootstrap"]["resamples"],
+        protocol=board.first.protocol,
+        counts=board.first.counts,
+        resamples=board.first.bootstrap.resamples,
         headline=board.headline,
         tied=tuple(n for n, s in zip(names, headline, strict=True) if s.best or s.tied),
         tables=tuple(tables),
@@ -91,22 +92,28 @@ def section(
 
 
 def _source(label: str, record: Record) -> Source:
-    data = record.data
-    code = data["environment"].get("code", {})
+    code = record.environment.code
     facts = {
-        **{name: value for name, value in data["cell"].items() if value not in (None, "")},
-        "commit": code.get("commit"),
-        "uncommitted changes": code.get("dirty") or ("none" if code else None),
-        **{f"{name} fingerprint": value for name, value in data["fingerprints"].items()},
-        **{name: value for name, value in data["environment"].items() if name != "code"},
-        **{name: data["run"].get(name) for name in _RUN},
-        "per-query sha256": data["per_query"].get("sha256"),
+        **dict(_sorted(record.cell)),
+        "commit": code.commit,
+        "uncommitted changes": code.dirty or "none",
+        **{f"{name} fingerprint": value for name, value in _sorted(record.fingerprints)},
+        **{name: value for name, value in _sorted(record.environment) if name != "code"},
+        **{name: getattr(record.run, name) for name in _RUN},
+        "per-query sha256": record.per_query.sha256,
     }
     return Source(
         label=label,
         link=f"../{record.path.parent.name}/{record.path.name}",
-        facts=tuple((name, _plain(value)) for name, value in facts.items() if value is not None),
+        facts=tuple(
+            (name, _plain(value)) for name, value in facts.items() if value not in (None, "")
+        ),
     )
+
+
+def _sorted(value: object) -> list[tuple[str, object]]:
+    """The fields by name, as they stand in the record's file."""
+    return sorted(vars(value).items())
 
 
 def _plain(value: object) -> str:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import base64
 import io
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image
 
 from cirbench.benchmark.analysis.boards import Board
-from cirbench.benchmark.api.protocol import EvaluationProtocol
 from cirbench.benchmark.api.registry import find_task
 from cirbench.benchmark.api.task import Task
 from cirbench.benchmark.api.values import ImageRef, TaskData
@@ -57,12 +56,6 @@ class Permission:
         return self.embed or task in CREDITS
 
 
-def protocol_of(board: Board) -> EvaluationProtocol:
-    """The protocol as the board's records keep it."""
-    kept = board.first["protocol"]
-    return EvaluationProtocol(**{f.name: kept[f.name] for f in fields(EvaluationProtocol)})
-
-
 def task_data(board: Board, data_root: Path | None) -> TaskData:
     """The board's task, with the gallery and the queries its records were made with.
 
@@ -71,15 +64,15 @@ def task_data(board: Board, data_root: Path | None) -> TaskData:
         MissingData: the task's data is not below `data_root`.
         CorruptData: its annotations are others than the records'.
     """
-    cell = board.first["cell"]
-    task: Task = find_task(cell["task"])()
-    data = task.load(protocol=protocol_of(board), split=cell["split"], data_root=data_root)
+    cell = board.first.cell
+    task: Task = find_task(cell.task)()
+    data = task.load(protocol=board.first.protocol, split=cell.split, data_root=data_root)
     gallery = [ref.id for ref in data.gallery]
     arrays = board.per_query[0]
     queries = [query.id for query in data.queries]
     if gallery != arrays.gallery.tolist() or queries != arrays.query.tolist():
         raise CorruptData(
-            f"{board.records[0].path} was made with other annotations of {cell['task']} than those "
+            f"{board.records[0].path} was made with other annotations of {cell.task} than those "
             f"here; run its cells again"
         )
     return data

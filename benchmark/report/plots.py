@@ -33,7 +33,7 @@ def bars(board: Board) -> Figure:
     width = 0.84 / len(drawn)
     places = np.arange(len(names))
     for i, (label, record) in enumerate(drawn.items()):
-        cells = [board.value(record, name, board.headline) for name in names]
+        cells = [record.metrics[name][board.headline] for name in names]
         values = np.array([cell.value for cell in cells])
         error = np.array([[c.value - c.low for c in cells], [c.high - c.value for c in cells]])
         axes.bar(
@@ -54,9 +54,9 @@ def bars(board: Board) -> Figure:
 def curves(board: Board) -> Figure:
     """Recall at every k that was kept, averaged over groups, with its band."""
     figure, axes = _figure(6.0)
-    epsilon = board.first["protocol"]["recall_epsilon"]
+    epsilon = board.first.protocol.recall_epsilon
     for i, (label, record) in enumerate(_drawn(board).items()):
-        k, value, low, high = _curve(board, record.per_query(), epsilon)
+        k, value, low, high = _curve(board, record.read_per_query(), epsilon)
         axes.plot(k, value, color=_colour(i), label=label, linewidth=1.4)
         axes.fill_between(k, low, high, color=_colour(i), alpha=0.15, linewidth=0)
     axes.set_xscale("log")

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from cirbench.benchmark.analysis.board_statistics import Score, Statistics, averages
 from cirbench.benchmark.analysis.boards import Board, row_names
 from cirbench.benchmark.analysis.published import Verdict
-from cirbench.benchmark.records.record import slug
-from cirbench.benchmark.scoring.bootstrap import Interval
+from cirbench.benchmark.api.values import Interval
+from cirbench.benchmark.records.fields import slug
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +43,7 @@ NAMES = ("method", "supervision", "trained on", "backbone")
 
 def board_slug(board: Board) -> str:
     """Names a board's files and its section."""
-    return f"{slug(board.first['cell']['task'])}--{slug(board.stem)}"
+    return f"{slug(board.first.cell.task)}--{slug(board.stem)}"
 
 
 def board_tables(board: Board, shown: Statistics, verdicts: Sequence[Verdict]) -> list[Table]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from cirbench.benchmark.analysis.board_statistics import statistics
 from cirbench.benchmark.analysis.boards import Board, read_boards
 from cirbench.benchmark.analysis.published import Verdict, read_published, verify
-from cirbench.benchmark.records.record import slug
+from cirbench.benchmark.records.fields import slug
 from cirbench.benchmark.report.export import as_csv, as_latex
 from cirbench.benchmark.report.gallery import gallery
 from cirbench.benchmark.report.page import index, section
@@ -41,7 +41,7 @@ def contents(root: Path, permission: Permission) -> dict[Path, str]:
         for table in tables:
             files[Path(FOLDER, "tables", f"{table.stem}.csv")] = as_csv(table)
             files[Path(FOLDER, "tables", f"{table.stem}.tex")] = as_latex(table)
-        covered = permission.covers(board.first["cell"]["task"])
+        covered = permission.covers(board.first.cell.task)
         data = task_data(board, permission.data_root) if covered else None
         files[Path(FOLDER, name)] = gallery(board, data)
         vars(board).pop("per_query")  # what the board has cached; a large task's is gigabytes
@@ -51,8 +51,8 @@ def contents(root: Path, permission: Permission) -> dict[Path, str]:
 
 def gallery_names(found: Sequence[Board]) -> list[str]:
     """`gallery-TASK.html`; where a task has several boards, each board's own name."""
-    count = Counter(board.first["cell"]["task"] for board in found)
-    tasks = [board.first["cell"]["task"] for board in found]
+    count = Counter(board.first.cell.task for board in found)
+    tasks = [board.first.cell.task for board in found]
     return [
         f"gallery-{slug(task) if count[task] == 1 else board_slug(board)}.html"
         for task, board in zip(tasks, found, strict=True)

@@ -9,11 +9,12 @@ import platform
 import resource
 import subprocess
 import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
 PACKAGES = (
     "cirbench",
@@ -29,6 +30,27 @@ PACKAGES = (
     "pillow",
     "safetensors",
 )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Code:
+    """The commit, and the sha256 of uncommitted changes, where there are any."""
+
+    commit: str | None
+    dirty: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Environment:
+    """Code, versions and hardware; `packages` is distribution → version."""
+
+    code: Code
+    python: str
+    packages: Mapping[str, str | None]
+    platform: str
+    cpu: str
+    cpu_count: int | None
+    gpu: str | None
 
 
 def git_state(root: Path) -> dict[str, str | None] | None:
@@ -79,17 +101,17 @@ def package_versions() -> dict[str, str | None]:
     return {name: one(name) for name in PACKAGES}
 
 
-def environment(device: str = "cpu") -> dict[str, Any]:
-    """Code, versions and hardware, for a record."""
-    return {
-        "code": code_state(),
-        "python": platform.python_version(),
-        "packages": package_versions(),
-        "platform": platform.platform(),
-        "cpu": _cpu_model(),
-        "cpu_count": os.cpu_count(),
-        "gpu": _gpu_name(device),
-    }
+def environment(device: str = "cpu") -> Environment:
+    """Find out code, versions and hardware, for a record."""
+    return Environment(
+        code=Code(**code_state()),
+        python=platform.python_version(),
+        packages=package_versions(),
+        platform=platform.platform(),
+        cpu=_cpu_model(),
+        cpu_count=os.cpu_count(),
+        gpu=_gpu_name(device),
+    )
 
 
 def _cpu_model() -> str:

@@ -14,6 +14,8 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from cirbench.benchmark.api.values import Interval
+
 RESAMPLES = 2000
 SEED = 0
 LEVEL = 0.95
@@ -21,16 +23,6 @@ _CHUNK = 128
 
 Array = NDArray[np.float64]
 Names = Sequence[str] | NDArray[np.str_]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Interval:
-    """A mean over n queries and its interval."""
-
-    value: float
-    low: float
-    high: float
-    n: int
 
 
 @dataclass(frozen=True, kw_only=True)

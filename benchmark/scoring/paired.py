@@ -15,11 +15,11 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
+from cirbench.benchmark.api.values import Interval
 from cirbench.benchmark.scoring.bootstrap import (
     LEVEL,
     Array,
     Design,
-    Interval,
     intervals,
     resampled_means,
 )

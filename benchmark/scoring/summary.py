@@ -12,12 +12,11 @@ from numpy.typing import NDArray
 from cirbench.benchmark.api.per_query import PerQuery, Scores
 from cirbench.benchmark.api.protocol import EvaluationProtocol
 from cirbench.benchmark.api.values import TaskData
-from cirbench.benchmark.records.record import Cell, Record, read_records
-from cirbench.benchmark.records.shape import find_field
+from cirbench.benchmark.records.fields import Cell, Metrics
+from cirbench.benchmark.records.record import Record, read_records
 from cirbench.benchmark.runtime.errors import CorruptData, UsageError
 from cirbench.benchmark.scoring.bootstrap import (
     Design,
-    Interval,
     group_means,
     intervals,
     resampled_means,
@@ -102,34 +101,6 @@ def with_averages(
     return np.concatenate([*rows, means], axis=-2)
 
 
-_SCORED = (
-    "method.zero_shot",
-    "groups",
-    "counts.queries",
-    "counts.references",
-    "counts.gallery",
-    "fingerprints.gallery",
-    "fingerprints.annotations",
-    "annotations.released",
-    *(
-        f"protocol.{name}"
-        for name in (
-            "name",
-            "version",
-            "hash",
-            "metrics",
-            "headline",
-            "averages",
-            "gallery",
-            "reference_removed",
-            "preprocess",
-            "recall_epsilon",
-        )
-    ),
-)
-"""What tables, tests and verdicts read of a record."""
-
-
 def read_scored(root: Path) -> list[Record]:
     """Every whole record of a results folder, held to its own per-query data.
 
@@ -149,61 +120,52 @@ def read_scored(root: Path) -> list[Record]:
 
 
 def check_scored(record: Record) -> None:
-    """Holds a record's fields to each other and to its per-query data.
+    """Check a record's metrics against each other and against its per-query data.
 
     Raises:
-        CorruptData: a field lacks, or a metric is another than its per-query values make.
+        CorruptData: a metric is missing, or is another than its per-query values make.
     """
-    if lacking := [name for name in _SCORED if find_field(record.data, name) is None]:
-        raise CorruptData(f"{record.path} lacks {', '.join(lacking)}; run the cell again")
-    groups, protocol = record.data["groups"], record.data["protocol"]
-    averages: Averages = {"average": groups, **protocol["averages"]}
-    wanted = {
+    protocol = record.protocol
+    names = {*record.averages, *record.groups}
+    metrics = {*protocol.metrics, protocol.headline}
+    rows = {f"metrics.{name}" for name in names ^ record.metrics.keys()}
+    cells = {
         f"metrics.{name}.{metric}"
-        for name in (*averages, *groups)
-        for metric in (*protocol["metrics"], protocol["headline"])
+        for name, values in record.metrics.items()
+        for metric in metrics ^ values.keys()
     }
-    said = {
-        f"metrics.{name}.{metric}"
-        for name, values in record.data["metrics"].items()
-        for metric, interval in values.items()
-        if interval.keys() == {"value", "low", "high", "n"}
-    }
-    rows = {f"metrics.{name}" for name in {*averages, *groups} ^ record.data["metrics"].keys()}
-    if odd := sorted(rows | (wanted ^ said)):
+    if odd := sorted(rows | cells):
         raise CorruptData(f"{record.path} was edited or cut: {odd[0]}; run the cell again")
-    _check_means(record, record.scores, averages)
+    _check_means(record, record.scores)
 
 
-def _check_means(record: Record, scores: Scores, averages: Averages) -> None:
-    """Holds a record's metrics to the per-query values that they were computed from.
+def _check_means(record: Record, scores: Scores) -> None:
+    """Check that a record's metrics equal those of its per-query data.
 
     Raises:
         CorruptData: one is another; says which.
     """
-    groups, said = record.data["groups"], record.data["metrics"]
+    groups, averages = record.groups, record.averages
     if unknown := set(scores.group.tolist()) ^ set(groups):
         raise CorruptData(f"{record.path} was edited: the group {min(unknown)!r}; run it again")
-    if len(scores.query) != record.data["counts"]["queries"]:
+    if len(scores.query) != record.counts.queries:
         raise CorruptData(
-            f"{record.path} was edited: {record.data['counts']['queries']} queries, and "
+            f"{record.path} was edited: {record.counts.queries} queries, and "
             f"{len(scores.query)} in its per-query data; run the cell again"
         )
     design = Design.of(scores.reference, scores.group, groups)
     means = with_averages(group_means(scores.values, design), groups, averages)
     for name, row in zip([*averages, *groups], means, strict=True):
         for metric, mean in zip(map(str, scores.metrics), row, strict=True):
-            found = said[name][metric]
-            if not abs(found["value"] - mean) <= _ROUNDING or found["low"] > found["high"]:
+            found = record.metrics[name][metric]
+            if not abs(found.value - mean) <= _ROUNDING or found.low > found.high:
                 raise CorruptData(
-                    f"{record.path} was edited: {name} {metric} is {found['value']}, and {mean} by "
+                    f"{record.path} was edited: {name} {metric} is {found.value}, and {mean} by "
                     f"its per-query data; run the cell again"
                 )
 
 
-def summarise(
-    scores: Scores, groups: Sequence[str], averages: Averages
-) -> dict[str, dict[str, Interval]]:
+def summarise(scores: Scores, groups: Sequence[str], averages: Averages) -> Metrics:
     """Group or average → metric → its mean over queries with a 95 % interval."""
     design = Design.of(scores.reference, scores.group, groups)
     means = with_averages(group_means(scores.values, design), groups, averages)

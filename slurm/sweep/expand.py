@@ -20,7 +20,7 @@ from cirbench.benchmark.api.registry import (
 from cirbench.benchmark.checkpoints import read_checkpoint
 from cirbench.benchmark.evaluation.plan import Plan, Request, checkpoint_path, plan
 from cirbench.benchmark.images.sources import find_training_images
-from cirbench.benchmark.records.record import slug
+from cirbench.benchmark.records.fields import slug
 from cirbench.benchmark.runtime.errors import CirbenchError, MissingData
 from cirbench.benchmark.training.selection import task_supervision
 from cirbench.slurm.cells.manifest import Manifest, SweepCell

@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from making import make_body, make_cell, make_counts, make_fingerprints
 from scipy.stats import permutation_test
 
 from cirbench.benchmark.analysis.compare import compare, find_pairs, find_records
 from cirbench.benchmark.api.per_query import PerQuery
 from cirbench.benchmark.api.protocol import EvaluationProtocol
 from cirbench.benchmark.cli.main import main
-from cirbench.benchmark.records.record import Cell, write_record
+from cirbench.benchmark.records.record import write_record
 from cirbench.benchmark.runtime.errors import CorruptData, MissingData, UsageError
 from cirbench.benchmark.scoring import paired
 from cirbench.benchmark.scoring.bootstrap import Design, intervals, resampled_means
@@ -63,32 +64,12 @@ def store(
         values=values[order],
     )
     metrics = summarise(arrays, groups, averages_of(groups, protocol))
-    data = {
-        "metrics": {g: {m: vars(v) for m, v in row.items()} for g, row in metrics.items()},
-        "groups": list(groups),
-        "protocol": {**protocol.as_dict(), "hash": protocol.hash},
-        "counts": {"queries": count, "references": references, "gallery": 1},
-        "fingerprints": {
-            "gallery": "g",
-            "annotations": "a",
-            "references": "r",
-            **dict(fingerprints),
-        },
-        "method": {"zero_shot": True, "remarks": []},
-        "annotations": {"released": True},
-        "run": {"partial": False},
-        "environment": {},
+    identity = make_cell(protocol, method=method, **cell)
+    parts = {
+        "counts": make_counts(count, references, 1),
+        "fingerprints": make_fingerprints(**dict(fingerprints)),
     }
-    identity = {
-        "trained_on": None,
-        "task": "shapes",
-        "split": "test",
-        "backbone": "tiny",
-        "protocol": f"{protocol.name}@{protocol.hash}",
-        "checkpoint": None,
-        "seed": 0,
-    }
-    return write_record(root, Cell(method=method, **{**identity, **cell}), data, arrays)
+    return write_record(root, make_body(identity, protocol, metrics, groups, **parts), arrays)
 
 
 A = [100, 100, 100, 100, 0, 100]
@@ -296,14 +277,14 @@ def test_other_queries_are_refused(tmp_path):
     a, b = store(tmp_path, "a", A), store(tmp_path, "b", B + B)
     with pytest.raises(UsageError, match="number of queries differs, 6 and 12"):
         compare([(a, b)])
-    data = {**b.data, "counts": a.data["counts"]}
     with pytest.raises(CorruptData, match="counts belie"):
-        compare([(a, replace(b, data=data))])
-    renamed = a.per_query()
+        compare([(a, replace(b, counts=a.counts))])
+    renamed = a.read_per_query()
     renamed = replace(renamed, reference=np.array(["r9", *renamed.reference[1:]]))
-    cell = Cell(**{**a.data["cell"], "method": "renamed"})
+    cell = replace(a.cell, method="renamed")
+    body = make_body(cell, a.protocol, a.metrics, a.groups, counts=a.counts)
     with pytest.raises(UsageError, match="1 in their reference, the first r0 and r9"):
-        compare([(a, write_record(tmp_path, cell, dict(a.data), renamed))])
+        compare([(a, write_record(tmp_path, body, renamed))])
 
 
 def test_names_labels_globs_and_files_find_records(tmp_path):
@@ -323,7 +304,7 @@ def test_names_pair_only_what_shares_a_backbone_and_files_pair_as_given(tmp_path
         find_pairs("a", "b", tmp_path)
     store(tmp_path, "a", A, backbone="large")
     [(one, _)] = find_pairs("a", "b", tmp_path)
-    assert one.data["cell"]["backbone"] == "large"
+    assert one.cell.backbone == "large"
     [(one, other)] = find_pairs(str(a.path), str(b.path), tmp_path)
     assert (one.path, other.path) == (a.path, b.path)
 
@@ -339,7 +320,7 @@ def test_a_record_is_not_compared_with_itself_nor_twice(tmp_path):
 def test_damaged_and_unlabelled_records_are_refused(tmp_path):
     a, b = store(tmp_path, "a", A), store(tmp_path, "b", B)
     with pytest.raises(UsageError, match="no public labels"):
-        compare([(a, replace(b, data={**b.data, "metrics": {}}))])
+        compare([(a, replace(b, metrics={}))])
     b.path.with_suffix(".npz").unlink()
     with pytest.raises(CorruptData, match="npz"):
         compare([(a, b)])

@@ -9,11 +9,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from making import make_body, make_cell, make_counts, make_run
 
 from cirbench.benchmark.api.per_query import PerQuery
 from cirbench.benchmark.api.protocol import EvaluationProtocol
+from cirbench.benchmark.api.values import Interval
 from cirbench.benchmark.cli.main import main
-from cirbench.benchmark.records.record import Cell, write_record
+from cirbench.benchmark.records.record import write_record
 
 PROTOCOL = EvaluationProtocol(
     name="shapes",
@@ -45,30 +47,17 @@ def record(path, value, metric="R@10", partial=False, schema=1):
         metrics=np.array([metric]),
         values=one + value,
     )
-    interval = {"value": value, "low": value, "high": value, "n": 1}
+    interval = Interval(value=value, low=value, high=value, n=1)
     protocol = replace(PROTOCOL, metrics=(metric,), headline=metric)
-    data = {
-        "method": {"zero_shot": True, "remarks": []},
-        "environment": {},
-        "metrics": {name: {metric: interval} for name in ("average", "a")},
-        "groups": ["a"],
-        "protocol": {**protocol.as_dict(), "hash": protocol.hash},
-        "counts": {"queries": 1, "references": 1, "gallery": 1},
-        "fingerprints": {"gallery": "g", "annotations": "a"},
-        "annotations": {"released": True},
-        "run": {"partial": partial},
-    }
-    cell = Cell(
-        method=path.stem,
-        trained_on=None,
-        task=path.parent.name,
-        split="test",
-        backbone="tiny",
-        protocol="shapes",
-        checkpoint=None,
-        seed=0,
+    body = make_body(
+        make_cell(protocol, method=path.stem, task=path.parent.name, protocol="shapes"),
+        protocol,
+        {name: {metric: interval} for name in ("average", "a")},
+        ["a"],
+        counts=make_counts(1, 1, 1),
+        run=make_run(partial=partial),
     )
-    written = write_record(path.parents[1], cell, data, arrays).path
+    written = write_record(path.parents[1], body, arrays).path
     written.write_text(
         written.read_text(encoding="utf-8").replace('"schema": 1', f'"schema": {schema}'),
         encoding="utf-8",

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from making import make_body, make_cell
 
 from cirbench.benchmark.analysis.published import (
     DIFFERS,
@@ -16,8 +17,21 @@ from cirbench.benchmark.analysis.published import (
     read_published,
     verify,
 )
+from cirbench.benchmark.api.protocol import EvaluationProtocol
+from cirbench.benchmark.api.values import Interval
+from cirbench.benchmark.records.fields import Annotations, ArraysFile
 from cirbench.benchmark.records.record import Record
 
+PROTOCOL = EvaluationProtocol(
+    name="pic2word",
+    version=1,
+    gallery="everything",
+    reference_removed=False,
+    preprocess="clip",
+    templates={},
+    metrics=("R@10",),
+    headline="R@10",
+)
 ROW = Published(
     method="pic2word",
     variant="",
@@ -33,22 +47,17 @@ ROW = Published(
 
 
 def record(value=11.9, group="average", metric="R@10", protocol="pic2word", released=True, **cell):
-    identity = {
-        "method": "pic2word",
-        "task": "imagenet-r",
-        "split": "test",
-        "trained_on": "CC3M",
-        "backbone": "ViT-L-14/openai",
-        "seed": 0,
-        "checkpoint": None,
-    }
-    data = {
-        "cell": {**identity, **cell},
-        "protocol": {"name": protocol},
-        "annotations": {"released": released},
-        "metrics": {group: {metric: {"value": value}}},
-    }
-    return Record(path=Path("imagenet-r/a.json"), data=data)
+    names = {"method": "pic2word", "task": "imagenet-r", "trained_on": "CC3M"}
+    evaluated = replace(PROTOCOL, name=protocol)
+    body = make_body(
+        make_cell(evaluated, **{**names, "backbone": "ViT-L-14/openai", **cell}),
+        evaluated,
+        {group: {metric: Interval(value=value, low=value, high=value, n=1)}},
+        ["all"],
+        annotations=Annotations(released=released, files={}, remarks=()),
+    )
+    beside = ArraysFile(file="a.npz", sha256="")
+    return Record(path=Path("imagenet-r/a.json"), per_query=beside, **vars(body))
 
 
 @pytest.mark.parametrize(

@@ -111,16 +111,16 @@ def test_allow_missing_leaves_out_what_is_gone_or_broken_and_is_partial(root):
     (images / "dress0.png").unlink()
     (images / "shirt3.png").write_bytes(b"no picture")
     [record] = run(plan(request(root, allow_missing=True)), Reporter(quiet=True))
-    counts = record.data["counts"]
-    assert (counts["queries"], counts["gallery"], counts["missing"]) == (5, 10, 2)
-    assert record.data["run"]["partial"] is True
+    counts = record.counts
+    assert (counts.queries, counts.gallery, counts.missing) == (5, 10, 2)
+    assert record.run.partial is True
     assert record.path.is_relative_to(root / "results-partial")
     assert not (root / "results").exists()
 
 
 def test_allow_missing_with_nothing_missing_is_whole(root):
     [record] = run(plan(request(root, allow_missing=True)), Reporter(quiet=True))
-    assert record.data["run"]["partial"] is False
+    assert record.run.partial is False
     assert len(list(read_records(root / "results"))) == 1
 
 

@@ -105,7 +105,7 @@ def test_recall_and_subset_recall_by_hand(make, tmp_path):
         output=tmp_path / "results",
     )
     [record] = run(plan(request), Reporter(quiet=True))
-    arrays = record.per_query()
+    arrays = record.read_per_query()
     column = {name: i for i, name in enumerate(arrays.metrics.tolist())}
     for i, one in enumerate(load(tmp_path).queries):
         [target] = one.positives
@@ -119,7 +119,7 @@ def test_recall_and_subset_recall_by_hand(make, tmp_path):
         expected["(R@5+Rs@1)/2"] = (expected["R@5"] + expected["Rs@1"]) / 2
         for name, value in expected.items():
             assert arrays.values[i, column[name]] == value
-    mean = record.data["metrics"]["all"]["(R@5+Rs@1)/2"]["value"]
+    mean = record.metrics["all"]["(R@5+Rs@1)/2"].value
     assert mean == pytest.approx(np.mean(arrays.values[:, column["(R@5+Rs@1)/2"]]))
 
 
@@ -133,10 +133,10 @@ def test_test1_gives_the_two_server_files_and_no_metrics(make, tmp_path, capsys)
         output=tmp_path / "results",
     )
     [record] = run(plan(request), Reporter(quiet=True))
-    assert record.data["metrics"] == {}
+    assert record.metrics == {}
     assert list(read_records(tmp_path / "results")) == []
     print_record(record, Console())
-    paths = [record.path.parent / name for name in record.data["submission"]]
+    paths = [record.path.parent / name for name in record.submission]
     printed = capsys.readouterr().out
     assert all(str(path) in printed for path in paths)
     recall, subset = (json.loads(path.read_text(encoding="utf-8")) for path in paths)

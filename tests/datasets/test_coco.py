@@ -221,11 +221,11 @@ def test_a_run_embeds_the_stretched_cut_out(made):
     gallery = [backbone.encode_images(whole(image)[None])[0] for image in images]
     wanted = backbone.encode_images(seen[None])[0]
     scores = [float(wanted @ g / wanted.norm() / g.norm()) for g in gallery]
-    arrays = record.per_query()
+    arrays = record.read_per_query()
     assert sorted(arrays.similarity[1][:2].tolist()) == pytest.approx(sorted(scores), abs=1e-5)
-    assert record.data["counts"]["image_passes"] == 4
-    assert record.data["annotations"]["released"] is False
-    assert "drawn at random" in record.data["annotations"]["remarks"][0]
+    assert record.counts.image_passes == 4
+    assert record.annotations.released is False
+    assert "drawn at random" in record.annotations.remarks[0]
 
 
 def test_a_list_that_is_there_is_taken_and_stays(made):

@@ -118,9 +118,9 @@ def test_a_shared_picture_is_encoded_once_and_no_category_sees_anothers(make, tm
         output=tmp_path / "results",
     )
     [record] = run(plan(request), Reporter(quiet=True))
-    arrays = record.per_query()
-    assert record.data["counts"]["image_passes"] == 10
-    assert record.data["counts"]["gallery"] == 12
+    arrays = record.read_per_query()
+    assert record.counts.image_passes == 10
+    assert record.counts.gallery == 12
     data = load(tmp_path)
     for query, top, first in zip(data.queries, arrays.top, arrays.first_rank, strict=True):
         span = data.spans[query.group]
@@ -128,8 +128,8 @@ def test_a_shared_picture_is_encoded_once_and_no_category_sees_anothers(make, tm
         assert sorted(ranked) == list(span)
         assert data.gallery[ranked[0]].id == query.reference.id
         assert ranked.index(query.positives[0]) + 1 == first
-    assert record.data["metrics"]["average"]["R@1"]["value"] == 0
-    assert record.data["metrics"]["average"]["R@5"]["value"] == 100
+    assert record.metrics["average"]["R@1"].value == 0
+    assert record.metrics["average"]["R@5"].value == 100
 
 
 def test_a_limited_run_keeps_its_spans(make, tmp_path):
@@ -144,8 +144,8 @@ def test_a_limited_run_keeps_its_spans(make, tmp_path):
     made = plan(request)
     assert made.data.spans == {"dress": range(2), "shirt": range(2, 4), "toptee": range(4, 6)}
     [record] = run(made, Reporter(quiet=True))
-    assert record.data["counts"]["queries"] == 3
-    assert (record.per_query().first_rank == 2).all()
+    assert record.counts.queries == 3
+    assert (record.read_per_query().first_rank == 2).all()
 
 
 def test_a_missing_image_is_counted_and_named(make, tmp_path):

@@ -132,8 +132,8 @@ def test_recall_is_over_all_queries_with_the_released_epsilon(make, tmp_path):
         output=tmp_path / "results",
     )
     [record] = run(plan(request), Reporter(quiet=True))
-    arrays = record.per_query()
-    metrics = record.data["metrics"]
+    arrays = record.read_per_query()
+    metrics = record.metrics
     for domain in DOMAINS:
         values = []
         for query, top in zip(load(tmp_path).queries, arrays.top, strict=True):
@@ -141,12 +141,12 @@ def test_recall_is_over_all_queries_with_the_released_epsilon(make, tmp_path):
                 found = len(set(top[:5].tolist()) & set(query.positives))
                 values.append(100 * found / (len(query.positives) + 1e-5))
         assert len(values) == 6
-        assert metrics[domain]["R@5"]["value"] == pytest.approx(np.mean(values), abs=1e-9)
-        assert metrics[domain]["R@200"]["value"] < 100
-    average = np.mean([metrics[domain]["R@5"]["value"] for domain in DOMAINS])
-    assert metrics["average"]["R@5"]["value"] == pytest.approx(average)
-    assert record.data["counts"]["queries_without_positives"] == 12
-    assert record.data["counts"]["image_passes"] == record.data["counts"]["gallery"]
+        assert metrics[domain]["R@5"].value == pytest.approx(np.mean(values), abs=1e-9)
+        assert metrics[domain]["R@200"].value < 100
+    average = np.mean([metrics[domain]["R@5"].value for domain in DOMAINS])
+    assert metrics["average"]["R@5"].value == pytest.approx(average)
+    assert record.counts.queries_without_positives == 12
+    assert record.counts.image_passes == record.counts.gallery
 
 
 def test_texts_are_the_papers():

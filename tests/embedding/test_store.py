@@ -536,13 +536,13 @@ def request(tmp_path, **changes):
 
 def test_a_warm_run_has_the_cold_ones_metrics_and_says_what_it_encoded(tmp_path):
     cold, warm, off = (
-        next(run(plan(request(tmp_path, cache=mode)), Reporter(quiet=True))).data
+        next(run(plan(request(tmp_path, cache=mode)), Reporter(quiet=True)))
         for mode in ("use", "use", "off")
     )
-    assert [d["counts"]["image_passes"] for d in (cold, warm, off)] == [750, 0, 750]
-    assert [d["counts"]["pictures"] for d in (cold, warm, off)] == [750] * 3
-    assert cold["metrics"] == warm["metrics"] == off["metrics"]
-    assert cold["fingerprints"] == warm["fingerprints"] == off["fingerprints"]
+    assert [d.counts.image_passes for d in (cold, warm, off)] == [750, 0, 750]
+    assert [d.counts.pictures for d in (cold, warm, off)] == [750] * 3
+    assert cold.metrics == warm.metrics == off.metrics
+    assert cold.fingerprints == warm.fingerprints == off.fingerprints
     assert [d["run"]["cache"] for d in (cold, off)] == ["use", "off"]
 
 

@@ -148,11 +148,11 @@ def test_a_second_run_of_pic2word_does_not_use_the_text_tower(tmp_path, monkeypa
         output=tmp_path,
         checkpoints={"pic2word": tmp_path / "m.safetensors"},
     )
-    first = [record.data["metrics"] for record in run(plan(request), Reporter(quiet=True))]
+    first = [record.metrics for record in run(plan(request), Reporter(quiet=True))]
 
     def never(*_args, **_more):
         raise AssertionError("encoded again")
 
     for name in ("encode_texts", "encode_prompts", "encode_images"):
         monkeypatch.setattr(type(backbone), name, never)
-    assert [r.data["metrics"] for r in run(plan(request), Reporter(quiet=True))] == first
+    assert [r.metrics for r in run(plan(request), Reporter(quiet=True))] == first

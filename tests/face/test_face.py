@@ -78,7 +78,7 @@ def test_records_without_a_folder_are_kept_until_python_ends(tmp_path, monkeypat
     code = (
         "import cirbench\n"
         "[record] = cirbench.evaluate('text-only', 'emoji', backbone='fake', split='val')\n"
-        "assert record.per_query().query.size\n"
+        "assert record.read_per_query().query.size\n"
         "print(record.path.parents[1])"
     )
     folder, _ = in_a_new_python(code)
@@ -102,7 +102,7 @@ def test_a_loaded_backbone_and_a_task_of_ones_own(monkeypatch):
     monkeypatch.setattr("cirbench.benchmark.evaluation.run.load_backbone", loads.append)
     [record] = cirbench.evaluate(Negated, Twice(), backbone=backbone)
     assert (record.cell.task, record.cell.backbone, loads) == ("twice", "mine", [])
-    assert record.data["counts"]["queries"] == 12
+    assert record.counts.queries == 12
 
 
 @pytest.mark.parametrize(
@@ -176,7 +176,7 @@ def test_a_method_that_draws_at_random_has_the_same_numbers_beside_any_other():
     alone = cirbench.evaluate(Random, "emoji", **FAKE)
     beside = cirbench.evaluate([Negated, Random], "emoji", **FAKE)
     other = cirbench.evaluate(Random, "emoji", seed=1, **FAKE)
-    values = [found[-1].per_query().values for found in (alone, beside, other)]
+    values = [found[-1].read_per_query().values for found in (alone, beside, other)]
     assert np.array_equal(values[0], values[1])
     assert not np.array_equal(values[0], values[2])
 
@@ -190,9 +190,10 @@ def test_the_table_holds_each_number_of_each_record():
     ]
     for record in records:
         own = frame.loc[record.path.stem].set_index(["group", "metric"])
-        for group, metrics in record.data["metrics"].items():
+        for group, metrics in record.metrics.items():
             for metric, interval in metrics.items():
-                assert own.loc[(group, metric), ["value", "low", "high", "n"]].to_dict() == interval
+                shown = own.loc[(group, metric), ["value", "low", "high", "n"]].to_dict()
+                assert shown == vars(interval)
 
 
 def test_the_table_of_queries_has_the_records_means():
@@ -200,8 +201,8 @@ def test_the_table_of_queries_has_the_records_means():
     queries = records.per_query()
     means = queries.groupby(["record", "group"])["R@1"].mean()
     for record in records:
-        for group in record.data["groups"]:
-            wanted = record.data["metrics"][group]["R@1"]["value"]
+        for group in record.groups:
+            wanted = record.metrics[group]["R@1"].value
             assert means[record.path.stem, group] == pytest.approx(wanted)
 
 

@@ -187,7 +187,7 @@ def test_a_record_of_a_tuned_backbone_is_a_cell_of_its_own(picture_refs, tmp_pat
         )
         for name in ("fake", f"tuned:{tmp_path / 'tuned'}")
     ]
-    names = [record.data["cell"]["backbone"] for record in records]
+    names = [record.cell.backbone for record in records]
     assert names[0] == "fake"
     assert names[1].startswith("fake+")
     assert str(tmp_path) not in names[1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from browsing import LOOKS, barriers, fits, keep_screenshot
 from places import ROOT
 
 from cirbench.benchmark.analysis.boards import read_boards
-from cirbench.benchmark.records.record import Cell, read_records, write_record
+from cirbench.benchmark.records.record import read_records, write_record
 from cirbench.benchmark.report.gallery import chosen_queries
 from cirbench.benchmark.report.pictures import Permission
 from cirbench.benchmark.report.write import write
@@ -26,10 +27,9 @@ def results(tmp_path_factory):
     others = shutil.ignore_patterns("combiner--*")
     shutil.copytree(ROOT / "results" / "emoji", root / "emoji", ignore=others)
     records = read_records(ROOT / "results")
-    renamed = next(r for r in records if r.data["cell"]["method"] == "combiner")
-    cell = Cell(**{**renamed.data["cell"], "method": HOSTILE})
-    data = {k: v for k, v in renamed.data.items() if k not in ("schema", "cell", "per_query")}
-    write_record(root, cell, data, renamed.per_query())
+    renamed = next(r for r in records if r.cell.method == "combiner")
+    hostile = replace(renamed, cell=replace(renamed.cell, method=HOSTILE))
+    write_record(root, hostile, renamed.read_per_query())
     write(root, Permission())
     return root
 

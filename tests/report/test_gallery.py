@@ -12,14 +12,15 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from making import make_body, make_cell, make_counts
 from PIL import Image
 from places import RESULTS
 
 from cirbench.benchmark.analysis.boards import read_boards
 from cirbench.benchmark.api.per_query import PerQuery
 from cirbench.benchmark.api.protocol import EvaluationProtocol
-from cirbench.benchmark.api.values import ImageRef, Query, TaskData
-from cirbench.benchmark.records.record import Cell, write_record
+from cirbench.benchmark.api.values import ImageRef, Interval, Query, TaskData
+from cirbench.benchmark.records.record import write_record
 from cirbench.benchmark.report import figure as drawing
 from cirbench.benchmark.report import pictures
 from cirbench.benchmark.report.figure import choose_board, choose_records, choose_rows, figure
@@ -81,30 +82,15 @@ def licensed(monkeypatch, tmp_path, picture):
         metrics=np.array(["R@1"]),
         values=np.array([[50.0], [0.0], [0.0]]),
     )
-    interval = {"value": 50 / 3, "low": 0.0, "high": 33.0, "n": 3}
-    content = {
-        "metrics": {name: {"R@1": interval} for name in ("average", "all")},
-        "groups": ["all"],
-        "protocol": {**PROTOCOL.as_dict(), "hash": PROTOCOL.hash},
-        "bootstrap": {"resamples": 2000},
-        "counts": {"queries": 3, "references": 3, "gallery": 4},
-        "method": {"zero_shot": True, "remarks": []},
-        "annotations": {"released": True},
-        "fingerprints": {"gallery": "g", "annotations": "a"},
-        "run": {"partial": False},
-        "environment": {},
-    }
-    cell = Cell(
-        method="m",
-        trained_on=None,
-        task="theirs",
-        split="val",
-        backbone="tiny",
-        seed=0,
-        protocol=f"captions@{PROTOCOL.hash}",
-        checkpoint=None,
+    interval = Interval(value=50 / 3, low=0.0, high=33.0, n=3)
+    body = make_body(
+        make_cell(PROTOCOL, task="theirs", split="val"),
+        PROTOCOL,
+        {name: {"R@1": interval} for name in ("average", "all")},
+        ["all"],
+        counts=make_counts(3, 3, 4),
     )
-    write_record(tmp_path, cell, content, arrays)
+    write_record(tmp_path, body, arrays)
     return SimpleNamespace(root=tmp_path, data=data, board=read_boards(tmp_path)[0])
 
 
@@ -267,7 +253,8 @@ def test_a_decompression_bomb_is_refused(monkeypatch, picture):
 
 
 def test_boards_of_one_task_have_pages_of_their_own(emoji):
-    other = SimpleNamespace(first={"cell": {"task": "x/y"}}, stem="test")
+    first = SimpleNamespace(cell=SimpleNamespace(task="x/y"))
+    other = SimpleNamespace(first=first, stem="test")
     assert gallery_names([emoji]) == ["gallery-emoji.html"]
     names = gallery_names([emoji, emoji, other])
     assert names[0].startswith("gallery-emoji--test-emoji-")
@@ -334,5 +321,5 @@ def test_several_boards_or_records_of_one_name_must_be_told_apart(emoji):
         choose_board([emoji, emoji], "emoji", None, None)
     twins = SimpleNamespace(records=(emoji.records[0],) * 2, title="t")
     with pytest.raises(UsageError, match="several records"):
-        choose_records(twins, [emoji.records[0].data["cell"]["method"]])
+        choose_records(twins, [emoji.records[0].cell.method])
     assert choose_records(emoji, [emoji.records[2].path.stem]) == [2]

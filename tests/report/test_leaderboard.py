@@ -6,13 +6,15 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from making import make_body, make_cell, make_counts, make_fingerprints
 from places import GOLDEN
 
 from cirbench.benchmark.analysis.boards import boards, read_boards
 from cirbench.benchmark.analysis.published import Published
 from cirbench.benchmark.api.per_query import PerQuery
 from cirbench.benchmark.api.protocol import EvaluationProtocol
-from cirbench.benchmark.records.record import Cell, read_records, write_record
+from cirbench.benchmark.records.fields import MethodFacts
+from cirbench.benchmark.records.record import read_records, write_record
 from cirbench.benchmark.report.markdown import page
 from cirbench.benchmark.report.plots import draw
 from cirbench.benchmark.report.publish import publish, stale
@@ -60,28 +62,13 @@ def store(root, method, skill, protocol=PROTOCOL, gallery="g", **cell):
         values=np.stack(values, axis=1),
     )
     metrics = summarise(arrays, GROUPS, averages_of(GROUPS, protocol))
-    data = {
-        "method": {"zero_shot": method != "bad|<b>", "remarks": []},
-        "metrics": {g: {m: vars(v) for m, v in row.items()} for g, row in metrics.items()},
-        "groups": list(GROUPS),
-        "protocol": {**protocol.as_dict(), "hash": protocol.hash},
-        "bootstrap": {"resamples": 2000},
-        "counts": {"queries": 80, "references": 40, "gallery": 3},
-        "fingerprints": {"gallery": gallery, "annotations": "a"},
-        "annotations": {"released": True},
-        "run": {"partial": False},
-        "environment": {},
+    identity = make_cell(protocol, method=method, **cell)
+    parts = {
+        "method": MethodFacts(zero_shot=method != "bad|<b>", remarks=()),
+        "counts": make_counts(80, 40, 3),
+        "fingerprints": make_fingerprints(gallery=gallery),
     }
-    identity = {
-        "trained_on": None,
-        "task": "shapes",
-        "split": "test",
-        "backbone": "tiny",
-        "protocol": f"{protocol.name}@{protocol.hash}",
-        "checkpoint": None,
-        "seed": 0,
-    }
-    return write_record(root, Cell(method=method, **{**identity, **cell}), data, arrays)
+    return write_record(root, make_body(identity, protocol, metrics, GROUPS, **parts), arrays)
 
 
 def test_the_page_is_the_golden_one(tmp_path):
@@ -135,8 +122,8 @@ def test_the_difference_is_paired(tmp_path):
         assert (same.value, same.low, same.high) == (0, 0, 0)
     assert third.low < third.value < third.high < 0
     assert third.value == pytest.approx(
-        board.value(board.records[2], "average", "R@2").value
-        - board.value(board.records[0], "average", "R@2").value
+        board.records[2].metrics["average"]["R@2"].value
+        - board.records[0].metrics["average"]["R@2"].value
     )
 
 

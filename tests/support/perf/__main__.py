@@ -51,8 +51,8 @@ def markdown(
         "\n\n".join(
             [
                 "# Speed and memory",
-                f"Written by `make perf` on {cpu['cpu']}, {cpu['cpu_count']} cores, torch "
-                f"{cpu['packages']['torch']}. Each ratio is of two measurements in one run; GPUs "
+                f"Written by `make perf` on {cpu.cpu}, {cpu.cpu_count} cores, torch "
+                f"{cpu.packages['torch']}. Each ratio is of two measurements in one run; GPUs "
                 f"are not measured (none here).",
                 _table(
                     [

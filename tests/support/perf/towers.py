@@ -140,24 +140,24 @@ def emoji_records(folder: Path, precision: str = "fp32") -> list[Record]:
 
 def store_rows(folder: Path) -> Iterator[Row]:
     """Four methods over emoji, then again with what is stored."""
-    cold, warm = (emoji_records(folder)[0].data for _ in range(2))
-    passes = cold["counts"]["image_passes"] / cold["counts"]["pictures"]
-    ratio = warm["run"]["seconds"]["embed"] / cold["run"]["seconds"]["embed"]
+    cold, warm = (emoji_records(folder)[0] for _ in range(2))
+    passes = cold.counts.image_passes / cold.counts.pictures
+    ratio = warm.run.seconds["embed"] / cold.run.seconds["embed"]
     yield Row(
         name="image passes of four methods on emoji",
         against="distinct images",
         ratio=passes,
         target="1.00",
         ok=passes == 1,
-        measured=f"{cold['counts']['image_passes']:,} passes",
+        measured=f"{cold.counts.image_passes:,} passes",
     )
     yield Row(
         name="embedding with a stored backbone",
         against="the first run",
         ratio=ratio,
         target="≤ 0.1, 0 image passes",
-        ok=ratio <= 0.1 and warm["counts"]["image_passes"] == 0,
-        measured=f"{warm['run']['seconds']['embed']:.2f} s",
+        ok=ratio <= 0.1 and warm.counts.image_passes == 0,
+        measured=f"{warm.run.seconds['embed']:.2f} s",
     )
 
 
@@ -194,13 +194,13 @@ def bf16_changes(folder: Path) -> list[tuple[str, str, float, float]]:
     full, half = (emoji_records(folder / p, p) for p in ("fp32", "bf16"))
     return [
         (
-            one.data["cell"]["method"],
+            one.cell.method,
             metric,
-            value["value"],
-            other.data["metrics"]["average"][metric]["value"],
+            value.value,
+            other.metrics["average"][metric].value,
         )
         for one, other in zip(full, half, strict=True)
-        for metric, value in one.data["metrics"]["average"].items()
+        for metric, value in one.metrics["average"].items()
     ]
 
 
