@@ -21,14 +21,14 @@ from torch import Tensor, nn
 
 from cirbench.benchmark.api.method import Checkpoint
 from cirbench.benchmark.runtime.errors import CorruptData
-from cirbench.benchmark.runtime.files import check_is_file, sha256_of_file, written_whole
+from cirbench.benchmark.runtime.files import check_is_file, sha256_of_file, write_whole
 
 if TYPE_CHECKING:
     from cirbench.benchmark.api.backbone import Backbone
 
 
 @contextmanager
-def holding(checkpoint: Checkpoint, what: str) -> Iterator[None]:
+def loading_network(checkpoint: Checkpoint, what: str) -> Iterator[None]:
     """Where a network can't be made from a checkpoint's weights, it is the checkpoint's fault.
 
     Raises:
@@ -37,12 +37,12 @@ def holding(checkpoint: Checkpoint, what: str) -> Iterator[None]:
     try:
         yield
     except KeyError as error:
-        raise _holds_no(checkpoint, what, f"it lacks {error}") from error
+        raise _describe_misfit(checkpoint, what, f"it lacks {error}") from error
     except (ValueError, IndexError, AttributeError, RuntimeError, TypeError) as error:
-        raise _holds_no(checkpoint, what, first_line(error)) from error
+        raise _describe_misfit(checkpoint, what, first_line(error)) from error
 
 
-def _holds_no(checkpoint: Checkpoint, what: str, why: str) -> CorruptData:
+def _describe_misfit(checkpoint: Checkpoint, what: str, why: str) -> CorruptData:
     keys = [
         f"{key}/{inner}" if inner else str(key)
         for key, value in checkpoint.content.items()
@@ -66,16 +66,16 @@ def name_some(keys: Sequence[object]) -> str:
 _NAMED, _LONGEST = 6, 200
 
 
-def network_weights(checkpoint: Checkpoint, key: str) -> dict[str, Tensor]:
+def find_network_weights(checkpoint: Checkpoint, key: str) -> dict[str, Tensor]:
     """A network's weights in a file of ours, or under `key` in one that its authors released.
 
-    For use within `holding`.
+    For use within `loading_network`.
     """
     content = checkpoint.content.get(key, checkpoint.content)
-    return {name: tensor.float() for name, tensor in plain_names(content).items()}
+    return {name: tensor.float() for name, tensor in strip_wrappers(content).items()}
 
 
-def plain_names(weights: Mapping[str, Any]) -> dict[str, Any]:
+def strip_wrappers(weights: Mapping[str, Any]) -> dict[str, Any]:
     """Weights without what wrappers put before their names.
 
     Several GPUs leave "module." at the front, torch.compile "_orig_mod." where it was called.
@@ -96,8 +96,8 @@ def _unwrap(name: str) -> str:
     return ".".join(parts)
 
 
-def fill(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """Puts weights into a network, all of them and no others. For use within `holding`.
+def fill_network(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Puts weights into a network, all of them and no others. For use within `loading_network`.
 
     Raises:
         ValueError: names are missing or unknown, shapes differ, or numbers are not finite; says
@@ -133,7 +133,7 @@ def check_widths(checkpoint: Checkpoint, found: tuple[int, int], backbone: Backb
         )
 
 
-def other_weights(checkpoint: Checkpoint, backbone: Backbone) -> tuple[str, ...]:
+def describe_other_weights(checkpoint: Checkpoint, backbone: Backbone) -> tuple[str, ...]:
     """What is to be said where a checkpoint names the towers it was trained over, and not these.
 
     No error: the same CLIP through another library has other names for its weights.
@@ -177,7 +177,7 @@ def write_checkpoint(
 ) -> None:
     """Writes a safetensors file with a JSON header, through a temporary name."""
     header = {"cirbench": json.dumps(provenance, sort_keys=True)}
-    with written_whole(path) as temporary:
+    with write_whole(path) as temporary:
         save_file(
             {name: t.detach().cpu().contiguous() for name, t in tensors.items()},
             temporary,
@@ -267,7 +267,7 @@ def _read_torch(path: Path) -> Mapping[str, Any]:
         with torch.serialization.safe_globals(_SAFE_GLOBALS):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, *_DAMAGED) as error:
-        raise _unreadable(path, error) from error
+        raise _explain_unreadable(path, error) from error
     if not isinstance(content, Mapping):
         raise CorruptData(f"{path} holds a {type(content).__name__}, not named weights")
     return content
@@ -284,7 +284,7 @@ def _check_archive(path: Path) -> None:
         )
 
 
-def _unreadable(path: Path, error: BaseException) -> CorruptData:
+def _explain_unreadable(path: Path, error: BaseException) -> CorruptData:
     """Says in our words why torch did not read a file: its own advise to run what is in it."""
     if isinstance(error, pickle.UnpicklingError) or "weights_only" in str(error):
         named = re.search(r"GLOBAL ([\w.]+)", str(error))

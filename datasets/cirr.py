@@ -29,17 +29,17 @@ from cirbench.benchmark.api.protocol import EvaluationProtocol
 from cirbench.benchmark.api.task import Download, Place, Task
 from cirbench.benchmark.api.values import ImageRef, Query, Released, Selection, TaskData, Triplet
 from cirbench.benchmark.data.annotations import (
-    absent,
     check_none_missing,
-    numbered,
+    find_absent,
+    find_row,
+    find_with_any_ending,
+    hash_files,
+    number_names,
     read_rows,
     remark_oddities,
-    row_of,
-    sha256_by_name,
-    with_any_ending,
 )
 from cirbench.benchmark.data.layout import locate
-from cirbench.benchmark.images.reading import file_ref
+from cirbench.benchmark.images.reading import make_file_ref
 from cirbench.benchmark.runtime.errors import CorruptData, MissingData
 from cirbench.benchmark.runtime.parsing import read_json
 from cirbench.benchmark.runtime.paths import check_inside, check_path
@@ -91,7 +91,7 @@ def split_images(path: Path, folder: Path) -> dict[str, Path]:
     if not isinstance(paths, dict) or not all(isinstance(value, str) for value in paths.values()):
         raise CorruptData(f"{path} is no map from image names to paths")
     return {
-        check_path(name, str(path)): with_any_ending(
+        check_path(name, str(path)): find_with_any_ending(
             folder / check_inside(relative, f"{path}, {name}")
         )
         for name, relative in paths.items()
@@ -151,15 +151,15 @@ class CIRR(Task):
         caption_file = captions / f"cap.rc2.{split}.json"
         split_file = splits / f"split.rc2.{split}.json"
         files = split_images(split_file, images)
-        refs = {name: file_ref(path, name) for name, path in files.items()}
+        refs = {name: make_file_ref(path, name) for name, path in files.items()}
         gallery = tuple(refs.values())
         queries = read_queries(caption_file, refs, protocol, labelled=split != "test1")
         return TaskData(
             gallery=gallery,
             queries=tuple(queries),
-            annotations=sha256_by_name([caption_file, split_file]),
+            annotations=hash_files([caption_file, split_file]),
             labelled=split != "test1",
-            missing=absent(files),
+            missing=find_absent(files),
             remarks=tuple(remark_oddities(queries, gallery)),
         )
 
@@ -169,8 +169,8 @@ class CIRR(Task):
         captions, splits = (places[name] or Path() for name in ("captions", "splits"))
         caption_file = captions / "cap.rc2.train.json"
         files = split_images(splits / "split.rc2.train.json", image_folder(places, "train"))
-        check_none_missing("training images", absent(files))
-        refs = {name: file_ref(path, name) for name, path in files.items()}
+        check_none_missing("training images", find_absent(files))
+        refs = {name: make_file_ref(path, name) for name, path in files.items()}
         queries = read_queries(caption_file, refs, CLIP4CIR, labelled=True)
         gallery = list(refs.values())
         return [
@@ -258,7 +258,7 @@ def read_queries(
     Raises:
         CorruptData: a row lacks a field, repeats a pair id, or names an image not in the gallery.
     """
-    rows = numbered(list(refs), path)
+    rows = number_names(list(refs), path)
     queries = []
     seen: set[int] = set()
     fields = {**_FIELDS, "target_hard": str} if labelled else _FIELDS
@@ -266,13 +266,13 @@ def read_queries(
         if row["pairid"] in seen:
             raise CorruptData(f"{path}, row {number}: pair id {row['pairid']} occurs twice")
         seen.add(row["pairid"])
-        reference = row_of(rows, row["reference"], path, number)
-        members = [row_of(rows, name, path, number) for name in _members(row, path, number)]
+        reference = find_row(rows, row["reference"], path, number)
+        members = [find_row(rows, name, path, number) for name in _members(row, path, number)]
         queries.append(
             Query(
                 id=str(row["pairid"]),
                 reference=refs[row["reference"]],
-                positives=(row_of(rows, row["target_hard"], path, number),) if labelled else (),
+                positives=(find_row(rows, row["target_hard"], path, number),) if labelled else (),
                 fields={"caption": row["caption"]},
                 removed=reference if protocol.reference_removed else None,
                 members=tuple(member for member in members if member != reference),

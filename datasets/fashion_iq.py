@@ -37,18 +37,18 @@ from cirbench.benchmark.api.values import (
     Triplet,
 )
 from cirbench.benchmark.data.annotations import (
-    absent,
     check_none_missing,
-    image_files,
-    numbered,
+    find_absent,
+    find_image_files,
+    find_row,
+    hash_files,
+    number_names,
     read_names,
     read_rows,
     remark_oddities,
-    row_of,
-    sha256_by_name,
 )
 from cirbench.benchmark.data.layout import locate
-from cirbench.benchmark.images.reading import file_ref
+from cirbench.benchmark.images.reading import make_file_ref
 from cirbench.benchmark.runtime.errors import CorruptData, MissingData
 
 CATEGORIES = ("dress", "shirt", "toptee")
@@ -142,7 +142,7 @@ def category_gallery(
 ) -> list[str]:
     """The names of a category's gallery, in the order of its split file."""
     names = read_names(split)
-    numbered(names, split)
+    number_names(names, split)
     if protocol.gallery == WHOLE_SPLIT:
         return names
     used = {row[role] for _, row in triplets for role in ("candidate", "target")}
@@ -204,9 +204,9 @@ class FashionIQ(Task):
             spans[category] = range(len(gallery), len(gallery) + len(names))
             gallery += names
             queries += found
-            annotations |= sha256_by_name([caption_file, split_file])
-        paths = image_files(images, list(dict.fromkeys(gallery)), splits)
-        refs = {name: file_ref(path, name) for name, path in paths.items()}
+            annotations |= hash_files([caption_file, split_file])
+        paths = find_image_files(images, list(dict.fromkeys(gallery)), splits)
+        refs = {name: make_file_ref(path, name) for name, path in paths.items()}
         pictures = tuple(refs[name] for name in gallery)
         asked = tuple(Query(reference=refs[name], **fields) for name, fields in queries)
         return TaskData(
@@ -214,7 +214,7 @@ class FashionIQ(Task):
             queries=asked,
             annotations=annotations,
             spans=spans,
-            missing=absent(paths),
+            missing=find_absent(paths),
             remarks=tuple(remark_oddities(asked, pictures)),
         )
 
@@ -224,7 +224,7 @@ class FashionIQ(Task):
         names: dict[str, None] = {}
         for path in sorted(splits.glob("split.*.json")):
             names |= dict.fromkeys(read_names(path))
-        missing = tuple(absent(image_files(images, list(names), splits)))
+        missing = tuple(find_absent(find_image_files(images, list(names), splits)))
         return [
             Collection(
                 name="distinct images of all nine split files",
@@ -244,9 +244,9 @@ class FashionIQ(Task):
             for _, row in read_triplets(captions / f"cap.{category}.train.json")
         ]
         names = [row[role] for row in rows for role in ("candidate", "target")]
-        paths = image_files(images, list(dict.fromkeys(names)), splits)
-        check_none_missing("training images", absent(paths))
-        refs = {name: file_ref(path, name) for name, path in paths.items()}
+        paths = find_image_files(images, list(dict.fromkeys(names)), splits)
+        check_none_missing("training images", find_absent(paths))
+        refs = {name: make_file_ref(path, name) for name, path in paths.items()}
         return [
             Triplet(
                 reference=refs[row["candidate"]],
@@ -286,11 +286,11 @@ def read_category(
     """
     triplets = list(read_triplets(caption_file))
     gallery = category_gallery(split_file, triplets, protocol)
-    rows = numbered(gallery, split_file)
+    rows = number_names(gallery, split_file)
     queries = []
     for number, row in triplets:
-        row_of(rows, row["candidate"], caption_file, number)
-        target = row_of(rows, row["target"], caption_file, number)
+        find_row(rows, row["candidate"], caption_file, number)
+        target = find_row(rows, row["target"], caption_file, number)
         fields = {
             "id": f"{category}/{number}",
             "positives": (start + target,),

@@ -24,10 +24,10 @@ from typing import ClassVar
 from cirbench.benchmark.api.protocol import EvaluationProtocol
 from cirbench.benchmark.api.task import Download, Place, Task
 from cirbench.benchmark.api.values import ImageRef, Query, Released, TaskData
-from cirbench.benchmark.data.annotations import absent
+from cirbench.benchmark.data.annotations import find_absent
 from cirbench.benchmark.data.layout import locate
-from cirbench.benchmark.images.leftovers import HIDDEN, Skipped, is_leftover, list_folder
-from cirbench.benchmark.images.reading import file_ref
+from cirbench.benchmark.images.leftovers import HIDDEN, SkippedFiles, is_leftover, list_folder
+from cirbench.benchmark.images.reading import make_file_ref
 from cirbench.benchmark.runtime.errors import CorruptData, MissingData
 from cirbench.benchmark.runtime.parsing import read_lines
 from cirbench.benchmark.runtime.paths import check_inside
@@ -126,7 +126,7 @@ def _domain(name: str) -> str:
     return name.partition("_")[0]
 
 
-def classes_in(folder: Path, skipped: Skipped) -> list[str]:
+def classes_in(folder: Path, skipped: SkippedFiles) -> list[str]:
     """The names of the folders in a folder, sorted."""
     names = [path.name for path in list_folder(folder) if path.is_dir()]
     for name in filter(is_leftover, names):
@@ -135,7 +135,7 @@ def classes_in(folder: Path, skipped: Skipped) -> list[str]:
 
 
 def in_folders(
-    photos: Path, renditions: Path, classes: Collection[str], skipped: Skipped
+    photos: Path, renditions: Path, classes: Collection[str], skipped: SkippedFiles
 ) -> tuple[list[Item], list[Item]]:
     """Photos of the classes, and renditions in the four domains, by folder."""
     found = [
@@ -153,7 +153,7 @@ def in_folders(
     return real, found
 
 
-def _pictures(folder: Path, skipped: Skipped) -> list[str]:
+def _pictures(folder: Path, skipped: SkippedFiles) -> list[str]:
     """The names of the pictures in a folder; one that leads to no file counts as missing later."""
     return [path.name for path in list_folder(folder) if skipped.takes(path.name)]
 
@@ -218,9 +218,9 @@ class ImageNetR(Task):
         assert photo_folder is not None  # needed places are never None
         assert rendition_folder is not None  # the same
         queries, targets = places["query list"], places["target list"]
-        skipped = Skipped()
+        skipped = SkippedFiles()
         if queries is None or targets is None:
-            classes = set(classes_in(rendition_folder, Skipped()))
+            classes = set(classes_in(rendition_folder, SkippedFiles()))
             photos, renditions = in_folders(photo_folder, rendition_folder, classes, skipped)
         else:
             photos, renditions = listed(queries, targets)
@@ -246,7 +246,7 @@ def task_data(
         **{f"imagenet-r/{i.wnid}/{i.name}": rendition_folder / i.wnid / i.name for i in renditions},
         **{f"real/{i.wnid}/{i.name}": photo_folder / i.wnid / i.name for i in photos},
     }
-    refs = [file_ref(path, name) for name, path in files.items()]
+    refs = [make_file_ref(path, name) for name, path in files.items()]
     photo_refs = refs[len(renditions) :]
     positives: dict[tuple[str, str | None], list[int]] = {}
     for row, item in enumerate(renditions):
@@ -266,7 +266,7 @@ def task_data(
         gallery=tuple(refs),
         queries=queries,
         annotations={"pictures and domains": _fingerprint([*photos, *renditions])},
-        missing=absent(files),
+        missing=find_absent(files),
     )
 
 

@@ -25,7 +25,12 @@ from torch.nn.functional import normalize
 
 from cirbench.benchmark.api.backbone import Backbone
 from cirbench.benchmark.api.method import Checkpoint, Method, Queries
-from cirbench.benchmark.checkpoints import check_widths, fill, holding, network_weights
+from cirbench.benchmark.checkpoints import (
+    check_widths,
+    fill_network,
+    find_network_weights,
+    loading_network,
+)
 from cirbench.benchmark.runtime.errors import CorruptData
 
 DROPOUT = 0.5
@@ -51,11 +56,11 @@ class Phi(nn.Sequential):
 
     @classmethod
     def from_weights(cls, weights: Mapping[str, Tensor]) -> Self:
-        """Infers the widths from the shapes; for use within `holding`."""
+        """Infers the widths from the shapes; for use within `loading_network`."""
         weights = {name.removeprefix("layers."): tensor for name, tensor in weights.items()}
         hidden, embedding_width = weights["0.weight"].shape
         network = cls(embedding_width, hidden, weights["6.weight"].shape[0])
-        fill(network, weights)
+        fill_network(network, weights)
         return network
 
 
@@ -75,8 +80,8 @@ class Searle(Method):
     def build(cls, *, backbone: Backbone, checkpoint: Checkpoint | None) -> Self:
         if checkpoint is None:
             raise CorruptData(f"{cls.name} needs a checkpoint")
-        with holding(checkpoint, "phi"):
-            phi = Phi.from_weights(network_weights(checkpoint, "Phi"))
+        with loading_network(checkpoint, "phi"):
+            phi = Phi.from_weights(find_network_weights(checkpoint, "Phi"))
         check_widths(checkpoint, phi.widths, backbone)
         trained_on = checkpoint.provenance.get("trained_on", cls.released_training)
         return cls(phi.to(backbone.device), trained_on)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cirbench.benchmark.records.record import check_writable, read_record
-from cirbench.benchmark.runtime.files import written_whole
+from cirbench.benchmark.runtime.files import write_whole
 from cirbench.slurm.cells.manifest import Manifest
 from cirbench.slurm.status import Row
 
@@ -33,6 +33,6 @@ def _copied(source: Path, output: Path) -> Path:
     target = output / source.parent.name / source.name
     beside = [record.per_query.file, *record.submission]
     for name in [*beside, source.name]:  # the record last: where it is, it is whole
-        with written_whole(target.parent / name) as temporary:
+        with write_whole(target.parent / name) as temporary:
             shutil.copyfile(source.parent / name, temporary)
     return target

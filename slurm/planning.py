@@ -8,7 +8,7 @@ from typing import Any
 
 from cirbench.benchmark.runtime.errors import CorruptData, UsageError
 from cirbench.benchmark.runtime.progress import Reporter
-from cirbench.benchmark.runtime.provenance import code_state
+from cirbench.benchmark.runtime.provenance import read_code_state
 from cirbench.slurm.cells.manifest import OPEN, Manifest, Plan, State, SweepCell, manifest_of
 from cirbench.slurm.choose import missing
 from cirbench.slurm.queues.snapshot import code_for
@@ -48,7 +48,7 @@ def plan_sweep(
         on_oom=cluster.on_oom,
         limited="limit" in sweep.settings,
         fail_fast=fail_fast,
-        **code_state(),
+        **read_code_state(),
     )
     return Planned(manifest=manifest, plan=plan, cells=tuple(cells))
 

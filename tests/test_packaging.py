@@ -19,7 +19,10 @@ def test_hugging_faces_datasets_is_not_shadowed():
 
 
 def test_the_build_is_stamped_with_the_commit(tmp_path):
-    code = "from cirbench.benchmark.runtime import provenance as p; print(p.code_state()['commit'])"
+    code = (
+        "from cirbench.benchmark.runtime import provenance; "
+        "print(provenance.read_code_state()['commit'])"
+    )
     done = subprocess.run(
         [sys.executable, "-P", "-c", code],
         capture_output=True,

@@ -7,7 +7,7 @@ import json
 import pytest
 from places import RESULTS
 
-from cirbench.benchmark.data.annotations import sha256_by_name
+from cirbench.benchmark.data.annotations import hash_files
 from cirbench.benchmark.evaluation.plan import Request, plan
 from cirbench.benchmark.evaluation.run import run
 from cirbench.benchmark.records.record import read_records
@@ -70,7 +70,7 @@ def test_the_committed_results_are_of_this_code_and_data():
     shipped = {None, *map(sha256_of_file, WEIGHTS.glob("*.safetensors"))}
     for record in records:
         assert record.protocol.hash == PROTOCOL.hash
-        assert record.annotations.files == sha256_by_name([FOLDER / "pictures.csv"])
+        assert record.annotations.files == hash_files([FOLDER / "pictures.csv"])
         assert record.environment.code.dirty is None
         assert record.cell.checkpoint in shipped
         record.read_per_query()

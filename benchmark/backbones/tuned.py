@@ -16,11 +16,11 @@ from torch import Tensor
 from cirbench.benchmark.api.method import Checkpoint
 from cirbench.benchmark.backbones.base import TorchBackbone
 from cirbench.benchmark.checkpoints import (
-    holding,
+    loading_network,
     name_some,
-    plain_names,
     read_checkpoint,
     sha256_of_tensors,
+    strip_wrappers,
 )
 from cirbench.benchmark.runtime.errors import CorruptData, UsageError
 
@@ -83,12 +83,12 @@ def _weights(checkpoint: Checkpoint) -> Mapping[str, Tensor]:
     It copies the file into a model in half precision and computes in single precision, so that
     everything but norms and embeddings is rounded.
     """
-    with holding(checkpoint, "CLIP"):
+    with loading_network(checkpoint, "CLIP"):
         if "CLIP" not in checkpoint.content:
-            return plain_names(checkpoint.content)
+            return strip_wrappers(checkpoint.content)
         return {
             name: tensor.float() if _is_kept_whole(name) else tensor.half().float()
-            for name, tensor in plain_names(checkpoint.content["CLIP"]).items()
+            for name, tensor in strip_wrappers(checkpoint.content["CLIP"]).items()
             if tensor.is_floating_point() or "num_batches" in name
         }
 

@@ -73,7 +73,7 @@ def check(
 
     from cirbench.benchmark.api.registry import find_task
     from cirbench.benchmark.cli.terminal import print_checks
-    from cirbench.benchmark.data.check import check_split, collection_count
+    from cirbench.benchmark.data.check import check_split, count_collection
     from cirbench.benchmark.runtime.progress import Reporter
 
     found, reporter = find_task(task)(), Reporter(quiet=quiet)
@@ -86,7 +86,7 @@ def check(
             {"splits": [asdict(c) for c in checks], "collections": [asdict(c) for c in whole]}
         )
     else:
-        print_checks(checks, [collection_count(c) for c in whole])
+        print_checks(checks, [count_collection(c) for c in whole])
     if code := max(check.exit_code for check in checks):
         sys.exit(code)
 

@@ -42,7 +42,7 @@ from cirbench.benchmark.cli.train import trainer
 from cirbench.benchmark.cli.train_combiner import train_clip_sum, train_combiner
 from cirbench.benchmark.runtime.errors import UNFORESEEN, CheckFailed, CirbenchError, UsageError
 from cirbench.benchmark.runtime.paths import to_line, to_text
-from cirbench.benchmark.runtime.threads import sleep_soon
+from cirbench.benchmark.runtime.threads import limit_openmp_spin
 
 if TYPE_CHECKING:
     from cirbench.benchmark.evaluation.plan import Plan
@@ -80,9 +80,10 @@ app.add_typer(maker, name="new")
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        from cirbench.benchmark.runtime.provenance import code_state, package_versions
+        from cirbench.benchmark.runtime.provenance import read_code_state, read_package_versions
 
-        print(f"cirbench {package_versions()['cirbench']}, commit {code_state()['commit']}")
+        version, commit = read_package_versions()["cirbench"], read_code_state()["commit"]
+        print(f"cirbench {version}, commit {commit}")
         raise typer.Exit
 
 
@@ -126,7 +127,7 @@ def _prepare_process() -> None:
     warnings.showwarning = _show_warning
     _warn_of_unknown_variables()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    sleep_soon()
+    limit_openmp_spin()
 
 
 @contextmanager
@@ -412,9 +413,9 @@ def info(
 @app.command(epilog="Examples: bench env · bench env --json > env.json")
 def env(as_json: AsJson = False) -> None:
     """Print commit, versions and hardware, as records keep them."""
-    from cirbench.benchmark.runtime.provenance import environment
+    from cirbench.benchmark.runtime.provenance import describe_environment
 
-    found = asdict(environment())
+    found = asdict(describe_environment())
     if as_json:
         print_json(found)
         return

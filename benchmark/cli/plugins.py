@@ -127,7 +127,7 @@ def method(
 ) -> None:
     """Write a method that works, and its test."""
     from cirbench.benchmark.api.registry import methods
-    from cirbench.benchmark.runtime.files import written_whole
+    from cirbench.benchmark.runtime.files import write_whole
 
     if not re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", name):
         raise UsageError(f"a method's name must be small letters, digits, hyphens, got {name!r}")
@@ -144,7 +144,7 @@ def method(
     if there := [path for path in made if path.exists()]:
         raise UsageError(f"{there[0]} must not be there yet; choose another name or --folder")
     for path, template in made.items():
-        with written_whole(path) as temporary:
+        with write_whole(path) as temporary:
             temporary.write_text(template.substitute(words), encoding="utf-8")
         print(path)
     print(

@@ -60,7 +60,7 @@ def show(
     from cirbench.benchmark.analysis.boards import read_boards
     from cirbench.benchmark.report.figure import choose_board, choose_records, choose_rows, figure
     from cirbench.benchmark.report.pictures import task_data
-    from cirbench.benchmark.runtime.files import written_whole
+    from cirbench.benchmark.runtime.files import write_whole
 
     if out.suffix != ".png":
         raise UsageError(f"--out {out} must end in .png")
@@ -68,7 +68,7 @@ def show(
     records = choose_records(board, _listed(methods, "--methods"))
     rows = choose_rows(board, _listed(queries, "--queries"))
     content = figure(board, task_data(board, data_root), records, rows)
-    with written_whole(out) as temporary:
+    with write_whole(out) as temporary:
         temporary.write_bytes(content)
     print(out)
 

@@ -211,16 +211,16 @@ def _say_of_pictures(gallery: "Gallery", reporter: "Reporter") -> None:
 
 
 def _write(answers: "Sequence[Answer]", about: str, html: Path | None, png: Path | None) -> None:
-    from cirbench.benchmark.runtime.files import written_whole
+    from cirbench.benchmark.runtime.files import write_whole
     from cirbench.benchmark.search.pages import results_page, results_png
 
     if html is not None:
         page = results_page(answers, about)
-        with written_whole(html) as temporary:
+        with write_whole(html) as temporary:
             temporary.write_text(page, encoding="utf-8")
     if png is not None:
         drawn = results_png(answers)
-        with written_whole(png) as temporary:
+        with write_whole(png) as temporary:
             temporary.write_bytes(drawn)
 
 

@@ -17,7 +17,7 @@ from cirbench.benchmark.api.values import Query, TaskData
 from cirbench.benchmark.backbones.load import load_backbone
 from cirbench.benchmark.checkpoints import read_checkpoint
 from cirbench.benchmark.conformance.rules import Finding, Rules, try_rules
-from cirbench.benchmark.data.subsets import limited
+from cirbench.benchmark.data.subsets import limit_queries
 from cirbench.benchmark.embedding.pictures import (
     BatchSize,
     Embedder,
@@ -85,7 +85,7 @@ def _make_trial(method: str | type[Method], backbone: str, weights: Path | None)
     task = find_task(_TASK)()
     protocol = next(iter(task.protocols.values()))
     data = task.load(protocol=protocol, split=task.splits[0], data_root=None)
-    data = limited(data, _QUERIES_A_GROUP)
+    data = limit_queries(data, _QUERIES_A_GROUP)
     name = method if isinstance(method, str) else method.name
     request = Request(methods=(method,), task=_TASK, checkpoints={name: weights} if weights else {})
     [planned] = plan_methods(request, backbone)

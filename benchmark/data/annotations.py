@@ -66,15 +66,15 @@ def _describe(value: object) -> str:
     return f"{value!r:.40}"
 
 
-def sha256_by_name(files: Sequence[Path]) -> dict[str, str]:
+def hash_files(files: Sequence[Path]) -> dict[str, str]:
     """File name → sha256, for `TaskData.annotations`."""
     return {path.name: sha256_of_file(path) for path in files}
 
 
-def image_files(folder: Path, names: Sequence[str], origin: Path) -> Mapping[str, Path]:
+def find_image_files(folder: Path, names: Sequence[str], origin: Path) -> Mapping[str, Path]:
     """Name → file `name.jpg`, `name.png` or alike in a flat folder; a .jpg before a .png.
 
-    A name that no file answers gets the path of a .jpg that is not there; see `absent`.
+    A name that no file answers gets the path of a .jpg that is not there; see `find_absent`.
 
     Raises:
         CorruptData: a name climbs out of the folder.
@@ -88,7 +88,7 @@ def image_files(folder: Path, names: Sequence[str], origin: Path) -> Mapping[str
     }
 
 
-def with_any_ending(path: Path) -> Path:
+def find_with_any_ending(path: Path) -> Path:
     """The file, or one of the same name with another picture's ending where that is there."""
     if path.is_file():
         return path
@@ -96,7 +96,7 @@ def with_any_ending(path: Path) -> Path:
     return next((other for other in others if other.is_file()), path)
 
 
-def absent(files: Mapping[str, Path]) -> dict[str, str]:
+def find_absent(files: Mapping[str, Path]) -> dict[str, str]:
     """Name → path, of the files that are not there, for `TaskData.missing`."""
     return {name: str(path) for name, path in files.items() if not path.is_file()}
 
@@ -140,7 +140,7 @@ def check_none_missing(what: str, missing: Mapping[str, str]) -> None:
         raise MissingData(f"{len(missing):,} {what} are not there, the first is {name} ({path})")
 
 
-def row_of(gallery: Mapping[str, int], name: str, path: Path, number: int) -> int:
+def find_row(gallery: Mapping[str, int], name: str, path: Path, number: int) -> int:
     """The gallery row of an image that an annotation names.
 
     Raises:
@@ -151,7 +151,7 @@ def row_of(gallery: Mapping[str, int], name: str, path: Path, number: int) -> in
     return gallery[name]
 
 
-def numbered(names: Sequence[str], path: Path) -> dict[str, int]:
+def number_names(names: Sequence[str], path: Path) -> dict[str, int]:
     """Name → its place.
 
     Raises:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from cirbench.benchmark.api.task import Task
 from cirbench.benchmark.api.values import Collection, ImageRef, TaskData
-from cirbench.benchmark.images.reading import load_picture, prefetched
+from cirbench.benchmark.images.reading import load_picture, prefetch
 from cirbench.benchmark.runtime.errors import CirbenchError, CorruptData, MissingData
 from cirbench.benchmark.runtime.progress import Reporter, Stage
 
@@ -80,8 +80,8 @@ def check_split(
     expected = task.released.get(split)
     return SplitCheck(
         split=split,
-        exit_code=CorruptData.exit_code if unreadable else _code(data),
-        counts=tuple(_counts(task, split, data)),
+        exit_code=CorruptData.exit_code if unreadable else _choose_exit_code(data),
+        counts=tuple(_count(task, split, data)),
         annotations=data.annotations,
         released=bool(expected and expected.matches(data, protocol)),
         shipped=not task.places,
@@ -91,11 +91,11 @@ def check_split(
     )
 
 
-def _code(data: TaskData) -> int:
+def _choose_exit_code(data: TaskData) -> int:
     return MissingData.exit_code if data.missing else 0
 
 
-def _counts(task: Task, split: str, data: TaskData) -> Sequence[Count]:
+def _count(task: Task, split: str, data: TaskData) -> Sequence[Count]:
     protocol = next(iter(task.protocols.values()))
     released = task.released.get(split)
     expected = released.choose(data, protocol) if released else None
@@ -116,7 +116,7 @@ def _counts(task: Task, split: str, data: TaskData) -> Sequence[Count]:
     ]
 
 
-def collection_count(collection: Collection) -> Count:
+def count_collection(collection: Collection) -> Count:
     """A collection as a count."""
     return Count(name=collection.name, found=collection.found, expected=collection.expected)
 
@@ -124,24 +124,24 @@ def collection_count(collection: Collection) -> Count:
 def find_unreadable(data: TaskData, stage: Stage, workers: int = 2) -> dict[str, str]:
     """Decodes every picture that is there: id → what is wrong with it."""
     refs = [ref for name, ref in data.pictures.items() if name not in data.missing]
-    jobs = (partial(_fault, ref, row) for row, ref in enumerate(refs))
+    jobs = (partial(_find_fault, ref, row) for row, ref in enumerate(refs))
     faults: dict[str, str] = {}
-    for ref, fault in zip(refs, prefetched(jobs, workers=workers, ahead=64), strict=True):
+    for ref, fault in zip(refs, prefetch(jobs, workers=workers, ahead=64), strict=True):
         if fault:
             faults[ref.id] = fault
         stage.advance(1)
     return faults
 
 
-def _fault(ref: ImageRef, row: int) -> str | None:
+def _find_fault(ref: ImageRef, row: int) -> str | None:
     try:
-        load_picture(ref, _nothing, row)
+        load_picture(ref, _discard, row)
     except (MissingData, CorruptData) as error:
         return str(error)
     return None
 
 
-def _nothing(_image: Image.Image) -> Tensor:
+def _discard(_image: Image.Image) -> Tensor:
     import torch
 
     return torch.empty(0)

@@ -27,12 +27,12 @@ def fetch(download: Download, root: Path, reporter: Reporter) -> str:
     if download.makes and (root / download.makes).exists():
         return f"{root / download.makes}: there"
     if path.exists():
-        check_sum(path, download.checksum)
+        check_checksum(path, download.checksum)
         said = f"{path}: there"
     else:
         part = path.with_name(f"{path.name}.part")
         _fetch(download.url, part, reporter)
-        check_sum(part, download.checksum)
+        check_checksum(part, download.checksum)
         part.replace(path)
         said = f"{path}: fetched from {download.url}"
     if download.makes:
@@ -67,7 +67,7 @@ def _fetch(url: str, part: Path, reporter: Reporter) -> None:
         ) from error
 
 
-def check_sum(path: Path, checksum: str | None) -> None:
+def check_checksum(path: Path, checksum: str | None) -> None:
     """Compares a file with "algorithm:digest".
 
     Raises:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from cirbench.benchmark.api.values import Query, TaskData
 
 
-def limited(data: TaskData, limit: int) -> TaskData:
+def limit_queries(data: TaskData, limit: int) -> TaskData:
     """The first `limit` queries of each group, over the pictures that these need."""
     taken: dict[str, int] = {}
     queries = []
@@ -19,10 +19,10 @@ def limited(data: TaskData, limit: int) -> TaskData:
     references = {query.reference.id for query in queries}
     needed = {row for query in queries for row in (*query.positives, *query.members)}
     kept = [row for row, ref in enumerate(data.gallery) if row in needed or ref.id in references]
-    return _subset(data, kept, queries)
+    return _select(data, kept, queries)
 
 
-def without(data: TaskData, missing: Collection[str]) -> TaskData:
+def remove_pictures(data: TaskData, missing: Collection[str]) -> TaskData:
     """The task without some pictures, and without the queries that these leave unanswerable.
 
     A query goes with its reference, and with the last of its positives.
@@ -34,10 +34,10 @@ def without(data: TaskData, missing: Collection[str]) -> TaskData:
         if query.reference.id not in missing
         and (not query.positives or not gone.issuperset(query.positives))
     ]
-    return _subset(data, [row for row in range(len(data.gallery)) if row not in gone], queries)
+    return _select(data, [row for row in range(len(data.gallery)) if row not in gone], queries)
 
 
-def _subset(data: TaskData, kept: Sequence[int], queries: Sequence[Query]) -> TaskData:
+def _select(data: TaskData, kept: Sequence[int], queries: Sequence[Query]) -> TaskData:
     """The gallery's rows `kept` and some queries, with every row number made new."""
     new = {row: i for i, row in enumerate(kept)}
     return replace(

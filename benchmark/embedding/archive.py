@@ -13,7 +13,7 @@ from cirbench.benchmark.embedding.space import key_of
 from cirbench.benchmark.embedding.store import DESCRIPTION, IMPORTED, changing
 from cirbench.benchmark.runtime.archives import read_members
 from cirbench.benchmark.runtime.errors import CorruptData, MissingData
-from cirbench.benchmark.runtime.files import temporary_folder, written_whole
+from cirbench.benchmark.runtime.files import temporary_folder, write_whole
 
 _NAME = re.compile(r"embeddings/[0-9a-f]+/(key\.json|[0-9a-f]+\.safetensors)")
 """Of every member that `export` writes."""
@@ -21,7 +21,7 @@ _NAME = re.compile(r"embeddings/[0-9a-f]+/(key\.json|[0-9a-f]+\.safetensors)")
 
 def export(entries: Sequence[Stored], output: Path) -> None:
     """Writes spaces into one uncompressed .tar; the same spaces give the same bytes."""
-    with written_whole(output) as temporary, tarfile.open(temporary, "w") as tar:
+    with write_whole(output) as temporary, tarfile.open(temporary, "w") as tar:
         for entry in sorted(entries, key=lambda entry: entry.key):
             for path in (entry.folder / DESCRIPTION, *entry.shards):
                 member = tar.gettarinfo(path, f"embeddings/{entry.key}/{path.name}")

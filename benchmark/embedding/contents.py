@@ -22,9 +22,9 @@ from pathlib import Path
 
 from cirbench.benchmark.api.values import ImageRef
 from cirbench.benchmark.embedding.store import changing
-from cirbench.benchmark.images.reading import chunks
+from cirbench.benchmark.images.reading import split_into_chunks
 from cirbench.benchmark.runtime.errors import MissingData
-from cirbench.benchmark.runtime.files import read_regular_file, sha256_of_file, written_whole
+from cirbench.benchmark.runtime.files import read_regular_file, sha256_of_file, write_whole
 from cirbench.benchmark.runtime.progress import Stage
 
 SETTLED_NANOSECONDS = 2_000_000_000
@@ -56,7 +56,9 @@ class Contents:
             self._known.setdefault(folder, self._load(folder))
         hashes = []
         with ThreadPoolExecutor(max_workers=workers) as pool:
-            for found in pool.map(lambda some: list(map(self._of, some)), chunks(refs, _AT_ONCE)):
+            for found in pool.map(
+                lambda some: list(map(self._of, some)), split_into_chunks(refs, _AT_ONCE)
+            ):
                 hashes += found
                 stage.advance(len(found))
         self._save()
@@ -103,7 +105,7 @@ class Contents:
             for folder in self._changed:
                 text = json.dumps(self._known[folder], sort_keys=True)
                 try:
-                    with written_whole(self._file(folder)) as temporary:
+                    with write_whole(self._file(folder)) as temporary:
                         temporary.write_text(f"{_hash(text)}\n{text}", encoding="utf-8")
                 except OSError as error:
                     if error.errno not in _FORBIDDEN:

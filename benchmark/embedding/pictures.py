@@ -20,8 +20,8 @@ from cirbench.benchmark.embedding.contents import Contents
 from cirbench.benchmark.embedding.shard import SHARD_ROWS
 from cirbench.benchmark.embedding.space import image_space
 from cirbench.benchmark.embedding.store import Store, default_root, find_open_folders, identity
-from cirbench.benchmark.images.preprocess import Transform, preprocess, stretched
-from cirbench.benchmark.images.reading import chunks, load_picture, prefetched
+from cirbench.benchmark.images.preprocess import Transform, make_transform, stretch
+from cirbench.benchmark.images.reading import load_picture, prefetch, split_into_chunks
 from cirbench.benchmark.runtime.errors import CorruptData
 from cirbench.benchmark.runtime.progress import Reporter, Stage
 
@@ -117,13 +117,13 @@ class Embedder:
 
     @cached_property
     def _transform(self) -> Transform:
-        return preprocess(self.preprocess, self.backbone.image_spec)
+        return make_transform(self.preprocess, self.backbone.image_spec)
 
     def transform_of(self, ref: ImageRef) -> Transform:
         """Whole pictures are preprocessed as the protocol says, parts are stretched."""
         if ref.box is None:
             return self._transform
-        return partial(stretched, box=ref.box, spec=self.backbone.image_spec)
+        return partial(stretch, box=ref.box, spec=self.backbone.image_spec)
 
     def encode(self, pixels: Sequence[Tensor]) -> Iterator[Tensor]:
         """(3, S, S) each → (b, C) float32 on the CPU, in batches."""
@@ -159,7 +159,7 @@ def embed_together(
     values: list[list[Tensor]] = [[] for _ in embedders]
     batch = first.size.value
     jobs = (partial(load_picture, ref, transformed(ref, row), row) for row, ref in enumerate(refs))
-    for chunk in chunks(prefetched(jobs, workers=first.workers, ahead=2 * batch), batch):
+    for chunk in split_into_chunks(prefetch(jobs, workers=first.workers, ahead=2 * batch), batch):
         hashes += [sha256 for _, sha256 in chunk]
         for i, embedder in enumerate(embedders):
             own = [pixels[i] for pixels, _ in chunk]

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from cirbench.benchmark.embedding.space import KEY_DIGITS, hash_text
 from cirbench.benchmark.runtime.errors import CorruptData
-from cirbench.benchmark.runtime.files import check_regular, sha256_of_file, written_whole
+from cirbench.benchmark.runtime.files import check_regular, sha256_of_file, write_whole
 
 SHARD_ROWS = 4096
 _NUMBER_BYTES = 4
@@ -72,7 +72,7 @@ def write_shard(folder: Path, space: str, identities: Sequence[str], values: Ten
         {"cirbench": json.dumps(header, sort_keys=True, separators=(",", ":"))},
     )
     path = folder / f"{hashlib.sha256(content).hexdigest()[:KEY_DIGITS]}.safetensors"
-    with written_whole(path) as temporary:
+    with write_whole(path) as temporary:
         temporary.write_bytes(content)
     return read_shard(path)
 

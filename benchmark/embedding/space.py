@@ -13,7 +13,7 @@ from PIL import features
 
 from cirbench.benchmark.api.backbone import Backbone
 from cirbench.benchmark.embedding.encoding_code import code_sha256, foreign_code_sha256
-from cirbench.benchmark.runtime.provenance import PACKAGES, package_versions
+from cirbench.benchmark.runtime.provenance import PACKAGES, read_package_versions
 
 KEY_DIGITS = 32
 _PACKAGES = frozenset(PACKAGES) - {"cirbench", "numpy", "safetensors"}
@@ -62,7 +62,7 @@ class Space:
 
 def find_libraries() -> dict[str, str | None]:
     """Versions of the libraries that decide a vector."""
-    packages = {name: known for name, known in package_versions().items() if name in _PACKAGES}
+    packages = {name: known for name, known in read_package_versions().items() if name in _PACKAGES}
     return packages | {name: features.version(name) for name in _DECODERS}
 
 

@@ -35,7 +35,7 @@ from cirbench.benchmark.api.values import Mode
 from cirbench.benchmark.embedding.shard import Shard, check_shard, write_shard
 from cirbench.benchmark.embedding.space import Space
 from cirbench.benchmark.runtime.errors import CorruptData, UsageError
-from cirbench.benchmark.runtime.files import remove, written_whole
+from cirbench.benchmark.runtime.files import remove, write_whole
 
 DESCRIPTION = "key.json"
 IMPORTED = "imported"
@@ -111,7 +111,7 @@ class Store:
     def _create(self) -> None:
         key = self.folder / DESCRIPTION
         if not key.exists():
-            with changing(self.folder), written_whole(key) as temporary:
+            with changing(self.folder), write_whole(key) as temporary:
                 temporary.write_text(
                     json.dumps(asdict(self.space), indent=2, sort_keys=True), encoding="utf-8"
                 )

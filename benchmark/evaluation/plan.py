@@ -24,7 +24,7 @@ from cirbench.benchmark.api.registry import (
 from cirbench.benchmark.api.task import Task
 from cirbench.benchmark.api.values import Mode, TaskData
 from cirbench.benchmark.data.check import find_unreadable
-from cirbench.benchmark.data.subsets import limited, without
+from cirbench.benchmark.data.subsets import limit_queries, remove_pictures
 from cirbench.benchmark.runtime.errors import MissingData, UsageError
 from cirbench.benchmark.runtime.files import check_is_file
 from cirbench.benchmark.runtime.progress import Reporter
@@ -172,9 +172,9 @@ def plan(request: Request) -> Plan:
         )
     if not request.allow_missing:
         check_whole(task, data)
-    data = without(data, data.missing) if data.missing else data
+    data = remove_pictures(data, data.missing) if data.missing else data
     if request.limit is not None:
-        data = limited(data, request.limit)
+        data = limit_queries(data, request.limit)
     return Plan(
         request=request,
         methods=chosen,
@@ -339,4 +339,4 @@ def without_unreadable(plan: Plan, reporter: Reporter) -> Plan:
     for fault in faults.values():
         reporter.say(f"left out: {fault}")
     data = replace(plan.data, missing={**plan.data.missing, **faults})
-    return replace(plan, data=without(data, faults))
+    return replace(plan, data=remove_pictures(data, faults))

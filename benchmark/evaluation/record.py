@@ -17,7 +17,7 @@ from cirbench.benchmark.embedding.texts import TextFeatures
 from cirbench.benchmark.evaluation.plan import Plan
 from cirbench.benchmark.records import fields
 from cirbench.benchmark.records.fields import Body, Cell
-from cirbench.benchmark.runtime.provenance import environment, peak_memory_bytes
+from cirbench.benchmark.runtime.provenance import describe_environment, read_peak_memory_bytes
 from cirbench.benchmark.scoring import bootstrap
 from cirbench.benchmark.scoring.summary import averages_of, summarise
 
@@ -94,7 +94,7 @@ class Outcome:
                 ),
             ),
             run=self._describe_run(),
-            environment=environment(plan.device),
+            environment=describe_environment(plan.device),
             checkpoint=(
                 fields.CheckpointFile(name=self.checkpoint.path.name) if self.checkpoint else None
             ),
@@ -142,5 +142,5 @@ class Outcome:
             imported_rows=self.images.imported + self.texts.imported,
             preprocess={"name": plan.protocol.preprocess, **spec},
             seconds=self.clock.seconds,  # to which a stage adds its own when it ends
-            peak_memory_bytes=peak_memory_bytes(),
+            peak_memory_bytes=read_peak_memory_bytes(),
         )

@@ -30,7 +30,7 @@ def _show(name: str) -> str:
 
 
 @dataclass
-class Skipped:
+class SkippedFiles:
     """What was not taken: reason → names."""
 
     names: dict[str, list[str]] = field(default_factory=dict)
@@ -81,16 +81,16 @@ def list_folder(folder: Path) -> list[Path]:
         ) from error
 
 
-def look_beside(folder: Path, shards: Collection[Path]) -> Skipped:
+def count_beside_shards(folder: Path, shards: Collection[Path]) -> SkippedFiles:
     """What else is in a folder of which only the shards are taken."""
-    skipped = Skipped()
+    skipped = SkippedFiles()
     for path in list_folder(folder):
         if path not in shards:
             skipped.add(HIDDEN if is_leftover(path.name) else BESIDE, to_text(path.name))
     return skipped
 
 
-def walk_pictures(folder: Path, skipped: Skipped) -> Iterator[str]:
+def walk_pictures(folder: Path, skipped: SkippedFiles) -> Iterator[str]:
     """The paths of all pictures below a folder, relative to it, in their order by parts.
 
     Raises:

@@ -36,7 +36,7 @@ def to_tensor(image: Image.Image, spec: ImageSpec) -> Tensor:
     return pixels
 
 
-def _clip(spec: ImageSpec) -> Transform:
+def _make_clip(spec: ImageSpec) -> Transform:
     def transform(image: Image.Image) -> Tensor:
         resized = tv.resize(image, [spec.size], interpolation=InterpolationMode.BICUBIC)
         return to_tensor(tv.center_crop(resized, [spec.size, spec.size]), spec)
@@ -44,7 +44,7 @@ def _clip(spec: ImageSpec) -> Transform:
     return transform
 
 
-def _clip_hf(spec: ImageSpec) -> Transform:
+def _make_clip_hf(spec: ImageSpec) -> Transform:
     def transform(image: Image.Image) -> Tensor:
         rgb = image.convert("RGB")
         resized = tv.resize(rgb, [spec.size], interpolation=InterpolationMode.BICUBIC)
@@ -54,7 +54,7 @@ def _clip_hf(spec: ImageSpec) -> Transform:
     return transform
 
 
-def target_padding(width: int, height: int, ratio: float = 1.25) -> tuple[int, int]:
+def compute_target_padding(width: int, height: int, ratio: float = 1.25) -> tuple[int, int]:
     """Pixels to add left and right, and above and below: no side then exceeds ratio × the other."""
     if max(width, height) / min(width, height) < ratio:
         return 0, 0
@@ -62,19 +62,19 @@ def target_padding(width: int, height: int, ratio: float = 1.25) -> tuple[int, i
     return max(int((target - width) / 2), 0), max(int((target - height) / 2), 0)
 
 
-def _targetpad(spec: ImageSpec) -> Transform:
-    clip = _clip(spec)
+def _make_targetpad(spec: ImageSpec) -> Transform:
+    clip = _make_clip(spec)
 
     def transform(image: Image.Image) -> Tensor:
         width, height = image.size
-        left, top = target_padding(width, height)
+        left, top = compute_target_padding(width, height)
         check_size(width + 2 * left, height + 2 * top)  # 60,000 × 700 would become 2.9 billion
         return clip(tv.pad(image, [left, top], fill=0))
 
     return transform
 
 
-def stretched(image: Image.Image, box: tuple[int, int, int, int], spec: ImageSpec) -> Tensor:
+def stretch(image: Image.Image, box: tuple[int, int, int, int], spec: ImageSpec) -> Tensor:
     """A part of a picture, resized to the tower's square without keeping its shape.
 
     A box without area gives black, as it does in torchvision with the released code of Pic2Word.
@@ -88,13 +88,13 @@ def stretched(image: Image.Image, box: tuple[int, int, int, int], spec: ImageSpe
 
 
 PREPROCESSES: dict[str, Callable[[ImageSpec], Transform]] = {
-    "clip": _clip,
-    "clip-hf": _clip_hf,
-    "targetpad": _targetpad,
+    "clip": _make_clip,
+    "clip-hf": _make_clip_hf,
+    "targetpad": _make_targetpad,
 }
 
 
-def preprocess(name: str, spec: ImageSpec) -> Transform:
+def make_transform(name: str, spec: ImageSpec) -> Transform:
     """The named preprocessing for a backbone.
 
     Raises:

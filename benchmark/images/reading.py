@@ -14,7 +14,7 @@ from PIL import Image
 
 from cirbench.benchmark.api.values import ImageRef
 from cirbench.benchmark.images.decoding import EXTENSIONS, decode, is_deep_grey, open_picture
-from cirbench.benchmark.images.leftovers import Skipped, walk_pictures
+from cirbench.benchmark.images.leftovers import SkippedFiles, walk_pictures
 from cirbench.benchmark.runtime.errors import CorruptData, MissingData
 from cirbench.benchmark.runtime.files import read_regular_file
 from cirbench.benchmark.runtime.parsing import read_table, say_nothing
@@ -24,7 +24,7 @@ T = TypeVar("T")
 _NAMED = 5
 
 
-def file_ref(path: Path, name: str, box: tuple[int, int, int, int] | None = None) -> ImageRef:
+def make_file_ref(path: Path, name: str, box: tuple[int, int, int, int] | None = None) -> ImageRef:
     """A picture in a file, or a part of one."""
     return ImageRef(id=name, read=partial(read_regular_file, path), path=path, box=box)
 
@@ -33,7 +33,7 @@ Say = Callable[[str], object]
 """Takes a sentence for the person, such as `Reporter.say`."""
 
 
-def images_in_folder(folder: Path, say: Say = say_nothing) -> tuple[ImageRef, ...]:
+def find_images_in_folder(folder: Path, say: Say = say_nothing) -> tuple[ImageRef, ...]:
     """Every picture below a folder, in the order of their paths.
 
     Args:
@@ -42,17 +42,17 @@ def images_in_folder(folder: Path, say: Say = say_nothing) -> tuple[ImageRef, ..
     Raises:
         MissingData: there is no such folder, or no picture in it.
     """
-    skipped = Skipped()
+    skipped = SkippedFiles()
     names = list(walk_pictures(folder, skipped))
     for remark in skipped.remarks():
         say(f"{to_text(folder)}: {remark}")
     if not names:
         endings = ", ".join(sorted(EXTENSIONS))
         raise MissingData(f"no pictures below {to_text(folder)} (endings: {endings})")
-    return tuple(file_ref(folder / name, to_text(name)) for name in names)
+    return tuple(make_file_ref(folder / name, to_text(name)) for name in names)
 
 
-def images_in_table(
+def read_image_table(
     table: Path,
     column: str = "filepath",
     separator: str | None = None,
@@ -70,7 +70,7 @@ def images_in_table(
     ]
     if not names:
         raise CorruptData(f"{table} lists no pictures")
-    return tuple(file_ref(table.parent / name, name) for name in names)
+    return tuple(make_file_ref(table.parent / name, name) for name in names)
 
 
 def load_picture(ref: ImageRef, transform: Callable[[Image.Image], T], row: int) -> tuple[T, str]:
@@ -124,7 +124,7 @@ def describe_deep_greys(names: Sequence[str], count: int) -> str:
     )
 
 
-def prefetched(jobs: Iterable[Callable[[], T]], *, workers: int, ahead: int) -> Iterator[T]:
+def prefetch(jobs: Iterable[Callable[[], T]], *, workers: int, ahead: int) -> Iterator[T]:
     """Runs jobs in threads and gives their results in order, at most `ahead` of the taker."""
     with ThreadPoolExecutor(max_workers=workers) as pool:
         waiting: deque[Future[T]] = deque()
@@ -139,7 +139,7 @@ def prefetched(jobs: Iterable[Callable[[], T]], *, workers: int, ahead: int) -> 
             pool.shutdown(cancel_futures=True)
 
 
-def chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
+def split_into_chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
     """Successive lists of `size` items, the last one shorter."""
     chunk: list[T] = []
     for item in items:

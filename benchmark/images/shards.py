@@ -18,7 +18,7 @@ from typing import overload
 import numpy as np
 
 from cirbench.benchmark.api.values import ImageRef
-from cirbench.benchmark.images.leftovers import NO_FILE, Skipped, is_leftover
+from cirbench.benchmark.images.leftovers import NO_FILE, SkippedFiles, is_leftover
 from cirbench.benchmark.images.reading import Say
 from cirbench.benchmark.runtime.archives import read_members
 from cirbench.benchmark.runtime.errors import CorruptData, MissingData
@@ -28,7 +28,7 @@ _BESIDE = frozenset({".txt", ".json", ".cls", ".npy"})
 """Endings of what stands beside each picture, and is not counted as skipped."""
 
 
-def shard_paths(pattern: str) -> list[Path]:
+def find_shards(pattern: str) -> list[Path]:
     """The tar files of `shards/{00000..00331}.tar`, `shards/*.tar`, one file, or a folder.
 
     Raises:
@@ -38,7 +38,7 @@ def shard_paths(pattern: str) -> list[Path]:
         found = Path(pattern).glob("*.tar")
         return sorted(path for path in found if not is_leftover(path.name))
     paths: list[Path] = []
-    for one in _spelled_out(pattern):
+    for one in _expand_braces(pattern):
         matches = sorted(glob.glob(one))  # noqa: PTH207 - a pattern, not a folder
         if not matches and not glob.has_magic(one):  # at once, since a range may be endless
             raise MissingData(f"no shard at {one}")
@@ -48,7 +48,7 @@ def shard_paths(pattern: str) -> list[Path]:
     return paths
 
 
-def _spelled_out(pattern: str) -> Iterator[str]:
+def _expand_braces(pattern: str) -> Iterator[str]:
     """`{000..012}` as the shell would."""
     match = re.search(r"\{(\d+)\.\.(\d+)\}", pattern)
     if not match:
@@ -56,7 +56,7 @@ def _spelled_out(pattern: str) -> Iterator[str]:
         return
     first, last = match.groups()
     for number in range(int(first), int(last) + 1):
-        yield from _spelled_out(
+        yield from _expand_braces(
             f"{pattern[: match.start()]}{number:0{len(first)}}{pattern[match.end() :]}"
         )
 
@@ -71,7 +71,7 @@ class ShardImages(Sequence[ImageRef]):
 
     def __init__(self, paths: Sequence[Path], say: Say = say_nothing) -> None:
         self.paths = tuple(paths)
-        skipped = Skipped()
+        skipped = SkippedFiles()
         rows = [(i, *place) for i, path in enumerate(self.paths) for place in _index(path, skipped)]
         for remark in skipped.remarks():
             say(f"shards: {remark}")
@@ -94,7 +94,7 @@ class ShardImages(Sequence[ImageRef]):
         return ImageRef(id=f"{path.name}@{offset}", read=partial(_read_at, path, offset, size))
 
 
-def _index(path: Path, skipped: Skipped) -> Iterator[tuple[int, int]]:
+def _index(path: Path, skipped: SkippedFiles) -> Iterator[tuple[int, int]]:
     """(offset, bytes) of each picture in a tar file."""
     if not path.is_file():
         raise CorruptData(f"{path} must be a tar file, not a folder or a pipe")

@@ -8,9 +8,9 @@ from pathlib import Path
 from cirbench.benchmark.api.registry import find_task, tasks
 from cirbench.benchmark.api.task import Task
 from cirbench.benchmark.api.values import ImageRef
-from cirbench.benchmark.images.leftovers import look_beside
-from cirbench.benchmark.images.reading import Say, images_in_folder, images_in_table
-from cirbench.benchmark.images.shards import ShardImages, shard_paths
+from cirbench.benchmark.images.leftovers import count_beside_shards
+from cirbench.benchmark.images.reading import Say, find_images_in_folder, read_image_table
+from cirbench.benchmark.images.shards import ShardImages, find_shards
 from cirbench.benchmark.runtime.errors import MissingData
 from cirbench.benchmark.runtime.parsing import say_nothing
 from cirbench.benchmark.runtime.paths import to_text
@@ -36,14 +36,14 @@ def find_training_images(
         task: Task = find_task(source)()
         return task.training_images(data_root=None), source
     path = Path(source)
-    if path.is_dir() and (shards := shard_paths(source)):
-        for remark in look_beside(path, shards).remarks():
+    if path.is_dir() and (shards := find_shards(source)):
+        for remark in count_beside_shards(path, shards).remarks():
             say(f"{to_text(path)}: {remark}")
         return ShardImages(shards, say), path.resolve().name
     if source.endswith(".tar") and not path.is_dir():
-        return ShardImages(shard_paths(source), say), path.parent.resolve().name
+        return ShardImages(find_shards(source), say), path.parent.resolve().name
     if path.is_dir():
-        return images_in_folder(path, say), path.resolve().name
+        return find_images_in_folder(path, say), path.resolve().name
     if path.is_file():
-        return images_in_table(path, column, separator, say), path.stem
+        return read_image_table(path, column, separator, say), path.stem
     raise MissingData(f"--images {source}: no such folder or file, and no task of that name")

@@ -17,7 +17,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from cirbench.benchmark.api.per_query import PerQuery, Scores
 from cirbench.benchmark.records.fields import ArraysFile, Body
 from cirbench.benchmark.runtime.errors import CorruptData, UsageError
-from cirbench.benchmark.runtime.files import sha256_of_file, written_whole
+from cirbench.benchmark.runtime.files import sha256_of_file, write_whole
 from cirbench.benchmark.runtime.paths import check_inside
 
 SCHEMA = 1
@@ -113,7 +113,7 @@ def write_record(root: Path, body: Body, arrays: PerQuery) -> Record:
     """Write the per-query data and the record that names it: both, or neither."""
     path = root / body.cell.path
     beside = path.with_suffix(".npz")
-    with written_whole(path) as json_file, written_whole(beside) as arrays_file:
+    with write_whole(path) as json_file, write_whole(beside) as arrays_file:
         np.savez_compressed(arrays_file, **asdict(arrays))
         named = ArraysFile(file=beside.name, sha256=sha256_of_file(arrays_file))
         record = Record(path=path, per_query=named, **_fields_of(body))
@@ -130,7 +130,7 @@ def write_submission(record: Path, files: Mapping[str, str]) -> list[str]:
     """Write what a server takes below the record's folder; return the paths from there."""
     names = [f"submissions/{record.stem}--{name}" for name in files]
     for name, content in zip(names, files.values(), strict=True):
-        with written_whole(record.parent / name) as temporary:
+        with write_whole(record.parent / name) as temporary:
             temporary.write_text(content, encoding="utf-8")
     return names
 

@@ -17,7 +17,7 @@ from cirbench.benchmark.api.values import ImageRef, TaskData
 from cirbench.benchmark.records.record import labels
 from cirbench.benchmark.report.pictures import opened
 from cirbench.benchmark.runtime.errors import MissingData, UsageError
-from cirbench.benchmark.runtime.figures import STYLE, png_bytes
+from cirbench.benchmark.runtime.figures import STYLE, render_png
 
 TOP = 8
 """Pictures a row."""
@@ -130,7 +130,7 @@ def figure(board: Board, data: TaskData, records: Sequence[int], rows: Sequence[
                 top = number * block + 0.15 + line * (_INCH + 0.22)
                 name = labels(board.records)[record]
                 _answer(grid, name, board.per_query[record], data, row, top)
-    return png_bytes(grid.figure)
+    return render_png(grid.figure)
 
 
 def _query(grid: _Grid, board: Board, data: TaskData, row: int, top: float) -> None:

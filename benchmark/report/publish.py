@@ -8,7 +8,7 @@ from pathlib import Path
 from cirbench.benchmark.analysis.boards import Board, read_boards
 from cirbench.benchmark.analysis.published import read_published
 from cirbench.benchmark.report.markdown import page, plot_names
-from cirbench.benchmark.runtime.files import written_whole
+from cirbench.benchmark.runtime.files import write_whole
 
 PAGE = "leaderboard.md"
 
@@ -16,17 +16,17 @@ PAGE = "leaderboard.md"
 def publish(root: Path, found: Sequence[Board]) -> list[Path]:
     """Writes what differs from what is there, and gives all paths."""
     from cirbench.benchmark.report.plots import draw
-    from cirbench.benchmark.runtime.figures import png_bytes, svg_bytes
+    from cirbench.benchmark.runtime.figures import render_png, render_svg
 
     contents = {root / PAGE: page(found, read_published()).encode()}
     for board in found:
         for kind, figure in draw(board).items():
             path = root / plot_names(board)[kind]
-            contents[_ending(path, ".svg")] = svg_bytes(figure, board.digest)
-            contents[_ending(path, ".png")] = png_bytes(figure)
+            contents[_ending(path, ".svg")] = render_svg(figure, board.digest)
+            contents[_ending(path, ".png")] = render_png(figure)
     for path, content in contents.items():
         if not path.is_file() or path.read_bytes() != content:
-            with written_whole(path) as temporary:
+            with write_whole(path) as temporary:
                 temporary.write_bytes(content)
     return list(contents)
 

@@ -15,7 +15,7 @@ from cirbench.benchmark.report.gallery import gallery
 from cirbench.benchmark.report.page import index, section
 from cirbench.benchmark.report.pictures import Permission, task_data
 from cirbench.benchmark.report.tables import board_slug, board_tables
-from cirbench.benchmark.runtime.files import written_whole
+from cirbench.benchmark.runtime.files import write_whole
 
 FOLDER = "report"
 _OURS = ("*.html", "tables/*.csv", "tables/*.tex")
@@ -69,7 +69,7 @@ def write(root: Path, permission: Permission) -> list[Path]:
     made = contents(root, permission)
     for path, text in made.items():
         if not _is(root / path, text):
-            with written_whole(root / path) as temporary:
+            with write_whole(root / path) as temporary:
                 temporary.write_text(text, encoding="utf-8", newline="\n")
     for path in left_over(root, made):
         path.unlink()

@@ -81,11 +81,11 @@ def _extract(archive: Path, folder: str) -> None:
     """Unpacks an archive when each of its members has been looked at."""
     if zipfile.is_zipfile(archive):
         with zipfile.ZipFile(archive) as packed:
-            check_members(archive, map(_zip_member, packed.infolist()))
+            check_members(archive, map(_read_zip_member, packed.infolist()))
             packed.extractall(folder)
     else:
         with tarfile.open(archive) as tar:
-            check_members(archive, map(_tar_member, read_members(tar)))
+            check_members(archive, map(_read_tar_member, read_members(tar)))
             tar.extractall(folder, filter="data")
 
 
@@ -102,13 +102,13 @@ class Member:
     plain: bool
 
 
-def _zip_member(info: zipfile.ZipInfo) -> Member:
+def _read_zip_member(info: zipfile.ZipInfo) -> Member:
     kind = stat.S_IFMT(info.external_attr >> 16)
     plain = kind in (0, stat.S_IFREG, stat.S_IFDIR) and not info.flag_bits & _ENCRYPTED
     return Member(name=info.filename, size=info.file_size, plain=plain)
 
 
-def _tar_member(info: tarfile.TarInfo) -> Member:
+def _read_tar_member(info: tarfile.TarInfo) -> Member:
     plain = (info.isreg() and info.sparse is None) or info.isdir()
     return Member(name=info.name, size=info.size, plain=plain)
 

@@ -22,17 +22,17 @@ STYLE: dict[Any, Any] = {
 }
 
 
-def svg_bytes(figure: Figure, digest: str) -> bytes:
+def render_svg(figure: Figure, digest: str) -> bytes:
     """Without a date; `digest` says what data it shows."""
-    return _saved(figure, "svg", {"Date": None, "Description": f"data {digest}"})
+    return _render(figure, "svg", {"Date": None, "Description": f"data {digest}"})
 
 
-def png_bytes(figure: Figure) -> bytes:
+def render_png(figure: Figure) -> bytes:
     """At 150 dots an inch, without a date."""
-    return _saved(figure, "png", {"Software": None})
+    return _render(figure, "png", {"Software": None})
 
 
-def _saved(figure: Figure, format: str, metadata: dict[str, str | None]) -> bytes:
+def _render(figure: Figure, format: str, metadata: dict[str, str | None]) -> bytes:
     buffer = io.BytesIO()
     with mpl.rc_context(STYLE):
         figure.savefig(buffer, format=format, metadata=metadata, dpi=150)

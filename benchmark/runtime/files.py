@@ -29,7 +29,7 @@ _MOST_CHARACTERS = 40
 
 
 @contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
+def write_whole(path: Path) -> Iterator[Path]:
     """Gives a temporary path in the same folder that becomes `path` if no error is raised.
 
     It is on the disk before it has the name, so that a power cut leaves the old file or the new
@@ -41,13 +41,13 @@ def written_whole(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     remove_abandoned(path.parent.absolute())
     with _name_in_errors(path):
-        prefix = f".{path.stem[:_MOST_CHARACTERS]}.{_mark()}"
+        prefix = f".{path.stem[:_MOST_CHARACTERS]}.{_make_mark()}"
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=prefix, suffix=path.suffix)
         os.close(handle)
         temporary = Path(name)
         try:
             yield temporary
-            temporary.chmod(0o666 & ~_umask())
+            temporary.chmod(0o666 & ~_read_umask())
             _flush(temporary)
             temporary.replace(path)
             _flush(path.parent)
@@ -72,19 +72,19 @@ def temporary_folder(parent: Path) -> Iterator[Path]:
     """A folder in another, for the time being."""
     parent.mkdir(parents=True, exist_ok=True)
     remove_abandoned(parent.absolute())
-    with tempfile.TemporaryDirectory(dir=parent, prefix=f".{_mark()}") as name:
+    with tempfile.TemporaryDirectory(dir=parent, prefix=f".{_make_mark()}") as name:
         yield Path(name)
 
 
-def _mark() -> str:
-    return f"cirbench-{_home()}-{os.getpid()}-"
+def _make_mark() -> str:
+    return f"cirbench-{_identify_home()}-{os.getpid()}-"
 
 
 _MARKED = re.compile(r"\..*cirbench-([0-9a-f]{12})-([0-9]+)-\w+(\..*)?")
 
 
 @cache
-def _home() -> str:
+def _identify_home() -> str:
     """Where a process number means one process: this machine since its start, this container."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii")
@@ -102,7 +102,7 @@ def remove_abandoned(folder: Path) -> None:
     """
     for old in folder.iterdir():
         if found := _MARKED.fullmatch(old.name):
-            here = found[1] == _home()
+            here = found[1] == _identify_home()
             with suppress(OSError):  # another was first, or it is another user's
                 dead = here and not _is_alive(int(found[2]))
                 if dead or time.time() - old.lstat().st_mtime > _ABANDONED_SECONDS:
@@ -139,7 +139,7 @@ def _flush(path: Path) -> None:
         os.close(handle)
 
 
-def _umask() -> int:
+def _read_umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask

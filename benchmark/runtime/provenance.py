@@ -53,7 +53,7 @@ class Environment:
     gpu: str | None
 
 
-def git_state(root: Path) -> dict[str, str | None] | None:
+def read_git_state(root: Path) -> dict[str, str | None] | None:
     """The commit of a checkout, and the sha256 of its uncommitted diff (None where it is clean).
 
     None where `root` is no checkout's root, or git is not there.
@@ -61,35 +61,35 @@ def git_state(root: Path) -> dict[str, str | None] | None:
     if not (root / ".git").exists():
         return None
     try:
-        commit = _git(root, "rev-parse", "HEAD").decode().strip()
-        diff = _git(root, "diff", "HEAD", "--", ".", ":!results")
+        commit = _ask_git(root, "rev-parse", "HEAD").decode().strip()
+        diff = _ask_git(root, "diff", "HEAD", "--", ".", ":!results")
     except (OSError, subprocess.CalledProcessError):
         return None
     return {"commit": commit, "dirty": hashlib.sha256(diff).hexdigest() if diff else None}
 
 
-def _git(root: Path, *arguments: str) -> bytes:
+def _ask_git(root: Path, *arguments: str) -> bytes:
     return subprocess.run(
         ["git", "-C", str(root), *arguments], check=True, capture_output=True
     ).stdout
 
 
-def source_root() -> Path:
+def find_source_root() -> Path:
     """The folder above the packages: a checkout's root, or that of an installed `cirbench`."""
     return Path(str(files("cirbench.benchmark"))).resolve().parent
 
 
 @cache
-def code_state() -> dict[str, str | None]:
+def read_code_state() -> dict[str, str | None]:
     """The commit this code came from: stamped when the wheel was built, else asked of git."""
     stamp = Path(str(files("cirbench.benchmark") / "_build.json"))
     if stamp.is_file():
         state: dict[str, str | None] = json.loads(stamp.read_text(encoding="utf-8"))
         return state
-    return git_state(source_root()) or {"commit": None, "dirty": None}
+    return read_git_state(find_source_root()) or {"commit": None, "dirty": None}
 
 
-def package_versions() -> dict[str, str | None]:
+def read_package_versions() -> dict[str, str | None]:
     """Version by distribution, None where one is not installed."""
 
     def one(name: str) -> str | None:
@@ -101,20 +101,20 @@ def package_versions() -> dict[str, str | None]:
     return {name: one(name) for name in PACKAGES}
 
 
-def environment(device: str = "cpu") -> Environment:
+def describe_environment(device: str = "cpu") -> Environment:
     """Find out code, versions and hardware, for a record."""
     return Environment(
-        code=Code(**code_state()),
+        code=Code(**read_code_state()),
         python=platform.python_version(),
-        packages=package_versions(),
+        packages=read_package_versions(),
         platform=platform.platform(),
-        cpu=_cpu_model(),
+        cpu=_read_cpu_model(),
         cpu_count=os.cpu_count(),
-        gpu=_gpu_name(device),
+        gpu=_read_gpu_name(device),
     )
 
 
-def _cpu_model() -> str:
+def _read_cpu_model() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -125,7 +125,7 @@ def _cpu_model() -> str:
     )
 
 
-def _gpu_name(device: str) -> str | None:
+def _read_gpu_name(device: str) -> str | None:
     if not device.startswith("cuda"):
         return None
     import torch
@@ -133,7 +133,7 @@ def _gpu_name(device: str) -> str | None:
     return torch.cuda.get_device_name(device)
 
 
-def peak_memory_bytes() -> int:
+def read_peak_memory_bytes() -> int:
     """The most resident memory this process has had."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024

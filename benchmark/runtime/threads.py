@@ -18,7 +18,7 @@ SPINS = 10_000
 less than a tower waits for the next batch."""
 
 
-def sleep_soon() -> None:
+def limit_openmp_spin() -> None:
     """Lets torch's waiting threads sleep soon, unless the environment says otherwise.
 
     By default GNU's OpenMP, which torch brings on Linux, lets them spin for 300,000 rounds, on

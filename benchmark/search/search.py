@@ -22,8 +22,8 @@ from cirbench.benchmark.embedding.pictures import BatchSize, Embedder, ImageFeat
 from cirbench.benchmark.embedding.texts import TextFeatures
 from cirbench.benchmark.evaluation.plan import checkpoint_path, shipped_checkpoints
 from cirbench.benchmark.images.decoding import decode
-from cirbench.benchmark.images.preprocess import Transform, preprocess
-from cirbench.benchmark.images.reading import Say, find_deep_greys, images_in_folder, prefetched
+from cirbench.benchmark.images.preprocess import Transform, make_transform
+from cirbench.benchmark.images.reading import Say, find_deep_greys, find_images_in_folder, prefetch
 from cirbench.benchmark.ranking.rank import dot_product, rank
 from cirbench.benchmark.runtime.errors import CirbenchError, CorruptData, MissingData, UsageError
 from cirbench.benchmark.runtime.files import check_is_file
@@ -67,7 +67,7 @@ def find_gallery(
     if not name or not Path(name).is_dir():
         known = ", ".join(tasks())
         raise UsageError(f"--gallery {to_text(name)} must be a folder, or a task of {known}")
-    return images_in_folder(Path(name), say), None
+    return find_images_in_folder(Path(name), say), None
 
 
 def choose_backbone(wanted: str | None, of_gallery: str | None, methods: Sequence[str]) -> str:
@@ -169,7 +169,7 @@ def open_gallery(
     try:
         features = features_of(backbone, refs, Mode.USE, workers=workers, reporter=reporter)
     except (MissingData, CorruptData) as error:
-        transform = preprocess(PROTOCOL.preprocess, backbone.image_spec)
+        transform = make_transform(PROTOCOL.preprocess, backbone.image_spec)
         bad = find_unreadable(refs, transform, workers)
         if not bad:
             raise
@@ -194,7 +194,7 @@ def find_unreadable(refs: Sequence[ImageRef], transform: Transform, workers: int
         return ""
 
     jobs = (partial(fault, ref) for ref in refs)
-    faults = prefetched(jobs, workers=workers, ahead=2 * _BATCH_SIZE)
+    faults = prefetch(jobs, workers=workers, ahead=2 * _BATCH_SIZE)
     return {ref.id: why for ref, why in zip(refs, faults, strict=True) if why}
 
 

@@ -9,8 +9,8 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
-from cirbench.benchmark.runtime.figures import COLOURS, STYLE, png_bytes
-from cirbench.benchmark.runtime.files import written_whole
+from cirbench.benchmark.runtime.figures import COLOURS, STYLE, render_png
+from cirbench.benchmark.runtime.files import write_whole
 
 _SMOOTHED_SHARE = 0.05
 
@@ -39,5 +39,5 @@ def write_loss_plot(
         axes.set_ylabel("contrastive loss")
         axes.set_ylim(bottom=0)
         axes.legend(frameon=False)
-    with written_whole(path) as temporary:
-        temporary.write_bytes(png_bytes(figure))
+    with write_whole(path) as temporary:
+        temporary.write_bytes(render_png(figure))

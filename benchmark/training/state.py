@@ -13,7 +13,7 @@ from torch import Tensor
 from cirbench.benchmark.api.backbone import Backbone
 from cirbench.benchmark.checkpoints import read_checkpoint, write_checkpoint
 from cirbench.benchmark.runtime.errors import CorruptData, UsageError
-from cirbench.benchmark.runtime.files import written_whole
+from cirbench.benchmark.runtime.files import write_whole
 from cirbench.benchmark.training.learner import Learner
 
 
@@ -105,7 +105,7 @@ def _below(content: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 def write_epochs(path: Path, log: Sequence[tuple[float, float]]) -> None:
     """Mean loss and selection score of each epoch, as CSV."""
     with (
-        written_whole(path) as temporary,
+        write_whole(path) as temporary,
         temporary.open("w", newline="", encoding="utf-8") as file,
     ):
         rows = csv.writer(file, lineterminator="\n")

@@ -26,11 +26,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from cirbench.benchmark.data.annotations import check_rows, numbered
+from cirbench.benchmark.data.annotations import check_rows, number_names
 from cirbench.benchmark.images.decoding import decode
 from cirbench.benchmark.runtime.archives import unpack
 from cirbench.benchmark.runtime.errors import CorruptData, MissingData
-from cirbench.benchmark.runtime.files import read_regular_file, sha256_of_file, written_whole
+from cirbench.benchmark.runtime.files import read_regular_file, sha256_of_file, write_whole
 from cirbench.benchmark.runtime.parsing import read_json
 from cirbench.benchmark.runtime.paths import check_inside
 from cirbench.benchmark.runtime.progress import Reporter
@@ -81,7 +81,7 @@ def prepare(root: Path, *, seed: int, reporter: Reporter) -> list[str]:
         for photo, instance in chosen:
             target = masked / photo.name
             if not target.exists():
-                with written_whole(target) as temporary:
+                with write_whole(target) as temporary:
                     temporary.write_bytes(cut_out(folder / "val2017" / photo.name, photo, instance))
             stage.advance(1)
     rows = [to_row(photo, instance, names) for photo, instance in chosen]
@@ -129,7 +129,7 @@ def read_photos(path: Path) -> tuple[list[Photo], Mapping[int, str]]:
         files.append(check_inside(row["file_name"], origin))
         if min(row["width"], row["height"]) < 1:
             raise CorruptData(f"{origin}: `width` and `height` must be numbers of pixels")
-    numbered(files, path)
+    number_names(files, path)
     photos = [
         Photo(name=name, width=row["width"], height=row["height"], objects=objects[row["id"]])
         for name, (_, row) in zip(files, images, strict=True)
@@ -222,7 +222,7 @@ def cut_out(path: Path, photo: Photo, instance: Mapping[str, Any]) -> bytes:
 def write_queries(path: Path, rows: Sequence[Row]) -> None:
     """A query list in the released layout, sorted by image."""
     with (
-        written_whole(path) as temporary,
+        write_whole(path) as temporary,
         temporary.open("w", newline="", encoding="utf-8") as file,
     ):
         writer = csv.writer(file, lineterminator="\n")

@@ -24,9 +24,9 @@ from typing import ClassVar
 from cirbench.benchmark.api.protocol import EvaluationProtocol
 from cirbench.benchmark.api.task import Place, Task
 from cirbench.benchmark.api.values import ImageRef, Query, Released, TaskData
-from cirbench.benchmark.data.annotations import absent, sha256_by_name
+from cirbench.benchmark.data.annotations import find_absent, hash_files
 from cirbench.benchmark.data.layout import locate
-from cirbench.benchmark.images.reading import file_ref
+from cirbench.benchmark.images.reading import make_file_ref
 from cirbench.benchmark.runtime.errors import MissingData
 from cirbench.benchmark.runtime.progress import Reporter
 from cirbench.datasets.coco.query_list import Row, read_queries
@@ -86,10 +86,10 @@ class Coco(Task):
         files = {row.image: images / row.image for row in rows}
         cut_out = {f"masked/{row.image}": masked / row.image for row in rows}
         return TaskData(
-            gallery=tuple(file_ref(path, name) for name, path in files.items()),
+            gallery=tuple(make_file_ref(path, name) for name, path in files.items()),
             queries=tuple(_queries(rows, masked)),
-            annotations=sha256_by_name([table]),
-            missing=absent({**files, **cut_out}),
+            annotations=hash_files([table]),
+            missing=find_absent({**files, **cut_out}),
             remarks=tuple(_remarks(rows)),
         )
 
@@ -104,7 +104,7 @@ class Coco(Task):
 
 def _queries(rows: Sequence[Row], masked: Path) -> Iterator[Query]:
     for number, row in enumerate(rows):
-        reference = file_ref(masked / row.image, f"masked/{row.image}", box=row.box)
+        reference = make_file_ref(masked / row.image, f"masked/{row.image}", box=row.box)
         fields = {"query_class": row.query_class, "others": " and ".join(row.others)}
         yield Query(id=row.image, reference=reference, positives=(number,), fields=fields)
 

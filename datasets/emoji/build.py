@@ -25,7 +25,7 @@ from safetensors.numpy import save_file
 
 from cirbench.benchmark.images.decoding import decode
 from cirbench.benchmark.runtime.errors import CorruptData, MissingData
-from cirbench.benchmark.runtime.files import sha256_of_file, written_whole
+from cirbench.benchmark.runtime.files import sha256_of_file, write_whole
 from cirbench.datasets.emoji.pictures import CORE_STYLES, HINT_STYLES
 
 TEST_CONCEPTS, VAL_CONCEPTS = 600, 150
@@ -288,10 +288,10 @@ def write(drawings: Sequence[Drawing], splits: Mapping[Concept, str], output: Pa
     """pictures.safetensors (all files in a row, and offsets) and pictures.csv in the same order."""
     offsets = np.cumsum([0, *(len(d.webp) for d in drawings)], dtype=np.int64)
     data = np.frombuffer(b"".join(d.webp for d in drawings), dtype=np.uint8)
-    with written_whole(output / "pictures.safetensors") as path:
+    with write_whole(output / "pictures.safetensors") as path:
         save_file({"bytes": data, "offsets": offsets}, path)
     with (
-        written_whole(output / "pictures.csv") as path,
+        write_whole(output / "pictures.csv") as path,
         path.open("w", newline="", encoding="utf-8") as file,
     ):
         rows = csv.writer(file, lineterminator="\n")

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from cirbench.benchmark.api.backbone import CLIP_MEAN, CLIP_STD
 from cirbench.benchmark.images import decoding
-from cirbench.benchmark.runtime.files import written_whole
+from cirbench.benchmark.runtime.files import write_whole
 from cirbench.benchmark.runtime.torch_state import seeded
 from cirbench.datasets.emoji.captions import Caption, draw_caption
 from cirbench.datasets.emoji.pictures import Picture, read_bytes, training_pictures
@@ -210,7 +210,7 @@ def export(model: open_clip.CLIP, seen: Tensor, recipe: Recipe, output: Path) ->
         "preprocess_cfg": {"mean": CLIP_MEAN, "std": CLIP_STD, "interpolation": "bicubic"},
         "recipe": asdict(recipe),
     }
-    with written_whole(output / "open_clip_model.safetensors") as path:
+    with write_whole(output / "open_clip_model.safetensors") as path:
         save_file(halves, path)
-    with written_whole(output / "open_clip_config.json") as path:
+    with write_whole(output / "open_clip_config.json") as path:
         path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")

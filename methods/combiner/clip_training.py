@@ -32,11 +32,11 @@ from cirbench.benchmark.backbones.tuned import CLIP_FILE
 from cirbench.benchmark.checkpoints import write_checkpoint
 from cirbench.benchmark.embedding.pictures import BatchSize, Embedder, embed_images
 from cirbench.benchmark.embedding.texts import TextFeatures
-from cirbench.benchmark.images.preprocess import preprocess
-from cirbench.benchmark.images.reading import chunks, load_picture, prefetched
+from cirbench.benchmark.images.preprocess import make_transform
+from cirbench.benchmark.images.reading import load_picture, prefetch, split_into_chunks
 from cirbench.benchmark.runtime.errors import CheckFailed, UsageError
 from cirbench.benchmark.runtime.progress import Reporter
-from cirbench.benchmark.runtime.provenance import code_state, package_versions
+from cirbench.benchmark.runtime.provenance import read_code_state, read_package_versions
 from cirbench.benchmark.runtime.torch_state import full_float32
 from cirbench.benchmark.training.epochs import EpochLog, EpochLoop
 from cirbench.benchmark.training.learner import Learner, loss_scaler
@@ -121,14 +121,16 @@ def batches(job: Job, epoch: int) -> Iterator[tuple[Tensor, list[str], Tensor]]:
     wording = rng.integers(1 << 30, size=len(order)).tolist()
     size = min(job.recipe.batch_size, len(order))
     order = order[: len(order) // size * size]
-    transform = preprocess(job.selection.protocol.preprocess, job.backbone.image_spec)
+    transform = make_transform(job.selection.protocol.preprocess, job.backbone.image_spec)
     jobs = (
         partial(load_picture, ref, transform, row)
         for row in order
         for ref in (job.triplets[row].reference, job.triplets[row].target)
     )
-    loaded = prefetched(jobs, workers=job.workers, ahead=4 * size)
-    for start, chunk in zip(range(0, len(order), size), chunks(loaded, 2 * size), strict=True):
+    loaded = prefetch(jobs, workers=job.workers, ahead=4 * size)
+    for start, chunk in zip(
+        range(0, len(order), size), split_into_chunks(loaded, 2 * size), strict=True
+    ):
         rows = order[start : start + size]
         pixels = torch.stack([picture for picture, _ in chunk])
         texts = [job.triplets[r].captions[wording[r] % len(job.triplets[r].captions)] for r in rows]
@@ -162,8 +164,8 @@ def train(job: Job, reporter: Reporter, *, resume: bool = False) -> float:
         "kind": "clip-sum",
         "base_weights": base,
         "trained_on": job.trained_on,
-        "code": code_state(),
-        "packages": package_versions(),
+        "code": read_code_state(),
+        "packages": read_package_versions(),
     }
     log: EpochLog = []
     if goes_on(job.state_path, resume=resume):

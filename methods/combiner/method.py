@@ -28,7 +28,12 @@ from torch.nn.functional import cross_entropy, normalize
 
 from cirbench.benchmark.api.backbone import Backbone
 from cirbench.benchmark.api.method import Checkpoint, Method, Queries
-from cirbench.benchmark.checkpoints import fill, holding, network_weights, other_weights
+from cirbench.benchmark.checkpoints import (
+    describe_other_weights,
+    fill_network,
+    find_network_weights,
+    loading_network,
+)
 from cirbench.benchmark.runtime.errors import CorruptData
 
 DROPOUT = 0.5
@@ -70,12 +75,12 @@ class CombinerNetwork(nn.Module):
 
     @classmethod
     def from_weights(cls, weights: Mapping[str, Tensor]) -> CombinerNetwork:
-        """Infers the widths from the shapes; for use within `holding`."""
+        """Infers the widths from the shapes; for use within `loading_network`."""
         projection, width = weights["text_projection_layer.weight"].shape
         hidden = weights["combiner_layer.weight"].shape[0]
         with torch.random.fork_rng(devices=[]):
             network = cls(width, projection, hidden)
-        fill(network, weights)
+        fill_network(network, weights)
         return network
 
 
@@ -94,8 +99,8 @@ class Combiner(Method):
     def build(cls, *, backbone: Backbone, checkpoint: Checkpoint | None) -> Self:
         if checkpoint is None:
             raise CorruptData("combiner needs a checkpoint")
-        with holding(checkpoint, "Combiner"):
-            network = CombinerNetwork.from_weights(network_weights(checkpoint, "Combiner"))
+        with loading_network(checkpoint, "Combiner"):
+            network = CombinerNetwork.from_weights(find_network_weights(checkpoint, "Combiner"))
         if network.width != backbone.embedding_width:
             raise CorruptData(
                 f"{checkpoint.path} combines features of width {network.width}; {backbone.name} "
@@ -103,7 +108,7 @@ class Combiner(Method):
             )
         trained_on = checkpoint.provenance.get("trained_on", "unstated triplets")
         method = cls(network.to(backbone.device), trained_on)
-        method.remarks = other_weights(checkpoint, backbone)
+        method.remarks = describe_other_weights(checkpoint, backbone)
         return method
 
     def compose(self, queries: Queries) -> Tensor:

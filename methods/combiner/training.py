@@ -31,7 +31,7 @@ from cirbench.benchmark.embedding.texts import TextFeatures
 from cirbench.benchmark.evaluation.plan import choose_device
 from cirbench.benchmark.runtime.errors import CheckFailed, UsageError
 from cirbench.benchmark.runtime.progress import Reporter
-from cirbench.benchmark.runtime.provenance import code_state, package_versions
+from cirbench.benchmark.runtime.provenance import read_code_state, read_package_versions
 from cirbench.benchmark.runtime.torch_state import full_float32, seeded
 from cirbench.benchmark.training.epochs import EpochLog, EpochLoop
 from cirbench.benchmark.training.learner import Learner
@@ -233,8 +233,8 @@ def train(job: Job, reporter: Reporter, *, resume: bool = False) -> float:
         "trained_on": job.trained_on,
         "best_epoch": int(np.argmax(scores)) + 1,
         "selection_score": max(scores),
-        "code": code_state(),
-        "packages": package_versions(),
+        "code": read_code_state(),
+        "packages": read_package_versions(),
     }
     write_checkpoint(job.output, best, header)
     job.state_path.unlink(missing_ok=True)

@@ -23,7 +23,12 @@ from cirbench.benchmark.api.backbone import ImageSpec
 from cirbench.benchmark.api.values import ImageRef
 from cirbench.benchmark.images.decoding import is_deep_grey
 from cirbench.benchmark.images.preprocess import Transform, to_tensor
-from cirbench.benchmark.images.reading import chunks, describe_deep_greys, load_picture, prefetched
+from cirbench.benchmark.images.reading import (
+    describe_deep_greys,
+    load_picture,
+    prefetch,
+    split_into_chunks,
+)
 from cirbench.benchmark.runtime.errors import CirbenchError, CorruptData, MissingData
 
 _NAMED = 5
@@ -144,5 +149,5 @@ def augmented(
         return pictures.load(row, transform_of)
 
     jobs = (partial(job, epoch, int(row)) for epoch, rows in steps for row in rows)
-    for chunk in chunks(prefetched(jobs, workers=workers, ahead=2 * size), size):
+    for chunk in split_into_chunks(prefetch(jobs, workers=workers, ahead=2 * size), size):
         yield torch.stack(chunk)

@@ -31,11 +31,11 @@ from cirbench.benchmark.api.backbone import Backbone
 from cirbench.benchmark.api.method import Checkpoint, Method, Queries
 from cirbench.benchmark.checkpoints import (
     check_widths,
-    fill,
-    holding,
-    network_weights,
-    other_weights,
-    plain_names,
+    describe_other_weights,
+    fill_network,
+    find_network_weights,
+    loading_network,
+    strip_wrappers,
 )
 from cirbench.benchmark.runtime.errors import CorruptData
 
@@ -85,13 +85,13 @@ class MappingNetwork(nn.Module):
 
     @classmethod
     def from_weights(cls, weights: Mapping[str, Tensor]) -> MappingNetwork:
-        """Infers widths and depth from the shapes; for use within `holding`."""
+        """Infers widths and depth from the shapes; for use within `loading_network`."""
         layers = sum(name.startswith("layers.") and name.endswith("weight") for name in weights)
         middle, embedding_width = weights["layers.0.0.weight"].shape
         token_width = weights["fc_out.weight"].shape[0]
         with torch.random.fork_rng(devices=[]):
             network = cls(embedding_width, token_width, middle, layers)
-        fill(network, weights)
+        fill_network(network, weights)
         return network
 
 
@@ -104,8 +104,8 @@ def carried_clip(checkpoint: Checkpoint, backbone: Backbone) -> tuple[str, ...]:
     if not carried:
         return ()
     ours = backbone.state_dict()
-    with holding(checkpoint, "CLIP under state_dict"):
-        theirs = plain_names(carried)
+    with loading_network(checkpoint, "CLIP under state_dict"):
+        theirs = strip_wrappers(carried)
     shared = sorted(ours.keys() & theirs.keys())
     if not shared:
         return (
@@ -144,12 +144,15 @@ class Pic2Word(Method):
     def build(cls, *, backbone: Backbone, checkpoint: Checkpoint | None) -> Self:
         if checkpoint is None:
             raise CorruptData("pic2word needs a checkpoint")
-        with holding(checkpoint, "Pic2Word mapping network"):
-            mapper = MappingNetwork.from_weights(network_weights(checkpoint, RELEASED_KEY))
+        with loading_network(checkpoint, "Pic2Word mapping network"):
+            mapper = MappingNetwork.from_weights(find_network_weights(checkpoint, RELEASED_KEY))
         check_widths(checkpoint, mapper.widths, backbone)
         trained_on = checkpoint.provenance.get("trained_on", "unstated images")
         method = cls(mapper.to(backbone.device), trained_on)
-        method.remarks = (*carried_clip(checkpoint, backbone), *other_weights(checkpoint, backbone))
+        method.remarks = (
+            *carried_clip(checkpoint, backbone),
+            *describe_other_weights(checkpoint, backbone),
+        )
         return method
 
     def compose(self, queries: Queries) -> Tensor:

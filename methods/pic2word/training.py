@@ -27,13 +27,13 @@ from cirbench.benchmark.api.values import ImageRef
 from cirbench.benchmark.backbones.load import load_backbone
 from cirbench.benchmark.checkpoints import write_checkpoint
 from cirbench.benchmark.evaluation.plan import choose_device
-from cirbench.benchmark.images.preprocess import preprocess
-from cirbench.benchmark.images.reading import chunks, prefetched
+from cirbench.benchmark.images.preprocess import make_transform
+from cirbench.benchmark.images.reading import prefetch, split_into_chunks
 from cirbench.benchmark.images.sources import find_training_images
 from cirbench.benchmark.runtime.errors import CheckFailed, CorruptData, UsageError
-from cirbench.benchmark.runtime.files import written_whole
+from cirbench.benchmark.runtime.files import write_whole
 from cirbench.benchmark.runtime.progress import Reporter
-from cirbench.benchmark.runtime.provenance import code_state, package_versions
+from cirbench.benchmark.runtime.provenance import read_code_state, read_package_versions
 from cirbench.benchmark.runtime.torch_state import full_float32, seeded
 from cirbench.benchmark.training import state as training_state
 from cirbench.benchmark.training.learner import Learner, loss_scaler
@@ -215,14 +215,14 @@ def _in_pieces(job: Job, pixels: Tensor) -> Tensor:
 
 def embed_once(job: Job, pictures: Pictures) -> Tensor:
     """(N, C) on the CPU: every picture as evaluation would see it."""
-    transform = preprocess("clip", job.backbone.image_spec)
+    transform = make_transform("clip", job.backbone.image_spec)
     jobs = (
         partial(pictures.load, row, lambda _row: transform) for row in range(len(pictures.refs))
     )
     size = job.micro_batch or _EMBEDDED_AT_ONCE
     parts = []
     with torch.no_grad():
-        for chunk in chunks(prefetched(jobs, workers=job.workers, ahead=2 * size), size):
+        for chunk in split_into_chunks(prefetch(jobs, workers=job.workers, ahead=2 * size), size):
             parts.append(job.backbone.encode_images(torch.stack(chunk)).cpu())
     return torch.cat(parts)
 
@@ -291,8 +291,8 @@ def train(job: Job, reporter: Reporter, *, resume: bool = False) -> float:
         "final_loss": losses[-1],
         "unreadable": pictures.report(),
         "validation": watch.last,
-        "code": code_state(),
-        "packages": package_versions(),
+        "code": read_code_state(),
+        "packages": read_package_versions(),
     }
     write_checkpoint(job.output, learner.network.state_dict(), header)
     job.state_path.unlink(missing_ok=True)
@@ -380,7 +380,7 @@ def load_state(job: Job, learner: Learner[MappingNetwork]) -> int:
 
 
 def _write_log(job: Job, losses: Sequence[float]) -> None:
-    with written_whole(job.log_path) as path, path.open("w", newline="", encoding="utf-8") as file:
+    with write_whole(job.log_path) as path, path.open("w", newline="", encoding="utf-8") as file:
         rows = csv.writer(file, lineterminator="\n")
         rows.writerow(("step", "loss"))
         rows.writerows(enumerate(map(repr, losses), start=1))

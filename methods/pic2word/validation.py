@@ -15,7 +15,7 @@ from torch.nn.functional import normalize
 
 from cirbench.benchmark.api.backbone import Backbone
 from cirbench.benchmark.api.values import ImageRef
-from cirbench.benchmark.runtime.files import written_whole
+from cirbench.benchmark.runtime.files import write_whole
 from cirbench.methods.pic2word.method import MappingNetwork, contrastive_loss
 
 _TEXTS_AT_ONCE = 256
@@ -82,7 +82,7 @@ def validate(
 def write_validations(path: Path, found: Sequence[Validation]) -> None:
     """As CSV, a row a validation."""
     with (
-        written_whole(path) as temporary,
+        write_whole(path) as temporary,
         temporary.open("w", newline="", encoding="utf-8") as file,
     ):
         rows = csv.DictWriter(file, ("step", "loss", "recall_at_1"), lineterminator="\n")

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from cirbench.benchmark.runtime.errors import CirbenchError, CorruptData, MissingData, UsageError
-from cirbench.benchmark.runtime.files import written_whole
+from cirbench.benchmark.runtime.files import write_whole
 
 PLANNED, QUEUED, RUNNING, DONE = "planned", "queued", "running", "done"
 FAILED, TIMEOUT, OOM, CANCELLED, SKIPPED = "failed", "timeout", "oom", "cancelled", "skipped"
@@ -284,7 +284,7 @@ def _read(path: Path, kind: type[T], mend: str) -> T:
 
 
 def _write(path: Path, value: Any) -> None:
-    with _clear_of_disk_errors(path), written_whole(path) as temporary:
+    with _clear_of_disk_errors(path), write_whole(path) as temporary:
         temporary.write_text(f"{json.dumps(asdict(value), indent=1)}\n", encoding="utf-8")
 
 

@@ -46,7 +46,7 @@ class Code:
 
 def code_for(manifest: Manifest, *, snapshot: bool = True) -> Code:
     """The code of a submission; `build` makes the snapshot."""
-    state = provenance.code_state()
+    state = provenance.read_code_state()
     root = checkout()
     folder = None
     if snapshot and root is not None:
@@ -67,7 +67,7 @@ def build(code: Code) -> None:
 
 def checkout() -> Path | None:
     """The checkout this code runs from, None for an installed distribution."""
-    root = provenance.source_root()
+    root = provenance.find_source_root()
     return root if (root / ".git").exists() and (root / "pyproject.toml").is_file() else None
 
 

@@ -15,7 +15,7 @@ from cirbench.benchmark.checkpoints import (
     sha256_of_file,
     sha256_of_tensors,
     write_checkpoint,
-    written_whole,
+    write_whole,
 )
 from cirbench.benchmark.runtime.errors import CorruptData, MissingData
 
@@ -218,7 +218,7 @@ def test_a_failed_write_leaves_what_was_there(tmp_path):
     path.write_text("former", encoding="utf-8")
 
     def fail():
-        with written_whole(path) as temporary:
+        with write_whole(path) as temporary:
             temporary.write_text("half", encoding="utf-8")
             assert path.read_text(encoding="utf-8") == "former"
             raise KeyboardInterrupt
@@ -230,7 +230,7 @@ def test_a_failed_write_leaves_what_was_there(tmp_path):
 
 
 def test_a_written_file_has_the_permissions_of_any_new_file(tmp_path):
-    with written_whole(tmp_path / "ours") as temporary:
+    with write_whole(tmp_path / "ours") as temporary:
         temporary.write_text("", encoding="utf-8")
     (tmp_path / "plain").write_text("", encoding="utf-8")
     assert (tmp_path / "ours").stat().st_mode == (tmp_path / "plain").stat().st_mode

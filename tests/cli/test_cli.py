@@ -19,7 +19,7 @@ from cirbench.benchmark.api.protocol import EvaluationProtocol
 from cirbench.benchmark.api.task import Task
 from cirbench.benchmark.api.values import Query, TaskData
 from cirbench.benchmark.evaluation.plan import Request, plan_methods
-from cirbench.benchmark.images.reading import images_in_folder
+from cirbench.benchmark.images.reading import find_images_in_folder
 
 FAKE = ["--backbone", "fake", "--limit", "3", "--quiet"]
 
@@ -53,7 +53,7 @@ def folder_task(monkeypatch, picture_folder):
         }
 
         def load(self, *, protocol, split, data_root):
-            refs = images_in_folder(picture_folder) if any(picture_folder.iterdir()) else ()
+            refs = find_images_in_folder(picture_folder) if any(picture_folder.iterdir()) else ()
             queries = tuple(Query(id=r.id, reference=r, positives=(i,)) for i, r in enumerate(refs))
             return TaskData(gallery=refs, queries=queries, annotations={})
 

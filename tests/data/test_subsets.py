@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from cirbench.benchmark.api.values import Query, TaskData
-from cirbench.benchmark.data.subsets import limited, without
+from cirbench.benchmark.data.subsets import limit_queries, remove_pictures
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def shown(data):
 
 
 def test_a_missing_picture_takes_along_only_what_needs_it(data):
-    rest = without(data, {"picture-2"})
+    rest = remove_pictures(data, {"picture-2"})
     assert shown(rest) == {
         "a": (["1"], "0", ["1", "3"]),
         "c": (["6"], None, []),
@@ -47,15 +47,15 @@ def test_a_missing_picture_takes_along_only_what_needs_it(data):
 
 
 def test_a_missing_reference_takes_its_query(data):
-    assert set(shown(without(data, {"picture-0", "picture-5"}))) == {"b", "none"}
+    assert set(shown(remove_pictures(data, {"picture-0", "picture-5"}))) == {"b", "none"}
 
 
 def test_nothing_missing_changes_nothing(data):
-    assert without(data, {}) == replace(data)
+    assert remove_pictures(data, {}) == replace(data)
 
 
 def test_limited_keeps_what_its_queries_need(data):
-    first = limited(data, 1)
+    first = limit_queries(data, 1)
     assert shown(first) == {"a": (["1", "2"], "0", ["1", "3"]), "c": (["6"], None, [])}
     assert [ref.id for ref in first.gallery] == [f"picture-{i}" for i in (0, 1, 2, 3, 5, 6)]
     assert first.spans == {"x": range(4), "y": range(4, 6)}

@@ -16,7 +16,7 @@ from cirbench.benchmark.api.backbone import ImageSpec
 from cirbench.benchmark.backbones.load import load_backbone
 from cirbench.benchmark.evaluation.plan import Request, plan
 from cirbench.benchmark.evaluation.run import run
-from cirbench.benchmark.images.preprocess import preprocess, stretched
+from cirbench.benchmark.images.preprocess import make_transform, stretch
 from cirbench.benchmark.images.reading import load_picture
 from cirbench.benchmark.runtime.errors import CorruptData, MissingData
 from cirbench.benchmark.runtime.progress import Reporter
@@ -178,10 +178,10 @@ def test_the_box_is_cut_off_not_rounded_and_its_shape_is_not_kept():
     spec = ImageSpec(size=8)
     rng = np.random.default_rng(0)
     image = Image.fromarray(rng.integers(0, 255, (HEIGHT, WIDTH, 3), dtype=np.uint8))
-    pixels = stretched(image, row.box, spec)
+    pixels = stretch(image, row.box, spec)
     expected = image.crop(row.box).resize((8, 8), Image.Resampling.BICUBIC)
-    assert pixels.equal(preprocess("clip", spec)(expected))
-    assert not pixels.equal(preprocess("clip", spec)(image.crop(row.box)))
+    assert pixels.equal(make_transform("clip", spec)(expected))
+    assert not pixels.equal(make_transform("clip", spec)(image.crop(row.box)))
 
 
 def test_a_box_without_a_whole_pixel_is_black_and_said(made):
@@ -194,8 +194,8 @@ def test_a_box_without_a_whole_pixel_is_black_and_said(made):
     assert any("1 queries are black" in remark for remark in data.remarks)
     reference = data.queries[0].reference
     spec = ImageSpec(size=8)
-    pixels, _ = load_picture(reference, lambda image: stretched(image, reference.box, spec), 0)
-    assert pixels.equal(preprocess("clip", spec)(Image.new("RGB", (8, 8))))
+    pixels, _ = load_picture(reference, lambda image: stretch(image, reference.box, spec), 0)
+    assert pixels.equal(make_transform("clip", spec)(Image.new("RGB", (8, 8))))
 
 
 def request(root, **changes):
@@ -216,8 +216,8 @@ def test_a_run_embeds_the_stretched_cut_out(made):
     data = load(made)
     images = [Image.open(io.BytesIO(ref.read())) for ref in data.gallery]
     query = data.queries[1].reference
-    seen = stretched(Image.open(io.BytesIO(query.read())), query.box, backbone.image_spec)
-    whole = preprocess("clip", backbone.image_spec)
+    seen = stretch(Image.open(io.BytesIO(query.read())), query.box, backbone.image_spec)
+    whole = make_transform("clip", backbone.image_spec)
     gallery = [backbone.encode_images(whole(image)[None])[0] for image in images]
     wanted = backbone.encode_images(seen[None])[0]
     scores = [float(wanted @ g / wanted.norm() / g.norm()) for g in gallery]

@@ -11,7 +11,7 @@ from PIL import Image
 from cirbench.benchmark.api.values import ImageRef
 from cirbench.benchmark.backbones.load import load_backbone
 from cirbench.benchmark.embedding.pictures import BatchSize, Embedder, embed_images, in_batches
-from cirbench.benchmark.images.preprocess import preprocess
+from cirbench.benchmark.images.preprocess import make_transform
 from cirbench.benchmark.images.reading import load_picture
 from cirbench.benchmark.runtime.errors import CorruptData, MissingData
 
@@ -91,7 +91,7 @@ def test_rows_belong_to_their_pictures(backbone):
     assert found.values.shape == (5, backbone.embedding_width)
     assert found.values.dtype == torch.float32
     asked = [refs[3], refs[1], refs[3]]
-    transform = preprocess("clip", backbone.image_spec)
+    transform = make_transform("clip", backbone.image_spec)
     for row, ref in zip(found.of(asked), asked, strict=True):
         pixels, sha256 = load_picture(ref, transform, 0)
         torch.testing.assert_close(row, backbone.encode_images(pixels[None])[0])

@@ -33,7 +33,7 @@ from cirbench.benchmark.embedding.space import Space, image_space
 from cirbench.benchmark.embedding.store import Store, identity
 from cirbench.benchmark.evaluation.plan import Request, plan
 from cirbench.benchmark.evaluation.run import run
-from cirbench.benchmark.images.reading import file_ref, images_in_folder
+from cirbench.benchmark.images.reading import find_images_in_folder, make_file_ref
 from cirbench.benchmark.runtime.errors import CorruptData, MissingData, UsageError
 from cirbench.benchmark.runtime.progress import Reporter
 from cirbench.datasets.emoji.pictures import FOLDER
@@ -159,7 +159,7 @@ def test_a_full_disk_stops_the_memory_of_contents_clearly(tmp_path, picture, mon
     monkeypatch.setattr("cirbench.benchmark.embedding.contents.SETTLED_NANOSECONDS", -(10**9))
     monkeypatch.setattr(Path, "write_text", no_room)
     with pytest.raises(UsageError, match="No space left"):
-        Contents(root=tmp_path).sha256([file_ref(tmp_path / "a.png", "a")], Stage(), 1)
+        Contents(root=tmp_path).sha256([make_file_ref(tmp_path / "a.png", "a")], Stage(), 1)
 
 
 def test_without_locks_work_goes_on(tmp_path, monkeypatch):
@@ -241,7 +241,7 @@ def test_a_file_is_hashed_once_and_again_when_it_changes(tmp_path, picture, monk
     )
 
     def sha256():
-        return Contents(root=tmp_path / "c").sha256([file_ref(path, "a")], Stage(), 1)
+        return Contents(root=tmp_path / "c").sha256([make_file_ref(path, "a")], Stage(), 1)
 
     assert [sha256(), sha256()] == [["1"], ["1"]]
     path.write_bytes(picture(1))
@@ -255,7 +255,7 @@ def test_a_file_rewritten_in_place_with_its_old_time_is_noticed(tmp_path, monkey
     for content in (b"one", b"two"):
         path.write_bytes(content)
         os.utime(path, (1e9, 1e9))
-        found += Contents(root=tmp_path / "c").sha256([file_ref(path, "a")], Stage(), 1)
+        found += Contents(root=tmp_path / "c").sha256([make_file_ref(path, "a")], Stage(), 1)
         time.sleep(0.02)  # beyond the grain of the file system's clock
     assert found == [hashlib.sha256(content).hexdigest() for content in (b"one", b"two")]
 
@@ -265,7 +265,7 @@ def test_read_only_remembers_what_it_finds_and_adds_nothing(tmp_path, picture, m
     refs = []
     for i in range(2):
         (tmp_path / f"{i}.png").write_bytes(picture(i))
-        refs.append(file_ref(tmp_path / f"{i}.png", str(i)))
+        refs.append(make_file_ref(tmp_path / f"{i}.png", str(i)))
     Contents(root=tmp_path).sha256(refs[:1], Stage(), 1)
     [memory] = (tmp_path / "contents").iterdir()
     before = memory.read_bytes()
@@ -283,7 +283,7 @@ def test_a_file_just_written_is_not_remembered(tmp_path, picture, monkeypatch):
     path = tmp_path / "a.png"
     path.write_bytes(picture(0))
     contents = Contents(root=tmp_path / "c")
-    contents.sha256([file_ref(path, "a")], Stage(), 1)
+    contents.sha256([make_file_ref(path, "a")], Stage(), 1)
     assert not (tmp_path / "c").exists()
 
 
@@ -303,15 +303,15 @@ def test_a_damaged_memory_is_no_obstacle(tmp_path, picture, monkeypatch, damage)
     path = tmp_path / "a.png"
     path.write_bytes(picture(0))
     monkeypatch.setattr("cirbench.benchmark.embedding.contents.SETTLED_NANOSECONDS", -(10**9))
-    first = Contents(root=tmp_path).sha256([file_ref(path, "a")], Stage(), 1)
+    first = Contents(root=tmp_path).sha256([make_file_ref(path, "a")], Stage(), 1)
     [memory] = (tmp_path / "contents").iterdir()
     memory.write_bytes(damage(memory.read_bytes()))
-    assert Contents(root=tmp_path).sha256([file_ref(path, "a")], Stage(), 1) == first
+    assert Contents(root=tmp_path).sha256([make_file_ref(path, "a")], Stage(), 1) == first
 
 
 def test_a_file_that_is_gone_is_named(tmp_path):
     with pytest.raises(MissingData, match=r"picture a: .*gone\.png"):
-        Contents(root=tmp_path).sha256([file_ref(tmp_path / "gone.png", "a")], Stage(), 1)
+        Contents(root=tmp_path).sha256([make_file_ref(tmp_path / "gone.png", "a")], Stage(), 1)
 
 
 # Embedding through the store
@@ -356,7 +356,7 @@ def embed(root, refs, mode=Mode.USE, batch_size=4, space=SPACE):
 def test_two_towers_share_one_decoding_and_store_what_each_alone_would(
     tmp_path, picture_folder, small_shards, monkeypatch
 ):
-    refs = images_in_folder(picture_folder)
+    refs = find_images_in_folder(picture_folder)
     spaces = [SPACE, replace(SPACE, backbone="other", weights="w2")]
     alone = [embed(tmp_path / "alone", refs, space=space) for space in spaces]
     embed(tmp_path / "joint", refs[:5], space=spaces[1])
@@ -383,7 +383,7 @@ def test_two_towers_share_one_decoding_and_store_what_each_alone_would(
 
 
 def test_a_second_run_encodes_nothing_and_gives_the_same(tmp_path, picture_folder, small_shards):
-    refs = images_in_folder(picture_folder)
+    refs = find_images_in_folder(picture_folder)
     first, second = embed(tmp_path, refs), embed(tmp_path, refs)
     assert (first.passes, second.passes) == (24, 0)
     assert torch.equal(first.values, second.values)
@@ -392,11 +392,11 @@ def test_a_second_run_encodes_nothing_and_gives_the_same(tmp_path, picture_folde
 
 
 def test_a_moved_folder_and_a_renamed_file_cost_nothing(tmp_path, picture_folder):
-    before = embed(tmp_path, images_in_folder(picture_folder))
+    before = embed(tmp_path, find_images_in_folder(picture_folder))
     moved = tmp_path / "elsewhere"
     shutil.move(picture_folder, moved)
     (moved / "00.png").rename(moved / "zz.png")
-    refs = images_in_folder(moved)
+    refs = find_images_in_folder(moved)
     after = embed(tmp_path, refs)
     assert after.passes == 0
     assert torch.equal(after.of(refs[-1:]), before.values[:1])
@@ -404,18 +404,18 @@ def test_a_moved_folder_and_a_renamed_file_cost_nothing(tmp_path, picture_folder
 
 def test_the_same_picture_under_two_names_is_encoded_once(tmp_path, picture_folder):
     shutil.copy(picture_folder / "00.png", picture_folder / "copy.png")
-    found = embed(tmp_path, images_in_folder(picture_folder))
+    found = embed(tmp_path, find_images_in_folder(picture_folder))
     assert found.passes == 24
     assert torch.equal(found.values[0], found.values[-1])
 
 
 def test_only_what_is_new_is_encoded(tmp_path, picture_folder, picture, small_shards):
-    embed(tmp_path, images_in_folder(picture_folder)[:7])
-    assert embed(tmp_path, images_in_folder(picture_folder)).passes == 17
+    embed(tmp_path, find_images_in_folder(picture_folder)[:7])
+    assert embed(tmp_path, find_images_in_folder(picture_folder)).passes == 17
 
 
 def test_a_box_is_another_row_than_the_whole(tmp_path, picture_folder):
-    whole = images_in_folder(picture_folder)[0]
+    whole = find_images_in_folder(picture_folder)[0]
     part = replace(whole, id="part", box=(0, 0, 5, 9))
     found = embed(tmp_path, [whole, part])
     assert found.passes == 2
@@ -423,7 +423,7 @@ def test_a_box_is_another_row_than_the_whole(tmp_path, picture_folder):
 
 
 def test_refresh_encodes_again_and_read_only_writes_nothing(tmp_path, picture_folder):
-    refs = images_in_folder(picture_folder)
+    refs = find_images_in_folder(picture_folder)
     embed(tmp_path, refs[:10])
     files = sorted((tmp_path / "embeddings").rglob("*"))
     read = embed(tmp_path, refs, Mode.READ_ONLY)
@@ -437,14 +437,14 @@ def test_refresh_encodes_again_and_read_only_writes_nothing(tmp_path, picture_fo
 
 @pytest.mark.parametrize("batch_size", [1, 3, 24])
 def test_the_batch_size_changes_no_vector_beyond_rounding(tmp_path, picture_folder, batch_size):
-    refs = images_in_folder(picture_folder)
+    refs = find_images_in_folder(picture_folder)
     first = embed(tmp_path / "a", refs, batch_size=8)
     other = embed(tmp_path / "b", refs, batch_size=batch_size)
     assert torch.allclose(first.values, other.values, atol=1e-5)
 
 
 def test_a_picture_that_changes_while_it_is_read_is_refused(tmp_path, picture_folder, picture):
-    refs = images_in_folder(picture_folder)
+    refs = find_images_in_folder(picture_folder)
     changed = replace(refs[3], read=lambda: picture(99))
     with pytest.raises(CorruptData, match=r"03\.png changed"):
         embed(tmp_path, [*refs[:3], changed])
@@ -458,7 +458,7 @@ from pathlib import Path
 import cirbench.benchmark.embedding.pictures as embed
 from cirbench.benchmark.backbones.load import load_backbone
 from cirbench.benchmark.embedding.contents import Contents
-from cirbench.benchmark.images.reading import images_in_folder
+from cirbench.benchmark.images.reading import find_images_in_folder
 from cirbench.benchmark.images.preprocess import preprocess
 from cirbench.benchmark.embedding.space import Space
 from cirbench.benchmark.embedding.store import Mode, Store
@@ -478,7 +478,7 @@ space = Space(kind="image", backbone="fake", weights="w", architecture="a", prep
 embedder = embed.Embedder(backbone=backbone, preprocess="clip",
                           size=embed.BatchSize(value=4), workers=1, stage=Stage())
 print("ready", flush=True)
-[found] = embed.stored_images([embedder], images_in_folder(folder), [Store(root, space)],
+[found] = embed.stored_images([embedder], find_images_in_folder(folder), [Store(root, space)],
                               Contents(root=root), Stage())
 print(found.passes)
 """
@@ -543,7 +543,7 @@ def test_a_warm_run_has_the_cold_ones_metrics_and_says_what_it_encoded(tmp_path)
     assert [d.counts.pictures for d in (cold, warm, off)] == [750] * 3
     assert cold.metrics == warm.metrics == off.metrics
     assert cold.fingerprints == warm.fingerprints == off.fingerprints
-    assert [d["run"]["cache"] for d in (cold, off)] == ["use", "off"]
+    assert [d.run.cache for d in (cold, off)] == ["use", "off"]
 
 
 def test_an_unknown_mode_is_refused(tmp_path):

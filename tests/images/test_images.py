@@ -13,18 +13,18 @@ from PIL import Image
 from cirbench.benchmark.api.backbone import ImageSpec
 from cirbench.benchmark.api.values import ImageRef
 from cirbench.benchmark.images.decoding import EXTENSIONS
-from cirbench.benchmark.images.preprocess import preprocess
+from cirbench.benchmark.images.preprocess import make_transform
 from cirbench.benchmark.images.reading import (
-    chunks,
-    file_ref,
-    images_in_folder,
-    images_in_table,
+    find_images_in_folder,
     load_picture,
-    prefetched,
+    make_file_ref,
+    prefetch,
+    read_image_table,
+    split_into_chunks,
 )
 from cirbench.benchmark.runtime.errors import CorruptData, MissingData
 
-TRANSFORM = preprocess("clip", ImageSpec(size=16))
+TRANSFORM = make_transform("clip", ImageSpec(size=16))
 
 
 def encoded(kind, mode="RGB"):
@@ -79,11 +79,11 @@ def test_wherever_a_picture_is_cut_its_pixels_are_whole_or_refused(kind):
 def test_a_file_that_is_no_picture_is_refused_with_its_id_and_row(tmp_path, content):
     (tmp_path / "page.jpg").write_bytes(content)
     with pytest.raises(CorruptData, match=r"picture shop/page\.jpg \(row 3, "):
-        load_picture(file_ref(tmp_path / "page.jpg", "shop/page.jpg"), TRANSFORM, 3)
+        load_picture(make_file_ref(tmp_path / "page.jpg", "shop/page.jpg"), TRANSFORM, 3)
 
 
 def test_a_missing_file_is_named_with_its_id_and_row(tmp_path):
-    ref = file_ref(tmp_path / "gone.jpg", "shop/gone.jpg")
+    ref = make_file_ref(tmp_path / "gone.jpg", "shop/gone.jpg")
     with pytest.raises(MissingData, match=r"picture shop/gone\.jpg \(row 5\)") as error:
         load_picture(ref, TRANSFORM, 5)
     assert str(tmp_path / "gone.jpg") in str(error.value)
@@ -105,7 +105,7 @@ def test_a_folders_pictures_come_in_the_order_of_their_paths(tmp_path):
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(name, encoding="utf-8")
-    refs = images_in_folder(tmp_path)
+    refs = find_images_in_folder(tmp_path)
     expected = ["B.JPEG", "a.jpg", "b/1.gif", "b/10.PNG", "b/2.png", "c/d/e.webp"]
     assert [ref.id for ref in refs] == expected
     assert [ref.read().decode() for ref in refs] == expected
@@ -114,14 +114,14 @@ def test_a_folders_pictures_come_in_the_order_of_their_paths(tmp_path):
 def test_a_folder_called_like_a_picture_is_none(tmp_path):
     (tmp_path / "scans.jpg").mkdir()
     (tmp_path / "scans.jpg" / "1.jpg").write_bytes(b"")
-    assert [ref.id for ref in images_in_folder(tmp_path)] == ["scans.jpg/1.jpg"]
+    assert [ref.id for ref in find_images_in_folder(tmp_path)] == ["scans.jpg/1.jpg"]
 
 
 @pytest.mark.parametrize("name", ["", "nowhere"])
 def test_a_folder_without_pictures_is_refused(tmp_path, name):
     (tmp_path / "notes.txt").write_text("", encoding="utf-8")
     with pytest.raises(MissingData, match="no pictures below") as error:
-        images_in_folder(tmp_path / name)
+        find_images_in_folder(tmp_path / name)
     assert str(tmp_path / name) in str(error.value)
     assert all(extension in str(error.value) for extension in EXTENSIONS)
 
@@ -135,7 +135,7 @@ def test_a_tables_pictures_are_relative_to_its_folder(tmp_path, name, separator)
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "2.jpg").write_bytes(b"two")
     (tmp_path / "1.jpg").write_bytes(b"one")
-    refs = images_in_table(tmp_path / name)
+    refs = read_image_table(tmp_path / name)
     assert [(ref.id, ref.read()) for ref in refs] == [("b/2.jpg", b"two"), ("1.jpg", b"one")]
 
 
@@ -154,13 +154,13 @@ def test_a_tables_pictures_are_relative_to_its_folder(tmp_path, name, separator)
 def test_a_table_that_can_not_be_read_is_refused(tmp_path, name, text, message):
     (tmp_path / name).write_bytes(text.encode("latin-1"))
     with pytest.raises(CorruptData, match=message) as error:
-        images_in_table(tmp_path / name)
+        read_image_table(tmp_path / name)
     assert str(tmp_path / name) in str(error.value)
 
 
 def test_a_missing_table_is_named(tmp_path):
     with pytest.raises(MissingData, match=r"t\.csv"):
-        images_in_table(tmp_path / "t.csv")
+        read_image_table(tmp_path / "t.csv")
 
 
 def test_prefetched_results_keep_their_order():
@@ -176,7 +176,7 @@ def test_prefetched_results_keep_their_order():
 
     # The first job ends only after the second one has, and still comes first.
     jobs = [first, second, *(partial(str, i) for i in range(20))]
-    found = list(prefetched(jobs, workers=2, ahead=4))
+    found = list(prefetch(jobs, workers=2, ahead=4))
     assert found == ["first", "second", *map(str, range(20))]
 
 
@@ -189,7 +189,7 @@ def test_prefetching_looks_ahead_so_far_and_no_farther(ahead):
             given.append(i)
             yield partial(int, i)
 
-    for i, result in enumerate(prefetched(jobs(), workers=3, ahead=ahead)):
+    for i, result in enumerate(prefetch(jobs(), workers=3, ahead=ahead)):
         assert result == i
         assert len(given) == min(30, i + 1 + ahead)
 
@@ -207,7 +207,7 @@ def failing_jobs(started):
 def test_prefetching_stops_at_an_error():
     started, found = [], []
     with pytest.raises(CorruptData, match="picture 3"):  # noqa: PT012 - what came before counts
-        for result in prefetched(failing_jobs(started), workers=2, ahead=4):
+        for result in prefetch(failing_jobs(started), workers=2, ahead=4):
             found.append(result)
     assert found == [0, 1, 2]
     assert len(started) <= 3 + 1 + 4
@@ -220,7 +220,7 @@ def test_prefetching_stops_when_its_taker_does():
         started.append(i)
         assert i == 0 or release.wait(10)
 
-    results = prefetched((partial(job, i) for i in range(1000)), workers=1, ahead=4)
+    results = prefetch((partial(job, i) for i in range(1000)), workers=1, ahead=4)
     next(results)
     # The job under way goes on for a moment; those that wait behind it never start.
     threading.Timer(0.3, release.set).start()
@@ -234,4 +234,4 @@ def test_prefetching_stops_when_its_taker_does():
     [(2, [[0, 1], [2, 3], [4]]), (5, [[0, 1, 2, 3, 4]]), (9, [[0, 1, 2, 3, 4]])],
 )
 def test_chunks(size, expected):
-    assert list(chunks(range(5), size)) == expected
+    assert list(split_into_chunks(range(5), size)) == expected

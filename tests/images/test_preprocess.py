@@ -9,7 +9,7 @@ from PIL import Image
 from torchvision import transforms
 
 from cirbench.benchmark.api.backbone import CLIP_MEAN, CLIP_STD, ImageSpec
-from cirbench.benchmark.images.preprocess import preprocess, target_padding
+from cirbench.benchmark.images.preprocess import compute_target_padding, make_transform
 from cirbench.benchmark.runtime.errors import UsageError
 
 SPEC = ImageSpec(size=224)
@@ -34,30 +34,33 @@ def test_clip_is_resize_crop_then_rgb(size, mode):
         ]
     )
     image = noise(*size, mode)
-    assert torch.equal(preprocess("clip", SPEC)(image), theirs(image))
+    assert torch.equal(make_transform("clip", SPEC)(image), theirs(image))
 
 
 @pytest.mark.parametrize("excess", range(16))
 def test_hugging_faces_crop_is_one_pixel_beside_at_an_excess_of_3_modulo_4(excess):
     image = noise(224 + excess, 224)
-    ours, theirs = preprocess("clip", SPEC)(image), preprocess("clip-hf", SPEC)(image)
+    ours, theirs = make_transform("clip", SPEC)(image), make_transform("clip-hf", SPEC)(image)
     assert torch.equal(ours, theirs) == (excess % 4 != 3)
     left = excess // 2
     by_hand = image.crop((left, 0, left + 224, 224))
-    assert torch.equal(theirs, preprocess("clip", SPEC)(by_hand))
+    assert torch.equal(theirs, make_transform("clip", SPEC)(by_hand))
 
 
 def test_hugging_face_converts_a_palette_before_it_resizes():
     image = noise(300, 260).quantize(16)
     assert torch.equal(
-        preprocess("clip-hf", SPEC)(image), preprocess("clip-hf", SPEC)(image.convert("RGB"))
+        make_transform("clip-hf", SPEC)(image),
+        make_transform("clip-hf", SPEC)(image.convert("RGB")),
     )
-    assert not torch.equal(preprocess("clip", SPEC)(image), preprocess("clip-hf", SPEC)(image))
+    assert not torch.equal(
+        make_transform("clip", SPEC)(image), make_transform("clip-hf", SPEC)(image)
+    )
 
 
 def test_a_palette_picture_is_resized_before_it_is_converted():
     image = noise(300, 260).quantize(16)
-    transform = preprocess("clip", SPEC)
+    transform = make_transform("clip", SPEC)
     assert not torch.equal(transform(image), transform(image.convert("RGB")))
 
 
@@ -65,7 +68,7 @@ def test_a_palette_picture_is_resized_before_it_is_converted():
 def test_the_crops_offset_is_rounded_half_to_even(width, left):
     image = noise(width, 224)
     cropped = image.crop((left, 0, left + 224, 224))
-    transform = preprocess("clip", SPEC)
+    transform = make_transform("clip", SPEC)
     assert torch.equal(transform(image), transform(cropped))
 
 
@@ -94,13 +97,15 @@ def test_the_fingerprint_is_of_name_and_numbers():
     ],
 )
 def test_targetpad_pads_the_shorter_side_with_zeros(size, padding):
-    assert target_padding(*size) == padding
+    assert compute_target_padding(*size) == padding
     image = noise(*size)
     padded = Image.new("RGB", (size[0] + 2 * padding[0], size[1] + 2 * padding[1]))
     padded.paste(image, padding)
-    assert torch.equal(preprocess("targetpad", SPEC)(image), preprocess("clip", SPEC)(padded))
+    assert torch.equal(
+        make_transform("targetpad", SPEC)(image), make_transform("clip", SPEC)(padded)
+    )
 
 
 def test_an_unknown_preprocess_is_refused():
     with pytest.raises(UsageError, match="known: clip"):
-        preprocess("clop", SPEC)
+        make_transform("clop", SPEC)

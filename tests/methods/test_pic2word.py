@@ -16,7 +16,7 @@ import torch
 
 from cirbench.benchmark.backbones.load import load_backbone
 from cirbench.benchmark.checkpoints import read_checkpoint, write_checkpoint
-from cirbench.benchmark.images.reading import images_in_folder
+from cirbench.benchmark.images.reading import find_images_in_folder
 from cirbench.benchmark.runtime.errors import CheckFailed, CorruptData, UsageError
 from cirbench.benchmark.runtime.progress import Reporter
 from cirbench.methods.pic2word import training
@@ -169,7 +169,7 @@ def job(folder, output, **recipe):
     return training.Job(
         recipe=training.Recipe(**{**defaults, **recipe}),
         backbone=load_backbone("fake"),
-        images=images_in_folder(folder),
+        images=find_images_in_folder(folder),
         trained_on="pictures",
         output=output,
         checkpoint_every=2,
@@ -319,11 +319,11 @@ def test_kill_and_resume_give_the_same_bits(picture_folder, tmp_path):
     code = (
         "import sys; from pathlib import Path; "
         "from cirbench.benchmark.backbones.load import load_backbone; "
-        "from cirbench.benchmark.images.reading import images_in_folder; "
+        "from cirbench.benchmark.images.reading import find_images_in_folder; "
         "from cirbench.benchmark.runtime.progress import Reporter; "
         "from cirbench.methods.pic2word.training import Job, Recipe, train; "
         "train(Job(recipe=Recipe(epochs=4000, batch_size=8, warmup_steps=2, middle_width=16), "
-        "backbone=load_backbone('fake'), images=images_in_folder(Path(sys.argv[1])), "
+        "backbone=load_backbone('fake'), images=find_images_in_folder(Path(sys.argv[1])), "
         "trained_on='pictures', output=Path(sys.argv[2]), checkpoint_every=3), "
         "Reporter(quiet=True))"
     )

@@ -17,8 +17,8 @@ from places import ROOT
 
 from cirbench.benchmark.backbones.load import load_backbone
 from cirbench.benchmark.checkpoints import read_checkpoint
-from cirbench.benchmark.images.reading import images_in_folder
-from cirbench.benchmark.images.shards import ShardImages, shard_paths
+from cirbench.benchmark.images.reading import find_images_in_folder
+from cirbench.benchmark.images.shards import ShardImages, find_shards
 from cirbench.benchmark.images.sources import find_training_images
 from cirbench.benchmark.runtime.errors import CheckFailed, CorruptData, MissingData, UsageError
 from cirbench.benchmark.runtime.progress import Reporter
@@ -287,7 +287,7 @@ def half_job(folder, output, precision, epochs=3):
     return training.Job(
         recipe=training.Recipe(epochs=epochs, batch_size=8, learning_rate=0.01, warmup_steps=2),
         backbone=load_backbone("emoji-clip", precision=precision),
-        images=images_in_folder(folder),
+        images=find_images_in_folder(folder),
         trained_on="pictures",
         output=output,
     )
@@ -336,13 +336,13 @@ def test_shards_are_read_at_any_place(shards, picture):
 
 
 def test_shards_are_named_as_the_shell_would(shards):
-    everything = shard_paths(str(shards))
+    everything = find_shards(str(shards))
     assert [path.name for path in everything] == ["00000.tar", "00001.tar", "00002.tar"]
-    assert shard_paths(f"{shards}/{{00000..00002}}.tar") == everything
-    assert shard_paths(f"{shards}/*.tar") == everything
-    assert shard_paths(f"{shards}/00001.tar") == everything[1:2]
+    assert find_shards(f"{shards}/{{00000..00002}}.tar") == everything
+    assert find_shards(f"{shards}/*.tar") == everything
+    assert find_shards(f"{shards}/00001.tar") == everything[1:2]
     with pytest.raises(MissingData, match=r"00003\.tar"):
-        shard_paths(f"{shards}/{{00000..00003}}.tar")
+        find_shards(f"{shards}/{{00000..00003}}.tar")
 
 
 def test_a_damaged_shard_and_one_without_pictures(shards, tmp_path):
@@ -388,7 +388,7 @@ def test_shards_train_as_a_folder_does(shards, tmp_path):
 def test_unreadable_pictures_are_counted_named_and_replaced(picture_folder, tmp_path):
     for name in ("03.png", "11.png"):
         (picture_folder / name).write_bytes(b"no picture")
-    refs = images_in_folder(picture_folder)
+    refs = find_images_in_folder(picture_folder)
     with pytest.raises(CorruptData, match=r"[12] of 24 pictures .*\n.*png"):
         training.train(job(refs, tmp_path / "a.safetensors"), QUIET)
     for name, workers in (("b", 1), ("c", 4)):
@@ -412,7 +412,7 @@ def test_cached_features_read_each_picture_once_and_train(picture_refs, tmp_path
 
 
 def test_held_out_pictures_are_never_trained_on_and_validated(picture_folder, tmp_path):
-    refs = images_in_folder(picture_folder)
+    refs = find_images_in_folder(picture_folder)
     trained, left_out = held_out(refs, 0.25, seed=1)
     names = [{ref.id for ref in part} for part in (trained, left_out)]
     assert (len(trained), len(left_out)) == (18, 6)
@@ -439,7 +439,7 @@ def test_validation_is_without_dropout_and_over_all_at_once(fake):
 
 
 def test_validating_changes_no_weight(picture_folder, tmp_path):
-    refs = images_in_folder(picture_folder)
+    refs = find_images_in_folder(picture_folder)
     plain = job(refs, tmp_path / "a.safetensors")
     watched = job(refs, tmp_path / "b.safetensors", validation=refs[:5], validate_every=1)
     for made in (plain, watched):

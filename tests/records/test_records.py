@@ -295,7 +295,7 @@ def test_records_come_in_the_order_of_their_paths(tmp_path):
 
 def test_a_write_under_way_is_not_read(tmp_path):
     written = write_record(tmp_path, body(), per_query())
-    with records.written_whole(written.path) as temporary:
+    with records.write_whole(written.path) as temporary:
         temporary.write_text('{"schema": 1, "cel', encoding="utf-8")
         assert [record.path for record in read_records(tmp_path)] == [written.path]
 
@@ -351,13 +351,13 @@ def test_an_output_that_can_not_be_written_is_refused(tmp_path):
 
 
 def test_two_runs_may_check_one_folder_at_once(tmp_path, monkeypatch):
-    written_whole = records.written_whole
+    write_whole = records.write_whole
 
     @contextmanager
     def then_the_other_run_tidies_up(path):
-        with written_whole(path) as temporary:
+        with write_whole(path) as temporary:
             yield temporary
         path.unlink()
 
-    monkeypatch.setattr(records, "written_whole", then_the_other_run_tidies_up)
+    monkeypatch.setattr(records, "write_whole", then_the_other_run_tidies_up)
     check_writable(tmp_path)

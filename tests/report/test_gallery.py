@@ -283,7 +283,7 @@ def test_show_draws_a_block_a_query_and_a_line_a_method(bench, tmp_path):
 
 def test_the_figure_frames_exactly_the_targets(emoji, monkeypatch):
     drawn = []
-    monkeypatch.setattr(drawing, "png_bytes", lambda figure: drawn.append(figure) or b"")
+    monkeypatch.setattr(drawing, "render_png", lambda figure: drawn.append(figure) or b"")
     rows = choose_rows(emoji, ["mono/1f604", "mono/1f606"])
     figure(emoji, task_data(emoji, None), [0, 1], rows)
     labels = [axes.get_xlabel() for axes in drawn[0].axes if axes.get_xlabel()]

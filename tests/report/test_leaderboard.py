@@ -19,7 +19,7 @@ from cirbench.benchmark.report.markdown import page
 from cirbench.benchmark.report.plots import draw
 from cirbench.benchmark.report.publish import publish, stale
 from cirbench.benchmark.runtime.errors import CorruptData, MissingData
-from cirbench.benchmark.runtime.figures import png_bytes, svg_bytes
+from cirbench.benchmark.runtime.figures import render_png, render_svg
 from cirbench.benchmark.scoring.metrics import hits_at, parse_metric
 from cirbench.benchmark.scoring.summary import averages_of, summarise
 
@@ -149,8 +149,8 @@ def test_plots_have_the_same_bytes_each_time(tmp_path):
     [board] = read_boards(tmp_path)
     once, again = draw(board), draw(board)
     for kind in ("bars", "curves"):
-        assert svg_bytes(once[kind], "d") == svg_bytes(again[kind], "d")
-        assert png_bytes(once[kind]) == png_bytes(again[kind])
+        assert render_svg(once[kind], "d") == render_svg(again[kind], "d")
+        assert render_png(once[kind]) == render_png(again[kind])
 
 
 def test_stale_names_what_is_old(tmp_path):

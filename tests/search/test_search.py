@@ -23,7 +23,7 @@ from cirbench.benchmark.api.method import Method
 from cirbench.benchmark.api.values import ImageRef
 from cirbench.benchmark.backbones.load import load_backbone
 from cirbench.benchmark.cli.main import main
-from cirbench.benchmark.images.reading import images_in_folder
+from cirbench.benchmark.images.reading import find_images_in_folder
 from cirbench.benchmark.runtime.errors import CorruptData, MissingData, UsageError
 from cirbench.benchmark.runtime.progress import Reporter
 from cirbench.benchmark.search import search as searching
@@ -118,7 +118,11 @@ def fake():
 @pytest.fixture
 def searcher(fake, picture_folder):
     gallery = open_gallery(
-        fake, images_in_folder(picture_folder), skip_unreadable=False, workers=1, reporter=QUIET
+        fake,
+        find_images_in_folder(picture_folder),
+        skip_unreadable=False,
+        workers=1,
+        reporter=QUIET,
     )
     return Searcher(backbone=fake, gallery=gallery)
 
@@ -215,7 +219,7 @@ def test_unreadable_pictures_are_counted_named_and_left_out_only_when_asked(fake
     (picture_folder / "09.png").write_bytes((picture_folder / "09.png").read_bytes()[:99])
     (picture_folder / "gone.png").symlink_to("nowhere.png")
     (picture_folder / "bomb.png").write_bytes(bomb())
-    given = images_in_folder(picture_folder)
+    given = find_images_in_folder(picture_folder)
     options = {"workers": 2, "reporter": QUIET}
     message = r"3 of 25 .* read: 04.png .*, 09.png \(.*truncated.*, bomb.png .*--skip-unreadable"
     with pytest.raises(CorruptData, match=message):

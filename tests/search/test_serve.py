@@ -20,7 +20,7 @@ from starlette.testclient import TestClient
 
 from cirbench.benchmark.backbones.load import load_backbone
 from cirbench.benchmark.cli.main import main
-from cirbench.benchmark.images.reading import images_in_folder
+from cirbench.benchmark.images.reading import find_images_in_folder
 from cirbench.benchmark.runtime.errors import UsageError
 from cirbench.benchmark.runtime.progress import Reporter
 from cirbench.benchmark.search import forms
@@ -40,7 +40,7 @@ def demo(backbone, picture_folder):
     (picture_folder / "00.png").rename(picture_folder / "<script>.png")
     gallery = open_gallery(
         backbone,
-        images_in_folder(picture_folder),
+        find_images_in_folder(picture_folder),
         skip_unreadable=False,
         workers=1,
         reporter=Reporter(quiet=True),

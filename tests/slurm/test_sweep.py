@@ -344,12 +344,12 @@ def test_a_local_queue_that_was_killed_leaves_failures_and_not_silence(sweeps):
 
 
 def test_jobs_run_the_code_that_was_submitted(sweeps):
-    from cirbench.benchmark.runtime.provenance import code_state
+    from cirbench.benchmark.runtime.provenance import read_code_state
     from cirbench.slurm.queues.snapshot import build, checkout, code_for
 
     if checkout() is None:
         code = code_for(sweeps.manifest("snap"))
-        assert (code.folder, code.commit) == (None, code_state()["commit"])
+        assert (code.folder, code.commit) == (None, read_code_state()["commit"])
         return
     code = code_for(sweeps.manifest("snap"))
     build(code)
@@ -358,7 +358,8 @@ def test_jobs_run_the_code_that_was_submitted(sweeps):
     environment = {**code.environment, "PATH": ""}
     command = [
         "-c",
-        "from cirbench.benchmark.runtime import provenance as p; print(p.__file__, p.code_state())",
+        "from cirbench.benchmark.runtime import provenance as p; "
+        "print(p.__file__, p.read_code_state())",
     ]
     told = subprocess.run(
         [sys.executable, *command],

@@ -426,7 +426,7 @@ def forbid_writing(monkeypatch):
         raise PermissionError(errno.EACCES, "Permission denied", str(path))
 
     for module in ("store", "shard", "contents"):
-        monkeypatch.setattr(f"cirbench.benchmark.embedding.{module}.written_whole", forbidden)
+        monkeypatch.setattr(f"cirbench.benchmark.embedding.{module}.write_whole", forbidden)
     monkeypatch.setattr("os.access", lambda *_: False)
 
 

@@ -24,12 +24,12 @@ from cirbench.benchmark.backbones.load import load_backbone
 from cirbench.benchmark.embedding.encoding_code import MODULES, hash_code, strip
 from cirbench.benchmark.embedding.pictures import BatchSize, Embedder, embed_with
 from cirbench.benchmark.embedding.space import image_space, text_space
-from cirbench.benchmark.images.preprocess import preprocess
-from cirbench.benchmark.images.reading import file_ref
+from cirbench.benchmark.images.preprocess import make_transform
+from cirbench.benchmark.images.reading import make_file_ref
 from cirbench.benchmark.runtime import provenance
 from cirbench.benchmark.runtime.progress import Reporter
 
-OURS = provenance.source_root() / "benchmark"
+OURS = provenance.find_source_root() / "benchmark"
 TEXTS = ["A red, dog!", "it's  two cars", "Ünïcode &amp; more"]
 PICTURE = Image.linear_gradient("L").resize((80, 60)).convert("RGB")
 
@@ -53,7 +53,7 @@ def encode(backbone):
     """Pictures, texts and prompts by a backbone, each with the key it would be stored under."""
     word = torch.ones(1, backbone.token_width)
     with torch.inference_mode():
-        pixels = preprocess("clip", backbone.image_spec)(PICTURE)
+        pixels = make_transform("clip", backbone.image_spec)(PICTURE)
         return {
             "image": Encoded(
                 image_space(backbone, "clip").key, backbone.encode_images(pixels.unsqueeze(0))
@@ -371,7 +371,7 @@ def test_another_picture_of_the_same_size_and_time_is_another_row(tmp_path, monk
                 workers=1,
                 stage=stage,
             )
-            found += embed_with([embedder], [file_ref(path, "a")], Mode.USE, reporter)
+            found += embed_with([embedder], [make_file_ref(path, "a")], Mode.USE, reporter)
     assert [one.passes for one in found] == [1, 1, 0]
     assert not torch.equal(found[0].values, found[1].values)
     assert torch.equal(found[0].values, found[2].values)

@@ -20,7 +20,7 @@ from PIL import Image, features
 from cirbench.benchmark.api.backbone import ImageSpec
 from cirbench.benchmark.images import decoding
 from cirbench.benchmark.images.decoding import MOST_ELONGATED, PICTURE_FORMATS, decode, is_deep_grey
-from cirbench.benchmark.images.preprocess import preprocess
+from cirbench.benchmark.images.preprocess import make_transform
 from cirbench.benchmark.runtime.errors import CorruptData
 
 EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n"
@@ -148,7 +148,7 @@ def test_padding_that_would_cost_memory_is_refused(size):
     image = Image.new("1", size)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(CorruptData, match="at most 178,956,970 pixels, got"):
-        preprocess("targetpad", ImageSpec(size=16))(image)
+        make_transform("targetpad", ImageSpec(size=16))(image)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # KiB
 
 
@@ -196,7 +196,7 @@ def test_any_mode_and_size_becomes_a_tower_input_or_is_refused(mode, kind, size)
         content = encode(Image.new(mode, size), kind)
     except (OSError, ValueError, KeyError):  # the format has no such mode
         return
-    pixels = preprocess("clip", ImageSpec(size=16))(decode(content))
+    pixels = make_transform("clip", ImageSpec(size=16))(decode(content))
     assert pixels.shape == (3, 16, 16)
     assert bool(pixels.isfinite().all())
 

@@ -59,7 +59,7 @@ def test_training_free_methods_run_once(bench, file):
 
 def test_a_sweep_that_is_submitted_again_after_the_code_changed_says_so(bench, file, monkeypatch):
     states = iter([{"commit": "a" * 40, "dirty": None}, {"commit": "b" * 40, "dirty": None}])
-    monkeypatch.setattr("cirbench.slurm.planning.code_state", lambda: next(states))
+    monkeypatch.setattr("cirbench.slurm.planning.read_code_state", lambda: next(states))
     path = file(f'name = "mine"\n{SWEEP}')
     assert bench("sweep", "submit", path, "--cluster", "debug")[0] == 0
     plan = json.loads(Path("sweeps/mine/sweep.json").read_text(encoding="utf-8"))

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cirbench.benchmark.images.reading import images_in_table
+from cirbench.benchmark.images.reading import read_image_table
 from cirbench.benchmark.runtime.errors import CirbenchError
 
 CAPTIONS = [
@@ -164,7 +164,7 @@ def test_any_captions_between_tabs_keep_all_rows(tmp_path, captions, bom, end):
     lines = ["title\tfilepath", *(f"{text}\t{i}.png" for i, text in enumerate(captions))]
     content = "\n".join(lines) + "\n" * end
     (tmp_path / "t.tsv").write_text(content, encoding="utf-8-sig" if bom else "utf-8", newline="")
-    refs = images_in_table(tmp_path / "t.tsv")
+    refs = read_image_table(tmp_path / "t.tsv")
     assert [ref.id for ref in refs] == [f"{i}.png" for i in range(len(captions))]
 
 
@@ -179,7 +179,7 @@ def test_any_captions_that_csv_wrote_keep_all_rows(tmp_path, captions):
     with (tmp_path / "t.csv").open("w", newline="", encoding="utf-8") as file:
         rows = [(text, f"{i}.png") for i, text in enumerate(captions)]
         csv.writer(file).writerows([("title", "filepath"), *rows])
-    refs = images_in_table(tmp_path / "t.csv")
+    refs = read_image_table(tmp_path / "t.csv")
     assert [ref.id for ref in refs] == [f"{i}.png" for i in range(len(captions))]
 
 
@@ -190,7 +190,7 @@ def test_any_captions_that_csv_wrote_keep_all_rows(tmp_path, captions):
 def test_any_bytes_are_refused_or_have_a_row_for_each_line(tmp_path, content, name):
     (tmp_path / name).write_bytes(b"title,filepath\tfilepath\n" + content)
     try:
-        refs = images_in_table(tmp_path / name)
+        refs = read_image_table(tmp_path / name)
     except CirbenchError:
         return
     lines = content.decode().replace("\r", "\n").split("\n")

@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 
 from cirbench.benchmark.runtime import files
-from cirbench.benchmark.runtime.files import temporary_folder, written_whole
+from cirbench.benchmark.runtime.files import temporary_folder, write_whole
 
 WRITER = """
 import os, sys
 from pathlib import Path
-from cirbench.benchmark.runtime.files import temporary_folder, written_whole
-with written_whole(Path(sys.argv[1])) as path:
+from cirbench.benchmark.runtime.files import temporary_folder, write_whole
+with write_whole(Path(sys.argv[1])) as path:
     path.write_bytes(bytes(100_000))
     with temporary_folder(path.parent) as folder:
         (folder / "half").write_text("x", encoding="utf-8")
@@ -41,7 +41,7 @@ def writer(tmp_path):
 
 def write(path):
     files.remove_abandoned.cache_clear()
-    with written_whole(path) as temporary:
+    with write_whole(path) as temporary:
         temporary.write_text("whole", encoding="utf-8")
 
 
@@ -67,7 +67,7 @@ def test_what_a_living_process_writes_stays(tmp_path, writer):
 
 @pytest.mark.parametrize("days", [0.9, 1.1])
 def test_what_another_machine_writes_stays_for_a_day(tmp_path, writer, monkeypatch, days):
-    monkeypatch.setattr(files, "_home", lambda: "0123456789ab")
+    monkeypatch.setattr(files, "_identify_home", lambda: "0123456789ab")
     writer.kill()
     writer.wait()
     for path in (tmp_path / "out").iterdir():
@@ -96,7 +96,7 @@ def test_a_name_as_long_as_names_may_be_is_written(tmp_path):
 
 def test_a_full_disk_names_the_file_and_leaves_no_piece(tmp_path):
     def fill():
-        with written_whole(tmp_path / "a.json") as temporary:
+        with write_whole(tmp_path / "a.json") as temporary:
             temporary.write_text("half", encoding="utf-8")
             raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -122,7 +122,7 @@ def test_a_file_and_its_name_are_on_the_disk_before_it_is_said_to_be_there(tmp_p
         "os.fsync",
         lambda handle: (flushed.append(Path(f"/proc/self/fd/{handle}").readlink()), fsync(handle)),
     )
-    with written_whole(tmp_path / "a.json") as temporary:
+    with write_whole(tmp_path / "a.json") as temporary:
         temporary.write_text("whole", encoding="utf-8")
     assert flushed == [temporary, tmp_path]
 

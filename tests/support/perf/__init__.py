@@ -1,5 +1,5 @@
 """Speed and memory as ratios within one run: `make perf`. Never a test: it prints, people judge."""
 
-from cirbench.benchmark.runtime.threads import sleep_soon
+from cirbench.benchmark.runtime.threads import limit_openmp_spin
 
-sleep_soon()  # as `bench` does; once torch is imported, it would be too late
+limit_openmp_spin()  # as `bench` does; once torch is imported, it would be too late

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-from cirbench.benchmark.runtime.files import written_whole
-from cirbench.benchmark.runtime.provenance import environment
+from cirbench.benchmark.runtime.files import write_whole
+from cirbench.benchmark.runtime.provenance import describe_environment
 from perf import growth, ranks, towers
 from perf.measure import Row, unit_vectors
 
@@ -46,7 +46,7 @@ def markdown(
     grown: Mapping[str, Sequence[float]],
 ) -> str:
     """The page."""
-    cpu = environment()
+    cpu = describe_environment()
     return (
         "\n\n".join(
             [
@@ -122,7 +122,7 @@ def main() -> None:
         changes = towers.bf16_changes(folder)
     growth.write_plot(output / PLOT, grown)
     for file, text in (("perf.md", markdown(rows, changes, grown)), ("perf.json", as_json(rows))):
-        with written_whole(output / file) as temporary:
+        with write_whole(output / file) as temporary:
             temporary.write_text(text, encoding="utf-8")
     print(f"{sum(not row.ok for row in rows)} of {len(rows)} targets missed; {output}/perf.md")
 

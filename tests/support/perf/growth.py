@@ -13,8 +13,8 @@ from torch import Tensor
 
 from cirbench.benchmark.api.values import ImageRef
 from cirbench.benchmark.ranking.rank import rank_vectors
-from cirbench.benchmark.runtime.figures import COLOURS, STYLE, svg_bytes
-from cirbench.benchmark.runtime.files import written_whole
+from cirbench.benchmark.runtime.figures import COLOURS, STYLE, render_svg
+from cirbench.benchmark.runtime.files import write_whole
 from perf.measure import medians, unit_vectors
 from perf.ranks import WIDTH, made_task, to_metrics, wanted
 from perf.towers import embedded, embedded_clip
@@ -69,6 +69,6 @@ def write_plot(path: Path, found: Mapping[str, Sequence[float]]) -> None:
         axes.yaxis.set_minor_formatter("{x:g}")
         axes.set_ylabel("seconds")
         axes.legend(frameon=False)
-    content = svg_bytes(figure, "of this run")
-    with written_whole(path) as temporary:
+    content = render_svg(figure, "of this run")
+    with write_whole(path) as temporary:
         temporary.write_bytes(content)

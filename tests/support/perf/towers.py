@@ -23,8 +23,8 @@ from cirbench.benchmark.backbones.open_clip import from_model
 from cirbench.benchmark.embedding.pictures import BatchSize, Embedder, embed_images
 from cirbench.benchmark.evaluation.plan import Request, plan
 from cirbench.benchmark.evaluation.run import run
-from cirbench.benchmark.images.preprocess import preprocess
-from cirbench.benchmark.images.reading import file_ref, load_picture, prefetched
+from cirbench.benchmark.images.preprocess import make_transform
+from cirbench.benchmark.images.reading import load_picture, make_file_ref, prefetch
 from cirbench.benchmark.images.sources import find_training_images
 from cirbench.benchmark.records.record import Record
 from cirbench.benchmark.runtime.progress import Reporter
@@ -84,17 +84,17 @@ def jpegs(folder: Path, count: int) -> list[ImageRef]:
         coarse = Image.fromarray(rng.integers(0, 255, (14, 14, 3), dtype=np.uint8))
         path = folder / f"{i}.jpg"
         coarse.resize((224, 224), Image.Resampling.BICUBIC).save(path, quality=90)
-        refs.append(file_ref(path, path.name))
+        refs.append(make_file_ref(path, path.name))
     return refs
 
 
 def pipeline_row(backbone: TorchBackbone, refs: Sequence[ImageRef]) -> Row:
     """Decoding and tower together, against what they can reach where they share the cores."""
-    transform = preprocess("clip", backbone.image_spec)
+    transform = make_transform("clip", backbone.image_spec)
 
     def decode() -> list[torch.Tensor]:
         jobs = (partial(load_picture, ref, transform, i) for i, ref in enumerate(refs))
-        return [pixels for pixels, _ in prefetched(jobs, workers=2, ahead=2 * _BATCH)]
+        return [pixels for pixels, _ in prefetch(jobs, workers=2, ahead=2 * _BATCH)]
 
     pixels = torch.stack(decode())
     decoding, tower, together = medians(
