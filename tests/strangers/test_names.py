@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 
 import pytest
-from editing import put
+from editing import put, sign
 
 HOSTILE = {
     "HTML": "<script>alert(1)</script>",
@@ -38,6 +38,7 @@ def test_a_hostile_name_stays_a_name(results, bench, tmp_path, case, fields):
     for path in results.glob("*.json"):
         for field in fields:
             put(field, HOSTILE[case] + (path.name[0] if field == "cell.method" else ""))(path)
+        sign(path)
     outside = {path for path in tmp_path.rglob("*") if "work" not in path.parts}
     for command in (("leaderboard",), ("report",)):
         code, out, err = bench(*command)

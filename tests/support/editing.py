@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+from cirbench.benchmark.api.protocol import EvaluationProtocol
+
 
 def edit(path, change):
     data = json.loads(path.read_text(encoding="utf-8"))
@@ -31,3 +33,13 @@ def drop(name):
         del data[last]
 
     return lambda path: edit(path, change)
+
+
+def sign(path):
+    """Gives the protocol of a record the hash of its fields."""
+
+    def change(data):
+        said = {name: value for name, value in data["protocol"].items() if name != "hash"}
+        data["protocol"]["hash"] = EvaluationProtocol(**said).hash
+
+    edit(path, change)
