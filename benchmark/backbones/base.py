@@ -17,8 +17,8 @@ from cirbench.benchmark.backbones.text import (
     PRECISIONS,
     Precision,
     check_context,
-    placeholder_positions,
-    substituted,
+    find_placeholders,
+    substitute_embeddings,
 )
 from cirbench.benchmark.checkpoints import sha256_of_tensors
 from cirbench.benchmark.runtime.errors import CorruptData, UsageError
@@ -28,7 +28,7 @@ Tokenizer = Callable[[Sequence[str]], list[list[int]]]
 """Texts → their token ids with start and end of text, uncut and unpadded."""
 
 
-def architecture_sha256(model: nn.Module) -> str:
+def hash_architecture(model: nn.Module) -> str:
     """sha256 over what a model computes besides its weights: modules by name and class, with their
     plain settings (heads, epsilons, kinds of pooling), the functions they hold, and buffers that no
     file stores (the attention mask)."""
@@ -119,7 +119,7 @@ class TorchBackbone:
         self.tokenizer_sha256 = self._check_tokens()
         self.model.requires_grad_(False).eval()
         self.weights_sha256 = sha256_of_tensors(self.model.state_dict())
-        self.architecture_sha256 = architecture_sha256(self.model)
+        self.architecture_sha256 = hash_architecture(self.model)
         self.model.to(device=self.device, dtype=self._precision.weights).to(memory_format=_LAYOUT)
 
     @property
@@ -181,12 +181,12 @@ class TorchBackbone:
         if self.device.type == "cuda" and not pixels.is_cuda:
             pixels = pixels.pin_memory()  # from there a copy does not wait for the GPU
         pixels = pixels.to(self.device, self._precision.weights, non_blocking=True)
-        with self._arithmetic():
+        with self._set_arithmetic():
             return self.image_tower(pixels.contiguous(memory_format=_LAYOUT)).float()
 
     def encode_texts(self, texts: Sequence[str], *, truncate: bool = False) -> Tensor:
-        return self._by_length(
-            self._token_rows(texts, truncate), lambda _, ids: self.text_tower(ids)
+        return self._encode_by_length(
+            self._tokenize_rows(texts, truncate), lambda _, ids: self.text_tower(ids)
         )
 
     def encode_prompts(
@@ -197,27 +197,29 @@ class TorchBackbone:
         placeholder: str = "*",
         truncate: bool = False,
     ) -> Tensor:
-        rows = self._token_rows(prompts, truncate)
+        rows = self._tokenize_rows(prompts, truncate)
         placeholder_id = self.tokenize([placeholder])[0][1]
         if words.dim() == 2:
             words = words.unsqueeze(1)
-        positions = placeholder_positions(rows, placeholder_id, prompts, words.shape[1])
+        positions = find_placeholders(rows, placeholder_id, prompts, words.shape[1])
 
         def encode(part: Tensor, ids: Tensor) -> Tensor:
-            with substituted(self.token_embedding, positions[part], words[part.to(words.device)]):
+            with substitute_embeddings(
+                self.token_embedding, positions[part], words[part.to(words.device)]
+            ):
                 return self.text_tower(ids)
 
-        return self._by_length(rows, encode)
+        return self._encode_by_length(rows, encode)
 
     @contextmanager
-    def _arithmetic(self) -> Iterator[None]:
+    def _set_arithmetic(self) -> Iterator[None]:
         autocast = torch.autocast(
             self.device.type, self._precision.compute, enabled=self._precision.autocast
         )
         with full_float32(), autocast:
             yield
 
-    def _token_rows(self, texts: Sequence[str], truncate: bool) -> list[list[int]]:
+    def _tokenize_rows(self, texts: Sequence[str], truncate: bool) -> list[list[int]]:
         """Token ids of each text; a cut one keeps its end-of-text token."""
         rows = self.tokenize(texts)
         if not truncate:
@@ -225,7 +227,7 @@ class TorchBackbone:
         most = self.context_length
         return [row if len(row) <= most else [*row[: most - 1], row[-1]] for row in rows]
 
-    def _by_length(
+    def _encode_by_length(
         self, rows: Sequence[Sequence[int]], encode: Callable[[Tensor, Tensor], Tensor]
     ) -> Tensor:
         """(B, C) float32, texts of about one length at a time.
@@ -238,9 +240,9 @@ class TorchBackbone:
         """
         places: dict[int, list[int]] = {}
         for i, row in enumerate(rows):
-            places.setdefault(self._padded_length(len(row)), []).append(i)
+            places.setdefault(self._pad_length(len(row)), []).append(i)
         found = [torch.empty(0, self.embedding_width, device=self.device)]
-        with self._arithmetic():
+        with self._set_arithmetic():
             for length, part in places.items():
                 padded = [[*rows[i], *[self.pad_id] * (length - len(rows[i]))] for i in part]
                 ids = torch.tensor(padded, device=self.device)
@@ -248,6 +250,6 @@ class TorchBackbone:
         order = torch.tensor([i for part in places.values() for i in part], dtype=torch.long)
         return torch.cat(found)[order.argsort()]
 
-    def _padded_length(self, tokens: int) -> int:
+    def _pad_length(self, tokens: int) -> int:
         whole = self.context_length
         return min(whole, -(-tokens // _LENGTHS) * _LENGTHS) if self.causal else whole

@@ -33,11 +33,11 @@ def load_backbone(name: str, *, device: str = "cpu", precision: str = "fp32") ->
     with seeded(0):  # libraries draw weights at random before they read them
         backbone: Backbone = find_backbone(spec)(spec, device=device, precision=precision)
     if own_name or ":" in backbone.name:
-        backbone.name = own_name or _short_name(backbone.name)
+        backbone.name = own_name or _shorten_name(backbone.name)
     return backbone
 
 
-def _short_name(name: str) -> str:
+def _shorten_name(name: str) -> str:
     """A folder is shown by its last part: it is its content that tells it from others."""
     kind, _, path = name.partition(":")
     return f"{kind}:{Path(path).resolve().name}" if Path(path).is_dir() else name

@@ -26,7 +26,7 @@ _SAMPLE = 4096
 
 
 @contextmanager
-def library_errors(name: str, folder: Path | None) -> Iterator[list[str]]:
+def translate_errors(name: str, folder: Path | None) -> Iterator[list[str]]:
     """Turns what a library raises into an error about the backbone, and collects what it logs.
 
     Args:
@@ -154,7 +154,7 @@ def read_deviations(name: str, values: object) -> tuple[float, float, float]:
     return found
 
 
-def square_side(name: str, size: int | Sequence[int]) -> int:
+def read_square_side(name: str, size: int | Sequence[int]) -> int:
     """The side of the square that an image tower takes.
 
     Raises:

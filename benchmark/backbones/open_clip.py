@@ -17,10 +17,10 @@ from cirbench.benchmark.backbones.base import TorchBackbone
 from cirbench.benchmark.backbones.loading import (
     check_folder,
     check_report,
-    library_errors,
     read_channels,
     read_deviations,
-    square_side,
+    read_square_side,
+    translate_errors,
 )
 from cirbench.benchmark.runtime.errors import CorruptData, UsageError
 from cirbench.benchmark.runtime.parsing import read_json
@@ -67,10 +67,10 @@ def _check_text_tower(name: str, settings: Any) -> None:
         raise CorruptData(f"the configuration of {name} must have model_cfg with text_cfg")
     text = settings["text_cfg"]
     if foreign := text.get("hf_tokenizer_name") or text.get("hf_model_name"):
-        raise _foreign_tokenizer(name, foreign)
+        raise _refuse_tokenizer(name, foreign)
 
 
-def _foreign_tokenizer(name: str, tokenizer: str) -> UsageError:
+def _refuse_tokenizer(name: str, tokenizer: str) -> UsageError:
     return UsageError(
         f"{name} tokenizes with {tokenizer}; only CLIP's own byte-pair tokenizer is supported, "
         f"since pseudo-words need its tokens"
@@ -101,7 +101,7 @@ def _wrap(
         check_folder(name, folder, _NEEDED)
         whole = read_json(folder / "open_clip_config.json")
         _check_text_tower(name, whole.get("model_cfg") if isinstance(whole, dict) else None)
-    with library_errors(name, folder) as log:
+    with translate_errors(name, folder) as log:
         model = open_clip.create_model(
             model_name,
             pretrained=tag,
@@ -126,7 +126,7 @@ def from_model(
     if not hasattr(text, "token_embedding"):
         raise UsageError(f"{name} has no CLIP text tower, so no pseudo-word can be put into it")
     if not isinstance(tokenizer, open_clip.SimpleTokenizer):
-        raise _foreign_tokenizer(name, type(tokenizer).__name__)
+        raise _refuse_tokenizer(name, type(tokenizer).__name__)
     scale: Any = model.logit_scale
     tower = _TextTower(model)
     own = getattr(visual, "preprocess_cfg", {})
@@ -137,15 +137,15 @@ def from_model(
         text_tower=tower.encode if tower.causal else tower,
         causal=tower.causal,
         token_embedding=text.token_embedding,
-        tokenize=_token_lists(tokenizer),
-        tokenizer_content=_content(tokenizer),
+        tokenize=_make_tokenize(tokenizer),
+        tokenizer_content=_describe_tokenizer(tokenizer),
         vocabulary=max(tokenizer.encoder.values()) + 1,
-        end_of_text=_end_of_text(model, text),
+        end_of_text=_find_end_of_text(model, text),
         pad_id=0,
         context_length=int(tokenizer.context_length),
-        embedding_width=_embedding_width(text),
+        embedding_width=_read_width(text),
         image_spec=ImageSpec(
-            size=square_side(name, visual.image_size),
+            size=read_square_side(name, visual.image_size),
             mean=read_channels(name, "mean", visual.image_mean),
             std=read_deviations(name, visual.image_std),
         ),
@@ -172,7 +172,11 @@ class _TextTower(nn.Module):
         """Whether no token looks at a later one, and a text is read at its end."""
         text: Any = self.get_submodule(self._text)
         mask, appended = text.attn_mask, getattr(text, "cls_emb", None)
-        if mask is None or appended is not None or _pool(self.model, text) not in ("argmax", "eos"):
+        if (
+            mask is None
+            or appended is not None
+            or _find_pool(self.model, text) not in ("argmax", "eos")
+        ):
             return False
         return torch.equal(mask, torch.full_like(mask, -torch.inf).triu(1))
 
@@ -188,19 +192,19 @@ class _TextTower(nn.Module):
         return found
 
 
-def _pool(model: Any, text: Any) -> str | None:
+def _find_pool(model: Any, text: Any) -> str | None:
     """How the text tower makes one vector of a text's."""
     return getattr(model, "text_pool_type", getattr(text, "pool_type", None))
 
 
-def _end_of_text(model: Any, text: Any) -> int | None:
+def _find_end_of_text(model: Any, text: Any) -> int | None:
     """The token that the text tower looks for; None where it takes the highest."""
-    pool = _pool(model, text)
+    pool = _find_pool(model, text)
     own = getattr(model, "text_eos_id", getattr(text, "eos_id", None))
     return int(own) if pool == "eos" and own is not None else None
 
 
-def _content(tokenizer: open_clip.SimpleTokenizer) -> str:
+def _describe_tokenizer(tokenizer: open_clip.SimpleTokenizer) -> str:
     """All that a tokenizer is made of, as text."""
     functions = [
         getattr(function, "__name__", None)
@@ -211,14 +215,14 @@ def _content(tokenizer: open_clip.SimpleTokenizer) -> str:
     return json.dumps(parts, sort_keys=True)
 
 
-def _embedding_width(text: Any) -> int:
+def _read_width(text: Any) -> int:
     projection = text.text_projection
     return int(
         projection.out_features if isinstance(projection, nn.Linear) else projection.shape[1]
     )
 
 
-def _token_lists(tokenizer: Any) -> Any:
+def _make_tokenize(tokenizer: Any) -> Any:
     def tokenize(texts: Sequence[str]) -> list[list[int]]:
         start, end = tokenizer.sot_token_id, tokenizer.eot_token_id
         return [[start, *tokenizer.encode(text), end] for text in texts]

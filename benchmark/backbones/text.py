@@ -35,7 +35,7 @@ PRECISIONS = {
 """By open_clip's names."""
 
 
-def placeholder_positions(
+def find_placeholders(
     rows: Sequence[Sequence[int]], placeholder_id: int, prompts: Sequence[str], count: int = 1
 ) -> Tensor:
     """B rows of token ids → (B, count) index of each row's first `count` placeholders.
@@ -71,7 +71,7 @@ def check_context(lengths: Sequence[int], texts: Sequence[str], context_length: 
 
 
 @contextmanager
-def substituted(embedding: nn.Module, positions: Tensor, words: Tensor) -> Iterator[None]:
+def substitute_embeddings(embedding: nn.Module, positions: Tensor, words: Tensor) -> Iterator[None]:
     """While open, row i of what `embedding` gives has words[i, p] at positions[i, p].
 
     The rest of the text tower runs as it does for plain text: position embeddings are added

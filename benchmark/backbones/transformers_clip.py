@@ -17,10 +17,10 @@ from cirbench.benchmark.backbones.base import TorchBackbone
 from cirbench.benchmark.backbones.loading import (
     check_folder,
     check_report,
-    library_errors,
     read_channels,
     read_deviations,
-    square_side,
+    read_square_side,
+    translate_errors,
 )
 from cirbench.benchmark.runtime.errors import CorruptData, UsageError
 
@@ -42,25 +42,25 @@ def load(name: str, *, device: str, precision: str) -> TorchBackbone:
     folder = Path(source) if Path(source).is_dir() else None
     if folder is not None:
         check_folder(name, folder, _NEEDED)
-    with library_errors(name, folder), _without_chatter(chatter):
+    with translate_errors(name, folder), _silence_library(chatter):
         kind = CLIPConfig.get_config_dict(source)[0].get("model_type")
         if kind != "clip":
             raise CorruptData(f"{name} must be a CLIP with both towers, it is {kind!r}")
         config: Any = CLIPConfig.from_pretrained(source)
         vision = config.vision_config
-        vision.image_size = square_side(name, vision.image_size)
+        vision.image_size = read_square_side(name, vision.image_size)
         loaded: Any = CLIPModel.from_pretrained(
             source, config=config, output_loading_info=True, ignore_mismatched_sizes=True
         )
         model, report = loaded
         check_report(name, report)
         tokenizer = AutoTokenizer.from_pretrained(source)
-        own = _own_preprocess(CLIPImageProcessor, source)
+        own = _read_preprocess(CLIPImageProcessor, source)
         return from_model(name, model, tokenizer, own=own, device=device, precision=precision)
 
 
 @contextmanager
-def _without_chatter(chatter: Any) -> Iterator[None]:
+def _silence_library(chatter: Any) -> Iterator[None]:
     """Keeps the library's progress bars and reports off the terminal: we read the report."""
     shown, verbosity = chatter.is_progress_bar_enabled(), chatter.get_verbosity()
     chatter.disable_progress_bar()
@@ -73,7 +73,7 @@ def _without_chatter(chatter: Any) -> Iterator[None]:
             chatter.enable_progress_bar()
 
 
-def _own_preprocess(processor: Any, source: str) -> Mapping[str, Any]:
+def _read_preprocess(processor: Any, source: str) -> Mapping[str, Any]:
     """The model's preprocessor_config.json; empty where it has none, which means CLIP's."""
     files = [Path(source) / name for name in ("preprocessor_config.json", "processor_config.json")]
     if Path(source).is_dir() and not any(path.exists() for path in files):
@@ -121,9 +121,9 @@ def from_model(
         text_tower=text_tower,
         token_embedding=model.text_model.embeddings.token_embedding,
         tokenize=tokenize,
-        tokenizer_content=_content(tokenizer),
+        tokenizer_content=_describe_tokenizer(tokenizer),
         vocabulary=max(tokenizer.get_vocab().values()) + 1,
-        end_of_text=_end_of_text(model.config.text_config),
+        end_of_text=_find_end_of_text(model.config.text_config),
         pad_id=tokenizer.pad_token_id,
         causal=True,
         context_length=model.config.text_config.max_position_embeddings,
@@ -144,7 +144,7 @@ def from_model(
     )
 
 
-def _end_of_text(config: Any) -> int | None:
+def _find_end_of_text(config: Any) -> int | None:
     """Where the library's text tower reads; 2 stands in old files for the highest token."""
     return None if config.eos_token_id == 2 else int(config.eos_token_id)
 
@@ -156,7 +156,7 @@ def _describe(own: Mapping[str, Any]) -> str:
     return f"{'squash' if squash else 'shortest'}, {resample}"
 
 
-def _content(tokenizer: Any) -> str:
+def _describe_tokenizer(tokenizer: Any) -> str:
     """All that a tokenizer is made of, as text."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is not None:

@@ -42,10 +42,12 @@ def load(name: str, *, device: str, precision: str) -> TorchBackbone:
     base_name = base_name or str(checkpoint.provenance.get("base", ""))
     if not base_name:
         raise UsageError(f"{path} does not say what it was tuned from; write tuned:NAME@{path}")
-    return tuned(_base(base_name), base_name, _weights(checkpoint), path, device, precision)
+    return replace_weights(
+        _load_base(base_name), base_name, _read_weights(checkpoint), path, device, precision
+    )
 
 
-def tuned(
+def replace_weights(
     base: TorchBackbone,
     base_name: str,
     weights: Mapping[str, Tensor],
@@ -68,7 +70,7 @@ def tuned(
     )
 
 
-def _base(name: str) -> TorchBackbone:
+def _load_base(name: str) -> TorchBackbone:
     from cirbench.benchmark.backbones.load import load_backbone
 
     base = load_backbone(name, device="cpu", precision="fp32")
@@ -77,7 +79,7 @@ def _base(name: str) -> TorchBackbone:
     return base
 
 
-def _weights(checkpoint: Checkpoint) -> Mapping[str, Tensor]:
+def _read_weights(checkpoint: Checkpoint) -> Mapping[str, Tensor]:
     """Ours as they are; the released ones rounded as the released evaluation rounds them.
 
     It copies the file into a model in half precision and computes in single precision, so that

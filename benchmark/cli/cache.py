@@ -20,10 +20,10 @@ def ls(as_json: AsJson = False) -> None:
 
     from tabulate import tabulate
 
-    from cirbench.benchmark.embedding.housekeeping import stored
-    from cirbench.benchmark.embedding.store import default_root
+    from cirbench.benchmark.embedding.housekeeping import list_spaces
+    from cirbench.benchmark.embedding.store import find_default_root
 
-    entries = stored(default_root())
+    entries = list_spaces(find_default_root())
     if as_json:
         print_json([entry.as_dict() for entry in entries])
         return
@@ -40,7 +40,7 @@ def ls(as_json: AsJson = False) -> None:
     ]
     headers = ["key", "", "kind", "backbone", "precision", "device", "rows", "MB", "last used"]
     print(tabulate(rows, headers, disable_numparse=True))
-    print(f"\n{sum(entry.bytes for entry in entries) / 1e6:,.1f} MB in {default_root()}")
+    print(f"\n{sum(entry.bytes for entry in entries) / 1e6:,.1f} MB in {find_default_root()}")
     if not all(entry.is_current for entry in entries):
         print(f"{UNUSED}; bench cache prune removes what is old")
 
@@ -50,10 +50,10 @@ def info(
     key: Annotated[str, typer.Argument(help="The beginning of a key; bench cache ls.")],
 ) -> None:
     """Print everything that a space's key is made of."""
-    from cirbench.benchmark.embedding.housekeeping import find
-    from cirbench.benchmark.embedding.store import default_root
+    from cirbench.benchmark.embedding.housekeeping import find_space
+    from cirbench.benchmark.embedding.store import find_default_root
 
-    print_json(find(default_root(), key).as_dict())
+    print_json(find_space(find_default_root(), key).as_dict())
 
 
 @cache.command(epilog="Examples: bench cache verify · bench cache verify --repair")
@@ -70,16 +70,18 @@ def verify(
     Exit 4 if one was cut or altered, unless that is repaired.
     """
     from cirbench.benchmark.embedding import housekeeping as stored_cache
-    from cirbench.benchmark.embedding.store import changing, default_root
+    from cirbench.benchmark.embedding.store import explain_write_errors, find_default_root
     from cirbench.benchmark.runtime.files import remove
 
-    checked = list(stored_cache.verify(stored_cache.stored(default_root()), sample))
+    checked = list(
+        stored_cache.verify_spaces(stored_cache.list_spaces(find_default_root()), sample)
+    )
     faults = {path: fault for path, fault in checked if fault}
     print(f"{len(checked) - len(faults)} shards are whole, {len(faults)} are not")
     if faults and not repair:
         raise CorruptData("\n".join(faults.values()))
     for path in faults:
-        with changing(path):
+        with explain_write_errors(path):
             remove(path)
         print(f"removed {path}")
 
@@ -92,24 +94,24 @@ def export(
     output: Annotated[Path, typer.Option("--output", "-o", help="FILE.tar to write.")],
 ) -> None:
     """Write spaces into one file, for another machine."""
-    from cirbench.benchmark.embedding.archive import export as write
-    from cirbench.benchmark.embedding.housekeeping import find
-    from cirbench.benchmark.embedding.store import default_root
+    from cirbench.benchmark.embedding.archive import export_spaces as write
+    from cirbench.benchmark.embedding.housekeeping import find_space
+    from cirbench.benchmark.embedding.store import find_default_root
 
-    entries = [find(default_root(), key) for key in keys]
+    entries = [find_space(find_default_root(), key) for key in keys]
     write(entries, output)
     print(f"{output}: {sum(entry.rows() or 0 for entry in entries):,} rows")
 
 
 @cache.command("import", epilog="Examples: bench cache import vit-l.tar")
-def take_in(
+def import_spaces(
     archive: Annotated[Path, typer.Argument(help="What bench cache export wrote.")],
 ) -> None:
     """Add what another machine exported, if all of it is whole."""
     from cirbench.benchmark.embedding import archive as cache_archive
-    from cirbench.benchmark.embedding.store import default_root
+    from cirbench.benchmark.embedding.store import find_default_root
 
-    for entry in cache_archive.take_in(archive, default_root()):
+    for entry in cache_archive.import_spaces(archive, find_default_root()):
         unused = "" if entry.is_current else f"; {UNUSED}"
         print(f"added {entry.key[:12]}, {entry.space.get('backbone', '?')}{unused}")
 
@@ -126,21 +128,27 @@ def prune(
     ] = None,
 ) -> None:
     """Remove what is old or over a size, and what killed runs left."""
-    from cirbench.benchmark.embedding.housekeeping import chosen_to_prune, leftovers, stored
-    from cirbench.benchmark.embedding.store import changing, default_root
+    from cirbench.benchmark.embedding.housekeeping import (
+        choose_to_prune,
+        find_leftovers,
+        list_spaces,
+    )
+    from cirbench.benchmark.embedding.store import explain_write_errors, find_default_root
     from cirbench.benchmark.runtime.files import remove
 
     if older_than is None and max_size is None:
         raise UsageError("nothing to prune: pass --older-than or --max-size")
     limit = None if max_size is None else int(max_size * 1e9)
-    chosen = chosen_to_prune(stored(default_root()), older_than_days=older_than, max_bytes=limit)
+    chosen = choose_to_prune(
+        list_spaces(find_default_root()), older_than_days=older_than, max_bytes=limit
+    )
     for entry in chosen:
-        with changing(entry.folder):
+        with explain_write_errors(entry.folder):
             remove(entry.folder)
         backbone = entry.space.get("backbone", "?")
         print(f"removed {entry.key[:12]}, {backbone}, {entry.bytes / 1e6:,.1f} MB")
     print(f"{len(chosen)} removed")
-    for path in leftovers(default_root()):
-        with changing(path):
+    for path in find_leftovers(find_default_root()):
+        with explain_write_errors(path):
             remove(path)
         print(f"removed {path.name}, which a killed run left")

@@ -8,18 +8,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
 
-from cirbench.benchmark.embedding.housekeeping import Stored, stored, verify
-from cirbench.benchmark.embedding.space import key_of
-from cirbench.benchmark.embedding.store import DESCRIPTION, IMPORTED, changing
+from cirbench.benchmark.embedding.housekeeping import StoredSpace, list_spaces, verify_spaces
+from cirbench.benchmark.embedding.space import compute_key
+from cirbench.benchmark.embedding.store import DESCRIPTION, IMPORTED, explain_write_errors
 from cirbench.benchmark.runtime.archives import read_members
 from cirbench.benchmark.runtime.errors import CorruptData, MissingData
 from cirbench.benchmark.runtime.files import temporary_folder, write_whole
 
 _NAME = re.compile(r"embeddings/[0-9a-f]+/(key\.json|[0-9a-f]+\.safetensors)")
-"""Of every member that `export` writes."""
+"""Of every member that `export_spaces` writes."""
 
 
-def export(entries: Sequence[Stored], output: Path) -> None:
+def export_spaces(entries: Sequence[StoredSpace], output: Path) -> None:
     """Writes spaces into one uncompressed .tar; the same spaces give the same bytes."""
     with write_whole(output) as temporary, tarfile.open(temporary, "w") as tar:
         for entry in sorted(entries, key=lambda entry: entry.key):
@@ -32,7 +32,7 @@ def export(entries: Sequence[Stored], output: Path) -> None:
                     tar.addfile(member, file)
 
 
-def take_in(archive: Path, root: Path) -> list[Stored]:
+def import_spaces(archive: Path, root: Path) -> list[StoredSpace]:
     """Adds an archive's spaces to the store; gives them as they came.
 
     Raises:
@@ -47,16 +47,16 @@ def take_in(archive: Path, root: Path) -> list[Stored]:
         file = archive.open("rb")
     except OSError as error:
         raise MissingData(f"{archive} can't be read ({error.strerror})") from error
-    with file, changing(root), temporary_folder(root) as temporary:
+    with file, explain_write_errors(root), temporary_folder(root) as temporary:
         _unpack(archive, file, temporary)
-        entries = _check(archive, stored(temporary))
+        entries = _check(archive, list_spaces(temporary))
         for entry in entries:
-            _move(entry, root / "embeddings" / entry.key)
+            _add_shards(entry, root / "embeddings" / entry.key)
     return entries
 
 
 def _unpack(archive: Path, file: BinaryIO, folder: Path) -> None:
-    """Unpacks an archive of which every member is what `export` writes.
+    """Unpacks an archive of which every member is what `export_spaces` writes.
 
     Uncompressed and without holes it can't hold more than its own size; links and other names are
     refused before anything is unpacked.
@@ -80,23 +80,23 @@ def _unpack(archive: Path, file: BinaryIO, folder: Path) -> None:
         ) from error
 
 
-def _check(archive: Path, entries: list[Stored]) -> list[Stored]:
+def _check(archive: Path, entries: list[StoredSpace]) -> list[StoredSpace]:
     if not entries:
         raise CorruptData(f"{archive} holds no embeddings; bench cache export makes such a file")
     for entry in entries:
-        if key_of(entry.space) != entry.key:
+        if compute_key(entry.space) != entry.key:
             raise CorruptData(
                 f"{archive}: the folder {entry.key} must be named by the {DESCRIPTION} in it"
             )
         if not str(entry.space.get("backbone")).isprintable():
             raise CorruptData(f"{archive}: the backbone's name in {entry.key} must be printable")
-    for _, fault in verify(entries, None):
+    for _, fault in verify_spaces(entries, None):
         if fault:
             raise CorruptData(f"{archive}: {fault}")
     return entries
 
 
-def _move(entry: Stored, folder: Path) -> None:
+def _add_shards(entry: StoredSpace, folder: Path) -> None:
     """Adds a space's shards, in a place of their own: whoever uses them is told."""
     (folder / IMPORTED).mkdir(parents=True, exist_ok=True)
     if not (folder / DESCRIPTION).exists():

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cirbench.benchmark.api.values import ImageRef
-from cirbench.benchmark.embedding.store import changing
+from cirbench.benchmark.embedding.store import explain_write_errors
 from cirbench.benchmark.images.reading import split_into_chunks
 from cirbench.benchmark.runtime.errors import MissingData
 from cirbench.benchmark.runtime.files import read_regular_file, sha256_of_file, write_whole
@@ -38,7 +38,7 @@ Mark = list[int | str]
 
 
 @dataclass(kw_only=True)
-class Contents:
+class ContentHashes:
     """What is remembered below `root`, and from now on unless it is `read_only`."""
 
     root: Path
@@ -46,7 +46,7 @@ class Contents:
     _known: dict[Path, dict[str, Mark]] = field(default_factory=dict)
     _changed: set[Path] = field(default_factory=set)
 
-    def sha256(self, refs: Sequence[ImageRef], stage: Stage, workers: int) -> list[str]:
+    def hash_pictures(self, refs: Sequence[ImageRef], stage: Stage, workers: int) -> list[str]:
         """Of each picture, in order.
 
         Raises:
@@ -57,24 +57,24 @@ class Contents:
         hashes = []
         with ThreadPoolExecutor(max_workers=workers) as pool:
             for found in pool.map(
-                lambda some: list(map(self._of, some)), split_into_chunks(refs, _AT_ONCE)
+                lambda some: list(map(self._hash_picture, some)), split_into_chunks(refs, _AT_ONCE)
             ):
                 hashes += found
                 stage.advance(len(found))
         self._save()
         return hashes
 
-    def _of(self, ref: ImageRef) -> str:
+    def _hash_picture(self, ref: ImageRef) -> str:
         try:
             if ref.path is None:
                 return hashlib.sha256(ref.read()).hexdigest()
-            return self._of_file(ref.path)
+            return self._hash_file(ref.path)
         except OSError as error:
             raise MissingData(
                 f"picture {ref.id}: {error.filename} can't be read ({error.strerror})"
             ) from error
 
-    def _of_file(self, path: Path) -> str:
+    def _hash_file(self, path: Path) -> str:
         state = path.stat()
         seen: Mark = [state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino]
         known = self._known[path.parent].get(path.name)
@@ -86,32 +86,32 @@ class Contents:
             self._changed.add(path.parent)
         return sha256
 
-    def _file(self, folder: Path) -> Path:
-        return self.root / "contents" / f"{_hash(str(folder.absolute()))[:32]}.txt"
+    def _find_file(self, folder: Path) -> Path:
+        return self.root / "contents" / f"{_hash_text(str(folder.absolute()))[:32]}.txt"
 
     def _load(self, folder: Path) -> dict[str, Mark]:
         """What is remembered of a folder; nothing if the file is not as it was written."""
         try:
-            sha256, _, text = read_regular_file(self._file(folder)).decode().partition("\n")
+            sha256, _, text = read_regular_file(self._find_file(folder)).decode().partition("\n")
         except (OSError, ValueError):
             return {}
-        marks: dict[str, Mark] = json.loads(text) if _hash(text) == sha256 else {}
+        marks: dict[str, Mark] = json.loads(text) if _hash_text(text) == sha256 else {}
         return marks
 
     def _save(self) -> None:
         if self.read_only:
             return
-        with changing(self.root):
+        with explain_write_errors(self.root):
             for folder in self._changed:
                 text = json.dumps(self._known[folder], sort_keys=True)
                 try:
-                    with write_whole(self._file(folder)) as temporary:
-                        temporary.write_text(f"{_hash(text)}\n{text}", encoding="utf-8")
+                    with write_whole(self._find_file(folder)) as temporary:
+                        temporary.write_text(f"{_hash_text(text)}\n{text}", encoding="utf-8")
                 except OSError as error:
                     if error.errno not in _FORBIDDEN:
                         raise
         self._changed.clear()
 
 
-def _hash(text: str) -> str:
+def _hash_text(text: str) -> str:
     return hashlib.sha256(os.fsencode(text)).hexdigest()

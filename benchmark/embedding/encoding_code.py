@@ -29,7 +29,7 @@ _VERSIONED = frozenset({"torch", "torchvision", "open_clip", "timm", "transforme
 
 
 @cache
-def code_sha256() -> str:
+def hash_own_code() -> str:
     """sha256 over our own code from a file or a text to a vector."""
     return hash_code(Path(str(files("cirbench.benchmark"))))
 
@@ -38,11 +38,11 @@ def hash_code(folder: Path) -> str:
     """sha256 over the modules in a folder that make a vector, by what they do."""
     digest = hashlib.sha256()
     for path in (path for pattern in MODULES for path in sorted(folder.glob(pattern))):
-        digest.update(f"{path.name}\n{strip(path.read_text(encoding='utf-8'))}\n".encode())
+        digest.update(f"{path.name}\n{strip_source(path.read_text(encoding='utf-8'))}\n".encode())
     return digest.hexdigest()
 
 
-def strip(source: str) -> str:
+def strip_source(source: str) -> str:
     """A module as it is written, without comments, docstrings and blank lines."""
     lines = source.split("\n")
     dropped = {
@@ -64,20 +64,20 @@ def _is_text(node: ast.expr) -> bool:
     return isinstance(node, ast.Constant) and isinstance(node.value, str)
 
 
-def foreign_code_sha256(backbone: object) -> str | None:
+def hash_foreign_code(backbone: object) -> str | None:
     """sha256 over the packages of others that a backbone's parts are from, None where there are
     none: a plug-in's, and what it uses that is not named by a version."""
     digest, found = hashlib.sha256(), False
-    for package in sorted({module.partition(".")[0] for module in _modules_of(backbone)}):
+    for package in sorted({module.partition(".")[0] for module in _find_modules(backbone)}):
         if package == "cirbench" or package in _VERSIONED | sys.stdlib_module_names:
             continue
         found = True
-        for path in _sources(package):
+        for path in _find_sources(package):
             digest.update(f"{package} {path.name}\n".encode() + path.read_bytes())
     return digest.hexdigest() if found else None
 
 
-def _modules_of(backbone: object) -> Iterator[str]:
+def _find_modules(backbone: object) -> Iterator[str]:
     """The modules in which a backbone's class, its functions and its layers are defined."""
     for part in (backbone, *getattr(backbone, "__dict__", {}).values()):
         layers: Iterator[Any] = part.modules() if isinstance(part, nn.Module) else iter((part,))
@@ -85,7 +85,7 @@ def _modules_of(backbone: object) -> Iterator[str]:
             yield getattr(one, "__module__", None) or type(one).__module__
 
 
-def _sources(package: str) -> list[Path]:
+def _find_sources(package: str) -> list[Path]:
     module = sys.modules[package]
     folders = [Path(folder) for folder in getattr(module, "__path__", ())]
     if folders:

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cirbench.benchmark.embedding.encoding_code import code_sha256
+from cirbench.benchmark.embedding.encoding_code import hash_own_code
 from cirbench.benchmark.embedding.shard import check_shard, read_shard
-from cirbench.benchmark.embedding.space import find_libraries, key_of
+from cirbench.benchmark.embedding.space import compute_key, find_libraries
 from cirbench.benchmark.embedding.store import DESCRIPTION, list_shards
 from cirbench.benchmark.runtime.errors import CorruptData, UsageError
 from cirbench.benchmark.runtime.files import read_regular_file
@@ -23,7 +23,7 @@ _DAY_SECONDS = 86_400
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stored:
+class StoredSpace:
     """A space on disk.
 
     Attributes:
@@ -44,7 +44,7 @@ class Stored:
     @property
     def is_current(self) -> bool:
         """Whether this version of our code and of the libraries could use it."""
-        ours = {"code": code_sha256(), "packages": find_libraries()}
+        ours = {"code": hash_own_code(), "packages": find_libraries()}
         return all(self.space.get(name) == value for name, value in ours.items())
 
     def rows(self) -> int | None:
@@ -68,7 +68,7 @@ class Stored:
         }
 
 
-def stored(root: Path) -> list[Stored]:
+def list_spaces(root: Path) -> list[StoredSpace]:
     """Every space below the cache folder, the one used last first."""
     found = []
     for folder in sorted((root / "embeddings").glob("[!.]*")):
@@ -77,7 +77,7 @@ def stored(root: Path) -> list[Stored]:
             used = (key if os.path.lexists(key) else folder).lstat().st_mtime
             size = sum(shard.lstat().st_size for shard in shards)
             found.append(
-                Stored(
+                StoredSpace(
                     folder=folder, space=_describe(key), shards=tuple(shards), bytes=size, used=used
                 )
             )
@@ -88,28 +88,30 @@ def _describe(path: Path) -> dict[str, Any]:
     try:
         space = json.loads(read_regular_file(path))
     except (OSError, ValueError, RecursionError):
-        return {}  # `verify` says so
+        return {}  # `verify_spaces` says so
     return space if isinstance(space, dict) else {}
 
 
-def find(root: Path, key: str) -> Stored:
+def find_space(root: Path, key: str) -> StoredSpace:
     """The space whose key begins so.
 
     Raises:
         UsageError: none does, or several do.
     """
-    matching = [entry for entry in stored(root) if entry.key.startswith(key)]
+    matching = [entry for entry in list_spaces(root) if entry.key.startswith(key)]
     if len(matching) != 1:
         raise UsageError(f"{len(matching)} keys begin with {key!r}; bench cache ls lists them")
     return matching[0]
 
 
-def verify(entries: Sequence[Stored], sample: int | None) -> Iterator[tuple[Path, str | None]]:
+def verify_spaces(
+    entries: Sequence[StoredSpace], sample: int | None
+) -> Iterator[tuple[Path, str | None]]:
     """Reads descriptions and shards, all or a sample of each space: path and what is wrong with it,
     if anything."""
     for entry in entries:
         description = entry.folder / DESCRIPTION
-        if os.path.lexists(description) and key_of(entry.space) != entry.key:
+        if os.path.lexists(description) and compute_key(entry.space) != entry.key:
             yield description, f"{description} must be the JSON that its folder is named by"
         shards = list(entry.shards)
         if sample is not None and sample < len(shards):
@@ -124,16 +126,16 @@ def verify(entries: Sequence[Stored], sample: int | None) -> Iterator[tuple[Path
                 yield path, None
 
 
-def leftovers(root: Path) -> list[Path]:
+def find_leftovers(root: Path) -> list[Path]:
     """Unfinished files of runs that were killed; those of the last hour may be in work."""
     kinds = (".import-*", ".cirbench-*", "*/.*.json", "*/*/.*.json", "*/*/.*.safetensors")
     unfinished = (path for kind in kinds for path in sorted(root.glob(kind)))
     return [path for path in unfinished if time.time() - path.lstat().st_mtime > _HOUR_SECONDS]
 
 
-def chosen_to_prune(
-    entries: Sequence[Stored], *, older_than_days: float | None, max_bytes: int | None
-) -> list[Stored]:
+def choose_to_prune(
+    entries: Sequence[StoredSpace], *, older_than_days: float | None, max_bytes: int | None
+) -> list[StoredSpace]:
     """The spaces to remove: unused for so long, then the least recently used ones that are over."""
     now = time.time()
     age = None if older_than_days is None else older_than_days * _DAY_SECONDS

@@ -16,10 +16,15 @@ from torch import Tensor
 
 from cirbench.benchmark.api.backbone import Backbone
 from cirbench.benchmark.api.values import ImageRef, Mode
-from cirbench.benchmark.embedding.contents import Contents
+from cirbench.benchmark.embedding.contents import ContentHashes
 from cirbench.benchmark.embedding.shard import SHARD_ROWS
-from cirbench.benchmark.embedding.space import image_space
-from cirbench.benchmark.embedding.store import Store, default_root, find_open_folders, identity
+from cirbench.benchmark.embedding.space import make_image_space
+from cirbench.benchmark.embedding.store import (
+    Store,
+    find_default_root,
+    find_open_folders,
+    make_identity,
+)
 from cirbench.benchmark.images.preprocess import Transform, make_transform, stretch
 from cirbench.benchmark.images.reading import load_picture, prefetch, split_into_chunks
 from cirbench.benchmark.runtime.errors import CorruptData
@@ -77,7 +82,7 @@ class BatchSize:
     value: int
 
 
-def in_batches(
+def work_in_batches(
     items: Sequence[T], size: BatchSize, work: Callable[[Sequence[T]], Tensor]
 ) -> Iterator[Tensor]:
     """`work` on successive slices; where memory runs out, the slice is halved and tried again.
@@ -119,7 +124,7 @@ class Embedder:
     def _transform(self) -> Transform:
         return make_transform(self.preprocess, self.backbone.image_spec)
 
-    def transform_of(self, ref: ImageRef) -> Transform:
+    def choose_transform(self, ref: ImageRef) -> Transform:
         """Whole pictures are preprocessed as the protocol says, parts are stretched."""
         if ref.box is None:
             return self._transform
@@ -132,7 +137,7 @@ class Embedder:
             return self.backbone.encode_images(torch.stack(list(part))).cpu()
 
         with torch.inference_mode():
-            yield from in_batches(pixels, self.size, work)
+            yield from work_in_batches(pixels, self.size, work)
 
 
 def embed_together(
@@ -151,7 +156,8 @@ def embed_together(
 
     def transformed(ref: ImageRef, row: int) -> Callable[[Image.Image], list[Tensor | None]]:
         ways = [
-            e.transform_of(ref) if w[row] else None for e, w in zip(embedders, wanted, strict=True)
+            e.choose_transform(ref) if w[row] else None
+            for e, w in zip(embedders, wanted, strict=True)
         ]
         return lambda image: [way(image) if way else None for way in ways]
 
@@ -186,11 +192,11 @@ def embed_images(embedder: Embedder, refs: Sequence[ImageRef]) -> ImageFeatures:
     )
 
 
-def stored_images(
+def embed_through_stores(
     embedders: Sequence[Embedder],
     refs: Sequence[ImageRef],
     stores: Sequence[Store],
-    contents: Contents,
+    contents: ContentHashes,
     hashing: Stage,
     say: Callable[[str], None] | None = None,
 ) -> list[ImageFeatures]:
@@ -204,22 +210,22 @@ def stored_images(
         MissingData, CorruptData: a picture can't be read, or changed meanwhile; a shard is damaged.
     """
     distinct = list({ref.id: ref for ref in refs}.values())
-    hashes = contents.sha256(distinct, hashing, embedders[0].workers)
-    names = [identity(sha256, ref.box) for sha256, ref in zip(hashes, distinct, strict=True)]
+    hashes = contents.hash_pictures(distinct, hashing, embedders[0].workers)
+    names = [make_identity(sha256, ref.box) for sha256, ref in zip(hashes, distinct, strict=True)]
     pictures = dict(zip(names, zip(distinct, hashes, strict=True), strict=True))
     for store in stores:
         if store.mode is Mode.REFRESH:
             store.forget(names)
     passes, done = [0] * len(stores), 0
-    while missing := _lacked(stores, names)[0]:
+    while missing := _find_lacked(stores, names)[0]:
         shard = missing[:SHARD_ROWS]
         with ExitStack() as held:
             for store in sorted(stores, key=lambda store: store.folder):
-                held.enter_context(store.working_on(shard, say))
-            lacked, wanted = _lacked(stores, shard)
+                held.enter_context(store.reserve(shard, say))
+            lacked, wanted = _find_lacked(stores, shard)
             if not lacked:  # another process was first
                 continue
-            added = _unchanged(embedders, [pictures[name] for name in lacked], wanted)
+            added = _embed_unchanged(embedders, [pictures[name] for name in lacked], wanted)
             for i, (store, marks, rows) in enumerate(zip(stores, wanted, added, strict=True)):
                 own = [name for name, mark in zip(lacked, marks, strict=True) if mark]
                 if own:
@@ -230,7 +236,7 @@ def stored_images(
     rows_of = {ref.id: row for row, ref in enumerate(distinct)}
     return [
         ImageFeatures(
-            values=store.rows(names),
+            values=store.read_rows(names),
             rows=rows_of,
             sha256=hashes,
             batch_size=embedder.size.value,
@@ -241,9 +247,11 @@ def stored_images(
     ]
 
 
-def _lacked(stores: Sequence[Store], names: Sequence[str]) -> tuple[list[str], list[list[bool]]]:
+def _find_lacked(
+    stores: Sequence[Store], names: Sequence[str]
+) -> tuple[list[str], list[list[bool]]]:
     """Those that any store lacks, each once, and for each store whether it lacks them."""
-    missing = [set(store.missing(names)) for store in stores]
+    missing = [set(store.find_missing(names)) for store in stores]
     lacked = [name for name in dict.fromkeys(names) if any(name in own for own in missing)]
     return lacked, [[name in own for name in lacked] for own in missing]
 
@@ -257,16 +265,16 @@ def embed_with(
     """Embeds each distinct picture by each tower, through the store as the mode says."""
     if mode is Mode.OFF:
         return [embed_images(embedder, refs) for embedder in embedders]
-    root = default_root()
-    contents = Contents(root=root, read_only=mode is Mode.READ_ONLY)
-    stores = [Store(root, image_space(e.backbone, e.preprocess), mode) for e in embedders]
+    root = find_default_root()
+    contents = ContentHashes(root=root, read_only=mode is Mode.READ_ONLY)
+    stores = [Store(root, make_image_space(e.backbone, e.preprocess), mode) for e in embedders]
     for folder in find_open_folders(root):
         reporter.say(f"everybody can write the store of embeddings; chmod o-w {folder} mends it")
     with reporter.stage("hashing", len(refs)) as hashing:
-        return stored_images(embedders, refs, stores, contents, hashing, reporter.say)
+        return embed_through_stores(embedders, refs, stores, contents, hashing, reporter.say)
 
 
-def _unchanged(
+def _embed_unchanged(
     embedders: Sequence[Embedder],
     pictures: Sequence[tuple[ImageRef, str]],
     wanted: Sequence[Sequence[bool]],

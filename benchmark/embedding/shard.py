@@ -56,11 +56,11 @@ class Shard:
             with self.path.open("rb", buffering=0) as file:
                 for row, place in zip(rows, values.numpy(), strict=True):
                     if os.preadv(file.fileno(), [place], self.start + row * size) != size:
-                        raise damaged(self.path, "it was cut")
+                        raise make_damage_error(self.path, "it was cut")
         except OSError as error:
-            raise damaged(self.path, str(error.strerror)) from error
+            raise make_damage_error(self.path, str(error.strerror)) from error
         if not values.isfinite().all():
-            raise damaged(self.path, "its numbers must be finite")
+            raise make_damage_error(self.path, "its numbers must be finite")
         return values
 
 
@@ -91,14 +91,18 @@ def check_shard(path: Path, key: str, space: Mapping[str, Any]) -> Shard:
         check_regular(path, path.stat())
         sha256 = sha256_of_file(path)
     except OSError as error:
-        raise damaged(path, str(error.strerror)) from error
+        raise make_damage_error(path, str(error.strerror)) from error
     if sha256[:KEY_DIGITS] != path.stem:
-        raise damaged(path, "it was cut or altered")
+        raise make_damage_error(path, "it was cut or altered")
     shard = read_shard(path)
     if hash_text(shard.space) != key:
-        raise damaged(path, f"it is of another space{_list_differences(shard.space, space)}")
+        raise make_damage_error(
+            path, f"it is of another space{_list_differences(shard.space, space)}"
+        )
     if space.get("width") not in (None, shard.width):
-        raise damaged(path, f"its rows must have {space['width']} numbers, got {shard.width}")
+        raise make_damage_error(
+            path, f"its rows must have {space['width']} numbers, got {shard.width}"
+        )
     return shard
 
 
@@ -132,12 +136,14 @@ def read_shard(path: Path) -> Shard:
             values = file.get_slice("values")
             shape, kind = values.get_shape(), values.get_dtype()
     except (SafetensorError, OSError, KeyError, ValueError, RecursionError) as error:
-        raise damaged(path, str(error)) from error
+        raise make_damage_error(path, str(error)) from error
     if names != ["values"] or not _is_header(header):
-        raise damaged(path, "its header must be that of a shard")
+        raise make_damage_error(path, "its header must be that of a shard")
     count = len(header["identities"])
     if kind != "F32" or len(shape) != 2 or shape[0] != count:
-        raise damaged(path, f"its {count} names need as many rows of float32, got {shape} {kind}")
+        raise make_damage_error(
+            path, f"its {count} names need as many rows of float32, got {shape} {kind}"
+        )
     return Shard(
         path=path,
         space=header["space"],
@@ -156,7 +162,7 @@ def _is_header(header: Any) -> bool:
     )
 
 
-def damaged(path: Path, why: str) -> CorruptData:
+def make_damage_error(path: Path, why: str) -> CorruptData:
     """What a user is told of a shard that can't be used."""
     return CorruptData(
         f"the shard of embeddings {path} can't be used: {why}; bench cache verify --repair removes "

@@ -12,7 +12,7 @@ import torch
 from PIL import features
 
 from cirbench.benchmark.api.backbone import Backbone
-from cirbench.benchmark.embedding.encoding_code import code_sha256, foreign_code_sha256
+from cirbench.benchmark.embedding.encoding_code import hash_foreign_code, hash_own_code
 from cirbench.benchmark.runtime.provenance import PACKAGES, read_package_versions
 
 KEY_DIGITS = 32
@@ -48,16 +48,16 @@ class Space:
     checkpoint: str | None = None
     plug_in: str | None = None
     packages: Mapping[str, str | None] = field(default_factory=lambda: find_libraries())
-    code: str = field(default_factory=code_sha256)
+    code: str = field(default_factory=hash_own_code)
 
     @property
     def canonical(self) -> str:
         """The text that is hashed."""
-        return canonical(asdict(self))
+        return write_canonical(asdict(self))
 
     @property
     def key(self) -> str:
-        return key_of(asdict(self))
+        return compute_key(asdict(self))
 
 
 def find_libraries() -> dict[str, str | None]:
@@ -66,15 +66,15 @@ def find_libraries() -> dict[str, str | None]:
     return packages | {name: features.version(name) for name in _DECODERS}
 
 
-def canonical(space: Mapping[str, Any]) -> str:
+def write_canonical(space: Mapping[str, Any]) -> str:
     """One text for one space; those of before `code` had the backbone's name in their keys."""
     said = {name: value for name, value in space.items() if name != "backbone"}
     return json.dumps(said if "code" in space else space, sort_keys=True, separators=(",", ":"))
 
 
-def key_of(space: Mapping[str, Any]) -> str:
+def compute_key(space: Mapping[str, Any]) -> str:
     """The name of a space's folder, whichever version of this code wrote it."""
-    return hash_text(canonical(space))
+    return hash_text(write_canonical(space))
 
 
 def hash_text(text: str) -> str:
@@ -82,20 +82,20 @@ def hash_text(text: str) -> str:
     return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:KEY_DIGITS]
 
 
-def image_space(backbone: Backbone, preprocess: str) -> Space:
+def make_image_space(backbone: Backbone, preprocess: str) -> Space:
     """Under which a backbone's embeddings of pictures are stored."""
-    return _space("image", backbone, backbone.image_spec.fingerprint(preprocess))
+    return _make_space("image", backbone, backbone.image_spec.fingerprint(preprocess))
 
 
-def text_space(backbone: Backbone, *, truncate: bool, checkpoint: str | None = None) -> Space:
+def make_text_space(backbone: Backbone, *, truncate: bool, checkpoint: str | None = None) -> Space:
     """Under which its embeddings of texts are stored; with a checkpoint, those of prompts with the
     pseudo-words that these weights make."""
     kind = "prompt" if checkpoint else "text"
-    space = _space(kind, backbone, "cut to the context" if truncate else "uncut")
+    space = _make_space(kind, backbone, "cut to the context" if truncate else "uncut")
     return replace(space, tokenizer=backbone.tokenizer_sha256, checkpoint=checkpoint)
 
 
-def _space(kind: str, backbone: Backbone, preprocess: str) -> Space:
+def _make_space(kind: str, backbone: Backbone, preprocess: str) -> Space:
     return Space(
         kind=kind,
         backbone=backbone.name,
@@ -105,5 +105,5 @@ def _space(kind: str, backbone: Backbone, preprocess: str) -> Space:
         precision=backbone.precision,
         device=torch.device(backbone.device).type,
         width=backbone.embedding_width,
-        plug_in=foreign_code_sha256(backbone),
+        plug_in=hash_foreign_code(backbone),
     )

@@ -44,13 +44,13 @@ _WAITED_SECONDS = (5, 55, 540, 3000)
 """How long a lock is waited for before each word about it; after the last, nobody waits."""
 
 
-def default_root() -> Path:
+def find_default_root() -> Path:
     """CIRBENCH_CACHE, else the platform's place for caches."""
     return Path(os.environ.get("CIRBENCH_CACHE") or user_cache_path("cirbench")).absolute()
 
 
 @contextmanager
-def changing(folder: Path) -> Iterator[None]:
+def explain_write_errors(folder: Path) -> Iterator[None]:
     """Says what to do where a folder of the store can't be written: full, read-only, no folder.
 
     Raises:
@@ -67,7 +67,7 @@ def changing(folder: Path) -> Iterator[None]:
         ) from error
 
 
-def identity(content_sha256: str, box: tuple[int, int, int, int] | None = None) -> str:
+def make_identity(content_sha256: str, box: tuple[int, int, int, int] | None = None) -> str:
     """What a row is found by: the picture's content, and the part of it that is looked at."""
     return content_sha256 if box is None else f"{content_sha256}@{','.join(map(str, box))}"
 
@@ -111,39 +111,39 @@ class Store:
     def _create(self) -> None:
         key = self.folder / DESCRIPTION
         if not key.exists():
-            with changing(self.folder), write_whole(key) as temporary:
+            with explain_write_errors(self.folder), write_whole(key) as temporary:
                 temporary.write_text(
                     json.dumps(asdict(self.space), indent=2, sort_keys=True), encoding="utf-8"
                 )
         with suppress(OSError):  # another user's space can be read all the same
             os.utime(key)
 
-    def missing(self, identities: Sequence[str]) -> list[str]:
+    def find_missing(self, identities: Sequence[str]) -> list[str]:
         """Those without a row, each once, in order; looks again for shards of other processes."""
-        if lacked := self._lacked(identities):
-            self._look()
-            lacked = self._lacked(lacked)
+        if lacked := self._find_lacked(identities):
+            self._look_for_new()
+            lacked = self._find_lacked(lacked)
         return lacked
 
-    def _lacked(self, identities: Sequence[str]) -> list[str]:
+    def _find_lacked(self, identities: Sequence[str]) -> list[str]:
         distinct = dict.fromkeys(identities)
         return [name for name in distinct if name not in self._places and name not in self._kept]
 
     def forget(self, identities: Sequence[str]) -> None:
         """Removes the shards that hold any of these, so that they are computed anew."""
-        self._look()
+        self._look_for_new()
         for path in {self._places[name][0].path for name in identities if name in self._places}:
-            with changing(self.folder):
+            with explain_write_errors(self.folder):
                 path.unlink(missing_ok=True)
             self._read.discard(path)
             self._places = {n: p for n, p in self._places.items() if p[0].path != path}
 
     def forget_all(self) -> None:
         """Removes every shard of the space."""
-        self._look()
+        self._look_for_new()
         self.forget(list(self._places))
 
-    def rows(self, identities: Sequence[str]) -> Tensor:
+    def read_rows(self, identities: Sequence[str]) -> Tensor:
         """(len(identities), C) float32."""
         found = {name: self._kept[name] for name in identities if name in self._kept}
         wanted: dict[Path, list[str]] = {}
@@ -163,11 +163,11 @@ class Store:
         if self.mode is Mode.READ_ONLY:
             self._kept.update(zip(identities, values, strict=True))
             return
-        with changing(self.folder):
+        with explain_write_errors(self.folder):
             self._index(write_shard(self.folder, self.space.canonical, identities, values))
 
     @contextmanager
-    def working_on(
+    def reserve(
         self, identities: Sequence[str], say: Callable[[str], None] | None = None
     ) -> Iterator[None]:
         """Keeps other processes from computing the same rows; a dead holder's lock is free.
@@ -182,7 +182,7 @@ class Store:
             yield
             return
         if not os.access(self.folder, os.W_OK):
-            with changing(self.folder):
+            with explain_write_errors(self.folder):
                 raise OSError(errno.EACCES, os.strerror(errno.EACCES), str(self.folder))
         digest = hashlib.sha256("\n".join(identities).encode()).hexdigest()[:16]
         lock = FileLock(self.folder / f".{digest}.lock", fallback_to_soft=False)
@@ -191,7 +191,7 @@ class Store:
                 held.enter_context(_wait_for(lock, say))
             yield
 
-    def _look(self) -> None:
+    def _look_for_new(self) -> None:
         """Reads the shards that are new, if the folder has changed since it was listed."""
         changed = [
             place.stat().st_mtime_ns
@@ -208,7 +208,7 @@ class Store:
                 except CorruptData:
                     if self.mode is not Mode.REFRESH:
                         raise
-                    with changing(self.folder):
+                    with explain_write_errors(self.folder):
                         remove(path)
 
     def _index(self, shard: Shard) -> None:

@@ -15,11 +15,11 @@ from torch import Tensor
 from cirbench.benchmark.api.backbone import Backbone
 from cirbench.benchmark.api.values import Mode
 from cirbench.benchmark.embedding.shard import SHARD_ROWS
-from cirbench.benchmark.embedding.space import text_space
-from cirbench.benchmark.embedding.store import Store, default_root
+from cirbench.benchmark.embedding.space import make_text_space
+from cirbench.benchmark.embedding.store import Store, find_default_root
 
 
-class Kept:
+class VectorCache:
     """Vectors by name: this run's, or with a store those of all runs.
 
     What is new goes to the store in whole shards, and the rest with `flush`.
@@ -42,7 +42,7 @@ class Kept:
     def of(self, names: Sequence[str], make: Callable[[Sequence[int]], Tensor]) -> Tensor:
         """(len(names), C) float32 on the CPU; `make` gives those of some positions in `names`."""
         position = {name: i for i, name in enumerate(names)}
-        found = self._found(position.keys() - self._new.keys())
+        found = self._find(position.keys() - self._new.keys())
         if lacking := [n for n in position if n not in found and n not in self._new]:
             made = make([position[name] for name in lacking]).float().cpu()
             self._new.update(zip(lacking, made, strict=True))
@@ -63,11 +63,11 @@ class Kept:
             self._store.add(list(self._new), torch.stack(list(self._new.values())))
             self._new.clear()
 
-    def _found(self, names: Set[str]) -> dict[str, Tensor]:
+    def _find(self, names: Set[str]) -> dict[str, Tensor]:
         if self._store is None or not names:
             return {}
-        there = list(names - set(self._store.missing(list(names))))
-        return dict(zip(there, self._store.rows(there), strict=True)) if there else {}
+        there = list(names - set(self._store.find_missing(list(names))))
+        return dict(zip(there, self._store.read_rows(there), strict=True)) if there else {}
 
 
 class TextFeatures:
@@ -80,11 +80,11 @@ class TextFeatures:
 
     def __init__(self, *, backbone: Backbone, truncate: bool, mode: Mode = Mode.OFF) -> None:
         self.backbone, self.truncate, self.mode = backbone, truncate, mode
-        self._texts = self._kept()
-        self._prompts: Kept | None = None
+        self._texts = self._make_cache()
+        self._prompts: VectorCache | None = None
         self._asked = set[str]()
 
-    def of_method(self, checkpoint: str | None) -> Self:
+    def for_method(self, checkpoint: str | None) -> Self:
         """With the same texts, and with the prompts of the method that has these weights.
 
         Without a store they are not kept: no other method has the same pseudo-words.
@@ -92,14 +92,14 @@ class TextFeatures:
         own = copy(self)
         own._asked = set()
         stored = checkpoint and self.mode is not Mode.OFF
-        own._prompts = self._kept(checkpoint) if stored else None
+        own._prompts = self._make_cache(checkpoint) if stored else None
         return own
 
-    def _kept(self, checkpoint: str | None = None) -> Kept:
+    def _make_cache(self, checkpoint: str | None = None) -> VectorCache:
         if self.mode is Mode.OFF:
-            return Kept()
-        space = text_space(self.backbone, truncate=self.truncate, checkpoint=checkpoint)
-        return Kept(partial(Store, default_root(), space, self.mode))
+            return VectorCache()
+        space = make_text_space(self.backbone, truncate=self.truncate, checkpoint=checkpoint)
+        return VectorCache(partial(Store, find_default_root(), space, self.mode))
 
     def of(self, texts: Sequence[str]) -> Tensor:
         """(len(texts), C) float32, not normalised."""
@@ -121,7 +121,9 @@ class TextFeatures:
 
         if self._prompts is None:
             return encode(range(len(prompts)))
-        names = [_name(prompt, word) for prompt, word in zip(prompts, words.cpu(), strict=True)]
+        names = [
+            _hash_prompt(prompt, word) for prompt, word in zip(prompts, words.cpu(), strict=True)
+        ]
         return self._prompts.of(names, encode).to(self.backbone.device)
 
     @property
@@ -144,5 +146,5 @@ class TextFeatures:
                 kept.flush()
 
 
-def _name(prompt: str, word: Tensor) -> str:
+def _hash_prompt(prompt: str, word: Tensor) -> str:
     return hashlib.sha256(prompt.encode() + b"\0" + word.numpy().tobytes()).hexdigest()

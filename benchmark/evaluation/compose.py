@@ -12,7 +12,7 @@ from torch import Tensor
 from cirbench.benchmark.api.method import Method
 from cirbench.benchmark.api.protocol import EvaluationProtocol
 from cirbench.benchmark.api.values import Query
-from cirbench.benchmark.embedding.pictures import BatchSize, ImageFeatures, in_batches
+from cirbench.benchmark.embedding.pictures import BatchSize, ImageFeatures, work_in_batches
 from cirbench.benchmark.embedding.texts import TextFeatures
 from cirbench.benchmark.runtime.errors import CorruptData, TextTooLong, UsageError
 from cirbench.benchmark.runtime.progress import Stage
@@ -73,7 +73,7 @@ def compose(
 
     with torch.inference_mode():
         vectors = []
-        for part in in_batches(queries, size, work):
+        for part in work_in_batches(queries, size, work):
             vectors.append(part)
             stage.advance(len(part))
     composed = torch.cat(vectors)

@@ -68,7 +68,7 @@ def run(plan: Plan, reporter: Reporter) -> Iterator[Record]:
         for remark in method.remarks:
             reporter.say(f"{method.name}: {remark}")
         cell_clock = Clock(dict(clock.seconds))
-        own_texts = texts.of_method(checkpoint.sha256 if checkpoint else None)
+        own_texts = texts.for_method(checkpoint.sha256 if checkpoint else None)
         ranking = _rank_method(plan, method, images, own_texts, gallery, cell_clock, reporter)
         with cell_clock.stage("score"):
             outcome = Outcome(

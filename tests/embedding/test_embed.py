@@ -10,7 +10,7 @@ from PIL import Image
 
 from cirbench.benchmark.api.values import ImageRef
 from cirbench.benchmark.backbones.load import load_backbone
-from cirbench.benchmark.embedding.pictures import BatchSize, Embedder, embed_images, in_batches
+from cirbench.benchmark.embedding.pictures import BatchSize, Embedder, embed_images, work_in_batches
 from cirbench.benchmark.images.preprocess import make_transform
 from cirbench.benchmark.images.reading import load_picture
 from cirbench.benchmark.runtime.errors import CorruptData, MissingData
@@ -189,7 +189,7 @@ def test_batches_give_all_rows_in_order_whatever_memory_allows(size, limit, left
         return torch.tensor(items)
 
     batch_size = BatchSize(value=size)
-    found = list(in_batches(range(20), batch_size, work))
+    found = list(work_in_batches(range(20), batch_size, work))
     assert torch.cat(found).tolist() == list(range(20))
     assert max(map(len, found)) == min(left, 20)
     assert batch_size.value == left
@@ -201,7 +201,7 @@ def test_memory_that_runs_out_midway_loses_and_repeats_nothing():
             raise MemoryError
         return torch.tensor(items)
 
-    found = list(in_batches(range(11), BatchSize(value=4), work))
+    found = list(work_in_batches(range(11), BatchSize(value=4), work))
     assert [part.tolist() for part in found] == [[0, 1, 2, 3], [4, 5, 6, 7], [8], [9], [10]]
 
 
@@ -213,7 +213,7 @@ def test_one_item_too_many_is_an_error():
         raise MemoryError("really")
 
     with pytest.raises(MemoryError, match="really"):
-        list(in_batches(range(9), BatchSize(value=4), work))
+        list(work_in_batches(range(9), BatchSize(value=4), work))
     assert tried == [4, 2, 1]
 
 
@@ -225,5 +225,5 @@ def test_other_errors_are_not_tried_again():
         raise RuntimeError("shapes differ")
 
     with pytest.raises(RuntimeError, match="shapes differ"):
-        list(in_batches(range(9), BatchSize(value=4), work))
+        list(work_in_batches(range(9), BatchSize(value=4), work))
     assert tried == [4]

@@ -26,11 +26,11 @@ from cirbench.benchmark.backbones.load import load_backbone
 from cirbench.benchmark.cli.main import app
 from cirbench.benchmark.embedding import pictures as embed_module
 from cirbench.benchmark.embedding import store as store_module
-from cirbench.benchmark.embedding.contents import Contents
-from cirbench.benchmark.embedding.pictures import BatchSize, Embedder, stored_images
+from cirbench.benchmark.embedding.contents import ContentHashes
+from cirbench.benchmark.embedding.pictures import BatchSize, Embedder, embed_through_stores
 from cirbench.benchmark.embedding.shard import check_shard
-from cirbench.benchmark.embedding.space import Space, image_space
-from cirbench.benchmark.embedding.store import Store, identity
+from cirbench.benchmark.embedding.space import Space, make_image_space
+from cirbench.benchmark.embedding.store import Store, make_identity
 from cirbench.benchmark.evaluation.plan import Request, plan
 from cirbench.benchmark.evaluation.run import run
 from cirbench.benchmark.images.reading import find_images_in_folder, make_file_ref
@@ -86,13 +86,13 @@ def test_batch_size_workers_and_the_devices_number_are_in_no_key():
 
 def test_rows_are_found_by_content_in_any_order(tmp_path):
     store = Store(tmp_path, SPACE)
-    assert store.missing(["a", "b", "a"]) == ["a", "b"]
+    assert store.find_missing(["a", "b", "a"]) == ["a", "b"]
     values = torch.randn(3, 4)
     store.add(["a", "b", "c"], values)
     again = Store(tmp_path, SPACE)
-    assert again.missing(["c", "x", "a"]) == ["x"]
-    assert torch.equal(again.rows(["c", "a", "c"]), values[[2, 0, 2]])
-    assert Store(tmp_path, replace(SPACE, weights="w2")).missing(["a"]) == ["a"]
+    assert again.find_missing(["c", "x", "a"]) == ["x"]
+    assert torch.equal(again.read_rows(["c", "a", "c"]), values[[2, 0, 2]])
+    assert Store(tmp_path, replace(SPACE, weights="w2")).find_missing(["a"]) == ["a"]
 
 
 def test_the_key_lies_beside_the_data(tmp_path):
@@ -113,7 +113,7 @@ def test_a_foreign_shard_is_refused_with_the_differing_field(tmp_path, name):
     ours = Store(tmp_path, SPACE)
     shutil.copy(foreign, ours.folder)
     with pytest.raises(CorruptData, match=f"another space: {name} ") as error:
-        ours.missing(["a"])
+        ours.find_missing(["a"])
     assert foreign.name in str(error.value)
 
 
@@ -125,13 +125,18 @@ def test_a_damaged_shard_is_named_and_exits_4(tmp_path, damage):
         content[-1] ^= 1
     path.write_bytes({"cut": content[:-5], "altered": content, "empty": b""}[damage])
     with pytest.raises(CorruptData, match=path.name) as error:
-        Store(tmp_path, SPACE).missing(["a"])
+        Store(tmp_path, SPACE).find_missing(["a"])
     assert error.value.exit_code == 4
 
 
 def test_the_part_of_a_picture_is_in_its_identity():
-    assert identity("s") == "s"
-    assert len({identity("s"), identity("s", (0, 0, 1, 1)), identity("s", (0, 0, 1, 2))}) == 3
+    assert make_identity("s") == "s"
+    assert (
+        len(
+            {make_identity("s"), make_identity("s", (0, 0, 1, 1)), make_identity("s", (0, 0, 1, 2))}
+        )
+        == 3
+    )
 
 
 def test_a_folder_that_can_not_be_written_says_what_to_do(tmp_path):
@@ -151,7 +156,7 @@ def test_a_full_disk_is_one_clear_error_and_leaves_no_piece(tmp_path, monkeypatc
     with pytest.raises(UsageError, match=r"No space left.*bench cache prune.*--cache off"):
         store.add(["c"], torch.ones(1, 3))
     assert {path.name for path in store.folder.iterdir()} == {whole.name, "key.json"}
-    assert Store(tmp_path, SPACE, Mode.READ_ONLY).missing(["a", "c"]) == ["c"]
+    assert Store(tmp_path, SPACE, Mode.READ_ONLY).find_missing(["a", "c"]) == ["c"]
 
 
 def test_a_full_disk_stops_the_memory_of_contents_clearly(tmp_path, picture, monkeypatch):
@@ -159,7 +164,9 @@ def test_a_full_disk_stops_the_memory_of_contents_clearly(tmp_path, picture, mon
     monkeypatch.setattr("cirbench.benchmark.embedding.contents.SETTLED_NANOSECONDS", -(10**9))
     monkeypatch.setattr(Path, "write_text", no_room)
     with pytest.raises(UsageError, match="No space left"):
-        Contents(root=tmp_path).sha256([make_file_ref(tmp_path / "a.png", "a")], Stage(), 1)
+        ContentHashes(root=tmp_path).hash_pictures(
+            [make_file_ref(tmp_path / "a.png", "a")], Stage(), 1
+        )
 
 
 def test_without_locks_work_goes_on(tmp_path, monkeypatch):
@@ -168,9 +175,9 @@ def test_without_locks_work_goes_on(tmp_path, monkeypatch):
 
     monkeypatch.setattr("fcntl.flock", no_locks)
     store = Store(tmp_path, SPACE)
-    with store.working_on(["a"]):
+    with store.reserve(["a"]):
         store.add(["a"], torch.ones(1, 3))
-    assert store.missing(["a"]) == []
+    assert store.find_missing(["a"]) == []
 
 
 def test_a_lock_that_a_dead_process_left_is_free(tmp_path):
@@ -179,12 +186,12 @@ def test_a_lock_that_a_dead_process_left_is_free(tmp_path):
         "from cirbench.benchmark.embedding.space import Space\n"
         "from cirbench.benchmark.embedding.store import Store\n"
         f"store = Store(Path(sys.argv[1]), Space(**{asdict(SPACE)!r}))\n"
-        "with store.working_on(['a']): os.kill(os.getpid(), 9)"
+        "with store.reserve(['a']): os.kill(os.getpid(), 9)"
     )
     subprocess.run([sys.executable, "-P", "-c", script, str(tmp_path)], check=False)
     store = Store(tmp_path, SPACE)
     assert list(store.folder.glob(".*.lock"))
-    with store.working_on(["a"]):
+    with store.reserve(["a"]):
         pass
 
 
@@ -195,7 +202,7 @@ def test_another_architecture_with_the_same_weights_is_another_space(tmp_path):
 
     def space():
         backbone = load_backbone(f"local-dir:{folder}")
-        return image_space(backbone, "clip")
+        return make_image_space(backbone, "clip")
 
     before = space()
     settings = json.loads(config.read_text(encoding="utf-8"))
@@ -226,7 +233,7 @@ def test_the_same_model_is_the_same_space_in_every_process():
     assert told[0] == told[1] == load_backbone("emoji-clip").architecture_sha256
 
 
-# Contents
+# Content hashes
 
 
 def test_a_file_is_hashed_once_and_again_when_it_changes(tmp_path, picture, monkeypatch):
@@ -241,7 +248,9 @@ def test_a_file_is_hashed_once_and_again_when_it_changes(tmp_path, picture, monk
     )
 
     def sha256():
-        return Contents(root=tmp_path / "c").sha256([make_file_ref(path, "a")], Stage(), 1)
+        return ContentHashes(root=tmp_path / "c").hash_pictures(
+            [make_file_ref(path, "a")], Stage(), 1
+        )
 
     assert [sha256(), sha256()] == [["1"], ["1"]]
     path.write_bytes(picture(1))
@@ -255,7 +264,9 @@ def test_a_file_rewritten_in_place_with_its_old_time_is_noticed(tmp_path, monkey
     for content in (b"one", b"two"):
         path.write_bytes(content)
         os.utime(path, (1e9, 1e9))
-        found += Contents(root=tmp_path / "c").sha256([make_file_ref(path, "a")], Stage(), 1)
+        found += ContentHashes(root=tmp_path / "c").hash_pictures(
+            [make_file_ref(path, "a")], Stage(), 1
+        )
         time.sleep(0.02)  # beyond the grain of the file system's clock
     assert found == [hashlib.sha256(content).hexdigest() for content in (b"one", b"two")]
 
@@ -266,7 +277,7 @@ def test_read_only_remembers_what_it_finds_and_adds_nothing(tmp_path, picture, m
     for i in range(2):
         (tmp_path / f"{i}.png").write_bytes(picture(i))
         refs.append(make_file_ref(tmp_path / f"{i}.png", str(i)))
-    Contents(root=tmp_path).sha256(refs[:1], Stage(), 1)
+    ContentHashes(root=tmp_path).hash_pictures(refs[:1], Stage(), 1)
     [memory] = (tmp_path / "contents").iterdir()
     before = memory.read_bytes()
     read = []
@@ -274,7 +285,7 @@ def test_read_only_remembers_what_it_finds_and_adds_nothing(tmp_path, picture, m
         "cirbench.benchmark.embedding.contents.sha256_of_file",
         lambda path: read.append(path) or "s",
     )
-    Contents(root=tmp_path, read_only=True).sha256(refs, Stage(), 1)
+    ContentHashes(root=tmp_path, read_only=True).hash_pictures(refs, Stage(), 1)
     assert read == [refs[1].path]
     assert memory.read_bytes() == before
 
@@ -282,8 +293,8 @@ def test_read_only_remembers_what_it_finds_and_adds_nothing(tmp_path, picture, m
 def test_a_file_just_written_is_not_remembered(tmp_path, picture, monkeypatch):
     path = tmp_path / "a.png"
     path.write_bytes(picture(0))
-    contents = Contents(root=tmp_path / "c")
-    contents.sha256([make_file_ref(path, "a")], Stage(), 1)
+    contents = ContentHashes(root=tmp_path / "c")
+    contents.hash_pictures([make_file_ref(path, "a")], Stage(), 1)
     assert not (tmp_path / "c").exists()
 
 
@@ -303,15 +314,19 @@ def test_a_damaged_memory_is_no_obstacle(tmp_path, picture, monkeypatch, damage)
     path = tmp_path / "a.png"
     path.write_bytes(picture(0))
     monkeypatch.setattr("cirbench.benchmark.embedding.contents.SETTLED_NANOSECONDS", -(10**9))
-    first = Contents(root=tmp_path).sha256([make_file_ref(path, "a")], Stage(), 1)
+    first = ContentHashes(root=tmp_path).hash_pictures([make_file_ref(path, "a")], Stage(), 1)
     [memory] = (tmp_path / "contents").iterdir()
     memory.write_bytes(damage(memory.read_bytes()))
-    assert Contents(root=tmp_path).sha256([make_file_ref(path, "a")], Stage(), 1) == first
+    assert (
+        ContentHashes(root=tmp_path).hash_pictures([make_file_ref(path, "a")], Stage(), 1) == first
+    )
 
 
 def test_a_file_that_is_gone_is_named(tmp_path):
     with pytest.raises(MissingData, match=r"picture a: .*gone\.png"):
-        Contents(root=tmp_path).sha256([make_file_ref(tmp_path / "gone.png", "a")], Stage(), 1)
+        ContentHashes(root=tmp_path).hash_pictures(
+            [make_file_ref(tmp_path / "gone.png", "a")], Stage(), 1
+        )
 
 
 # Embedding through the store
@@ -346,9 +361,11 @@ def embedder(backbone, batch_size=4):
 
 
 def embed(root, refs, mode=Mode.USE, batch_size=4, space=SPACE):
-    backbone, contents = Counting(), Contents(root=root)
+    backbone, contents = Counting(), ContentHashes(root=root)
     store = Store(root, space, mode)
-    [found] = stored_images([embedder(backbone, batch_size)], refs, [store], contents, Stage())
+    [found] = embed_through_stores(
+        [embedder(backbone, batch_size)], refs, [store], contents, Stage()
+    )
     assert found.passes == backbone.seen
     return found
 
@@ -368,8 +385,8 @@ def test_two_towers_share_one_decoding_and_store_what_each_alone_would(
     )
     embedders = [embedder(Counting()) for _ in spaces]
     stores = [Store(tmp_path / "joint", space) for space in spaces]
-    contents = Contents(root=tmp_path / "joint")
-    joint = stored_images(embedders, refs, stores, contents, Stage())
+    contents = ContentHashes(root=tmp_path / "joint")
+    joint = embed_through_stores(embedders, refs, stores, contents, Stage())
     assert sorted(decoded) == sorted(ref.id for ref in refs)
     assert [found.passes for found in joint] == [24, 19]
     assert [one.backbone.seen for one in embedders] == [24, 19]
@@ -457,9 +474,8 @@ import sys, time
 from pathlib import Path
 import cirbench.benchmark.embedding.pictures as embed
 from cirbench.benchmark.backbones.load import load_backbone
-from cirbench.benchmark.embedding.contents import Contents
+from cirbench.benchmark.embedding.contents import ContentHashes
 from cirbench.benchmark.images.reading import find_images_in_folder
-from cirbench.benchmark.images.preprocess import preprocess
 from cirbench.benchmark.embedding.space import Space
 from cirbench.benchmark.embedding.store import Mode, Store
 embed.SHARD_ROWS = 4
@@ -478,8 +494,9 @@ space = Space(kind="image", backbone="fake", weights="w", architecture="a", prep
 embedder = embed.Embedder(backbone=backbone, preprocess="clip",
                           size=embed.BatchSize(value=4), workers=1, stage=Stage())
 print("ready", flush=True)
-[found] = embed.stored_images([embedder], find_images_in_folder(folder), [Store(root, space)],
-                              Contents(root=root), Stage())
+refs = find_images_in_folder(folder)
+[found] = embed.embed_through_stores([embedder], refs, [Store(root, space)],
+                              ContentHashes(root=root), Stage())
 print(found.passes)
 """
 
@@ -558,7 +575,7 @@ def test_an_unknown_mode_is_refused(tmp_path):
 def cached(tmp_path):
     """Two spaces in the test's cache."""
     root = tmp_path / "cache"
-    assert store_module.default_root() == root
+    assert store_module.find_default_root() == root
     return [one_shard(root), one_shard(root, replace(SPACE, backbone="other", weights="w2"))]
 
 
@@ -628,8 +645,8 @@ def test_an_export_is_taken_in_elsewhere(cached, tmp_path, monkeypatch):
         assert bench("import", archive).stdout.count("added") == 2
     assert "2 shards are whole, 0 are not" in bench("verify").stdout
     here, there = Store(tmp_path / "cache", SPACE), Store(tmp_path / "elsewhere", SPACE)
-    assert here.missing(["a", "b"]) == there.missing(["a", "b"]) == []
-    assert torch.equal(here.rows(["a", "b"]), there.rows(["a", "b"]))
+    assert here.find_missing(["a", "b"]) == there.find_missing(["a", "b"]) == []
+    assert torch.equal(here.read_rows(["a", "b"]), there.read_rows(["a", "b"]))
     assert {path.name for path in (tmp_path / "elsewhere").iterdir()} == {"embeddings"}
 
 

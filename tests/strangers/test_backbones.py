@@ -11,7 +11,7 @@ from models import write_hf, write_open_clip
 from safetensors.torch import load_file, save_file
 
 from cirbench.benchmark.backbones.load import load_backbone
-from cirbench.benchmark.embedding.space import image_space, text_space
+from cirbench.benchmark.embedding.space import make_image_space, make_text_space
 from cirbench.benchmark.evaluation.plan import Request, plan_methods
 
 RUN = ("run", "-m", "image-text", "-t", "emoji", "--limit", "1", "-q", "--cache", "off", "-o", "r")
@@ -146,7 +146,9 @@ def test_a_transformers_folder_runs_under_its_short_name(bench, tmp_path, monkey
     for name in ("hf:own/hf", "hf:./own/hf", f"hf:{folder}"):
         backbone = load_backbone(name)
         names.append(backbone.name)
-        spaces.append((image_space(backbone, "clip"), text_space(backbone, truncate=False)))
+        spaces.append(
+            (make_image_space(backbone, "clip"), make_text_space(backbone, truncate=False))
+        )
     assert names == ["hf:hf"] * 3
     assert all(space == spaces[0] for space in spaces)
     assert load_backbone(f"small=hf:{folder}").name == "small"

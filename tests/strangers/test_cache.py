@@ -23,8 +23,8 @@ from safetensors.torch import load_file, save
 
 from cirbench.benchmark.backbones.load import load_backbone
 from cirbench.benchmark.embedding.shard import read_shard
-from cirbench.benchmark.embedding.space import image_space
-from cirbench.benchmark.embedding.store import Store, default_root
+from cirbench.benchmark.embedding.space import make_image_space
+from cirbench.benchmark.embedding.store import Store, find_default_root
 
 RUN = ("run", "-m", "image-only", "-t", "emoji", "-b", "fake", "--limit", "1", "-q", "-o", "r")
 
@@ -33,7 +33,7 @@ ROW = torch.ones(1, 32)
 
 
 def nothing_stored():
-    return not [path for path in default_root().rglob("*") if path.is_file()]
+    return not [path for path in find_default_root().rglob("*") if path.is_file()]
 
 
 def out_records(out):
@@ -45,7 +45,7 @@ def out_records(out):
 def space_folder():
     [key] = [
         path
-        for path in default_root().glob("embeddings/*/key.json")
+        for path in find_default_root().glob("embeddings/*/key.json")
         if json.loads(path.read_text(encoding="utf-8"))["kind"] == "image"
     ]
     return key.parent
@@ -76,7 +76,7 @@ def link(name, target, kind=tarfile.SYMTYPE):
 
 
 def archive(tmp_path, values, names, extra=(), *, key=None, space=None):
-    space = space or image_space(load_backbone("fake"), "clip")
+    space = space or make_image_space(load_backbone("fake"), "clip")
     name, content = shard_of(values, names, space.canonical)
     folder = f"embeddings/{space.key}"
     key = space.canonical.encode() if key is None else key
@@ -103,7 +103,7 @@ BAD_ROWS = {
 @pytest.mark.parametrize("case", BAD_ROWS)
 def test_an_archive_with_wrong_rows_is_refused_whole(refused, tmp_path, case):
     refused(4, "cache", "import", archive(tmp_path, *BAD_ROWS[case]))
-    assert not list(default_root().rglob("*.safetensors"))
+    assert not list(find_default_root().rglob("*.safetensors"))
 
 
 def hole(name, size):
@@ -212,7 +212,7 @@ def test_an_archive_with_a_wrong_description_is_refused(refused, tmp_path, case)
 
 
 def test_a_backbones_name_with_escapes_is_refused(refused, tmp_path):
-    space = asdict(image_space(load_backbone("fake"), "clip")) | {"backbone": "\x1b[2J"}
+    space = asdict(make_image_space(load_backbone("fake"), "clip")) | {"backbone": "\x1b[2J"}
     path = archive(tmp_path, torch.ones(1, 32), ["a"], key=json.dumps(space).encode())
     refused(4, "cache", "import", path, says="must be printable")
 
@@ -233,15 +233,15 @@ def test_an_archive_with_any_byte_changed_is_whole_or_refused(bench, small_archi
     if code == 4:
         assert nothing_stored()
     else:
-        [shard] = default_root().rglob("*.safetensors")
+        [shard] = find_default_root().rglob("*.safetensors")
         assert torch.equal(load_file(shard)["values"], torch.ones(1, 32))
-        shutil.rmtree(default_root())
+        shutil.rmtree(find_default_root())
 
 
 def export_all(bench, method="image-only"):
     """Runs a method, and carries all it stored to another cache."""
     bench(*RUN, "-m", method)
-    keys = [path.parent.name for path in default_root().glob("embeddings/*/key.json")]
+    keys = [path.parent.name for path in find_default_root().glob("embeddings/*/key.json")]
     assert bench("cache", "export", *keys, "-o", "a.tar")[0] == 0
     return Path("a.tar")
 
@@ -258,7 +258,7 @@ def test_a_record_of_imported_rows_says_so(bench, tmp_path, monkeypatch):
     assert text_only["run"]["imported_rows"] == pictures + queries
     assert text_only["counts"]["image_passes"] == 0
     assert ["imported" in remark for remark in text_only["annotations"]["remarks"]] == [True, True]
-    shutil.rmtree(default_root())
+    shutil.rmtree(find_default_root())
     bench(*RUN)
     [record] = out_records(bench(*RUN, "--json")[1])
     assert (record["run"]["imported_rows"], record["annotations"]["remarks"]) == (0, [])
@@ -279,7 +279,7 @@ def test_rows_of_ones_own_come_before_imported_ones(bench, tmp_path):
 
 
 def test_an_import_of_what_another_version_made_says_that_it_is_of_no_use(bench, tmp_path):
-    space = replace(image_space(load_backbone("fake"), "clip"), packages={"torch": "1"})
+    space = replace(make_image_space(load_backbone("fake"), "clip"), packages={"torch": "1"})
     assert "unused" in bench("cache", "import", archive(tmp_path, ROW, ["a"], space=space))[1]
     assert "unused" not in bench("cache", "import", archive(tmp_path, ROW, ["a"]))[1]
 
@@ -338,7 +338,7 @@ def test_a_damaged_shard_is_named_repaired_and_refreshed(bench, case):
 @pytest.mark.parametrize("content", ["", "[]", "{", "\ud800", "[" * 100_000])
 def test_a_damaged_space_stops_no_other(bench, content):
     bench(*RUN)
-    bad = default_root() / "embeddings" / "bad"
+    bad = find_default_root() / "embeddings" / "bad"
     bad.mkdir()
     (bad / "key.json").write_bytes(content.encode("utf-8", "surrogatepass"))
     assert bench("cache", "ls")[0] == 0
@@ -404,17 +404,17 @@ def hold_lock(folder, names):
 def test_another_process_is_waited_for_aloud_and_not_for_ever(tmp_path, monkeypatch):
     monkeypatch.setattr("cirbench.benchmark.embedding.store._WAITED_SECONDS", (0.1, 0.2))
     said = []
-    store = Store(tmp_path, image_space(load_backbone("fake"), "clip"))
-    with hold_lock(store.folder, ["a"]), store.working_on(["a"], said.append):
+    store = Store(tmp_path, make_image_space(load_backbone("fake"), "clip"))
+    with hold_lock(store.folder, ["a"]), store.reserve(["a"], said.append):
         assert len(said) == 2
         assert "for another process" in said[0]
 
 
 def test_a_lock_is_free_when_its_holder_is_killed(tmp_path, monkeypatch):
     monkeypatch.setattr("cirbench.benchmark.embedding.store._WAITED_SECONDS", (0.1, 60))
-    store = Store(tmp_path, image_space(load_backbone("fake"), "clip"))
+    store = Store(tmp_path, make_image_space(load_backbone("fake"), "clip"))
     with hold_lock(store.folder, ["a"]) as process:
-        with store.working_on(["a"], lambda _: process.kill()):
+        with store.reserve(["a"], lambda _: process.kill()):
             pass
         assert process.wait() == -9
 
@@ -441,25 +441,25 @@ def test_another_users_store_is_read_without_a_write(bench, monkeypatch, lacking
     )
     code, _, err = bench(*RUN, *lacking)
     assert (code, encoded) == (2, [])
-    assert str(default_root()) in err
+    assert str(find_default_root()) in err
     assert "--cache read-only" in err
 
 
 def test_a_run_without_texts_opens_no_space_for_them(bench):
     assert bench(*RUN)[0] == 0
-    assert len(list(default_root().glob("embeddings/*"))) == 1
+    assert len(list(find_default_root().glob("embeddings/*"))) == 1
 
 
 def test_a_store_that_lacks_rows_is_completed_in_memory(bench, monkeypatch):
     assert bench(*RUN)[0] == 0
-    before = sorted(default_root().rglob("*"))
+    before = sorted(find_default_root().rglob("*"))
     forbid_writing(monkeypatch)
     assert bench(*RUN, "-m", "text-only", "--cache", "read-only")[0] == 0
-    assert sorted(default_root().rglob("*")) == before
+    assert sorted(find_default_root().rglob("*")) == before
 
 
 def test_a_store_that_everybody_can_write_is_said(bench):
-    root = default_root()
+    root = find_default_root()
     root.mkdir(parents=True)
     root.chmod(0o777)
     loud = [part for part in RUN if part != "-q"]

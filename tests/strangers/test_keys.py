@@ -21,9 +21,9 @@ from safetensors.torch import load_file, save_file
 
 from cirbench.benchmark.api.values import Mode
 from cirbench.benchmark.backbones.load import load_backbone
-from cirbench.benchmark.embedding.encoding_code import MODULES, hash_code, strip
+from cirbench.benchmark.embedding.encoding_code import MODULES, hash_code, strip_source
 from cirbench.benchmark.embedding.pictures import BatchSize, Embedder, embed_with
-from cirbench.benchmark.embedding.space import image_space, text_space
+from cirbench.benchmark.embedding.space import make_image_space, make_text_space
 from cirbench.benchmark.images.preprocess import make_transform
 from cirbench.benchmark.images.reading import make_file_ref
 from cirbench.benchmark.runtime import provenance
@@ -56,13 +56,14 @@ def encode(backbone):
         pixels = make_transform("clip", backbone.image_spec)(PICTURE)
         return {
             "image": Encoded(
-                image_space(backbone, "clip").key, backbone.encode_images(pixels.unsqueeze(0))
+                make_image_space(backbone, "clip").key, backbone.encode_images(pixels.unsqueeze(0))
             ),
             "text": Encoded(
-                text_space(backbone, truncate=True).key, backbone.encode_texts(TEXTS, truncate=True)
+                make_text_space(backbone, truncate=True).key,
+                backbone.encode_texts(TEXTS, truncate=True),
             ),
             "prompt": Encoded(
-                text_space(backbone, truncate=True, checkpoint="c").key,
+                make_text_space(backbone, truncate=True, checkpoint="c").key,
                 backbone.encode_prompts(["a * photo"], word, truncate=True),
             ),
         }
@@ -190,7 +191,7 @@ def test_another_kind_of_device_is_another_key_and_another_device_is_not():
     backbone, keys = load_backbone("fake"), []
     for device in ("cpu", "cuda", "cuda:1"):
         backbone.device = device
-        keys.append(image_space(backbone, "clip").key)
+        keys.append(make_image_space(backbone, "clip").key)
     assert keys[0] != keys[1] == keys[2]
 
 
@@ -210,31 +211,31 @@ def test_another_kind_of_device_is_another_key_and_another_device_is_not():
 )
 def test_another_version_of_a_library_is_another_key(monkeypatch, package):
     backbone, version = load_backbone("fake"), provenance.version
-    before = image_space(backbone, "clip").key
+    before = make_image_space(backbone, "clip").key
     monkeypatch.setattr(
         provenance, "version", lambda name: "0.0.1" if name == package else version(name)
     )
-    assert image_space(backbone, "clip").key != before
+    assert make_image_space(backbone, "clip").key != before
 
 
 @pytest.mark.parametrize("library", ["jpg", "libjpeg_turbo", "webp"])
 def test_another_decoder_behind_pillow_is_another_key(monkeypatch, library):
     backbone = load_backbone("fake")
-    before = image_space(backbone, "clip").key
+    before = make_image_space(backbone, "clip").key
     monkeypatch.setattr(
         "cirbench.benchmark.embedding.space.features.version",
         lambda name: "0" if name == library else "1",
     )
-    found = image_space(backbone, "clip").packages
+    found = make_image_space(backbone, "clip").packages
     assert found[library] == "0"
-    assert image_space(backbone, "clip").key != before
+    assert make_image_space(backbone, "clip").key != before
 
 
 def test_what_is_done_to_pictures_and_texts_is_in_the_key():
     backbone = load_backbone("fake")
-    keys = [image_space(backbone, name).key for name in ("clip", "clip-hf", "targetpad")]
+    keys = [make_image_space(backbone, name).key for name in ("clip", "clip-hf", "targetpad")]
     keys += [
-        text_space(backbone, truncate=truncate, checkpoint=checkpoint).key
+        make_text_space(backbone, truncate=truncate, checkpoint=checkpoint).key
         for truncate in (True, False)
         for checkpoint in (None, "weights", "others")
     ]
@@ -281,7 +282,7 @@ def test_a_change_of_our_code_is_another_key_and_one_of_remarks_is_not(code, mod
     ],
 )
 def test_what_looks_like_a_remark_and_is_none_counts(one, other):
-    assert strip(one) != strip(other)
+    assert strip_source(one) != strip_source(other)
 
 
 NO_PART = (
@@ -350,7 +351,7 @@ def test_a_change_of_a_plug_ins_code_is_another_key(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", ["fake", "emoji-clip"])
 def test_our_own_backbones_are_no_plug_ins(name):
-    assert image_space(load_backbone(name), "clip").plug_in is None
+    assert make_image_space(load_backbone(name), "clip").plug_in is None
 
 
 # Pictures
