@@ -14,7 +14,7 @@ from cirbench.benchmark.runtime.paths import to_text
 
 if TYPE_CHECKING:
     from cirbench.benchmark.runtime.progress import Reporter
-    from cirbench.benchmark.search.pages import Answer
+    from cirbench.benchmark.search.pages import MethodAnswer
     from cirbench.benchmark.search.search import Gallery
 
 searcher = typer.Typer(**HELP)  # type: ignore[arg-type]  # one dict for all apps
@@ -73,14 +73,14 @@ def search(
     from cirbench.benchmark.images.reading import describe_deep_greys, find_deep_greys
     from cirbench.benchmark.runtime.progress import Reporter
     from cirbench.benchmark.search import search as searching
-    from cirbench.benchmark.search.pages import Answer
-    from cirbench.benchmark.search.query import free_queries, picture_file
+    from cirbench.benchmark.search.pages import MethodAnswer
+    from cirbench.benchmark.search.query import pair_queries, read_picture
 
     if methods[1:]:
         raise UsageError("search takes one --method; bench serve shows several side by side")
     [method] = methods
     find_method(method)
-    queries = free_queries([picture_file(path) for path in image or ()], text or ())
+    queries = pair_queries([read_picture(path) for path in image or ()], text or ())
     _check_output(html, "--html", (".html", ".htm"))
     _check_output(png, "--png", (".png",))
     reporter = Reporter(quiet=quiet)
@@ -100,7 +100,7 @@ def search(
         reporter.say(describe_deep_greys(deep, len(asked)))
     finder = searching.Searcher(backbone=towers, gallery=opened, workers=workers)
     answers = [
-        Answer(method=method, query=q, hits=finder.find(composer, q, finder.embed(q), top))
+        MethodAnswer(method=method, query=q, hits=finder.find(composer, q, finder.embed(q), top))
         for q in queries
     ]
     about = f"{method}, {name}, {len(opened.pictures):,} pictures of {to_text(gallery)}"
@@ -153,7 +153,7 @@ def serve(
     from cirbench.benchmark.evaluation.plan import choose_device
     from cirbench.benchmark.runtime.progress import Reporter
     from cirbench.benchmark.search import search as searching
-    from cirbench.benchmark.search.app import HOST, Demo, listen, run
+    from cirbench.benchmark.search.app import HOST, SearchApp, listen, run
 
     names = method or loadable_methods()
     for one in names:
@@ -181,7 +181,7 @@ def serve(
         about += f"; {len(opened.unreadable)} more can't be read"
     finder = searching.Searcher(backbone=towers, gallery=opened, workers=workers)
     print(f"http://{HOST}:{listener.getsockname()[1]}/  (Ctrl-C ends it)", flush=True)
-    run(Demo(searcher=finder, methods=composers, about=about), listener)
+    run(SearchApp(searcher=finder, methods=composers, about=about), listener)
 
 
 def _check_output(path: Path | None, option: str, endings: tuple[str, ...]) -> None:
@@ -210,21 +210,23 @@ def _say_of_pictures(gallery: "Gallery", reporter: "Reporter") -> None:
         reporter.say(describe_deep_greys(gallery.deep_greys, len(gallery.pictures)))
 
 
-def _write(answers: "Sequence[Answer]", about: str, html: Path | None, png: Path | None) -> None:
+def _write(
+    answers: "Sequence[MethodAnswer]", about: str, html: Path | None, png: Path | None
+) -> None:
     from cirbench.benchmark.runtime.files import write_whole
-    from cirbench.benchmark.search.pages import results_page, results_png
+    from cirbench.benchmark.search.pages import render_grid, render_page
 
     if html is not None:
-        page = results_page(answers, about)
+        page = render_page(answers, about)
         with write_whole(html) as temporary:
             temporary.write_text(page, encoding="utf-8")
     if png is not None:
-        drawn = results_png(answers)
+        drawn = render_grid(answers)
         with write_whole(png) as temporary:
             temporary.write_bytes(drawn)
 
 
-def _print_answers(answers: "Sequence[Answer]", about: str) -> None:
+def _print_answers(answers: "Sequence[MethodAnswer]", about: str) -> None:
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table

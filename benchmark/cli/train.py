@@ -75,7 +75,7 @@ def train_pic2word(
     from cirbench.benchmark.images.sources import find_training_images
     from cirbench.benchmark.records.record import check_writable
     from cirbench.benchmark.runtime.progress import Reporter
-    from cirbench.benchmark.training.processes import join_processes, own_device
+    from cirbench.benchmark.training.processes import choose_own_device, join_processes
     from cirbench.methods.pic2word.training import Job, Recipe, train
     from cirbench.methods.pic2word.validation import held_out
 
@@ -99,7 +99,9 @@ def train_pic2word(
             released_gather=released_gather,
             seed=seed,
         ),
-        backbone=load_backbone(backbone, device=own_device(where, processes), precision=precision),
+        backbone=load_backbone(
+            backbone, device=choose_own_device(where, processes), precision=precision
+        ),
         images=trained,
         trained_on=label,
         output=output,

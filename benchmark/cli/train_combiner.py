@@ -41,14 +41,14 @@ def train_combiner(
     from cirbench.benchmark.evaluation.plan import choose_device
     from cirbench.benchmark.records.record import check_writable
     from cirbench.benchmark.runtime.progress import Reporter
-    from cirbench.benchmark.training.selection import task_supervision
+    from cirbench.benchmark.training.selection import find_supervision
     from cirbench.methods.combiner.training import Job, Recipe, train
 
     if output.suffix != ".safetensors":
         raise UsageError(f"--output {output} must end in .safetensors")
     check_writable(output.parent)
     job = Job(
-        **task_supervision(task, data_root),
+        **find_supervision(task, data_root),
         recipe=Recipe(
             epochs=epochs,
             batch_size=batch_size,
@@ -94,7 +94,7 @@ def train_clip_sum(
     from cirbench.benchmark.evaluation.plan import choose_device
     from cirbench.benchmark.records.record import check_writable
     from cirbench.benchmark.runtime.progress import Reporter
-    from cirbench.benchmark.training.selection import task_supervision
+    from cirbench.benchmark.training.selection import find_supervision
     from cirbench.methods.combiner.clip_training import Job, Recipe, train
 
     check_writable(output)
@@ -104,7 +104,7 @@ def train_clip_sum(
     if not isinstance(towers, TorchBackbone):
         raise UsageError(f"{backbone} has no towers that could be trained")
     job = Job(
-        **task_supervision(task, data_root),
+        **find_supervision(task, data_root),
         recipe=Recipe(
             epochs=epochs, batch_size=batch_size, learning_rate=lr, encoders=encoders, seed=seed
         ),

@@ -54,7 +54,7 @@ class DotProduct:
         self._lock = threading.Lock()
         self._thread = threading.local()
         width = self.queries.shape[1]
-        lengths = 1.001 * _norms(self.queries) * _norms(self.vectors).amax()
+        lengths = 1.001 * _compute_norms(self.queries) * _compute_norms(self.vectors).amax()
         if not lengths.isfinite().all():
             raise CorruptData("every vector that is ranked must be finite, and one is not")
         self.margin = (width + 8) * 2.0**-24 * lengths
@@ -80,21 +80,21 @@ class DotProduct:
     def exact(self, query: Rows, vector: Rows) -> Scored:
         """(P,) float32 exact scores of P pairs of a query and a distinct vector, each pair once."""
         if not self.on_cpu:
-            return self._in_fixed_order(query, vector)
+            return self._add_in_fixed_order(query, vector)
         found = np.empty(len(query), dtype=np.float32)
         for start in range(0, len(query), _PAIRS_AT_ONCE):
             part = slice(start, start + _PAIRS_AT_ONCE)
-            found[part] = self._rounded(query[part], vector[part])
+            found[part] = self._round(query[part], vector[part])
         return found
 
-    def _rounded(self, query: Rows, row: Rows) -> Scored:
-        rough, reach = self._in_float64(query, row), self._reach[query]
+    def _round(self, query: Rows, row: Rows) -> Scored:
+        rough, reach = self._multiply_in_float64(query, row), self._reach[query]
         rounded: Scored = rough.astype(np.float32) + np.float32(0)  # -0 and 0 are one score
         doubtful = (rough - reach).astype(np.float32) != (rough + reach).astype(np.float32)
-        rounded[doubtful] = self._in_fixed_order(query[doubtful], row[doubtful])
+        rounded[doubtful] = self._add_in_fixed_order(query[doubtful], row[doubtful])
         return rounded
 
-    def _in_float64(self, query: Rows, row: Rows) -> NDArray[np.float64]:
+    def _multiply_in_float64(self, query: Rows, row: Rows) -> NDArray[np.float64]:
         """(P,) products of chosen pairs, in whatever order torch adds their terms."""
         gallery, row = self._widen(row)
         size, first, end = len(gallery[0]), int(query.min()), int(query.max()) + 1
@@ -132,7 +132,7 @@ class DotProduct:
     def _widened(self) -> Sequence[Tensor]:
         return _slice(self.vectors)
 
-    def _in_fixed_order(self, query: Rows, row: Rows) -> Scored:
+    def _add_in_fixed_order(self, query: Rows, row: Rows) -> Scored:
         """(P,) float32 by the definition, term for term."""
         found = np.empty(len(query), dtype=np.float32)
         size = max(1, _TERMS_AT_ONCE // self.queries.shape[1])
@@ -144,7 +144,7 @@ class DotProduct:
         return found + np.float32(0)
 
 
-def _norms(vectors: Tensor) -> Tensor:
+def _compute_norms(vectors: Tensor) -> Tensor:
     lengths: Tensor = torch.linalg.vector_norm(vectors, dim=1)
     return lengths
 

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cirbench.benchmark.api.values import Query, TaskData
-from cirbench.benchmark.ranking.parts import Wanted
-from cirbench.benchmark.ranking.rank import Ranking, joined, rank_vectors
+from cirbench.benchmark.ranking.parts import RankRequest
+from cirbench.benchmark.ranking.rank import Ranking, join_queries, rank_vectors
 
 
 def rank_queries(data: TaskData, vectors: Tensor, gallery: Tensor, depth: int) -> Ranking:
@@ -24,13 +24,13 @@ def rank_queries(data: TaskData, vectors: Tensor, gallery: Tensor, depth: int) -
         _rank_span([data.queries[i] for i in rows], vectors[rows], gallery, span, depth)
         for span, rows in of_span.items()
     ]
-    return joined(parts, np.concatenate(list(of_span.values())))
+    return join_queries(parts, np.concatenate(list(of_span.values())))
 
 
 def _rank_span(
     queries: Sequence[Query], vectors: Tensor, gallery: Tensor, span: range, depth: int
 ) -> Ranking:
-    wanted = Wanted(
+    wanted = RankRequest(
         depth=depth,
         positives=[[row - span.start for row in query.positives] for query in queries],
         removed=[None if q.removed is None else q.removed - span.start for q in queries],
@@ -38,10 +38,12 @@ def _rank_span(
     )
     found = rank_vectors(vectors, gallery[span.start : span.stop], wanted)
     return replace(
-        found, top=_shifted(found.top, span.start), members=_shifted(found.members, span.start)
+        found,
+        top=_shift_rows(found.top, span.start),
+        members=_shift_rows(found.members, span.start),
     )
 
 
-def _shifted(rows: NDArray[np.int32], start: int) -> NDArray[np.int32]:
+def _shift_rows(rows: NDArray[np.int32], start: int) -> NDArray[np.int32]:
     """Rows of a span as rows of the whole gallery."""
     return np.where(rows < 0, -1, rows + np.int32(start))

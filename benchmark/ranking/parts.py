@@ -32,13 +32,13 @@ _BAND = 1.25 * FRAGILE
 """What is looked at around a best positive besides the margin: a little more, since the bounds of
 the band are rounded."""
 
-Scores = Callable[[slice], Tensor]
+ScoreFunction = Callable[[slice], Tensor]
 """Query rows → their scores against the gallery's rows, (rows, N) float32, read before the next are
 asked for. They are taken as they are, but for those of a `DotProduct`."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wanted:
+class RankRequest:
     """What is asked for Q queries, in rows of the whole gallery.
 
     Attributes:
@@ -53,7 +53,7 @@ class Wanted:
     removed: Sequence[int | None] | None = None
     members: Sequence[Sequence[int]] | None = None
 
-    def block(self, queries: slice) -> Wanted:
+    def select(self, queries: slice) -> RankRequest:
         """The same of some queries."""
         return replace(
             self,
@@ -66,7 +66,7 @@ class Wanted:
     def targets(self) -> tuple[Rows, Rows]:
         """(P,) queries and rows of the positives that are ranked, each once."""
         removed = self.removed or [None] * len(self.positives)
-        return as_pairs(
+        return to_pairs(
             [
                 [row for row in dict.fromkeys(rows) if row != gone]
                 for rows, gone in zip(self.positives, removed, strict=True)
@@ -76,11 +76,11 @@ class Wanted:
     @property
     def removed_rows(self) -> tuple[Rows, Rows]:
         """(P,) queries and the rows removed from their rankings."""
-        return as_pairs([[] if row is None else [row] for row in self.removed or ()])
+        return to_pairs([[] if row is None else [row] for row in self.removed or ()])
 
 
 @dataclass(frozen=True)
-class Pairs:
+class ScoredPairs:
     """Exact scores of P pairs of a query and a row of the gallery."""
 
     query: Rows
@@ -89,7 +89,7 @@ class Pairs:
 
 
 @dataclass(frozen=True)
-class Counted:
+class VectorPairs:
     """Exact scores of P pairs of a query and a vector that some rows hold.
 
     Attributes:
@@ -104,7 +104,7 @@ class Counted:
 
 
 @dataclass(frozen=True)
-class Best:
+class BestPositives:
     """Each query's best-ranked positive.
 
     Attributes:
@@ -116,7 +116,7 @@ class Best:
     row: Rows
 
     @classmethod
-    def among(cls, targets: Pairs, queries: int) -> Best:
+    def choose(cls, targets: ScoredPairs, queries: int) -> BestPositives:
         """The best of the positives."""
         best = np.full(queries, -np.inf, dtype=np.float32)
         np.maximum.at(best, targets.query, targets.score)
@@ -125,11 +125,11 @@ class Best:
         np.minimum.at(first, targets.query[level], targets.row[level])
         return cls(np.where(np.isneginf(best), np.float32(np.inf), best), first)
 
-    def block(self, queries: slice) -> Best:
+    def select(self, queries: slice) -> BestPositives:
         """Those of some queries."""
-        return Best(self.score[queries], self.row[queries])
+        return BestPositives(self.score[queries], self.row[queries])
 
-    def check(self, targets: Pairs, first: int) -> None:
+    def check(self, targets: ScoredPairs, first: int) -> None:
         """Holds them to positives of one part; `first` is the number of the first query.
 
         Raises:
@@ -143,18 +143,18 @@ class Best:
                 f"vectors which are ranked, and is not; the vectors changed meanwhile"
             )
 
-    def beside(self, pairs: Pairs) -> Counted:
+    def place(self, pairs: ScoredPairs) -> VectorPairs:
         """The pairs, with their place before or after the best positive."""
         earlier = (pairs.row < self.row[pairs.query]).astype(np.int64)
-        return Counted(pairs.query, pairs.score, np.ones_like(pairs.query), earlier)
+        return VectorPairs(pairs.query, pairs.score, np.ones_like(pairs.query), earlier)
 
-    def count_before(self, found: Counted) -> Rows:
+    def count_before(self, found: VectorPairs) -> Rows:
         """(Q,) how many rows are ranked before each best positive."""
         level = self.score[found.query]
         even = np.where(found.score == level, found.earlier, 0)
         return self._sum(found.query, np.where(found.score > level, found.rows, even))
 
-    def count_close(self, found: Counted, distance: float) -> Rows:
+    def count_close(self, found: VectorPairs, distance: float) -> Rows:
         """(Q,) how many rows score at most so much more or less."""
         apart = np.abs(found.score.astype(np.float64) - self.score[found.query])
         return self._sum(found.query, np.where(apart <= distance, found.rows, 0))
@@ -164,7 +164,7 @@ class Best:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Part:
+class PartialRanking:
     """What one part of the gallery came to; parts merge into what the whole comes to.
 
     Attributes:
@@ -209,7 +209,7 @@ class _Block:
     first: int
 
     @classmethod
-    def of(cls, scores: Scores, queries: slice, rows: range) -> _Block:
+    def score(cls, scores: ScoreFunction, queries: slice, rows: range) -> _Block:
         fast = scores(queries)
         if isinstance(scores, DotProduct):
             return cls(
@@ -235,18 +235,18 @@ class _Block:
             first=queries.start,
         )
 
-    def pairs(self, query: Rows, row: Rows) -> Pairs:
+    def score_pairs(self, query: Rows, row: Rows) -> ScoredPairs:
         """Those of the pairs that are here, with their exact scores."""
         here = (row >= self.start) & (row < self.start + len(self.copies.vector))
         query, row = query[here], row[here]
-        return Pairs(query, row, self.exact_of_rows(query, row - self.start))
+        return ScoredPairs(query, row, self.exact_of_rows(query, row - self.start))
 
-    def near(self, found: Scan, best: Best) -> Counted:
+    def score_near(self, found: Scan, best: BestPositives) -> VectorPairs:
         """What may score just what the best positives do."""
         query, vector = found.near_row, found.near_column
         row = np.clip(best.row[query] - self.start, 0, len(self.copies.vector))
         earlier = self.copies.count_before(vector, row)
-        return Counted(query, self.exact(query, vector), self.copies.count[vector], earlier)
+        return VectorPairs(query, self.exact(query, vector), self.copies.count[vector], earlier)
 
     def count_above(self, found: Scan, high: Tensor) -> Rows:
         """(B,) how many rows score more than `high`, by fast scores."""
@@ -259,16 +259,16 @@ class _Block:
 
 
 def rank_part(
-    scores: Scores,
-    wanted: Wanted,
+    scores: ScoreFunction,
+    wanted: RankRequest,
     rows: range,
-    best: Best | None = None,
+    best: BestPositives | None = None,
     floor: Scored | None = None,
-) -> Part:
+) -> PartialRanking:
     """Ranks those rows of the gallery; `scores` are against them alone.
 
     Args:
-        best: what `best_positives` gave; None where the rows are the whole gallery.
+        best: what `find_best_positives` gave; None where the rows are the whole gallery.
         floor: (Q,) the `floor` of the parts before, which only spares work.
 
     Raises:
@@ -279,22 +279,25 @@ def rank_part(
     members_width = max((len(own) for own in wanted.members or ()), default=0)
     by_core = isinstance(scores, DotProduct) and scores.on_cpu
     floor = np.full(queries, -np.inf, dtype=np.float32) if floor is None else floor
-    size = _block_height(queries, len(rows), torch.get_num_threads() if by_core else 1)
+    size = _choose_block_height(queries, len(rows), torch.get_num_threads() if by_core else 1)
 
-    def rank_block(start: int) -> Part:
+    def rank_block(start: int) -> PartialRanking:
         part = slice(start, min(start + size, queries))
-        block = _Block.of(scores, part, rows)
-        own = best.block(part) if best else None
-        return _rank_block(block, wanted.block(part), own, floor[part], members_width)
+        block = _Block.score(scores, part, rows)
+        own = best.select(part) if best else None
+        return _rank_block(block, wanted.select(part), own, floor[part], members_width)
 
     starts = range(0, queries, size)
     parts = map_on_cores(rank_block, starts) if by_core else list(map(rank_block, starts))
-    return Part(
-        **{f.name: np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(Part)}
+    return PartialRanking(
+        **{
+            f.name: np.concatenate([getattr(part, f.name) for part in parts])
+            for f in fields(PartialRanking)
+        }
     )
 
 
-def _block_height(queries: int, columns: int, threads: int) -> int:
+def _choose_block_height(queries: int, columns: int, threads: int) -> int:
     """How many queries a block has: all, or as many as give every thread as many blocks."""
     size = max(BLOCK_BYTES // threads, min(LEAST_BLOCK_BYTES, BLOCK_BYTES))
     highest = max(1, size // (4 * max(1, columns)))
@@ -304,44 +307,50 @@ def _block_height(queries: int, columns: int, threads: int) -> int:
 
 
 def _rank_block(
-    block: _Block, wanted: Wanted, best: Best | None, floor: Scored, members_width: int
-) -> Part:
+    block: _Block,
+    wanted: RankRequest,
+    best: BestPositives | None,
+    floor: Scored,
+    members_width: int,
+) -> PartialRanking:
     device = block.fast.device
-    targets = block.pairs(*wanted.targets)
+    targets = block.score_pairs(*wanted.targets)
     if best is None:
-        best = Best.among(targets, len(block.fast))
+        best = BestPositives.choose(targets, len(block.fast))
     else:
         best.check(targets, block.first)
-    removed = block.pairs(*wanted.removed_rows)
+    removed = block.score_pairs(*wanted.removed_rows)
     level, band = torch.from_numpy(best.score).to(device), block.margin + _BAND
     depth = min(wanted.depth + 1, block.fast.shape[1])  # one more, since one may be removed
     reach = torch.from_numpy(floor).to(device) - block.margin
     found = scan(block.fast, depth, 2 * block.margin, reach, level - band, level + band)
-    near, own, gone = block.near(found, best), best.beside(targets), best.beside(removed)
+    near, own, gone = block.score_near(found, best), best.place(targets), best.place(removed)
     above = block.count_above(found, level + band)
-    top, similarity = _order(block, found, wanted)
+    top, similarity = _order_best(block, found, wanted)
 
     def has_rival(distance: float) -> NDArray[np.bool_]:
         close = [best.count_close(pairs, distance) for pairs in (near, own, gone)]
         return close[0] > close[1] + close[2]
 
-    return Part(
+    return PartialRanking(
         top=top,
         similarity=similarity,
         before=above + best.count_before(near) - best.count_before(gone),
         tied=has_rival(0),
         fragile=has_rival(FRAGILE),
-        member_scores=_member_scores(block, wanted, members_width),
+        member_scores=_score_members(block, wanted, members_width),
     )
 
 
-def _order(block: _Block, found: Scan, wanted: Wanted) -> tuple[NDArray[np.int32], Scored]:
+def _order_best(
+    block: _Block, found: Scan, wanted: RankRequest
+) -> tuple[NDArray[np.int32], Scored]:
     """(B, depth) rows and exact scores of the best, equal ones by row; -1 and -inf beyond."""
     query, vector = found.row, found.column
     exact = block.exact(query, vector)
     _check_margin(block, found, exact)
     if block.copies.any:
-        query, vector, exact = _needed(block, query, vector, exact, wanted.depth + 1)
+        query, vector, exact = _keep_needed(block, query, vector, exact, wanted.depth + 1)
         vector, place = block.copies.expand(vector, wanted.depth + 1)
         query, exact = query[place], exact[place]
     row = vector + block.start
@@ -349,19 +358,23 @@ def _order(block: _Block, found: Scan, wanted: Wanted) -> tuple[NDArray[np.int32
     if len(gone):
         kept = row != gone[query]
         query, exact, row = query[kept], exact[kept], row[kept]
-    keys = np.sort(_table(query, _key(exact, row), len(block.fast), wanted.depth), axis=1)
+    keys = np.sort(
+        _make_table(query, _make_keys(exact, row), len(block.fast), wanted.depth), axis=1
+    )
     keys = keys[:, : wanted.depth]
     real = keys != _LAST
     rows = (keys & _LOWER).astype(np.int32)
-    return np.where(real, rows, np.int32(-1)), np.where(real, _score(keys), np.float32(-np.inf))
+    return np.where(real, rows, np.int32(-1)), np.where(
+        real, _read_scores(keys), np.float32(-np.inf)
+    )
 
 
-def _needed(
+def _keep_needed(
     block: _Block, query: Rows, vector: Rows, exact: Scored, depth: int
 ) -> tuple[Rows, Rows, Scored]:
     """The pairs without those that `depth` better rows of their query stand before."""
-    keys = np.sort(_table(query, _key(exact, vector), len(block.fast), 1), axis=1)
-    real, score = keys != _LAST, _score(keys)
+    keys = np.sort(_make_table(query, _make_keys(exact, vector), len(block.fast), 1), axis=1)
+    real, score = keys != _LAST, _read_scores(keys)
     count = np.where(real, block.copies.count[np.where(real, keys & _LOWER, 0)], 0)
     before = np.cumsum(count, axis=1) - count
     begins = np.ones_like(real)
@@ -371,7 +384,9 @@ def _needed(
     return np.nonzero(chosen)[0], (keys & _LOWER)[chosen].astype(np.int64), score[chosen]
 
 
-def _table(query: Rows, keys: NDArray[np.uint64], queries: int, width: int) -> NDArray[np.uint64]:
+def _make_table(
+    query: Rows, keys: NDArray[np.uint64], queries: int, width: int
+) -> NDArray[np.uint64]:
     """(Q, ≥ width) keys by query, which come in their order, filled up with the last of all."""
     count = np.bincount(query, minlength=queries)
     table = np.full((queries, max(width, count.max())), _LAST, dtype=np.uint64)
@@ -393,7 +408,7 @@ _LAST = np.uint64(2**64 - 1)
 _SIGN = np.uint32(2**31)
 
 
-def _key(score: Scored, row: NDArray[np.int64]) -> NDArray[np.uint64]:
+def _make_keys(score: Scored, row: NDArray[np.int64]) -> NDArray[np.uint64]:
     """Numbers in the order of falling scores, equal ones in that of rising rows.
 
     The bits of a positive float, read as a number, are in its order; those of a negative one in the
@@ -404,19 +419,19 @@ def _key(score: Scored, row: NDArray[np.int64]) -> NDArray[np.uint64]:
     return falling.astype(np.uint64) << np.uint64(32) | row.astype(np.uint64)
 
 
-def _score(key: NDArray[np.uint64]) -> Scored:
+def _read_scores(key: NDArray[np.uint64]) -> Scored:
     """The score in a key."""
     falling = (key >> np.uint64(32)).astype(np.uint32)
     bits: NDArray[np.uint32] = np.where(falling & _SIGN, falling, ~(falling | _SIGN))
     return bits.view(np.float32)
 
 
-def _member_scores(block: _Block, wanted: Wanted, width: int) -> Scored:
+def _score_members(block: _Block, wanted: RankRequest, width: int) -> Scored:
     """(B, width) exact scores of each query's members in the order of their rows; -inf elsewhere,
     and for the removed one."""
     found = np.full((len(block.fast), width), -np.inf, dtype=np.float32)
     members = [sorted(own) for own in wanted.members or ()]
-    pairs = block.pairs(*as_pairs(members))
+    pairs = block.score_pairs(*to_pairs(members))
     place = {(query, row): i for query, own in enumerate(members) for i, row in enumerate(own)}
     for query, row, score in zip(
         pairs.query.tolist(), pairs.row.tolist(), pairs.score, strict=True
@@ -426,18 +441,18 @@ def _member_scores(block: _Block, wanted: Wanted, width: int) -> Scored:
     return found
 
 
-def as_pairs(rows: Sequence[Sequence[int]]) -> tuple[Rows, Rows]:
+def to_pairs(rows: Sequence[Sequence[int]]) -> tuple[Rows, Rows]:
     """Ragged rows → (P,) the number of each one's query, and (P,) the rows themselves."""
     query = np.repeat(np.arange(len(rows)), [len(own) for own in rows])
     return query, np.array([row for own in rows for row in own], dtype=np.int64)
 
 
-def merge(left: Part, right: Part) -> Part:
+def merge(left: PartialRanking, right: PartialRanking) -> PartialRanking:
     """Two parts of the gallery as one; all rows of the left come before those of the right."""
     similarity = np.concatenate([left.similarity, right.similarity], axis=1)
     best_first = torch.from_numpy(similarity).sort(dim=1, descending=True, stable=True)
     places = best_first.indices[:, : left.top.shape[1]].numpy()
-    return Part(
+    return PartialRanking(
         top=np.take_along_axis(np.concatenate([left.top, right.top], axis=1), places, axis=1),
         similarity=best_first.values[:, : left.top.shape[1]].numpy(),
         before=left.before + right.before,

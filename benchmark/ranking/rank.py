@@ -22,7 +22,15 @@ from torch import Tensor
 
 from cirbench.benchmark.ranking.dot_product import DotProduct, Scored
 from cirbench.benchmark.ranking.equal_vectors import Rows
-from cirbench.benchmark.ranking.parts import Best, Pairs, Part, Scores, Wanted, merge, rank_part
+from cirbench.benchmark.ranking.parts import (
+    BestPositives,
+    PartialRanking,
+    RankRequest,
+    ScoredPairs,
+    ScoreFunction,
+    merge,
+    rank_part,
+)
 from cirbench.benchmark.runtime.torch_state import full_float32
 
 PART_ROWS = 2**16
@@ -59,7 +67,7 @@ def dot_product(queries: Tensor, gallery: Tensor) -> DotProduct:
 
 
 def rank(
-    scores: Scores,
+    scores: ScoreFunction,
     positives: Sequence[Sequence[int]],
     gallery_size: int,
     *,
@@ -67,13 +75,13 @@ def rank(
     removed: Sequence[int | None] | None = None,
     members: Sequence[Sequence[int]] | None = None,
 ) -> Ranking:
-    """Ranks the gallery for each query; see `Wanted` for what is asked."""
-    wanted = Wanted(depth=depth, positives=positives, removed=removed, members=members)
+    """Ranks the gallery for each query; see `RankRequest` for what is asked."""
+    wanted = RankRequest(depth=depth, positives=positives, removed=removed, members=members)
     return merge_parts([rank_part(scores, wanted, range(gallery_size))], wanted)
 
 
 @full_float32()
-def rank_vectors(queries: Tensor, gallery: Tensor, wanted: Wanted) -> Ranking:
+def rank_vectors(queries: Tensor, gallery: Tensor, wanted: RankRequest) -> Ranking:
     """Ranks (N, D) unit vectors by dot product for (Q, D) unit vectors.
 
     A gallery of more than `PART_ROWS` is read once, a part at a time, so it may be a memory-mapped
@@ -86,8 +94,10 @@ def rank_vectors(queries: Tensor, gallery: Tensor, wanted: Wanted) -> Ranking:
     if size <= PART_ROWS:
         whole = rank_part(DotProduct(queries, gallery), wanted, range(size))
         return merge_parts([whole], wanted)
-    best = best_positives(queries, gallery, wanted)
-    parts: list[Part] = []  # one, which the next merges into: it says what that must reach
+    best = find_best_positives(queries, gallery, wanted)
+    parts: list[
+        PartialRanking
+    ] = []  # one, which the next merges into: it says what that must reach
     for start in range(0, size, PART_ROWS):
         rows = range(start, min(start + PART_ROWS, size))
         scores = DotProduct(queries, gallery[rows.start : rows.stop])
@@ -96,14 +106,14 @@ def rank_vectors(queries: Tensor, gallery: Tensor, wanted: Wanted) -> Ranking:
     return merge_parts(parts, wanted)
 
 
-def best_positives(queries: Tensor, gallery: Tensor, wanted: Wanted) -> Best:
+def find_best_positives(queries: Tensor, gallery: Tensor, wanted: RankRequest) -> BestPositives:
     """Each query's best-ranked positive, from the rows of the positives alone."""
     query, row = wanted.targets
     scores = [np.zeros(0, dtype=np.float32)]
     for start in range(0, len(row), _TARGETS_AT_ONCE):
         part = slice(start, start + _TARGETS_AT_ONCE)
         scores.append(_score_pairs(queries, gallery, query[part], row[part]))
-    return Best.among(Pairs(query, row, np.concatenate(scores)), len(queries))
+    return BestPositives.choose(ScoredPairs(query, row, np.concatenate(scores)), len(queries))
 
 
 def _score_pairs(queries: Tensor, gallery: Tensor, query: Rows, row: Rows) -> Scored:
@@ -112,7 +122,7 @@ def _score_pairs(queries: Tensor, gallery: Tensor, query: Rows, row: Rows) -> Sc
     return DotProduct(queries, gallery[used.tolist()]).exact_of_rows(query, place)
 
 
-def merge_parts(parts: Iterable[Part], wanted: Wanted) -> Ranking:
+def merge_parts(parts: Iterable[PartialRanking], wanted: RankRequest) -> Ranking:
     """The ranking of the whole gallery from its parts in their order, wherever these were made."""
     whole = reduce(merge, parts)
     found = np.zeros(len(whole.before), dtype=bool)
@@ -137,7 +147,7 @@ def _rank_members(
     return np.take_along_axis(rows, np.argsort(-scores, axis=1, kind="stable"), axis=1)
 
 
-def joined(parts: Sequence[Ranking], order: NDArray[np.int64]) -> Ranking:
+def join_queries(parts: Sequence[Ranking], order: NDArray[np.int64]) -> Ranking:
     """Rankings of parts of the queries as one; `order` lists their queries, part after part."""
     back = np.argsort(order, kind="stable")
     return Ranking(
@@ -146,11 +156,11 @@ def joined(parts: Sequence[Ranking], order: NDArray[np.int64]) -> Ranking:
         first_rank=np.concatenate([part.first_rank for part in parts])[back],
         tied=np.concatenate([part.tied for part in parts])[back],
         fragile=np.concatenate([part.fragile for part in parts])[back],
-        members=_stacked([part.members for part in parts])[back],
+        members=_stack([part.members for part in parts])[back],
     )
 
 
-def _stacked(parts: Sequence[NDArray[np.int32]]) -> NDArray[np.int32]:
+def _stack(parts: Sequence[NDArray[np.int32]]) -> NDArray[np.int32]:
     """Arrays one above the other, the narrower ones filled up with -1."""
     width = max(part.shape[1] for part in parts)
     filled = [

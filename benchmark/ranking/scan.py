@@ -93,10 +93,10 @@ def _scan_piece(
     over = np.packbits(scores > high[:, None], axis=1)
     near = np.packbits(scores >= low[:, None], axis=1) ^ over
     above = np.bitwise_count(over).sum(axis=1, dtype=np.int64)
-    return Scan(*_nominate(scores, k, slack, floor), above, *_places(near))
+    return Scan(*_nominate(scores, k, slack, floor), above, *_find_ones(near))
 
 
-def _places(bits: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _find_ones(bits: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Rows and columns of the ones among (B, N / 8) packed bits, which are few."""
     flat = bits.reshape(-1)
     byte = np.flatnonzero(flat != 0)
@@ -106,7 +106,7 @@ def _places(bits: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.int6
     return row, 8 * (byte - row * bits.shape[1]) + (bit & 7)
 
 
-def _reaching(scores: NDArray[np.float32], floor: NDArray[np.float32]) -> NDArray[np.uint8]:
+def _mark_reaching(scores: NDArray[np.float32], floor: NDArray[np.float32]) -> NDArray[np.uint8]:
     """(B, N / 8) packed bits: what reaches its row's floor."""
     return np.packbits(scores >= floor[:, None], axis=1)
 
@@ -115,10 +115,10 @@ def _nominate(
     scores: NDArray[np.float32], k: int, slack: NDArray[np.float32], floor: NDArray[np.float32]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
     """Rows, columns and scores of what `Scan` says."""
-    reached = _reaching(scores, floor) if np.isfinite(floor).all() else None
+    reached = _mark_reaching(scores, floor) if np.isfinite(floor).all() else None
     if reached is None or np.bitwise_count(reached).sum() > _FEW * k * len(scores):
-        reached = _reaching(scores, np.maximum(floor, _floor(scores, k) - slack))
-    row, column = _places(reached)
+        reached = _mark_reaching(scores, np.maximum(floor, _choose_floor(scores, k) - slack))
+    row, column = _find_ones(reached)
     score = scores[row, column]
     found = np.bincount(row, minlength=len(scores))
     table = np.full((len(scores), max(k, found.max())), -np.inf, dtype=np.float32)
@@ -128,7 +128,7 @@ def _nominate(
     return row[chosen], column[chosen], score[chosen]
 
 
-def _floor(scores: NDArray[np.float32], k: int) -> NDArray[np.float32]:
+def _choose_floor(scores: NDArray[np.float32], k: int) -> NDArray[np.float32]:
     """(B,) what the k best of each row reach, and not many more.
 
     The maxima of disjoint groups are as many different scores, so at least k scores reach the k-th

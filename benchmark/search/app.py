@@ -25,14 +25,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from cirbench.benchmark.api.method import Method
 from cirbench.benchmark.runtime.errors import CirbenchError, UsageError
 from cirbench.benchmark.search.forms import (
-    Asked,
     RecentPictures,
+    SearchForm,
     TooLarge,
     TooSlow,
-    asked,
+    check_form,
     read_form,
 )
-from cirbench.benchmark.search.pages import Answer, environment, stylesheet
+from cirbench.benchmark.search.pages import MethodAnswer, make_environment, read_stylesheet
 from cirbench.benchmark.search.search import Searcher
 
 HOST = "127.0.0.1"
@@ -49,7 +49,7 @@ _NO_FORM = FormData()
 
 
 @dataclass(frozen=True, kw_only=True)
-class Demo:
+class SearchApp:
     """What the page searches, and with what.
 
     Attributes:
@@ -62,7 +62,7 @@ class Demo:
     recent: RecentPictures = field(default_factory=RecentPictures)
     _one_at_a_time: Lock = field(default_factory=Lock)
 
-    def answers(self, wanted: Asked) -> list[Answer]:
+    def answer(self, wanted: SearchForm) -> list[MethodAnswer]:
         """One answer a method; a method that can't use the query says why.
 
         Raises:
@@ -74,22 +74,22 @@ class Demo:
             for name in wanted.methods:
                 try:
                     hits = self.searcher.find(self.methods[name], wanted.query, images, wanted.top)
-                    found.append(Answer(method=name, query=wanted.query, hits=hits))
+                    found.append(MethodAnswer(method=name, query=wanted.query, hits=hits))
                 except UsageError as error:
-                    found.append(Answer(method=name, query=wanted.query, error=str(error)))
+                    found.append(MethodAnswer(method=name, query=wanted.query, error=str(error)))
             return found
 
-    def page(
+    def render(
         self,
-        wanted: Asked | None = None,
-        answers: list[Answer] | None = None,
+        wanted: SearchForm | None = None,
+        answers: list[MethodAnswer] | None = None,
         error: str = "",
         form: FormData = _NO_FORM,
     ) -> str:
         """The form, with the answers below it, or above it what is wrong with `form`."""
         ticked = [str(name) for name in form.getlist("method")] or list(self.methods)
         return (
-            environment()
+            make_environment()
             .get_template("page.html")
             .render(
                 about=self.about,
@@ -104,29 +104,29 @@ class Demo:
         )
 
 
-def application(demo: Demo) -> Starlette:
+def make_application(demo: SearchApp) -> Starlette:
     """The page as an ASGI application."""
 
     async def show(_request: Request) -> Response:
-        return HTMLResponse(demo.page())
+        return HTMLResponse(demo.render())
 
     async def search(request: Request) -> Response:
         form = _NO_FORM
         try:
             form = await read_form(request)
-            wanted = await asked(form, list(demo.methods), demo.recent)
-            answers = await run_in_threadpool(demo.answers, wanted)
-            return HTMLResponse(await run_in_threadpool(demo.page, wanted, answers))
+            wanted = await check_form(form, list(demo.methods), demo.recent)
+            answers = await run_in_threadpool(demo.answer, wanted)
+            return HTMLResponse(await run_in_threadpool(demo.render, wanted, answers))
         except TooLarge as error:
-            return HTMLResponse(demo.page(error=str(error)), status_code=413)
+            return HTMLResponse(demo.render(error=str(error)), status_code=413)
         except TooSlow as error:
-            page = demo.page(error=str(error))
+            page = demo.render(error=str(error))
             return HTMLResponse(page, status_code=408, headers={"Connection": "close"})
         except CirbenchError as error:
-            return HTMLResponse(demo.page(error=str(error), form=form), status_code=400)
+            return HTMLResponse(demo.render(error=str(error), form=form), status_code=400)
 
     async def style(_request: Request) -> Response:
-        return Response(stylesheet(), media_type="text/css")
+        return Response(read_stylesheet(), media_type="text/css")
 
     return Starlette(
         routes=[
@@ -195,9 +195,9 @@ def listen(port: int) -> socket.socket:
     return listener
 
 
-def run(demo: Demo, listener: socket.socket) -> None:
+def run(demo: SearchApp, listener: socket.socket) -> None:
     """Serves until interrupted."""
     import uvicorn
 
-    config = uvicorn.Config(application(demo), log_level="warning", server_header=False)
+    config = uvicorn.Config(make_application(demo), log_level="warning", server_header=False)
     uvicorn.Server(config).run(sockets=[listener])

@@ -14,7 +14,7 @@ from starlette.requests import ClientDisconnect, Request
 
 from cirbench.benchmark.api.values import ImageRef
 from cirbench.benchmark.runtime.errors import UsageError
-from cirbench.benchmark.search.query import FreeQuery, picture
+from cirbench.benchmark.search.query import FreeQuery, make_picture
 
 UPLOAD_BYTES = 10 * 1024 * 1024
 UPLOAD_PIXELS = 25_000_000
@@ -37,7 +37,7 @@ class TooSlow(UsageError):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
+class SearchForm:
     """A form as it was filled in.
 
     Attributes:
@@ -63,7 +63,7 @@ class RecentPictures:
             CorruptData: it is no picture, or too large a one.
         """
         key = sha256(content).hexdigest()
-        self._kept[key] = picture(name, content, most_pixels=UPLOAD_PIXELS)
+        self._kept[key] = make_picture(name, content, most_pixels=UPLOAD_PIXELS)
         self._kept.move_to_end(key)
         if len(self._kept) > _KEPT:
             self._kept.popitem(last=False)
@@ -79,7 +79,7 @@ class _InMemory(MultiPartParser):
     spool_max_size = UPLOAD_BYTES + _FIELD_BYTES * 4
 
 
-async def _limited(request: Request) -> AsyncGenerator[bytes, None]:
+async def _limit_body(request: Request) -> AsyncGenerator[bytes, None]:
     """The body, as long as it is not too large. What follows is thrown away, up to a limit: a
     browser shows an answer only when it has sent everything."""
     received = 0
@@ -106,7 +106,7 @@ async def read_form(request: Request) -> FormData:
     try:
         parser = _InMemory(
             request.headers,
-            _limited(request),
+            _limit_body(request),
             max_files=1,
             max_fields=50,
             max_part_size=_FIELD_BYTES,
@@ -123,7 +123,7 @@ async def read_form(request: Request) -> FormData:
         raise UsageError("the upload was broken off") from error
 
 
-async def asked(form: FormData, known: Sequence[str], recent: RecentPictures) -> Asked:
+async def check_form(form: FormData, known: Sequence[str], recent: RecentPictures) -> SearchForm:
     """Holds a form to what is allowed.
 
     Raises:
@@ -143,10 +143,10 @@ async def asked(form: FormData, known: Sequence[str], recent: RecentPictures) ->
         raise UsageError("tick at least one method")
     images = (image,) if image else ()
     query = FreeQuery(images=images, prompt=text)
-    return Asked(query=query, methods=methods, top=_number(form), key=key)
+    return SearchForm(query=query, methods=methods, top=_read_number(form), key=key)
 
 
-def _number(form: FormData) -> int:
+def _read_number(form: FormData) -> int:
     written = str(form.get("top"))
     if not (written.isascii() and written.isdigit() and 1 <= int(written[:9]) <= _MOST_SHOWN):
         raise UsageError(f"how many to show is a number from 1 to {_MOST_SHOWN}")

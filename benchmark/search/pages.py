@@ -34,7 +34,7 @@ _MOST_ROWS = 300
 
 
 @dataclass(frozen=True, kw_only=True)
-class Answer:
+class MethodAnswer:
     """What one method found for a query, or why it found nothing."""
 
     method: str
@@ -43,7 +43,7 @@ class Answer:
     error: str = ""
 
 
-def _small(image: Image.Image) -> Tensor:
+def _shrink(image: Image.Image) -> Tensor:
     """A picture → (H, W, 3) uint8, no side above `SIDE`, on white where it is transparent."""
     image.thumbnail((SIDE, SIDE))
     if image.has_transparency_data:
@@ -54,16 +54,16 @@ def _small(image: Image.Image) -> Tensor:
 
 
 @lru_cache(maxsize=4096)
-def thumbnail(ref: ImageRef) -> Tensor:
+def make_thumbnail(ref: ImageRef) -> Tensor:
     """(H, W, 3) uint8 of a gallery's picture, kept by its id.
 
     Raises:
         MissingData, CorruptData: it can't be read any more.
     """
-    return load_picture(ref, _small, 0)[0]
+    return load_picture(ref, _shrink, 0)[0]
 
 
-def data_uri(pixels: Tensor) -> str:
+def to_data_uri(pixels: Tensor) -> str:
     """(H, W, 3) uint8 → a PNG inside an address."""
     buffer = io.BytesIO()
     Image.fromarray(pixels.numpy()).save(buffer, "PNG")
@@ -72,16 +72,16 @@ def data_uri(pixels: Tensor) -> str:
 
 def picture_uri(ref: ImageRef) -> str:
     """A gallery's picture, small, inside an address."""
-    return data_uri(thumbnail(ref))
+    return to_data_uri(make_thumbnail(ref))
 
 
 def query_uri(ref: ImageRef) -> str:
     """A query's picture; not kept, since another one may come under the same name."""
-    return data_uri(load_picture(ref, _small, 0)[0])
+    return to_data_uri(load_picture(ref, _shrink, 0)[0])
 
 
 @cache
-def environment() -> Environment:
+def make_environment() -> Environment:
     """The templates; whatever is put into one is escaped."""
     loaded = Environment(
         loader=PackageLoader("cirbench.benchmark.search"),
@@ -93,20 +93,20 @@ def environment() -> Environment:
     return loaded
 
 
-def stylesheet() -> str:
+def read_stylesheet() -> str:
     """The one style of all pages."""
     return (files("cirbench.benchmark.search") / "templates" / "style.css").read_text(
         encoding="utf-8"
     )
 
 
-def results_page(answers: Sequence[Answer], about: str) -> str:
+def render_page(answers: Sequence[MethodAnswer], about: str) -> str:
     """A page that stands alone: style and thumbnails are inside."""
-    template = environment().get_template("results.html")
-    return template.render(answers=answers, about=about, style=stylesheet())
+    template = make_environment().get_template("results.html")
+    return template.render(answers=answers, about=about, style=read_stylesheet())
 
 
-def results_png(answers: Sequence[Answer]) -> bytes:
+def render_grid(answers: Sequence[MethodAnswer]) -> bytes:
     """A grid: for each answer its query's pictures, and the hits in rows of ten.
 
     Raises:
@@ -132,10 +132,10 @@ def results_png(answers: Sequence[Answer]) -> bytes:
     return buffer.getvalue()
 
 
-def _draw(axes: Any, answer: Answer, first: int) -> None:
+def _draw(axes: Any, answer: MethodAnswer, first: int) -> None:
     """One answer into its rows of axes; hits begin in the column `first`."""
     for place, ref in enumerate(answer.query.images):
-        _show(axes[0, place], load_picture(ref, _small, 0)[0], "query" if place == 0 else "and")
+        _show(axes[0, place], load_picture(ref, _shrink, 0)[0], "query" if place == 0 else "and")
     prompt = textwrap.fill(answer.query.prompt, width=20 * first)
     axes[0, 0].text(
         0,
@@ -149,7 +149,7 @@ def _draw(axes: Any, answer: Answer, first: int) -> None:
     for place, hit in enumerate(answer.hits):
         row, column = divmod(place, _COLUMNS)
         title = f"{hit.rank} · {hit.similarity:.3f}"
-        _show(axes[row, first + column], thumbnail(hit.picture), title)
+        _show(axes[row, first + column], make_thumbnail(hit.picture), title)
 
 
 def _show(axes: Axes, pixels: Tensor, title: str) -> None:

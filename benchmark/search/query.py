@@ -33,7 +33,7 @@ class FreeQuery:
         return " ".join(word for word in self.prompt.split() if word != PLACEHOLDER)
 
 
-def free_queries(images: Sequence[ImageRef], prompts: Sequence[str]) -> list[FreeQuery]:
+def pair_queries(images: Sequence[ImageRef], prompts: Sequence[str]) -> list[FreeQuery]:
     """Pairs pictures and prompts by position, a prompt of P placeholders taking P pictures; or one
     picture with every prompt. Where there are no prompts each picture is a query, and the reverse.
 
@@ -64,7 +64,7 @@ def free_queries(images: Sequence[ImageRef], prompts: Sequence[str]) -> list[Fre
     ]
 
 
-def picture(name: str, content: bytes, *, most_pixels: int = MOST_PIXELS) -> ImageRef:
+def make_picture(name: str, content: bytes, *, most_pixels: int = MOST_PIXELS) -> ImageRef:
     """A query's picture from the bytes of its file, its header checked and nothing decoded.
 
     Raises:
@@ -77,14 +77,14 @@ def picture(name: str, content: bytes, *, most_pixels: int = MOST_PIXELS) -> Ima
     return ImageRef(id=name, read=lambda: content)
 
 
-def picture_file(path: Path) -> ImageRef:
+def read_picture(path: Path) -> ImageRef:
     """A query's picture from a file.
 
     Raises:
         MissingData: it can't be read.
-        CorruptData: as `picture` does.
+        CorruptData: as `make_picture` does.
     """
     try:
-        return picture(to_text(path), read_regular_file(path))
+        return make_picture(to_text(path), read_regular_file(path))
     except OSError as error:
         raise MissingData(f"picture {to_text(path)} can't be read ({error.strerror})") from error

@@ -132,7 +132,7 @@ class Gallery:
     deep_greys: Sequence[str] = ()
 
 
-def features_of(
+def embed_pictures(
     backbone: Backbone, refs: Sequence[ImageRef], mode: Mode, *, workers: int, reporter: Reporter
 ) -> ImageFeatures:
     """The one place where a search embeds pictures: a gallery through the store, queries without,
@@ -167,16 +167,16 @@ def open_gallery(
     """
     bad: dict[str, str] = {}
     try:
-        features = features_of(backbone, refs, Mode.USE, workers=workers, reporter=reporter)
+        features = embed_pictures(backbone, refs, Mode.USE, workers=workers, reporter=reporter)
     except (MissingData, CorruptData) as error:
         transform = make_transform(PROTOCOL.preprocess, backbone.image_spec)
         bad = find_unreadable(refs, transform, workers)
         if not bad:
             raise
         if not skip_unreadable or len(bad) == len(refs):
-            raise CorruptData(_refusal(bad, len(refs))) from error
+            raise CorruptData(_describe_unreadable(bad, len(refs))) from error
         refs = [ref for ref in refs if ref.id not in bad]
-        features = features_of(backbone, refs, Mode.USE, workers=workers, reporter=reporter)
+        features = embed_pictures(backbone, refs, Mode.USE, workers=workers, reporter=reporter)
     vectors = normalize(features.of(refs), dim=1)
     return Gallery(
         pictures=tuple(refs), vectors=vectors, unreadable=bad, deep_greys=find_deep_greys(refs)
@@ -207,7 +207,7 @@ def name_unreadable(bad: Mapping[str, str]) -> str:
     return named + (f" and {len(bad) - _NAMED} more" if len(bad) > _NAMED else "")
 
 
-def _refusal(bad: Mapping[str, str], count: int) -> str:
+def _describe_unreadable(bad: Mapping[str, str], count: int) -> str:
     return (
         f"{len(bad)} of {count:,} gallery pictures can't be read: {name_unreadable(bad)}; "
         f"mend or remove them, or leave them out with --skip-unreadable"
@@ -240,12 +240,12 @@ class _OneQuery:
         return self.images
 
     def text_features(self, family: str = "text") -> Tensor:
-        return self.texts.of([self._text(family)])
+        return self.texts.of([self._fill_template(family)])
 
     def prompt_features(self, words: Tensor, family: str = "pseudo-word") -> Tensor:
-        return self.texts.backbone.encode_prompts([self._text(family)], words.unsqueeze(0))
+        return self.texts.backbone.encode_prompts([self._fill_template(family)], words.unsqueeze(0))
 
-    def _text(self, family: str) -> str:
+    def _fill_template(self, family: str) -> str:
         fields = {"text": self.query.text, "prompt": self.query.prompt}
         text = self.protocol.text(family, "all", fields)
         if not text:
@@ -274,7 +274,7 @@ class Searcher:
         """
         if not query.images:
             return torch.empty(0, self.backbone.embedding_width)
-        features = features_of(
+        features = embed_pictures(
             self.backbone,
             query.images,
             Mode.OFF,
@@ -300,11 +300,11 @@ class Searcher:
             )
         if not abs(float(vector.norm()) - 1) < 1e-3:
             raise CorruptData(f"{method.name} composed no unit vector; check its checkpoint")
-        [hits] = best(vector, self.gallery, top)
+        [hits] = find_best(vector, self.gallery, top)
         return hits
 
 
-def best(vectors: Tensor, gallery: Gallery, top: int) -> list[list[Hit]]:
+def find_best(vectors: Tensor, gallery: Gallery, top: int) -> list[list[Hit]]:
     """(Q, C) unit vectors → the `top` best of the gallery for each; ties go by its order."""
     count = len(gallery.pictures)
     found = rank(

@@ -24,7 +24,7 @@ class Learner(Generic[Network]):
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
 
-    def scaled(self, loss: Tensor) -> Tensor:
+    def scale(self, loss: Tensor) -> Tensor:
         """What is to be sent back, so that small gradients do not vanish."""
         scaled: Tensor = self.scaler.scale(loss)
         return scaled
@@ -46,7 +46,7 @@ class Learner(Generic[Network]):
             )
 
 
-def loss_scaler(backbone: Backbone) -> torch.amp.GradScaler:
+def make_loss_scaler(backbone: Backbone) -> torch.amp.GradScaler:
     """One that does nothing unless the towers compute in float16."""
     float16 = PRECISIONS[backbone.precision].compute is torch.float16
     return torch.amp.GradScaler(torch.device(backbone.device).type, enabled=float16)

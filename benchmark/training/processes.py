@@ -19,7 +19,7 @@ class Processes:
     rank: int = 0
     count: int = 1
 
-    def own(self, batch_size: int) -> slice:
+    def choose_rows(self, batch_size: int) -> slice:
         """This process's rows of a batch.
 
         Raises:
@@ -30,7 +30,7 @@ class Processes:
         share = batch_size // self.count
         return slice(self.rank * share, (self.rank + 1) * share)
 
-    def gathered(self, rows: Tensor) -> Tensor:
+    def gather(self, rows: Tensor) -> Tensor:
         """(b, C) of each process → (B, C), in the order of ranks."""
         if self.count == 1:
             return rows
@@ -66,7 +66,7 @@ def join_processes(device: str) -> Processes:
     return Processes(rank=rank, count=count)
 
 
-def own_device(device: str, processes: Processes) -> str:
+def choose_own_device(device: str, processes: Processes) -> str:
     """The GPU of this process, where several share a machine; Slurm may show each only its own."""
     if device != "cuda" or processes.count == 1 or torch.cuda.device_count() == 1:
         return device

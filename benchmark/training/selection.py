@@ -27,7 +27,7 @@ TRAINED_ON = {"fashion-iq": "Fashion-IQ", "cirr": "CIRR"}
 """Task → the data set's name in tables, as the literature writes it."""
 
 
-def task_supervision(task: str, data_root: Path | None) -> dict[str, Any]:
+def find_supervision(task: str, data_root: Path | None) -> dict[str, Any]:
     """A task's triplets, and how the best epoch is selected: fields of a training's job.
 
     Raises:
@@ -48,7 +48,7 @@ def task_supervision(task: str, data_root: Path | None) -> dict[str, Any]:
     }
 
 
-def supervision(
+def describe_supervision(
     triplets: Sequence[Triplet], selection: Selection, validation: TaskData
 ) -> dict[str, Any]:
     """What was learned from and selected on, for a resume to compare and a header to tell."""
@@ -65,7 +65,7 @@ def supervision(
     }
 
 
-def selection_score(
+def score_selection(
     method: Method,
     selection: Selection,
     data: TaskData,

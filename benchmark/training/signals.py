@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def uninterrupted() -> Iterator[None]:
+def defer_signals() -> Iterator[None]:
     """Ctrl-C and SIGTERM wait until the block has ended; signals reach the main thread alone.
 
     A step of an optimizer that stops in the middle leaves weights of which no saved state could say

@@ -17,7 +17,7 @@ from cirbench.benchmark.runtime.files import write_whole
 from cirbench.benchmark.training.learner import Learner
 
 
-def goes_on(path: Path, *, resume: bool) -> bool:
+def should_resume(path: Path, *, resume: bool) -> bool:
     """Whether a training begins from the saved state at `path`.
 
     Raises:
@@ -73,7 +73,7 @@ def load_state(
         UsageError: it is of another training; the fields that differ are named.
     """
     saved = read_checkpoint(path)
-    if differing := _differences(saved.provenance, identity):
+    if differing := _list_differences(saved.provenance, identity):
         raise UsageError(
             f"{path} is of another training ({differing}); give the same options, or "
             f"delete it to start anew"
@@ -84,12 +84,12 @@ def load_state(
     for name, parameter in network.named_parameters():
         learner.optimizer.state[parameter] = {
             key: value.to(parameter.device if value.dim() else "cpu")
-            for key, value in _below(saved.content, f"optimizer.{name}.").items()
+            for key, value in _select_prefix(saved.content, f"optimizer.{name}.").items()
         }
-    return saved.provenance, _below(saved.content, "more.")
+    return saved.provenance, _select_prefix(saved.content, "more.")
 
 
-def _differences(saved: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+def _list_differences(saved: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     return "; ".join(
         f"{part}.{key}: {saved.get(part, {}).get(key)} then, {value} now"
         for part, fields in now.items()
@@ -98,7 +98,7 @@ def _differences(saved: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     )
 
 
-def _below(content: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+def _select_prefix(content: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {k.removeprefix(prefix): v for k, v in content.items() if k.startswith(prefix)}
 
 

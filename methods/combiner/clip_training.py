@@ -39,13 +39,13 @@ from cirbench.benchmark.runtime.progress import Reporter
 from cirbench.benchmark.runtime.provenance import read_code_state, read_package_versions
 from cirbench.benchmark.runtime.torch_state import full_float32
 from cirbench.benchmark.training.epochs import EpochLog, EpochLoop
-from cirbench.benchmark.training.learner import Learner, loss_scaler
-from cirbench.benchmark.training.selection import selection_score, supervision
+from cirbench.benchmark.training.learner import Learner, make_loss_scaler
+from cirbench.benchmark.training.selection import describe_supervision, score_selection
 from cirbench.benchmark.training.state import (
     as_stored,
-    goes_on,
     load_state,
     read_epochs,
+    should_resume,
 )
 from cirbench.methods.baselines import ImageText
 from cirbench.methods.combiner.method import contrastive_loss
@@ -92,7 +92,7 @@ class Job:
         """What must be the same for a training to be resumed, and what its weights' header says."""
         identity = {
             "recipe": {**asdict(self.recipe), "precision": self.backbone.precision},
-            **supervision(self.triplets, self.selection, self.validation),
+            **describe_supervision(self.triplets, self.selection, self.validation),
         }
         return as_stored(identity)
 
@@ -156,7 +156,7 @@ def train(job: Job, reporter: Reporter, *, resume: bool = False) -> float:
         eps=1e-7,
         weight_decay=job.recipe.weight_decay,
     )
-    learner = Learner(network=model, optimizer=optimizer, scaler=loss_scaler(job.backbone))
+    learner = Learner(network=model, optimizer=optimizer, scaler=make_loss_scaler(job.backbone))
     save_memory(model)
     header = {
         **job.identity(),
@@ -168,7 +168,7 @@ def train(job: Job, reporter: Reporter, *, resume: bool = False) -> float:
         "packages": read_package_versions(),
     }
     log: EpochLog = []
-    if goes_on(job.state_path, resume=resume):
+    if should_resume(job.state_path, resume=resume):
         provenance, _ = load_state(job.state_path, learner, job.identity())
         log = read_epochs(job.log_path, int(provenance["epochs"]))
 
@@ -218,7 +218,7 @@ def _one_epoch(learner: Learner[nn.Module], job: Job, epoch: int, reporter: Repo
                     f"epoch before; try a lower --lr"
                 )
             learner.optimizer.zero_grad()
-            learner.scaled(loss).backward()  # type: ignore[no-untyped-call]  # untyped in torch
+            learner.scale(loss).backward()  # type: ignore[no-untyped-call]  # untyped in torch
             learner.step()
             losses.append(loss.item())
             stage.advance(1)
@@ -240,4 +240,4 @@ def score_of(job: Job) -> float:
     texts = TextFeatures(backbone=job.backbone, truncate=False)
     method = ImageText.build(backbone=job.backbone, checkpoint=None)
     selection = replace(job.selection, protocol=protocol)
-    return selection_score(method, selection, job.validation, images, texts)
+    return score_selection(method, selection, job.validation, images, texts)

@@ -35,13 +35,17 @@ from cirbench.benchmark.runtime.provenance import read_code_state, read_package_
 from cirbench.benchmark.runtime.torch_state import full_float32, seeded
 from cirbench.benchmark.training.epochs import EpochLog, EpochLoop
 from cirbench.benchmark.training.learner import Learner
-from cirbench.benchmark.training.selection import selection_score, supervision, task_supervision
+from cirbench.benchmark.training.selection import (
+    describe_supervision,
+    find_supervision,
+    score_selection,
+)
 from cirbench.benchmark.training.state import (
     as_stored,
-    goes_on,
     identify_backbone,
     load_state,
     read_epochs,
+    should_resume,
 )
 from cirbench.methods.combiner.method import Combiner, CombinerNetwork, contrastive_loss
 
@@ -96,7 +100,7 @@ class Job:
         identity = {
             "recipe": asdict(self.recipe),
             "backbone": identify_backbone(self.backbone),
-            **supervision(self.triplets, self.selection, self.validation),
+            **describe_supervision(self.triplets, self.selection, self.validation),
         }
         return as_stored(identity)
 
@@ -112,7 +116,7 @@ class CombinerTraining(Training):
             request.backbone, device=choose_device(request.device), precision=request.precision
         )
         job = Job(
-            **task_supervision(request.source, request.data_root),
+            **find_supervision(request.source, request.data_root),
             recipe=Recipe(**request.recipe),
             backbone=backbone,
             output=request.output,
@@ -199,7 +203,7 @@ def train(job: Job, reporter: Reporter, *, resume: bool = False) -> float:
     """
     if len(job.triplets) < 2:
         raise UsageError(f"{len(job.triplets)} triplets are no training set")
-    going_on = goes_on(job.state_path, resume=resume)
+    going_on = should_resume(job.state_path, resume=resume)
     features = precompute(job, reporter)
     learner = new_learner(job)
     network = learner.network
@@ -283,4 +287,4 @@ def score_of(network: CombinerNetwork, job: Job, features: Features) -> float:
     """The selection score of a network as it stands, which is left in eval mode."""
     method = Combiner(network, job.trained_on)
     images, texts = features.found, features.query_texts
-    return selection_score(method, job.selection, job.validation, images, texts)
+    return score_selection(method, job.selection, job.validation, images, texts)

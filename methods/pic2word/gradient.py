@@ -60,10 +60,10 @@ class Step:
             return loss.detach()
         with torch.no_grad():
             own = torch.cat([self._texts(part) for part in self._pieces()])
-        texts = self.processes.gathered(own).requires_grad_()
-        loss = self._loss(self.processes.gathered(self.images), texts)
+        texts = self.processes.gather(own).requires_grad_()
+        loss = self._loss(self.processes.gather(self.images), texts)
         (gradient,) = torch.autograd.grad(scaled(loss), texts)
-        gradient = gradient[self.processes.own(len(texts))]
+        gradient = gradient[self.processes.choose_rows(len(texts))]
         for part in self._pieces():
             self._texts(part).backward(gradient[part])  # type: ignore[no-untyped-call]  # the same
         self.processes.sum_gradients(self.network, divided=self.released_gather)
@@ -77,7 +77,7 @@ class Step:
     def _texts(self, part: slice) -> Tensor:
         """(piece, C): the prompt with these pictures' pseudo-words."""
         images = self.images[part]
-        own = self.processes.own(len(self.masks[0]) if self.masks else len(self.images))
+        own = self.processes.choose_rows(len(self.masks[0]) if self.masks else len(self.images))
         masks = [mask[own][part].to(images.device) for mask in self.masks]
         words = self.network(images, masks)
         return self.backbone.encode_prompts([self.prompt] * len(images), words)

@@ -36,10 +36,10 @@ from cirbench.benchmark.runtime.progress import Reporter
 from cirbench.benchmark.runtime.provenance import read_code_state, read_package_versions
 from cirbench.benchmark.runtime.torch_state import full_float32, seeded
 from cirbench.benchmark.training import state as training_state
-from cirbench.benchmark.training.learner import Learner, loss_scaler
+from cirbench.benchmark.training.learner import Learner, make_loss_scaler
 from cirbench.benchmark.training.loss_plot import write_loss_plot
-from cirbench.benchmark.training.processes import Processes, join_processes, own_device
-from cirbench.benchmark.training.signals import uninterrupted
+from cirbench.benchmark.training.processes import Processes, choose_own_device, join_processes
+from cirbench.benchmark.training.signals import defer_signals
 from cirbench.methods.pic2word.batches import Pictures, augmented, rows_of_step
 from cirbench.methods.pic2word.gradient import Step, dropout_masks
 from cirbench.methods.pic2word.method import DROPOUT, MappingNetwork
@@ -139,7 +139,7 @@ class Pic2WordTraining(Training):
         processes = join_processes(where)
         backbone = load_backbone(
             request.backbone,
-            device=own_device(where, processes),
+            device=choose_own_device(where, processes),
             precision=request.precision,
         )
         job = Job(
@@ -181,7 +181,7 @@ def learning_rate(step: int, total: int, recipe: Recipe) -> float:
 
 def embeddings(job: Job, pictures: Pictures, first_step: int) -> Iterator[Tensor]:
     """(b, C) raw image embeddings of this process's rows, for every step from `first_step` on."""
-    recipe, own = job.recipe, job.processes.own(job.recipe.batch_size)
+    recipe, own = job.recipe, job.processes.choose_rows(job.recipe.batch_size)
     steps = (
         (
             step // job.steps_per_epoch,
@@ -240,7 +240,7 @@ def step_gradient(learner: Learner[MappingNetwork], job: Job, images: Tensor, st
         processes=job.processes,
         piece=job.micro_batch,
         released_gather=recipe.released_gather,
-    ).backward(learner.scaled)
+    ).backward(learner.scale)
 
 
 @full_float32()
@@ -257,7 +257,7 @@ def train(job: Job, reporter: Reporter, *, resume: bool = False) -> float:
             f"{len(job.images)} pictures make no batch of {job.recipe.batch_size}; "
             f"lower --batch-size"
         )
-    going_on = training_state.goes_on(job.state_path, resume=resume)
+    going_on = training_state.should_resume(job.state_path, resume=resume)
     learner = new_learner(job)
     first = load_state(job, learner) if going_on else 0
     reporter.say(f"{job.steps} steps, from step {first + 1}, on {len(job.images)} pictures")
@@ -269,7 +269,7 @@ def train(job: Job, reporter: Reporter, *, resume: bool = False) -> float:
         with reporter.stage("training", job.steps) as stage:
             stage.advance(first)
             for step, images in enumerate(embeddings(job, pictures, first), start=first):
-                with uninterrupted():
+                with defer_signals():
                     losses.append(one_step(learner, job, images, step))
                 stage.advance(1)
                 watch.after(step + 1, learner.network)
@@ -336,7 +336,7 @@ def new_learner(job: Job) -> Learner[MappingNetwork]:
     return Learner(
         network=mapper,
         optimizer=adamw(mapper, job.recipe, job.backbone.name),
-        scaler=loss_scaler(job.backbone),
+        scaler=make_loss_scaler(job.backbone),
     )
 
 

@@ -22,7 +22,7 @@ from cirbench.benchmark.evaluation.plan import Plan, Request, checkpoint_path, p
 from cirbench.benchmark.images.sources import find_training_images
 from cirbench.benchmark.records.fields import slug
 from cirbench.benchmark.runtime.errors import CirbenchError, MissingData
-from cirbench.benchmark.training.selection import task_supervision
+from cirbench.benchmark.training.selection import find_supervision
 from cirbench.slurm.cells.manifest import Manifest, SweepCell
 from cirbench.slurm.sweep.mistakes import Mistakes
 from cirbench.slurm.sweep.resources import Profile, matches, resources_for
@@ -207,7 +207,7 @@ class Expansion:
                 find_backbone(training.backbone)
                 if find_training(training.method).source == "task":
                     root = Path(self.data_root) if self.data_root else None
-                    task_supervision(training.source, root)
+                    find_supervision(training.source, root)
                     yield training
                 else:
                     yield replace(training, source=_images(training.source))

@@ -23,7 +23,7 @@ from cirbench.benchmark.images.sources import find_training_images
 from cirbench.benchmark.runtime.errors import CheckFailed, CorruptData, MissingData, UsageError
 from cirbench.benchmark.runtime.progress import Reporter
 from cirbench.benchmark.training.learner import Learner
-from cirbench.benchmark.training.processes import Processes, join_processes, own_device
+from cirbench.benchmark.training.processes import Processes, choose_own_device, join_processes
 from cirbench.methods.pic2word import training
 from cirbench.methods.pic2word.batches import rows_of_step
 from cirbench.methods.pic2word.gradient import Step, dropout_masks
@@ -204,12 +204,12 @@ def test_processes_are_as_the_environment_says(monkeypatch):
     with pytest.raises(UsageError, match="MASTER_ADDR"):
         join_processes("cpu")
     monkeypatch.setenv("LOCAL_RANK", "3")
-    assert own_device("cuda", Processes(rank=7, count=8)) == "cuda:3"
-    assert own_device("cpu", Processes(rank=7, count=8)) == "cpu"
+    assert choose_own_device("cuda", Processes(rank=7, count=8)) == "cuda:3"
+    assert choose_own_device("cpu", Processes(rank=7, count=8)) == "cpu"
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    assert own_device("cuda", Processes(rank=7, count=8)) == "cuda"
+    assert choose_own_device("cuda", Processes(rank=7, count=8)) == "cuda"
     with pytest.raises(UsageError, match="not split evenly over 3"):
-        Processes(rank=0, count=3).own(8)
+        Processes(rank=0, count=3).choose_rows(8)
 
 
 def recorded_scales(monkeypatch):

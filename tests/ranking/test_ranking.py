@@ -14,10 +14,10 @@ from cirbench.benchmark.ranking import rank as ranking
 from cirbench.benchmark.ranking import scan
 from cirbench.benchmark.ranking.dot_product import DotProduct, add_halves
 from cirbench.benchmark.ranking.equal_vectors import Copies
-from cirbench.benchmark.ranking.parts import Best, Wanted, rank_part
+from cirbench.benchmark.ranking.parts import BestPositives, RankRequest, rank_part
 from cirbench.benchmark.ranking.rank import (
-    best_positives,
     dot_product,
+    find_best_positives,
     merge_parts,
     rank,
     rank_vectors,
@@ -155,7 +155,7 @@ def test_a_gallery_in_parts_ranks_as_the_whole(case, part_rows, width):
     # Whole numbers, so that many scores tie and no computation rounds.
     gallery = torch.randint(-1, 2, (items, width), generator=generator).float()
     vectors = torch.randint(-1, 2, (queries, width), generator=generator).float()
-    wanted = Wanted(
+    wanted = RankRequest(
         depth=case["depth"],
         positives=case["positives"],
         removed=case["removed"],
@@ -183,7 +183,7 @@ def test_positives_within_the_margin_of_others_are_ranked_by_their_exact_scores(
     steps = torch.arange(-20, 21) * 4e-7
     gallery = torch.stack([0.5 + steps, torch.zeros(41)], dim=1)[torch.randperm(41)]
     queries = torch.tensor([[1.0, 0.0]]).repeat(41, 1)
-    wanted = Wanted(depth=41, positives=[[row] for row in range(41)])
+    wanted = RankRequest(depth=41, positives=[[row] for row in range(41)])
     whole = rank_vectors(queries, gallery, wanted)
     monkeypatch.setattr(ranking, "PART_ROWS", 7)
     parts = rank_vectors(queries, gallery, wanted)
@@ -196,7 +196,7 @@ def test_a_gallery_is_read_from_a_mapped_file_and_shards_merge(monkeypatch, tmp_
     gallery = torch.nn.functional.normalize(torch.randn(500, 32, generator=generator), dim=1)
     gallery[400] = gallery[7]
     queries = torch.nn.functional.normalize(torch.randn(20, 32, generator=generator), dim=1)
-    wanted = Wanted(depth=30, positives=[[400, q] if q % 3 else [] for q in range(20)])
+    wanted = RankRequest(depth=30, positives=[[400, q] if q % 3 else [] for q in range(20)])
     whole = rank_vectors(queries, gallery, wanted)
     gallery.numpy().tofile(tmp_path / "gallery")
     mapped = torch.from_file(str(tmp_path / "gallery"), size=gallery.numel()).view(500, 32)
@@ -205,7 +205,7 @@ def test_a_gallery_is_read_from_a_mapped_file_and_shards_merge(monkeypatch, tmp_
     assert np.array_equal(found.top, whole.top)
     assert np.array_equal(found.first_rank, whole.first_rank)
     assert found.tied.tolist() == whole.tied.tolist()
-    best = best_positives(queries, gallery, wanted)
+    best = find_best_positives(queries, gallery, wanted)
     shards = [
         rank_part(dot_product(queries, gallery[start:stop]), wanted, range(start, stop), best)
         for start, stop in ((0, 300), (300, 500))
@@ -215,8 +215,8 @@ def test_a_gallery_is_read_from_a_mapped_file_and_shards_merge(monkeypatch, tmp_
 
 def test_parts_counted_around_a_wrong_score_are_refused(monkeypatch):
     queries, gallery = torch.eye(2), torch.eye(2)
-    wanted = Wanted(depth=1, positives=[[0], [1]])
-    wrong = Best(np.array([1.0, 0.9], dtype=np.float32), np.array([0, 1]))
+    wanted = RankRequest(depth=1, positives=[[0], [1]])
+    wrong = BestPositives(np.array([1.0, 0.9], dtype=np.float32), np.array([0, 1]))
     with pytest.raises(CorruptData, match="query 1"):
         rank_part(dot_product(queries, gallery), wanted, range(2), wrong)
     monkeypatch.setattr(ranking_parts, "BLOCK_BYTES", 1)
@@ -320,7 +320,7 @@ def test_ranks_are_those_of_the_defined_scores(kind, monkeypatch):
     gallery[[3, 30]] = gallery[11].clone()
     positives = [[q, (7 * q) % 40] if q % 4 else [] for q in range(20)]
     removed = [q + 1 if q % 3 else None for q in range(20)]
-    wanted = Wanted(depth=25, positives=positives, removed=removed)
+    wanted = RankRequest(depth=25, positives=positives, removed=removed)
     found = rank_vectors(queries, gallery, wanted)
     scores = exact_scores(queries, gallery)
     for q in range(20):
@@ -348,14 +348,14 @@ def test_no_kernel_moves_a_ranking(kind, sign, monkeypatch):
     vectors = HARD[kind](torch.Generator().manual_seed(6))
     queries, gallery = vectors[:20], vectors[20:].repeat(3, 1)
     gallery[40:80] *= 1 + 1e-7
-    wanted = Wanted(
+    wanted = RankRequest(
         depth=30,
         positives=[[q, q + 50] for q in range(20)],
         removed=[0, None] * 10,
         members=[range(q, q + 9) for q in range(20)],
     )
     found = rank_vectors(queries, gallery, wanted)
-    fast, wide = DotProduct.__call__, DotProduct._in_float64
+    fast, wide = DotProduct.__call__, DotProduct._multiply_in_float64
     generator = torch.Generator().manual_seed(7)
 
     def other_kernel(self, rows):
@@ -370,7 +370,7 @@ def test_no_kernel_moves_a_ranking(kind, sign, monkeypatch):
         return wide(self, query, vector) + off
 
     monkeypatch.setattr(DotProduct, "__call__", other_kernel)
-    monkeypatch.setattr(DotProduct, "_in_float64", other_order)
+    monkeypatch.setattr(DotProduct, "_multiply_in_float64", other_order)
     assert same(rank_vectors(queries, gallery, wanted), found)
 
 
@@ -394,14 +394,14 @@ def test_thousands_of_equal_vectors_are_scored_once(monkeypatch):
     gallery = unit(torch.randn(3000, 32, generator=generator))
     gallery[500:2500] = gallery[2999].clone()
     queries = unit(gallery[2999] + 0.1 * torch.randn(30, 32, generator=generator))
-    scored, rounded = [], DotProduct._rounded
+    scored, rounded = [], DotProduct._round
 
     def watched(self, query, vector):
         scored.append(len(query))
         return rounded(self, query, vector)
 
-    monkeypatch.setattr(DotProduct, "_rounded", watched)
-    wanted = Wanted(depth=50, positives=[[1000 + q] for q in range(30)])
+    monkeypatch.setattr(DotProduct, "_round", watched)
+    wanted = RankRequest(depth=50, positives=[[1000 + q] for q in range(30)])
     found = rank_vectors(queries, gallery, wanted)
     assert sum(scored) < 30 * 200
     scores = exact_scores(queries, gallery)
@@ -437,4 +437,4 @@ def test_pairs_are_scored_alike_however_many_at_once(monkeypatch):
     monkeypatch.setattr(dot_products, "_SLICE", 40)
     sliced = DotProduct(vectors[:50], vectors[50:])
     assert np.array_equal(sliced.exact(query, vector), whole)
-    assert np.array_equal(scores._in_fixed_order(query, vector), whole)
+    assert np.array_equal(scores._add_in_fixed_order(query, vector), whole)

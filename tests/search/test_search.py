@@ -27,9 +27,9 @@ from cirbench.benchmark.images.reading import find_images_in_folder
 from cirbench.benchmark.runtime.errors import CorruptData, MissingData, UsageError
 from cirbench.benchmark.runtime.progress import Reporter
 from cirbench.benchmark.search import search as searching
-from cirbench.benchmark.search.pages import SIDE, thumbnail
-from cirbench.benchmark.search.query import FreeQuery, free_queries, picture, picture_file
-from cirbench.benchmark.search.search import Gallery, Searcher, best, open_gallery
+from cirbench.benchmark.search.pages import SIDE, make_thumbnail
+from cirbench.benchmark.search.query import FreeQuery, make_picture, pair_queries, read_picture
+from cirbench.benchmark.search.search import Gallery, Searcher, find_best, open_gallery
 from cirbench.datasets.emoji.pictures import pictures
 from cirbench.methods.baselines import ImageOnly, ImageText, TextOnly
 from cirbench.methods.pic2word.method import MappingNetwork, Pic2Word
@@ -61,15 +61,15 @@ def bomb(side=20_000):
 
 def test_images_and_prompts_pair_by_position_and_commas_are_text():
     a, b, c = refs("a", "b", "c")
-    pairs = free_queries([a, b], ["a cartoon of * , red", "x, y, z"])
+    pairs = pair_queries([a, b], ["a cartoon of * , red", "x, y, z"])
     assert shape(pairs) == [(["a"], "a cartoon of * , red"), (["b"], "x, y, z")]
-    assert shape(free_queries([a], ["one *", "two *"])) == [(["a"], "one *"), (["a"], "two *")]
-    assert shape(free_queries([a, b, c], ["* and *", "a *"])) == [
+    assert shape(pair_queries([a], ["one *", "two *"])) == [(["a"], "one *"), (["a"], "two *")]
+    assert shape(pair_queries([a, b, c], ["* and *", "a *"])) == [
         (["a", "b"], "* and *"),
         (["c"], "a *"),
     ]
-    assert shape(free_queries([a, b], [])) == [(["a"], ""), (["b"], "")]
-    assert shape(free_queries([], ["x", "y"])) == [([], "x"), ([], "y")]
+    assert shape(pair_queries([a, b], [])) == [(["a"], ""), (["b"], "")]
+    assert shape(pair_queries([], ["x", "y"])) == [([], "x"), ([], "y")]
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def test_images_and_prompts_pair_by_position_and_commas_are_text():
 )
 def test_numbers_that_do_not_fit_are_refused(images, prompts, message):
     with pytest.raises(UsageError, match=message):
-        free_queries(refs(*images), prompts)
+        pair_queries(refs(*images), prompts)
 
 
 def test_the_text_for_methods_of_plain_text_is_without_placeholders():
@@ -96,18 +96,18 @@ def test_the_text_for_methods_of_plain_text_is_without_placeholders():
 )
 def test_what_is_no_picture_is_refused_before_it_is_decoded(content):
     with pytest.raises(CorruptData, match="must be a picture of one of the formats"):
-        picture("it", content)
+        make_picture("it", content)
 
 
 @pytest.mark.parametrize("side", [14_000, 20_000])
 def test_a_pixel_bomb_is_refused(side):
     with pytest.raises(CorruptData, match=r"refused: it must have at most .* pixels"):
-        picture("bomb.png", bomb(side))
+        make_picture("bomb.png", bomb(side))
 
 
 def test_a_missing_picture_is_named(tmp_path):
     with pytest.raises(MissingData, match=r"dog.jpg"):
-        picture_file(tmp_path / "dog.jpg")
+        read_picture(tmp_path / "dog.jpg")
 
 
 @pytest.fixture(scope="module")
@@ -138,7 +138,7 @@ def found(searcher, method, query, top=24):
 
 
 def test_a_picture_finds_itself_first(searcher, picture_folder):
-    query = FreeQuery(images=(picture_file(picture_folder / "07.png"),))
+    query = FreeQuery(images=(read_picture(picture_folder / "07.png"),))
     hits = found(searcher, ImageOnly(), query, top=3)
     assert [hit.rank for hit in hits] == [1, 2, 3]
     assert hits[0].picture.id == "07.png"
@@ -148,7 +148,7 @@ def test_a_picture_finds_itself_first(searcher, picture_folder):
 
 @torch.inference_mode()
 def test_each_kind_of_method_composes_its_equation(searcher, mapper, picture_folder):
-    dog, cat = (picture_file(picture_folder / name) for name in ("01.png", "02.png"))
+    dog, cat = (read_picture(picture_folder / name) for name in ("01.png", "02.png"))
     tower = searcher.backbone
     query = FreeQuery(images=(dog,), prompt="a cartoon of *")
     v, t = searcher.embed(query), tower.encode_texts(["a cartoon of"])
@@ -171,7 +171,7 @@ def test_each_kind_of_method_composes_its_equation(searcher, mapper, picture_fol
 
 
 def test_the_order_of_two_pictures_matters(searcher, mapper, picture_folder):
-    dog, cat = (picture_file(picture_folder / name) for name in ("01.png", "02.png"))
+    dog, cat = (read_picture(picture_folder / name) for name in ("01.png", "02.png"))
     prompt = "* * beside"
     one, other = (
         searcher.embed(FreeQuery(images=images, prompt=prompt))
@@ -197,7 +197,7 @@ def test_the_order_of_two_pictures_matters(searcher, mapper, picture_folder):
 def test_a_query_that_a_method_has_no_use_for_is_refused(
     searcher, mapper, picture_folder, method, images, prompt, message
 ):
-    files = tuple(picture_file(picture_folder / name) for name in images)
+    files = tuple(read_picture(picture_folder / name) for name in images)
     composer = mapper if method == "pic2word" else method()
     with pytest.raises(UsageError, match=message):
         found(searcher, composer, FreeQuery(images=files, prompt=prompt))
@@ -243,13 +243,15 @@ def test_ten_thousand_stored_pictures_are_ranked_in_half_a_second():
     vectors = normalize(torch.randn(10_000, 768, generator=torch.Generator().manual_seed(0)), dim=1)
     gallery = Gallery(pictures=tuple(refs(*map(str, range(10_000)))), vectors=vectors)
     started = time.perf_counter()
-    [hits] = best(vectors[[17]], gallery, 20)
+    [hits] = find_best(vectors[[17]], gallery, 20)
     assert time.perf_counter() - started < 0.5
     order = np.argsort(-(vectors.numpy() @ vectors[17].numpy()), kind="stable")
     assert [hit.picture.id for hit in hits] == [str(row) for row in order[:20]]
     assert (
         len(
-            best(vectors[[17]], Gallery(pictures=tuple(refs("a", "b")), vectors=vectors[:2]), 20)[0]
+            find_best(
+                vectors[[17]], Gallery(pictures=tuple(refs("a", "b")), vectors=vectors[:2]), 20
+            )[0]
         )
         == 2
     )
@@ -267,7 +269,7 @@ def test_the_backbone_is_the_one_asked_for_the_tasks_or_the_one_with_shipped_wei
 def test_thumbnails_are_small_and_white_where_pictures_are_transparent():
     buffer = io.BytesIO()
     Image.new("RGBA", (400, 100), (255, 0, 0, 0)).save(buffer, "PNG")
-    pixels = thumbnail(picture("transparent", buffer.getvalue()))
+    pixels = make_thumbnail(make_picture("transparent", buffer.getvalue()))
     assert pixels.shape == (SIDE // 4, SIDE, 3)
     assert (pixels == 255).all()
 
@@ -405,7 +407,7 @@ def test_control_characters_in_names_do_not_reach_the_terminal(bench, picture_fo
 
 
 def test_every_registered_method_without_weights_can_be_searched_with(searcher, picture_folder):
-    query = FreeQuery(images=(picture_file(picture_folder / "05.png"),), prompt="red *")
+    query = FreeQuery(images=(read_picture(picture_folder / "05.png"),), prompt="red *")
     tried = [name for name in registry.methods() if not registry.needs_checkpoint(name)]
     for name in tried:
         method = searching.build_method(name, searcher.backbone, "fake", None)

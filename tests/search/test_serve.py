@@ -24,7 +24,7 @@ from cirbench.benchmark.images.reading import find_images_in_folder
 from cirbench.benchmark.runtime.errors import UsageError
 from cirbench.benchmark.runtime.progress import Reporter
 from cirbench.benchmark.search import forms
-from cirbench.benchmark.search.app import HEADERS, Demo, application, listen
+from cirbench.benchmark.search.app import HEADERS, SearchApp, listen, make_application
 from cirbench.benchmark.search.search import Searcher, build_method, open_gallery
 
 METHODS = ["image-only", "text-only", "image-text", "pic2word"]
@@ -47,7 +47,7 @@ def demo(backbone, picture_folder):
     )
     names = ("image-only", "text-only", "image-text", "pic2word")
     methods = {name: build_method(name, backbone, "emoji-clip", None) for name in names}
-    return Demo(
+    return SearchApp(
         searcher=Searcher(backbone=backbone, gallery=gallery),
         methods=methods,
         about="24 <pictures>",
@@ -56,7 +56,7 @@ def demo(backbone, picture_folder):
 
 @pytest.fixture
 def client(demo):
-    return TestClient(application(demo), base_url="http://127.0.0.1:8765")
+    return TestClient(make_application(demo), base_url="http://127.0.0.1:8765")
 
 
 def ask(client, picture=None, name="dog.png", **fields):
@@ -211,7 +211,7 @@ def test_the_limit_is_held_while_reading(demo):
     headers = [(b"host", b"localhost"), (b"content-type", b"multipart/form-data; boundary=x")]
     scope = {"type": "http", "method": "POST", "path": "/", "headers": headers, "query_string": b""}
     tracemalloc.start()
-    asyncio.run(application(demo)(scope, endless, answered))
+    asyncio.run(make_application(demo)(scope, endless, answered))
     assert tracemalloc.get_traced_memory()[1] < 4 * forms.UPLOAD_BYTES
     tracemalloc.stop()
     assert statuses[0] == 413

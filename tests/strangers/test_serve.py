@@ -18,7 +18,7 @@ from cirbench.benchmark.api.values import ImageRef
 from cirbench.benchmark.backbones.load import load_backbone
 from cirbench.benchmark.runtime.progress import Reporter
 from cirbench.benchmark.search import forms
-from cirbench.benchmark.search.app import Demo, application
+from cirbench.benchmark.search.app import SearchApp, make_application
 from cirbench.benchmark.search.search import Searcher, open_gallery
 from cirbench.methods.baselines import ImageOnly
 
@@ -32,12 +32,12 @@ def demo(picture):
     quiet = Reporter(quiet=True)
     gallery = open_gallery(backbone, refs, skip_unreadable=False, workers=1, reporter=quiet)
     searcher = Searcher(backbone=backbone, gallery=gallery)
-    return Demo(searcher=searcher, methods={"image-only": ImageOnly()}, about="three")
+    return SearchApp(searcher=searcher, methods={"image-only": ImageOnly()}, about="three")
 
 
 @pytest.fixture
 def client(demo):
-    return TestClient(application(demo), base_url=HOME)
+    return TestClient(make_application(demo), base_url=HOME)
 
 
 def ask(client, content, **headers):
@@ -143,7 +143,7 @@ def test_an_upload_that_stops_half_way_is_answered_in_time(demo, monkeypatch):
         "root_path": "",
         "headers": [(b"host", b"127.0.0.1"), (b"content-type", b"multipart/form-data; boundary=x")],
     }
-    asyncio.run(asyncio.wait_for(application(demo)(scope, receive, send), 20))
+    asyncio.run(asyncio.wait_for(make_application(demo)(scope, receive, send), 20))
     assert answered[0]["status"] == 408
     assert (b"connection", b"close") in answered[0]["headers"]
     assert b"must come within" in answered[1]["body"]

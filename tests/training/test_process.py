@@ -13,14 +13,14 @@ import torch
 from cirbench.benchmark.api.registry import find_training
 from cirbench.benchmark.api.training import TrainingRequest
 from cirbench.benchmark.runtime.progress import Reporter
-from cirbench.benchmark.training.signals import uninterrupted
+from cirbench.benchmark.training.signals import defer_signals
 
 
 def test_ctrl_c_waits_for_the_end_of_a_block():
     done = []
 
     def work():
-        with uninterrupted():
+        with defer_signals():
             signal.raise_signal(signal.SIGINT)
             done.append("whole")
 
@@ -34,7 +34,7 @@ def test_a_callers_thread_needs_no_signals():
 
     def work():
         try:
-            with uninterrupted():
+            with defer_signals():
                 pass
         except ValueError as error:
             failed.append(error)

@@ -11,7 +11,7 @@ from torch import Tensor
 from cirbench.benchmark.api.protocol import EvaluationProtocol
 from cirbench.benchmark.api.values import ImageRef, Query, TaskData
 from cirbench.benchmark.ranking.groups import rank_queries
-from cirbench.benchmark.ranking.parts import Wanted
+from cirbench.benchmark.ranking.parts import RankRequest
 from cirbench.benchmark.ranking.rank import PART_ROWS, rank_vectors
 from cirbench.benchmark.scoring.bootstrap import Design, resampled_means
 from cirbench.benchmark.scoring.summary import averages_of, depth, score, summarise
@@ -31,10 +31,10 @@ def bare(queries: Tensor, gallery: Tensor, k: int | None = None) -> None:
                 scores.topk(k, dim=1)
 
 
-def wanted(queries: int, gallery: int, k: int) -> Wanted:
+def wanted(queries: int, gallery: int, k: int) -> RankRequest:
     """One positive a query, anywhere."""
     rows = np.random.default_rng(2).integers(gallery, size=queries)
-    return Wanted(depth=k, positives=[(int(row),) for row in rows])
+    return RankRequest(depth=k, positives=[(int(row),) for row in rows])
 
 
 def ranking_row(queries: int, gallery: Tensor, k: int, *, where: str = "", rounds: int = 3) -> Row:
