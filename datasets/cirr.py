@@ -81,7 +81,7 @@ PLACES = (
 )
 
 
-def split_images(path: Path, folder: Path) -> dict[str, Path]:
+def read_split_images(path: Path, folder: Path) -> dict[str, Path]:
     """Image name → file, by the split's map of relative paths.
 
     Raises:
@@ -98,7 +98,7 @@ def split_images(path: Path, folder: Path) -> dict[str, Path]:
     }
 
 
-def image_folder(places: Mapping[str, Path | None], split: str) -> Path:
+def find_image_folder(places: Mapping[str, Path | None], split: str) -> Path:
     """What the paths of a split's map are relative to.
 
     Raises:
@@ -147,10 +147,10 @@ class CIRR(Task):
     def load(self, *, protocol: EvaluationProtocol, split: str, data_root: Path | None) -> TaskData:
         places = locate(data_root, self.name, PLACES)
         captions, splits = (places[name] or Path() for name in ("captions", "splits"))
-        images = image_folder(places, split)
+        images = find_image_folder(places, split)
         caption_file = captions / f"cap.rc2.{split}.json"
         split_file = splits / f"split.rc2.{split}.json"
-        files = split_images(split_file, images)
+        files = read_split_images(split_file, images)
         refs = {name: make_file_ref(path, name) for name, path in files.items()}
         gallery = tuple(refs.values())
         queries = read_queries(caption_file, refs, protocol, labelled=split != "test1")
@@ -168,7 +168,9 @@ class CIRR(Task):
         places = locate(data_root, self.name, PLACES)
         captions, splits = (places[name] or Path() for name in ("captions", "splits"))
         caption_file = captions / "cap.rc2.train.json"
-        files = split_images(splits / "split.rc2.train.json", image_folder(places, "train"))
+        files = read_split_images(
+            splits / "split.rc2.train.json", find_image_folder(places, "train")
+        )
         check_none_missing("training images", find_absent(files))
         refs = {name: make_file_ref(path, name) for name, path in files.items()}
         queries = read_queries(caption_file, refs, CLIP4CIR, labelled=True)
@@ -197,8 +199,8 @@ class CIRR(Task):
             members = {names[row] for row in query.members}
             check_names(query.id, subset[query.id], members, SUBSET_NAMES)
         return {
-            "recall.json": server_file("recall", recall),
-            "recall_subset.json": server_file("recall_subset", subset),
+            "recall.json": format_server_file("recall", recall),
+            "recall_subset.json": format_server_file("recall_subset", subset),
         }
 
     def training_images(self, *, data_root: Path | None) -> Sequence[ImageRef]:
@@ -235,7 +237,7 @@ def check_names(pair: str, names: Sequence[str], allowed: Collection[str], count
         raise CorruptData(f"pair {pair}: the server takes {count} distinct names, not {names}")
 
 
-def server_file(metric: str, answers: Mapping[str, Sequence[str]]) -> str:
+def format_server_file(metric: str, answers: Mapping[str, Sequence[str]]) -> str:
     """One of the server's two files.
 
     Raises:
@@ -267,7 +269,7 @@ def read_queries(
             raise CorruptData(f"{path}, row {number}: pair id {row['pairid']} occurs twice")
         seen.add(row["pairid"])
         reference = find_row(rows, row["reference"], path, number)
-        members = [find_row(rows, name, path, number) for name in _members(row, path, number)]
+        members = [find_row(rows, name, path, number) for name in _read_members(row, path, number)]
         queries.append(
             Query(
                 id=str(row["pairid"]),
@@ -281,7 +283,7 @@ def read_queries(
     return queries
 
 
-def _members(row: Mapping[str, Any], path: Path, number: int) -> Sequence[str]:
+def _read_members(row: Mapping[str, Any], path: Path, number: int) -> Sequence[str]:
     members = row["img_set"].get("members")
     if not isinstance(members, list) or row.get("target_hard", row["reference"]) not in members:
         raise CorruptData(f"{path}, row {number}: the image set does not hold the target")

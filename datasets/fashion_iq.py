@@ -101,18 +101,18 @@ ROW_FIELDS = {"candidate": str, "target": str, "captions": list}
 ROOTS = ("fashion-iq", "fashionIQ_dataset", "FashionIQ", "fashioniq", "fashion_iq")
 
 
-def _below(*folders: str) -> tuple[str, ...]:
+def _make_candidates(*folders: str) -> tuple[str, ...]:
     return tuple(f"{root}/{folder}" for root in ROOTS for folder in folders)
 
 
 PLACES = (
-    Place(name="captions", candidates=_below("captions", "json")),
-    Place(name="splits", candidates=_below("image_splits")),
-    Place(name="images", candidates=_below("images", "resized_images")),
+    Place(name="captions", candidates=_make_candidates("captions", "json")),
+    Place(name="splits", candidates=_make_candidates("image_splits")),
+    Place(name="images", candidates=_make_candidates("images", "resized_images")),
 )
 
 
-def wordings(captions: Sequence[str]) -> tuple[str, ...]:
+def make_wordings(captions: Sequence[str]) -> tuple[str, ...]:
     """The four of CLIP4Cir's training: both orders, and each caption alone."""
     first, second = (caption.strip(STRIPPED) for caption in captions)
     return (
@@ -123,7 +123,7 @@ def wordings(captions: Sequence[str]) -> tuple[str, ...]:
     )
 
 
-def _downloads() -> tuple[Download, ...]:
+def _list_downloads() -> tuple[Download, ...]:
     lines = (
         (files("cirbench.datasets") / "fashion_iq.sha256").read_text(encoding="utf-8").splitlines()
     )
@@ -137,7 +137,7 @@ def _downloads() -> tuple[Download, ...]:
     )
 
 
-def category_gallery(
+def read_gallery_names(
     split: Path, triplets: Sequence[tuple[int, Mapping[str, Any]]], protocol: EvaluationProtocol
 ) -> list[str]:
     """The names of a category's gallery, in the order of its split file."""
@@ -149,7 +149,7 @@ def category_gallery(
     return [name for name in names if name in used]
 
 
-def caption_fields(captions: Sequence[str]) -> dict[str, str]:
+def make_caption_fields(captions: Sequence[str]) -> dict[str, str]:
     """What the templates speak of."""
     first, second = captions
     return {
@@ -182,7 +182,7 @@ class FashionIQ(Task):
     selection: ClassVar[Selection] = Selection(
         split="val", protocol=CLIP4CIR, metrics=("R@10", "R@50")
     )
-    downloads: ClassVar[Sequence[Download]] = _downloads()
+    downloads: ClassVar[Sequence[Download]] = _list_downloads()
     how_to_get: ClassVar[str] = (
         "Annotations (fetched above): github.com/XiaoxiaoGuo/fashion-iq, see its licence. Images: "
         "74,381 product photos of Amazon, whose addresses are in github.com/hongwang600/"
@@ -251,7 +251,7 @@ class FashionIQ(Task):
             Triplet(
                 reference=refs[row["candidate"]],
                 target=refs[row["target"]],
-                captions=wordings(row["captions"]),
+                captions=make_wordings(row["captions"]),
             )
             for row in rows
         ]
@@ -285,7 +285,7 @@ def read_category(
         CorruptData: a row lacks a field, or names an image that is not in the gallery.
     """
     triplets = list(read_triplets(caption_file))
-    gallery = category_gallery(split_file, triplets, protocol)
+    gallery = read_gallery_names(split_file, triplets, protocol)
     rows = number_names(gallery, split_file)
     queries = []
     for number, row in triplets:
@@ -295,7 +295,7 @@ def read_category(
             "id": f"{category}/{number}",
             "positives": (start + target,),
             "group": category,
-            "fields": caption_fields(row["captions"]),
+            "fields": make_caption_fields(row["captions"]),
         }
         queries.append((row["candidate"], fields))
     return gallery, queries

@@ -83,18 +83,18 @@ class Item:
     domain: str | None = None
 
 
-def listed(queries: Path, targets: Path) -> tuple[list[Item], list[Item]]:
+def read_lists(queries: Path, targets: Path) -> tuple[list[Item], list[Item]]:
     """Photos and renditions of the two released lists.
 
     Raises:
         CorruptData: a line is no path with a label, a label contradicts its line or another
             line, or the photos of the two lists differ.
     """
-    photos = [item for item, _ in _lines(queries, photos_only=True)]
+    photos = [item for item, _ in _read_lines(queries, photos_only=True)]
     classes: dict[str, int] = {}
     renditions: list[Item] = []
     distractors: list[Item] = []
-    for item, label in _lines(targets):
+    for item, label in _read_lines(targets):
         if classes.setdefault(item.wnid, label % 1000) != label % 1000:
             raise CorruptData(f"{targets}: {item.wnid} has two class numbers")
         (distractors if item.domain is None else renditions).append(item)
@@ -103,7 +103,7 @@ def listed(queries: Path, targets: Path) -> tuple[list[Item], list[Item]]:
     return photos, renditions
 
 
-def _lines(path: Path, *, photos_only: bool = False) -> Iterator[tuple[Item, int]]:
+def _read_lines(path: Path, *, photos_only: bool = False) -> Iterator[tuple[Item, int]]:
     seen = set()
     for row, line in enumerate(read_lines(path), start=1):
         match = re.fullmatch(r"\S*?([^/\s]+)/([^/\s]+) (\d{1,9}) ?", line)
@@ -112,7 +112,7 @@ def _lines(path: Path, *, photos_only: bool = False) -> Iterator[tuple[Item, int
         check_inside(f"{match[1]}/{match[2]}", f"{path}, row {row}")
         label = int(match[3])
         block = 0 if photos_only else label // 1000
-        domain = None if photos_only or block == _PHOTO_BLOCK else _domain(match[2])
+        domain = None if photos_only or block == _PHOTO_BLOCK else _parse_domain(match[2])
         if domain is not None and (block >= len(DOMAINS) or DOMAINS[block] != domain):
             raise CorruptData(f"{path}, row {row}: label {label} is not of the domain {domain}")
         item = Item(match[1], match[2], domain)
@@ -122,11 +122,11 @@ def _lines(path: Path, *, photos_only: bool = False) -> Iterator[tuple[Item, int
         yield item, label
 
 
-def _domain(name: str) -> str:
+def _parse_domain(name: str) -> str:
     return name.partition("_")[0]
 
 
-def classes_in(folder: Path, skipped: SkippedFiles) -> list[str]:
+def list_classes(folder: Path, skipped: SkippedFiles) -> list[str]:
     """The names of the folders in a folder, sorted."""
     names = [path.name for path in list_folder(folder) if path.is_dir()]
     for name in filter(is_leftover, names):
@@ -134,26 +134,26 @@ def classes_in(folder: Path, skipped: SkippedFiles) -> list[str]:
     return [name for name in names if not is_leftover(name)]
 
 
-def in_folders(
+def find_in_folders(
     photos: Path, renditions: Path, classes: Collection[str], skipped: SkippedFiles
 ) -> tuple[list[Item], list[Item]]:
     """Photos of the classes, and renditions in the four domains, by folder."""
     found = [
-        Item(wnid, name, _domain(name))
-        for wnid in classes_in(renditions, skipped)
-        for name in _pictures(renditions / wnid, skipped)
-        if _domain(name) in DOMAINS
+        Item(wnid, name, _parse_domain(name))
+        for wnid in list_classes(renditions, skipped)
+        for name in _list_pictures(renditions / wnid, skipped)
+        if _parse_domain(name) in DOMAINS
     ]
     real = [
         Item(wnid, name)
         for wnid in sorted(classes)
         if (photos / wnid).is_dir()
-        for name in _pictures(photos / wnid, skipped)
+        for name in _list_pictures(photos / wnid, skipped)
     ]
     return real, found
 
 
-def _pictures(folder: Path, skipped: SkippedFiles) -> list[str]:
+def _list_pictures(folder: Path, skipped: SkippedFiles) -> list[str]:
     """The names of the pictures in a folder; one that leads to no file counts as missing later."""
     return [path.name for path in list_folder(folder) if skipped.takes(path.name)]
 
@@ -220,15 +220,15 @@ class ImageNetR(Task):
         queries, targets = places["query list"], places["target list"]
         skipped = SkippedFiles()
         if queries is None or targets is None:
-            classes = set(classes_in(rendition_folder, SkippedFiles()))
-            photos, renditions = in_folders(photo_folder, rendition_folder, classes, skipped)
+            classes = set(list_classes(rendition_folder, SkippedFiles()))
+            photos, renditions = find_in_folders(photo_folder, rendition_folder, classes, skipped)
         else:
-            photos, renditions = listed(queries, targets)
+            photos, renditions = read_lists(queries, targets)
             classes = {item.wnid for item in photos}
-            found = in_folders(photo_folder, rendition_folder, classes, skipped)
+            found = find_in_folders(photo_folder, rendition_folder, classes, skipped)
             check_no_others("photos", photos, found[0], photo_folder)
             check_no_others("renditions", renditions, found[1], rendition_folder)
-        data = task_data(sorted(photos), sorted(renditions), photo_folder, rendition_folder)
+        data = make_task_data(sorted(photos), sorted(renditions), photo_folder, rendition_folder)
         remarks = skipped.remarks()
         if (queries is None) != (targets is None):
             remarks.append(f"{queries or targets} was not used, since the other list is not there")
@@ -238,7 +238,7 @@ class ImageNetR(Task):
         raise MissingData("imagenet-r has no training images; Pic2Word is trained on CC3M")
 
 
-def task_data(
+def make_task_data(
     photos: Sequence[Item], renditions: Sequence[Item], photo_folder: Path, rendition_folder: Path
 ) -> TaskData:
     """Every photo is a query once per domain."""
@@ -265,11 +265,11 @@ def task_data(
     return TaskData(
         gallery=tuple(refs),
         queries=queries,
-        annotations={"pictures and domains": _fingerprint([*photos, *renditions])},
+        annotations={"pictures and domains": _hash_items([*photos, *renditions])},
         missing=find_absent(files),
     )
 
 
-def _fingerprint(items: Sequence[Item]) -> str:
+def _hash_items(items: Sequence[Item]) -> str:
     text = "\n".join(f"{item.wnid}/{item.name} {item.domain}" for item in items)
     return hashlib.sha256(text.encode()).hexdigest()

@@ -76,8 +76,8 @@ def train_pic2word(
     from cirbench.benchmark.records.record import check_writable
     from cirbench.benchmark.runtime.progress import Reporter
     from cirbench.benchmark.training.processes import choose_own_device, join_processes
-    from cirbench.methods.pic2word.training import Job, Recipe, train
-    from cirbench.methods.pic2word.validation import held_out
+    from cirbench.methods.pic2word.training import Pic2WordJob, Pic2WordRecipe, train
+    from cirbench.methods.pic2word.validation import hold_out
 
     if output.suffix != ".safetensors":
         raise UsageError(f"--output {output} must end in .safetensors")
@@ -85,11 +85,11 @@ def train_pic2word(
     refs, label = find_training_images(
         images, column=image_column, separator=separator, say=Reporter(quiet=quiet).say
     )
-    trained, left_out = held_out(refs, validation_share, seed)
+    trained, left_out = hold_out(refs, validation_share, seed)
     where = choose_device(device)
     processes = join_processes(where)
-    job = Job(
-        recipe=Recipe(
+    job = Pic2WordJob(
+        recipe=Pic2WordRecipe(
             epochs=epochs,
             batch_size=batch_size,
             learning_rate=lr,
@@ -134,10 +134,12 @@ def train_emoji_clip(
 
     from cirbench.benchmark.records.record import check_writable
     from cirbench.benchmark.runtime.progress import Reporter
-    from cirbench.datasets.emoji.clip_training import Recipe, train
+    from cirbench.datasets.emoji.clip_training import EmojiClipRecipe, train
 
     check_writable(output)
-    recipe = Recipe(seed=seed) if steps is None else replace(Recipe(seed=seed), steps=steps)
+    recipe = EmojiClipRecipe(seed=seed)
+    if steps is not None:
+        recipe = replace(recipe, steps=steps)
     with Reporter(quiet=quiet).stage("training", recipe.steps) as stage:
         train(output, recipe, lambda _step, _loss: stage.advance(1))
     print(output)

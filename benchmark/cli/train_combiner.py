@@ -42,14 +42,14 @@ def train_combiner(
     from cirbench.benchmark.records.record import check_writable
     from cirbench.benchmark.runtime.progress import Reporter
     from cirbench.benchmark.training.selection import find_supervision
-    from cirbench.methods.combiner.training import Job, Recipe, train
+    from cirbench.methods.combiner.training import CombinerJob, CombinerRecipe, train
 
     if output.suffix != ".safetensors":
         raise UsageError(f"--output {output} must end in .safetensors")
     check_writable(output.parent)
-    job = Job(
+    job = CombinerJob(
         **find_supervision(task, data_root),
-        recipe=Recipe(
+        recipe=CombinerRecipe(
             epochs=epochs,
             batch_size=batch_size,
             learning_rate=lr,
@@ -95,7 +95,7 @@ def train_clip_sum(
     from cirbench.benchmark.records.record import check_writable
     from cirbench.benchmark.runtime.progress import Reporter
     from cirbench.benchmark.training.selection import find_supervision
-    from cirbench.methods.combiner.clip_training import Job, Recipe, train
+    from cirbench.methods.combiner.clip_training import ClipSumJob, ClipSumRecipe, train
 
     check_writable(output)
     if precision not in ("fp32", "amp", "amp_bf16"):
@@ -103,9 +103,9 @@ def train_clip_sum(
     towers = load_backbone(backbone, device=choose_device(device), precision=precision)
     if not isinstance(towers, TorchBackbone):
         raise UsageError(f"{backbone} has no towers that could be trained")
-    job = Job(
+    job = ClipSumJob(
         **find_supervision(task, data_root),
-        recipe=Recipe(
+        recipe=ClipSumRecipe(
             epochs=epochs, batch_size=batch_size, learning_rate=lr, encoders=encoders, seed=seed
         ),
         backbone=towers,

@@ -34,7 +34,7 @@ from cirbench.benchmark.runtime.files import read_regular_file, sha256_of_file, 
 from cirbench.benchmark.runtime.parsing import read_json
 from cirbench.benchmark.runtime.paths import check_inside
 from cirbench.benchmark.runtime.progress import Reporter
-from cirbench.datasets.coco.query_list import COLUMNS, Row
+from cirbench.datasets.coco.query_list import COLUMNS, ObjectQuery
 
 LOWEST_BOX_AREA = 0.05
 """Square pixels: a bug of the released code that is part of the protocol."""
@@ -75,7 +75,7 @@ def prepare(root: Path, *, seed: int, reporter: Reporter) -> list[str]:
     if table.exists():
         return [f"{table} is there and stays as it is; remove it to draw another list"]
     photos, names = read_photos(path)
-    chosen = [(photo, o) for photo in photos if (o := draw(photo, seed)) is not None]
+    chosen = [(photo, o) for photo in photos if (o := draw_object(photo, seed)) is not None]
     masked.mkdir(exist_ok=True)
     with reporter.stage("masked images", len(chosen)) as stage:
         for photo, instance in chosen:
@@ -151,23 +151,23 @@ def _is_box(values: Sequence[object]) -> bool:
     )
 
 
-def draw(photo: Photo, seed: int) -> Mapping[str, Any] | None:
+def draw_object(photo: Photo, seed: int) -> Mapping[str, Any] | None:
     """One of a photo's candidates, or None where it has none."""
     candidates = photo.candidates()
     return random.Random(f"{seed}/{photo.name}").choice(candidates) if candidates else None
 
 
-def to_row(photo: Photo, instance: Mapping[str, Any], names: Mapping[int, str]) -> Row:
+def to_row(photo: Photo, instance: Mapping[str, Any], names: Mapping[int, str]) -> ObjectQuery:
     """The object as a row of the query list; other classes in the order of their annotation."""
     x, y, width, height = map(float, instance["bbox"])
     own = names[instance["category_id"]]
     classes = dict.fromkeys(names[o["category_id"]] for o in photo.objects)
     others = tuple(name for name in classes if name != own)
     region = (x, y, x + width, y + height)
-    return Row(image=photo.name, region=region, query_class=own, others=others)
+    return ObjectQuery(image=photo.name, region=region, query_class=own, others=others)
 
 
-def mask_of(photo: Photo, instance: Mapping[str, Any]) -> NDArray[np.bool_]:
+def draw_mask(photo: Photo, instance: Mapping[str, Any]) -> NDArray[np.bool_]:
     """(H, W) the object's pixels, from polygons or run lengths.
 
     Raises:
@@ -208,7 +208,7 @@ def cut_out(path: Path, photo: Photo, instance: Mapping[str, Any]) -> bytes:
     except CorruptData as error:
         raise CorruptData(f"{path} can't be decoded ({error}); fetch it again") from error
     height, width, _ = pixels.shape
-    mask = mask_of(photo, instance) if (width, height) == (photo.width, photo.height) else None
+    mask = draw_mask(photo, instance) if (width, height) == (photo.width, photo.height) else None
     if mask is None or mask.shape != (height, width):
         raise CorruptData(
             f"{path} has {width} × {height} pixels, its annotation {photo.width} × {photo.height}"
@@ -219,7 +219,7 @@ def cut_out(path: Path, photo: Photo, instance: Mapping[str, Any]) -> bytes:
     return buffer.getvalue()
 
 
-def write_queries(path: Path, rows: Sequence[Row]) -> None:
+def write_queries(path: Path, rows: Sequence[ObjectQuery]) -> None:
     """A query list in the released layout, sorted by image."""
     with (
         write_whole(path) as temporary,
@@ -227,10 +227,10 @@ def write_queries(path: Path, rows: Sequence[Row]) -> None:
     ):
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(COLUMNS)
-        writer.writerows(_cells(row) for row in sorted(rows, key=lambda row: row.image))
+        writer.writerows(_format_cells(row) for row in sorted(rows, key=lambda row: row.image))
 
 
-def _cells(row: Row) -> Iterator[str]:
+def _format_cells(row: ObjectQuery) -> Iterator[str]:
     yield row.image
     yield ";".join(map(str, row.region)) + " "
     yield row.query_class

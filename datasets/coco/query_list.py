@@ -19,7 +19,7 @@ _EMPTY = ("nan", "NaN")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
+class ObjectQuery:
     """A query: an object of an image.
 
     Attributes:
@@ -46,7 +46,7 @@ class Row:
         return right <= left or lower <= upper
 
 
-def read_queries(path: Path) -> list[Row]:
+def read_queries(path: Path) -> list[ObjectQuery]:
     """The rows of a query list.
 
     Raises:
@@ -54,7 +54,7 @@ def read_queries(path: Path) -> list[Row]:
             `read_table`.
     """
     table = read_table(path, COLUMNS, separator=",")
-    rows = [_row(row, path, number) for number, row in enumerate(table, start=1)]
+    rows = [_parse_row(row, path, number) for number, row in enumerate(table, start=1)]
     if not rows:
         raise CorruptData(f"{path} lists no queries")
     seen: set[str] = set()
@@ -65,21 +65,21 @@ def read_queries(path: Path) -> list[Row]:
     return rows
 
 
-def _row(row: Mapping[str, str], path: Path, number: int) -> Row:
+def _parse_row(row: Mapping[str, str], path: Path, number: int) -> ObjectQuery:
     origin = f"{path}, row {number}"
     values = ["" if row[name] in _EMPTY else row[name] for name in COLUMNS]
     image, region, query_class, classes = values
     if not image or not query_class:
         raise CorruptData(f"{origin}: no {'query_class' if image else 'id'}")
-    return Row(
+    return ObjectQuery(
         image=check_inside(image, origin),
-        region=_region(region, origin),
+        region=_parse_region(region, origin),
         query_class=query_class,
         others=tuple(name for name in classes.split(";") if name),
     )
 
 
-def _region(text: str, origin: str) -> tuple[float, float, float, float]:
+def _parse_region(text: str, origin: str) -> tuple[float, float, float, float]:
     try:
         left, upper, right, lower = map(float, text.strip().split(";"))
     except ValueError as error:

@@ -29,7 +29,7 @@ from cirbench.benchmark.data.layout import locate
 from cirbench.benchmark.images.reading import make_file_ref
 from cirbench.benchmark.runtime.errors import MissingData
 from cirbench.benchmark.runtime.progress import Reporter
-from cirbench.datasets.coco.query_list import Row, read_queries
+from cirbench.datasets.coco.query_list import ObjectQuery, read_queries
 
 PROTOCOL = EvaluationProtocol(
     name="pic2word",
@@ -87,10 +87,10 @@ class Coco(Task):
         cut_out = {f"masked/{row.image}": masked / row.image for row in rows}
         return TaskData(
             gallery=tuple(make_file_ref(path, name) for name, path in files.items()),
-            queries=tuple(_queries(rows, masked)),
+            queries=tuple(_make_queries(rows, masked)),
             annotations=hash_files([table]),
             missing=find_absent({**files, **cut_out}),
-            remarks=tuple(_remarks(rows)),
+            remarks=tuple(_describe_queries(rows)),
         )
 
     def prepare(self, *, data_root: Path, seed: int, reporter: Reporter) -> Sequence[str]:
@@ -102,14 +102,14 @@ class Coco(Task):
         raise MissingData("coco has no training images here; Pic2Word is trained on CC3M")
 
 
-def _queries(rows: Sequence[Row], masked: Path) -> Iterator[Query]:
+def _make_queries(rows: Sequence[ObjectQuery], masked: Path) -> Iterator[Query]:
     for number, row in enumerate(rows):
         reference = make_file_ref(masked / row.image, f"masked/{row.image}", box=row.box)
         fields = {"query_class": row.query_class, "others": " and ".join(row.others)}
         yield Query(id=row.image, reference=reference, positives=(number,), fields=fields)
 
 
-def _remarks(rows: Sequence[Row]) -> Iterator[str]:
+def _describe_queries(rows: Sequence[ObjectQuery]) -> Iterator[str]:
     yield "the paper's query list was drawn at random and is not released"
     if black := [row.image for row in rows if row.is_black]:
         yield f"{len(black)} queries are black, their boxes have no whole pixel: {', '.join(black)}"

@@ -38,7 +38,7 @@ NEAR = 0.02
 
 
 @dataclass(frozen=True, kw_only=True)
-class Source:
+class Package:
     """One npm package, pinned. `style` is None for the names."""
 
     style: str | None
@@ -48,55 +48,55 @@ class Source:
 
 
 SOURCES = (
-    Source(
+    Package(
         style=None,
         package="unicode-emoji-json",
         version="0.9.0",
         sha256="ae7efacb55533385bf8767d613dbd36c71226669759d95919a6e9059f5e4c401",
     ),
-    Source(
+    Package(
         style="3d",
         package="@lobehub/fluent-emoji-3d",
         version="1.1.0",
         sha256="c1bb7eee7de090205a232518a9ab4adb3df458bfbe8a1f78232991194c8b2e58",
     ),
-    Source(
+    Package(
         style="flat",
         package="@iconify-json/fluent-emoji-flat",
         version="1.2.6",
         sha256="7d064769dee690815f823bc5bcc511d957198caf9f5edd8dd9c1aa48a6aeb175",
     ),
-    Source(
+    Package(
         style="mono",
         package="@iconify-json/fluent-emoji-high-contrast",
         version="1.2.6",
         sha256="0b92d48c90d2200bd499e3cdd09a127ca6a8c8ddefd34c35eb5a1e4994012ae0",
     ),
-    Source(
+    Package(
         style="noto",
         package="@iconify-json/noto",
         version="1.2.9",
         sha256="3e918d88fc945c0bb3d468dbace6f88caef67f01c9f0e7bcae0915a042e8f1ad",
     ),
-    Source(
+    Package(
         style="twemoji",
         package="@iconify-json/twemoji",
         version="1.2.5",
         sha256="19046dff7d8707ce96212ec86468b36ac5f8e60409629dd13f809265c6d0ebb7",
     ),
-    Source(
+    Package(
         style="noto1",
         package="@iconify-json/noto-v1",
         version="1.2.5",
         sha256="2bf62c26c2c2884aa99e90aec942cdaee17a5921f05690694f4978ad4b017c37",
     ),
-    Source(
+    Package(
         style="eo",
         package="@iconify-json/emojione",
         version="1.2.3",
         sha256="26a14f44284407e8bcde91799388dca2bfd91dbcd55a97f425524a1c5b73610e",
     ),
-    Source(
+    Package(
         style="eo_mono",
         package="@iconify-json/emojione-monotone",
         version="1.2.1",
@@ -127,7 +127,7 @@ class Drawing:
 Files = Mapping[str, bytes]
 
 
-def fetch(source: Source, cache: Path) -> Files:
+def fetch(source: Package, cache: Path) -> Files:
     """The files of a package by their path in it, fetched with npm if they are not cached.
 
     Raises:
@@ -153,20 +153,20 @@ def fetch(source: Source, cache: Path) -> Files:
         }
 
 
-def bare(code: str) -> str:
+def strip_selectors(code: str) -> str:
     """A code without variation selectors, by which the packages agree."""
     return "-".join(part for part in code.lower().split("-") if part != "fe0f")
 
 
-def concepts(names: Files) -> Iterator[tuple[Concept, str]]:
+def read_concepts(names: Files) -> Iterator[tuple[Concept, str]]:
     """Every emoji but flags, each with its slug; skin tones are not listed in the source."""
     for emoji, entry in json.loads(names["data-by-emoji.json"]).items():
         if entry["group"] != "Flags":
-            code = bare("-".join(f"{ord(character):04x}" for character in emoji))
+            code = strip_selectors("-".join(f"{ord(character):04x}" for character in emoji))
             yield Concept(code=code, name=entry["name"]), entry["slug"].replace("_", "-")
 
 
-def on_white(image: Image.Image, side: int) -> Image.Image:
+def paste_on_white(image: Image.Image, side: int) -> Image.Image:
     """The picture on white at `side` pixels."""
     rgba = image.convert("RGBA")
     white = Image.new("RGBA", rgba.size, "white")
@@ -182,14 +182,14 @@ class ShippedPictures:
 
     def __init__(self, files: Files) -> None:
         self._files = {
-            bare(Path(name).stem): content
+            strip_selectors(Path(name).stem): content
             for name, content in files.items()
             if name.endswith("webp")
         }
 
     def draw(self, concept: Concept, slug: str, side: int) -> Image.Image | None:
         content = self._files.get(concept.code)
-        return on_white(decode(content), side) if content else None
+        return paste_on_white(decode(content), side) if content else None
 
 
 class IconifySet:
@@ -200,7 +200,7 @@ class IconifySet:
         self._icons, self._aliases = data["icons"], data.get("aliases", {})
         self._width, self._height = data.get("width", 16), data.get("height", 16)
         listed = json.loads(files.get("chars.json", b"{}"))
-        self._names = {bare(code): name for code, name in listed.items()}
+        self._names = {strip_selectors(code): name for code, name in listed.items()}
 
     def draw(self, concept: Concept, slug: str, side: int) -> Image.Image | None:
         name = self._names.get(concept.code) if self._names else slug
@@ -208,7 +208,7 @@ class IconifySet:
         icon = self._icons.get(alias.get("parent", name))
         if icon is None:
             return None
-        image = on_white(self._render(icon, 2 * side), side)
+        image = paste_on_white(self._render(icon, 2 * side), side)
         return ImageOps.mirror(image) if alias.get("hFlip") else image
 
     def _render(self, icon: Mapping[str, Any], side: int) -> Image.Image:
@@ -242,14 +242,14 @@ def draw_all(packages: Mapping[str | None, Files]) -> list[Drawing]:
         if style is not None
     }
     drawings: list[Drawing] = []
-    for concept, slug in concepts(packages[None]):
+    for concept, slug in read_concepts(packages[None]):
         images = {style: s.draw(concept, slug, SIDE[style]) for style, s in sets.items()}
         if all(images[style] is not None for style in CORE_STYLES):
             drawings += [encode(concept, s, image) for s, image in images.items() if image]
     return drawings
 
 
-def without_twins(drawings: Sequence[Drawing]) -> list[Drawing]:
+def drop_twins(drawings: Sequence[Drawing]) -> list[Drawing]:
     """Leaves out concepts that some core style draws just like an earlier concept."""
     seen: dict[bytes, str] = {}
     twins = set()
@@ -273,7 +273,7 @@ def split_concepts(drawings: Sequence[Drawing]) -> dict[Concept, str]:
     }
 
 
-def without_leaks(drawings: Sequence[Drawing], splits: Mapping[Concept, str]) -> list[Drawing]:
+def drop_leaks(drawings: Sequence[Drawing], splits: Mapping[Concept, str]) -> list[Drawing]:
     """Leaves out training pictures that are (nearly) the drawing of a held-out picture."""
     held_out = [d.style in CORE_STYLES and splits[d.concept] != "train" for d in drawings]
     evaluation = np.stack([d.thumbnail for d, held in zip(drawings, held_out, strict=True) if held])
@@ -305,9 +305,9 @@ def build(output: Path, cache: Path) -> None:
     """Fetches, draws, splits, packs."""
     packages = {source.style: fetch(source, cache) for source in SOURCES}
     drawn = draw_all(packages)
-    distinct = without_twins(drawn)
+    distinct = drop_twins(drawn)
     splits = split_concepts(distinct)
-    kept = without_leaks(distinct, splits)
+    kept = drop_leaks(distinct, splits)
     write(kept, splits, output)
     print(
         f"{len(kept)} pictures in {output}; left out: {len(drawn) - len(distinct)} of concepts "

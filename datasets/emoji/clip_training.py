@@ -24,7 +24,7 @@ from cirbench.benchmark.images import decoding
 from cirbench.benchmark.runtime.files import write_whole
 from cirbench.benchmark.runtime.torch_state import seeded
 from cirbench.datasets.emoji.captions import Caption, draw_caption
-from cirbench.datasets.emoji.pictures import Picture, read_bytes, training_pictures
+from cirbench.datasets.emoji.pictures import EmojiPicture, read_bytes, read_training_pictures
 
 CONTEXT = 77
 TRAINED_CONTEXT = 24
@@ -32,7 +32,7 @@ TRAINED_CONTEXT = 24
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe:
+class EmojiClipRecipe:
     """How the tiny CLIP is trained."""
 
     steps: int = 1000
@@ -55,7 +55,7 @@ class Recipe:
     seed: int = 0
 
 
-def model_config(recipe: Recipe, context: int) -> dict[str, object]:
+def describe_model(recipe: EmojiClipRecipe, context: int) -> dict[str, object]:
     """open_clip's description of the model."""
     return {
         "embed_dim": recipe.embedding_width,
@@ -74,9 +74,9 @@ def model_config(recipe: Recipe, context: int) -> dict[str, object]:
     }
 
 
-def new_model(recipe: Recipe) -> open_clip.CLIP:
+def make_model(recipe: EmojiClipRecipe) -> open_clip.CLIP:
     """A model with random weights, its unseen parts still random."""
-    config = model_config(recipe, TRAINED_CONTEXT)
+    config = describe_model(recipe, TRAINED_CONTEXT)
     return open_clip.CLIP(
         embed_dim=recipe.embedding_width,
         vision_cfg=open_clip.CLIPVisionCfg(
@@ -86,15 +86,15 @@ def new_model(recipe: Recipe) -> open_clip.CLIP:
     )
 
 
-def decode(pictures: Sequence[Picture], size: int) -> Tensor:
+def decode(pictures: Sequence[EmojiPicture], size: int) -> Tensor:
     """(N, 3, size, size) uint8."""
     images = (decoding.decode(read_bytes(p.index)).convert("RGB") for p in pictures)
     resized = [np.asarray(i.resize((size, size), Image.Resampling.BICUBIC)) for i in images]
     return torch.from_numpy(np.stack(resized)).permute(0, 3, 1, 2).contiguous()
 
 
-def batches(
-    pictures: Sequence[Picture], recipe: Recipe, rng: np.random.Generator
+def make_batches(
+    pictures: Sequence[EmojiPicture], recipe: EmojiClipRecipe, rng: np.random.Generator
 ) -> Iterator[list[int]]:
     """Endless batches: some concepts, each in some styles, so that both have hard negatives."""
     by_concept: dict[str, list[int]] = {}
@@ -114,7 +114,7 @@ def batches(
             ]
 
 
-def augment(pixels: Tensor, recipe: Recipe, generator: torch.Generator) -> Tensor:
+def augment(pixels: Tensor, recipe: EmojiClipRecipe, generator: torch.Generator) -> Tensor:
     """(B, 3, S, S) uint8 → float32 0..1: rotated, scaled, shifted on white, colours changed."""
     n = len(pixels)
     uniform = torch.rand(n, 4, generator=generator)
@@ -136,7 +136,7 @@ def normalise(pixels: Tensor) -> Tensor:
     return (pixels - mean) / std
 
 
-def also_true(captions: Sequence[Caption], pictures: Sequence[Picture]) -> Tensor:
+def mark_also_true(captions: Sequence[Caption], pictures: Sequence[EmojiPicture]) -> Tensor:
     """(B, B) bool: caption i is true of picture j too, which so is no negative; False at i = j."""
     names = np.array([p.name for p in pictures])
     styles = np.array([p.style for p in pictures])
@@ -156,7 +156,7 @@ def contrastive_loss(images: Tensor, texts: Tensor, scale: Tensor, ignored: Tens
     return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
 
 
-def learning_rate(step: int, recipe: Recipe) -> float:
+def learning_rate(step: int, recipe: EmojiClipRecipe) -> float:
     """Linear warm-up, then a cosine to zero."""
     if step < recipe.warmup:
         return recipe.learning_rate * (step + 1) / recipe.warmup
@@ -165,21 +165,21 @@ def learning_rate(step: int, recipe: Recipe) -> float:
 
 
 def train(
-    output: Path, recipe: Recipe, report: Callable[[int, float], None] = lambda *_: None
+    output: Path, recipe: EmojiClipRecipe, report: Callable[[int, float], None] = lambda *_: None
 ) -> None:
     """Trains and writes the model folder; `report` hears each step and its loss."""
     rng = np.random.default_rng(recipe.seed)
     generator = torch.Generator().manual_seed(recipe.seed)
-    pictures = training_pictures()
+    pictures = read_training_pictures()
     pixels = decode(pictures, recipe.image_size)
     with seeded(recipe.seed):
-        model = new_model(recipe)
+        model = make_model(recipe)
     tokenizer = open_clip.get_tokenizer("ViT-B-32")
     optimizer = torch.optim.AdamW(
         model.parameters(), weight_decay=recipe.weight_decay, betas=(0.9, 0.98), eps=1e-6
     )
     seen = torch.zeros(49408, dtype=torch.bool)
-    for step, rows in zip(range(recipe.steps), batches(pictures, recipe, rng), strict=False):
+    for step, rows in zip(range(recipe.steps), make_batches(pictures, recipe, rng), strict=False):
         optimizer.param_groups[0]["lr"] = learning_rate(step, recipe)
         chosen = [pictures[row] for row in rows]
         captions = [draw_caption(p.name, p.style, rng) for p in chosen]
@@ -187,7 +187,10 @@ def train(
         seen[ids] = True
         images = model.encode_image(normalise(augment(pixels[rows], recipe, generator)))
         loss = contrastive_loss(
-            images, model.encode_text(ids), model.logit_scale.exp(), also_true(captions, chosen)
+            images,
+            model.encode_text(ids),
+            model.logit_scale.exp(),
+            mark_also_true(captions, chosen),
         )
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]  # untyped in torch
@@ -195,10 +198,12 @@ def train(
         with torch.no_grad():
             model.logit_scale.clamp_(max=float(np.log(100)))
         report(step, loss.item())
-    export(model, seen, recipe, output)
+    export_model(model, seen, recipe, output)
 
 
-def export(model: open_clip.CLIP, seen: Tensor, recipe: Recipe, output: Path) -> None:
+def export_model(
+    model: open_clip.CLIP, seen: Tensor, recipe: EmojiClipRecipe, output: Path
+) -> None:
     """Writes open_clip_config.json and open_clip_model.safetensors (fp16)."""
     weights = {name: t.detach().clone() for name, t in model.state_dict().items()}
     weights["token_embedding.weight"][~seen] = 0
@@ -206,7 +211,7 @@ def export(model: open_clip.CLIP, seen: Tensor, recipe: Recipe, output: Path) ->
     weights["positional_embedding"] = F.pad(positions, (0, 0, 0, CONTEXT - TRAINED_CONTEXT))
     halves = {n: t.half() if t.is_floating_point() else t for n, t in weights.items()}
     config = {
-        "model_cfg": model_config(recipe, CONTEXT),
+        "model_cfg": describe_model(recipe, CONTEXT),
         "preprocess_cfg": {"mean": CLIP_MEAN, "std": CLIP_STD, "interpolation": "bicubic"},
         "recipe": asdict(recipe),
     }

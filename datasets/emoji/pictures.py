@@ -23,7 +23,7 @@ FOLDER = Path(str(files("cirbench.datasets.emoji")))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Picture:
+class EmojiPicture:
     """A row of pictures.csv."""
 
     index: int
@@ -46,24 +46,27 @@ class Picture:
 
 
 @cache
-def pictures() -> tuple[Picture, ...]:
+def read_pictures() -> tuple[EmojiPicture, ...]:
     """Every picture, in the order in which they are packed."""
     with (FOLDER / "pictures.csv").open(newline="", encoding="utf-8") as file:
         rows = csv.reader(file)
         columns = next(rows)
         return tuple(
-            Picture(index=i, **dict(zip(columns, row, strict=True))) for i, row in enumerate(rows)
+            EmojiPicture(index=i, **dict(zip(columns, row, strict=True)))
+            for i, row in enumerate(rows)
         )
 
 
-def training_pictures(styles: Iterable[str] = CORE_STYLES + HINT_STYLES) -> tuple[Picture, ...]:
+def read_training_pictures(
+    styles: Iterable[str] = CORE_STYLES + HINT_STYLES,
+) -> tuple[EmojiPicture, ...]:
     """Every picture of these styles that is not held out."""
     wanted = frozenset(styles)
-    return tuple(p for p in pictures() if p.style in wanted and not p.held_out)
+    return tuple(p for p in read_pictures() if p.style in wanted and not p.held_out)
 
 
 @cache
-def _pack() -> tuple[Any, Any]:
+def _open_pack() -> tuple[Any, Any]:
     from safetensors.numpy import load_file
 
     tensors = load_file(FOLDER / "pictures.safetensors")
@@ -72,6 +75,6 @@ def _pack() -> tuple[Any, Any]:
 
 def read_bytes(index: int) -> bytes:
     """The webp file of a picture."""
-    data, offsets = _pack()
+    data, offsets = _open_pack()
     content: bytes = data[offsets[index] : offsets[index + 1]].tobytes()
     return content

@@ -6,7 +6,7 @@ concepts AND every 3D picture, the query's own among them, as distractors. Recal
 is averaged over the styles.
 
 No training here ever sees a picture of the gallery, nor any of the five core styles of a concept in
-it: `pictures.Picture.held_out` is the rule, the model cards say what was seen.
+it: `pictures.EmojiPicture.held_out` is the rule, the model cards say what was seen.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from cirbench.datasets.emoji.pictures import (
     FOLDER,
     SOURCE_STYLE,
     TARGET_STYLES,
-    pictures,
-    training_pictures,
+    read_pictures,
+    read_training_pictures,
 )
 
 MAPPER_STYLES = CORE_STYLES
@@ -62,7 +62,7 @@ class Emoji(Task):
     protocols: ClassVar[Mapping[str, EvaluationProtocol]] = {PROTOCOL.name: PROTOCOL}
 
     def load(self, *, protocol: EvaluationProtocol, split: str, data_root: Path | None) -> TaskData:
-        chosen = [p for p in pictures() if p.split == split]
+        chosen = [p for p in read_pictures() if p.split == split]
         sources = [p for p in chosen if p.style == SOURCE_STYLE]
         targets = [p for style in TARGET_STYLES for p in chosen if p.style == style]
         row = {(p.style, p.code): i for i, p in enumerate(targets)}
@@ -86,7 +86,7 @@ class Emoji(Task):
     selection: ClassVar[Selection] = Selection(split="val", protocol=PROTOCOL, metrics=("R@10",))
 
     def triplets(self, *, data_root: Path | None) -> Sequence[Triplet]:
-        known = {(p.style, p.code): p for p in training_pictures(CORE_STYLES)}
+        known = {(p.style, p.code): p for p in read_training_pictures(CORE_STYLES)}
         return [
             Triplet(
                 reference=source.ref,
@@ -99,4 +99,4 @@ class Emoji(Task):
         ]
 
     def training_images(self, *, data_root: Path | None) -> Sequence[ImageRef]:
-        return [p.ref for p in training_pictures(MAPPER_STYLES)]
+        return [p.ref for p in read_training_pictures(MAPPER_STYLES)]

@@ -56,7 +56,7 @@ _VALIDATION_BATCH = 64
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe:
+class ClipSumRecipe:
     """How CLIP is fine-tuned; the defaults are the released README's."""
 
     epochs: int = 100
@@ -68,10 +68,10 @@ class Recipe:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job:
+class ClipSumJob:
     """A fine-tuning: what on, of what, where to (`output` is a folder)."""
 
-    recipe: Recipe
+    recipe: ClipSumRecipe
     backbone: TorchBackbone
     triplets: Sequence[Triplet]
     selection: Selection
@@ -97,7 +97,7 @@ class Job:
         return as_stored(identity)
 
 
-def trained_parameters(model: nn.Module, encoders: str) -> list[nn.Parameter]:
+def unfreeze_encoders(model: nn.Module, encoders: str) -> list[nn.Parameter]:
     """The encoders' parameters, made trainable; all others, and the temperature, stay frozen.
 
     Raises:
@@ -114,7 +114,7 @@ def trained_parameters(model: nn.Module, encoders: str) -> list[nn.Parameter]:
     return chosen
 
 
-def batches(job: Job, epoch: int) -> Iterator[tuple[Tensor, list[str], Tensor]]:
+def make_batches(job: ClipSumJob, epoch: int) -> Iterator[tuple[Tensor, list[str], Tensor]]:
     """(B, 3, S, S) references, B texts, (B, 3, S, S) targets; an incomplete batch is dropped."""
     rng = np.random.default_rng((job.recipe.seed, epoch))
     order = rng.permutation(len(job.triplets)).tolist()
@@ -138,7 +138,7 @@ def batches(job: Job, epoch: int) -> Iterator[tuple[Tensor, list[str], Tensor]]:
 
 
 @full_float32()
-def train(job: Job, reporter: Reporter, *, resume: bool = False) -> float:
+def train(job: ClipSumJob, reporter: Reporter, *, resume: bool = False) -> float:
     """Fine-tunes, writes the best epoch's towers and a log, gives its selection score in percent.
 
     Raises:
@@ -150,7 +150,7 @@ def train(job: Job, reporter: Reporter, *, resume: bool = False) -> float:
         raise UsageError(f"{len(job.triplets)} triplets are no training set")
     model, base = job.backbone.model, job.backbone.weights_sha256
     optimizer = torch.optim.AdamW(
-        trained_parameters(model, job.recipe.encoders),
+        unfreeze_encoders(model, job.recipe.encoders),
         lr=job.recipe.learning_rate,
         betas=(0.9, 0.999),
         eps=1e-7,
@@ -182,8 +182,8 @@ def train(job: Job, reporter: Reporter, *, resume: bool = False) -> float:
         identity=job.identity(),
         state_path=job.state_path,
         log_path=job.log_path,
-        one_epoch=lambda epoch: _one_epoch(learner, job, epoch, reporter),
-        score=lambda: score_of(job),
+        one_epoch=lambda epoch: _train_epoch(learner, job, epoch, reporter),
+        score=lambda: score_towers(job),
         keep_best=keep_best,
     )
     with reporter.stage("epochs", job.recipe.epochs) as stage:
@@ -202,12 +202,14 @@ def save_memory(model: nn.Module) -> None:
         offered(True)
 
 
-def _one_epoch(learner: Learner[nn.Module], job: Job, epoch: int, reporter: Reporter) -> float:
+def _train_epoch(
+    learner: Learner[nn.Module], job: ClipSumJob, epoch: int, reporter: Reporter
+) -> float:
     """The mean loss."""
     losses = []
     steps = max(1, len(job.triplets) // job.recipe.batch_size)
     with reporter.stage(f"epoch {epoch + 1}", steps) as stage:
-        for references, texts, targets in batches(job, epoch):
+        for references, texts, targets in make_batches(job, epoch):
             images = job.backbone.encode_images(references)
             words = job.backbone.encode_texts(texts, truncate=True)
             composed = normalize(images + words, dim=-1)
@@ -225,7 +227,7 @@ def _one_epoch(learner: Learner[nn.Module], job: Job, epoch: int, reporter: Repo
     return float(np.mean(losses))
 
 
-def score_of(job: Job) -> float:
+def score_towers(job: ClipSumJob) -> float:
     """The selection score of the sum of raw features, with the towers as they stand."""
     protocol = replace(job.selection.protocol, image_text_sum="raw")
     with Reporter(quiet=True).stage("selection", len(job.validation.pictures)) as stage:

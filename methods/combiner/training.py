@@ -53,7 +53,7 @@ _TEXTS_AT_ONCE = 256
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe:
+class CombinerRecipe:
     """How a Combiner is trained; the defaults are the released README's.
 
     Attributes:
@@ -69,7 +69,7 @@ class Recipe:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job:
+class CombinerJob:
     """A training: what on, with what, where to.
 
     Attributes:
@@ -77,7 +77,7 @@ class Job:
             chosen; `validation` is that split.
     """
 
-    recipe: Recipe
+    recipe: CombinerRecipe
     backbone: Backbone
     triplets: Sequence[Triplet]
     selection: Selection
@@ -109,15 +109,15 @@ class CombinerTraining(Training):
     """On the triplets of a task."""
 
     source = "task"
-    recipe = Recipe
+    recipe = CombinerRecipe
 
     def train(self, request: TrainingRequest, reporter: Reporter, *, resume: bool) -> None:
         backbone = load_backbone(
             request.backbone, device=choose_device(request.device), precision=request.precision
         )
-        job = Job(
+        job = CombinerJob(
             **find_supervision(request.source, request.data_root),
-            recipe=Recipe(**request.recipe),
+            recipe=CombinerRecipe(**request.recipe),
             backbone=backbone,
             output=request.output,
             workers=request.workers,
@@ -126,7 +126,7 @@ class CombinerTraining(Training):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Features:
+class TripletFeatures:
     """What the frozen towers make of T triplets and of the selection split.
 
     Attributes:
@@ -143,7 +143,7 @@ class Features:
     query_texts: TextFeatures
 
 
-def precompute(job: Job, reporter: Reporter) -> Features:
+def embed_triplets(job: CombinerJob, reporter: Reporter) -> TripletFeatures:
     """Embeds each distinct image and text once."""
     data = job.validation
     refs = [ref for t in job.triplets for ref in (t.reference, t.target)]
@@ -166,7 +166,7 @@ def precompute(job: Job, reporter: Reporter) -> Features:
                 for i in range(0, len(captions), _TEXTS_AT_ONCE)
             ]
         )
-    return Features(
+    return TripletFeatures(
         images=found.values,
         texts=texts.clone(),
         references=torch.tensor([found.rows[t.reference.id] for t in job.triplets]),
@@ -177,7 +177,9 @@ def precompute(job: Job, reporter: Reporter) -> Features:
     )
 
 
-def batches(job: Job, features: Features, epoch: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+def make_batches(
+    job: CombinerJob, features: TripletFeatures, epoch: int
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """(B, C) references, texts and targets of an epoch; an incomplete last batch is dropped."""
     rng = np.random.default_rng((job.recipe.seed, epoch))
     order = rng.permutation(len(job.triplets))
@@ -194,7 +196,7 @@ def batches(job: Job, features: Features, epoch: int) -> Iterator[tuple[Tensor, 
 
 
 @full_float32()
-def train(job: Job, reporter: Reporter, *, resume: bool = False) -> float:
+def train(job: CombinerJob, reporter: Reporter, *, resume: bool = False) -> float:
     """Trains, writes the best epoch's weights and a log, and gives its selection score in percent.
 
     Raises:
@@ -204,8 +206,8 @@ def train(job: Job, reporter: Reporter, *, resume: bool = False) -> float:
     if len(job.triplets) < 2:
         raise UsageError(f"{len(job.triplets)} triplets are no training set")
     going_on = should_resume(job.state_path, resume=resume)
-    features = precompute(job, reporter)
-    learner = new_learner(job)
+    features = embed_triplets(job, reporter)
+    learner = make_learner(job)
     network = learner.network
     log: EpochLog = []
     best = {name: tensor.clone() for name, tensor in network.state_dict().items()}
@@ -223,8 +225,8 @@ def train(job: Job, reporter: Reporter, *, resume: bool = False) -> float:
         identity=job.identity(),
         state_path=job.state_path,
         log_path=job.log_path,
-        one_epoch=lambda epoch: _one_epoch(learner, job, features, epoch),
-        score=lambda: score_of(network, job, features),
+        one_epoch=lambda epoch: _train_epoch(learner, job, features, epoch),
+        score=lambda: score_network(network, job, features),
         keep_best=keep_best,
         saved_besides=lambda: best,
     )
@@ -245,7 +247,7 @@ def train(job: Job, reporter: Reporter, *, resume: bool = False) -> float:
     return max(scores)
 
 
-def new_learner(job: Job) -> Learner[CombinerNetwork]:
+def make_learner(job: CombinerJob) -> Learner[CombinerNetwork]:
     """Before the first epoch."""
     with seeded(job.recipe.seed):
         network = CombinerNetwork(
@@ -258,17 +260,17 @@ def new_learner(job: Job) -> Learner[CombinerNetwork]:
     )
 
 
-def _one_epoch(
+def _train_epoch(
     learner: Learner[CombinerNetwork],
-    job: Job,
-    features: Features,
+    job: CombinerJob,
+    features: TripletFeatures,
     epoch: int,
 ) -> float:
     """The mean loss."""
     learner.network.train()
     losses = []
     with seeded(job.recipe.seed * 1_000_003 + epoch, job.backbone.device):  # dropout
-        for batch in batches(job, features, epoch):
+        for batch in make_batches(job, features, epoch):
             references, texts, targets = (part.to(job.backbone.device) for part in batch)
             loss = contrastive_loss(learner.network(references, texts), targets)
             if not loss.isfinite():
@@ -283,7 +285,7 @@ def _one_epoch(
     return float(np.mean(losses))
 
 
-def score_of(network: CombinerNetwork, job: Job, features: Features) -> float:
+def score_network(network: CombinerNetwork, job: CombinerJob, features: TripletFeatures) -> float:
     """The selection score of a network as it stands, which is left in eval mode."""
     method = Combiner(network, job.trained_on)
     images, texts = features.found, features.query_texts

@@ -54,18 +54,18 @@ def random_crop(
 
 
 @lru_cache(maxsize=2)
-def _order(seed: int, epoch: int, count: int) -> NDArray[np.int64]:
+def _draw_order(seed: int, epoch: int, count: int) -> NDArray[np.int64]:
     return np.random.default_rng((seed, epoch)).permutation(count)
 
 
-def rows_of_step(step: int, count: int, batch_size: int, seed: int) -> NDArray[np.int64]:
+def choose_rows(step: int, count: int, batch_size: int, seed: int) -> NDArray[np.int64]:
     """(B,) the pictures of a step; each epoch sees each once, an incomplete batch is dropped."""
     epoch, place = divmod(step, count // batch_size)
-    return _order(seed, epoch, count)[place * batch_size : (place + 1) * batch_size]
+    return _draw_order(seed, epoch, count)[place * batch_size : (place + 1) * batch_size]
 
 
 @dataclass(kw_only=True)
-class Pictures:
+class TrainingPictures:
     """Training pictures, and which of them could not be decoded.
 
     Attributes:
@@ -125,8 +125,8 @@ class Pictures:
         return {"count": len(self.unreadable), "first": first}
 
 
-def augmented(
-    pictures: Pictures,
+def augment(
+    pictures: TrainingPictures,
     steps: Iterable[tuple[int, NDArray[np.int64]]],
     *,
     size: int,

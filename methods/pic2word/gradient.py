@@ -26,14 +26,14 @@ from cirbench.benchmark.training.processes import Processes
 from cirbench.methods.pic2word.method import MappingNetwork, contrastive_loss
 
 
-def dropout_masks(network: MappingNetwork, rows: int, seed: int) -> list[Tensor]:
+def draw_dropout_masks(network: MappingNetwork, rows: int, seed: int) -> list[Tensor]:
     """One (rows, width) mask a block, the numbers that nn.Dropout would draw after this seed."""
     with seeded(seed):
         return [dropout(torch.ones(rows, width), network.dropout) for width in network.block_widths]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Step:
+class GradientStep:
     """One step of one process.
 
     Attributes:
@@ -55,26 +55,26 @@ class Step:
         """Leaves the gradient of the scaled loss in the network; gives the whole batch's loss."""
         whole = self.processes.count == 1 and (self.piece or len(self.images)) >= len(self.images)
         if whole:
-            loss = self._loss(self.images, self._texts(slice(None)))
+            loss = self._compute_loss(self.images, self._encode_texts(slice(None)))
             scaled(loss).backward()  # type: ignore[no-untyped-call]  # untyped in torch
             return loss.detach()
         with torch.no_grad():
-            own = torch.cat([self._texts(part) for part in self._pieces()])
+            own = torch.cat([self._encode_texts(part) for part in self._split()])
         texts = self.processes.gather(own).requires_grad_()
-        loss = self._loss(self.processes.gather(self.images), texts)
+        loss = self._compute_loss(self.processes.gather(self.images), texts)
         (gradient,) = torch.autograd.grad(scaled(loss), texts)
         gradient = gradient[self.processes.choose_rows(len(texts))]
-        for part in self._pieces():
-            self._texts(part).backward(gradient[part])  # type: ignore[no-untyped-call]  # the same
+        for part in self._split():
+            self._encode_texts(part).backward(gradient[part])  # type: ignore[no-untyped-call]  # the same
         self.processes.sum_gradients(self.network, divided=self.released_gather)
         return loss.detach()
 
-    def _pieces(self) -> Iterator[slice]:
+    def _split(self) -> Iterator[slice]:
         size = self.piece or len(self.images)
         for start in range(0, len(self.images), size):
             yield slice(start, min(start + size, len(self.images)))
 
-    def _texts(self, part: slice) -> Tensor:
+    def _encode_texts(self, part: slice) -> Tensor:
         """(piece, C): the prompt with these pictures' pseudo-words."""
         images = self.images[part]
         own = self.processes.choose_rows(len(self.masks[0]) if self.masks else len(self.images))
@@ -82,5 +82,5 @@ class Step:
         words = self.network(images, masks)
         return self.backbone.encode_prompts([self.prompt] * len(images), words)
 
-    def _loss(self, images: Tensor, texts: Tensor) -> Tensor:
+    def _compute_loss(self, images: Tensor, texts: Tensor) -> Tensor:
         return contrastive_loss(images, texts, self.backbone.logit_scale)

@@ -95,7 +95,7 @@ class MappingNetwork(nn.Module):
         return network
 
 
-def carried_clip(checkpoint: Checkpoint, backbone: Backbone) -> tuple[str, ...]:
+def describe_carried_clip(checkpoint: Checkpoint, backbone: Backbone) -> tuple[str, ...]:
     """What is to be said of the CLIP that a released checkpoint carries besides the mapper.
 
     It was frozen in training, so it should be the backbone; the backbone is what is used.
@@ -112,7 +112,7 @@ def carried_clip(checkpoint: Checkpoint, backbone: Backbone) -> tuple[str, ...]:
             f"the CLIP in {checkpoint.path.name} can't be compared with {backbone.name}, which "
             f"names its weights otherwise",
         )
-    other = [name for name in shared if not _same(ours[name], theirs[name])]
+    other = [name for name in shared if not _is_equal(ours[name], theirs[name])]
     if not other:
         return ()
     return (
@@ -121,7 +121,7 @@ def carried_clip(checkpoint: Checkpoint, backbone: Backbone) -> tuple[str, ...]:
     )
 
 
-def _same(ours: Tensor, theirs: Tensor) -> bool:
+def _is_equal(ours: Tensor, theirs: Tensor) -> bool:
     """Equal in our precision: weights published in half precision are stored in single, too."""
     return ours.shape == theirs.shape and torch.equal(ours.cpu(), theirs.to(ours.dtype).cpu())
 
@@ -150,7 +150,7 @@ class Pic2Word(Method):
         trained_on = checkpoint.provenance.get("trained_on", "unstated images")
         method = cls(mapper.to(backbone.device), trained_on)
         method.remarks = (
-            *carried_clip(checkpoint, backbone),
+            *describe_carried_clip(checkpoint, backbone),
             *describe_other_weights(checkpoint, backbone),
         )
         return method

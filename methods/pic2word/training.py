@@ -40,17 +40,17 @@ from cirbench.benchmark.training.learner import Learner, make_loss_scaler
 from cirbench.benchmark.training.loss_plot import write_loss_plot
 from cirbench.benchmark.training.processes import Processes, choose_own_device, join_processes
 from cirbench.benchmark.training.signals import defer_signals
-from cirbench.methods.pic2word.batches import Pictures, augmented, rows_of_step
-from cirbench.methods.pic2word.gradient import Step, dropout_masks
+from cirbench.methods.pic2word.batches import TrainingPictures, augment, choose_rows
+from cirbench.methods.pic2word.gradient import GradientStep, draw_dropout_masks
 from cirbench.methods.pic2word.method import DROPOUT, MappingNetwork
-from cirbench.methods.pic2word.validation import Watch
+from cirbench.methods.pic2word.validation import Validator
 
 PROMPT = "a photo of *"
 _EMBEDDED_AT_ONCE = 64
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe:
+class Pic2WordRecipe:
     """How the mapping network is trained; the defaults are the released README's.
 
     `batch_size` is that of all processes together.
@@ -74,10 +74,10 @@ class Recipe:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job:
+class Pic2WordJob:
     """A training: what on, with what, where to."""
 
-    recipe: Recipe
+    recipe: Pic2WordRecipe
     backbone: Backbone
     images: Sequence[ImageRef]
     trained_on: str
@@ -130,7 +130,7 @@ class Pic2WordTraining(Training):
     """On unlabelled pictures, by as many processes as there are."""
 
     source = "images"
-    recipe = Recipe
+    recipe = Pic2WordRecipe
     parallel = True
 
     def train(self, request: TrainingRequest, reporter: Reporter, *, resume: bool) -> None:
@@ -142,8 +142,8 @@ class Pic2WordTraining(Training):
             device=choose_own_device(where, processes),
             precision=request.precision,
         )
-        job = Job(
-            recipe=Recipe(**request.recipe),
+        job = Pic2WordJob(
+            recipe=Pic2WordRecipe(**request.recipe),
             backbone=backbone,
             images=refs,
             trained_on=label,
@@ -155,7 +155,9 @@ class Pic2WordTraining(Training):
         train(job, reporter, resume=resume)
 
 
-def adamw(mapper: MappingNetwork, recipe: Recipe, backbone_name: str) -> torch.optim.AdamW:
+def make_optimizer(
+    mapper: MappingNetwork, recipe: Pic2WordRecipe, backbone_name: str
+) -> torch.optim.AdamW:
     """No decay on biases; betas and eps as the released code sets them by the kind of tower."""
     biases = [p for name, p in mapper.named_parameters() if name.endswith("bias")]
     weights = [p for name, p in mapper.named_parameters() if not name.endswith("bias")]
@@ -171,7 +173,7 @@ def adamw(mapper: MappingNetwork, recipe: Recipe, backbone_name: str) -> torch.o
     )
 
 
-def learning_rate(step: int, total: int, recipe: Recipe) -> float:
+def learning_rate(step: int, total: int, recipe: Pic2WordRecipe) -> float:
     """Linear warm-up, then half a cosine down to zero at `total`; `step` counts from 0."""
     if step < recipe.warmup_steps:
         return recipe.learning_rate * (step + 1) / recipe.warmup_steps
@@ -179,18 +181,18 @@ def learning_rate(step: int, total: int, recipe: Recipe) -> float:
     return recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
 
 
-def embeddings(job: Job, pictures: Pictures, first_step: int) -> Iterator[Tensor]:
+def embed_steps(job: Pic2WordJob, pictures: TrainingPictures, first_step: int) -> Iterator[Tensor]:
     """(b, C) raw image embeddings of this process's rows, for every step from `first_step` on."""
     recipe, own = job.recipe, job.processes.choose_rows(job.recipe.batch_size)
     steps = (
         (
             step // job.steps_per_epoch,
-            rows_of_step(step, len(job.images), recipe.batch_size, recipe.seed)[own],
+            choose_rows(step, len(job.images), recipe.batch_size, recipe.seed)[own],
         )
         for step in range(first_step, job.steps)
     )
     if recipe.augment:
-        batches = augmented(
+        batches = augment(
             pictures,
             steps,
             size=own.stop - own.start,
@@ -199,7 +201,7 @@ def embeddings(job: Job, pictures: Pictures, first_step: int) -> Iterator[Tensor
             scale=recipe.crop_scale,
             workers=job.workers,
         )
-        yield from (_in_pieces(job, pixels) for pixels in batches)
+        yield from (_encode_in_pieces(job, pixels) for pixels in batches)
         return
     fixed = embed_once(job, pictures)
     for _, rows in steps:
@@ -207,13 +209,13 @@ def embeddings(job: Job, pictures: Pictures, first_step: int) -> Iterator[Tensor
 
 
 @torch.no_grad()
-def _in_pieces(job: Job, pixels: Tensor) -> Tensor:
+def _encode_in_pieces(job: Pic2WordJob, pixels: Tensor) -> Tensor:
     size = job.micro_batch or len(pixels)
     parts = (pixels[i : i + size] for i in range(0, len(pixels), size))
     return torch.cat([job.backbone.encode_images(part) for part in parts])
 
 
-def embed_once(job: Job, pictures: Pictures) -> Tensor:
+def embed_once(job: Pic2WordJob, pictures: TrainingPictures) -> Tensor:
     """(N, C) on the CPU: every picture as evaluation would see it."""
     transform = make_transform("clip", job.backbone.image_spec)
     jobs = (
@@ -227,11 +229,13 @@ def embed_once(job: Job, pictures: Pictures) -> Tensor:
     return torch.cat(parts)
 
 
-def step_gradient(learner: Learner[MappingNetwork], job: Job, images: Tensor, step: int) -> Tensor:
+def compute_gradient(
+    learner: Learner[MappingNetwork], job: Pic2WordJob, images: Tensor, step: int
+) -> Tensor:
     """Leaves the step's gradient in the mapper, and gives the whole batch's loss."""
     recipe, mapper = job.recipe, learner.network
-    masks = dropout_masks(mapper, recipe.batch_size, recipe.seed * 1_000_003 + step)
-    return Step(
+    masks = draw_dropout_masks(mapper, recipe.batch_size, recipe.seed * 1_000_003 + step)
+    return GradientStep(
         network=mapper,
         backbone=job.backbone,
         prompt=recipe.prompt,
@@ -244,7 +248,7 @@ def step_gradient(learner: Learner[MappingNetwork], job: Job, images: Tensor, st
 
 
 @full_float32()
-def train(job: Job, reporter: Reporter, *, resume: bool = False) -> float:
+def train(job: Pic2WordJob, reporter: Reporter, *, resume: bool = False) -> float:
     """Trains, writes `job.output` and the loss log beside it, and gives the last loss.
 
     Raises:
@@ -258,21 +262,21 @@ def train(job: Job, reporter: Reporter, *, resume: bool = False) -> float:
             f"lower --batch-size"
         )
     going_on = training_state.should_resume(job.state_path, resume=resume)
-    learner = new_learner(job)
+    learner = make_learner(job)
     first = load_state(job, learner) if going_on else 0
     reporter.say(f"{job.steps} steps, from step {first + 1}, on {len(job.images)} pictures")
     losses = _read_log(job, first)
-    pictures = Pictures(refs=job.images, most_unreadable=job.most_unreadable)
-    watch = _watch(job, first)
+    pictures = TrainingPictures(refs=job.images, most_unreadable=job.most_unreadable)
+    watch = _make_validator(job, first)
     learner.network.train()
     try:
         with reporter.stage("training", job.steps) as stage:
             stage.advance(first)
-            for step, images in enumerate(embeddings(job, pictures, first), start=first):
+            for step, images in enumerate(embed_steps(job, pictures, first), start=first):
                 with defer_signals():
-                    losses.append(one_step(learner, job, images, step))
+                    losses.append(train_step(learner, job, images, step))
                 stage.advance(1)
-                watch.after(step + 1, learner.network)
+                watch.validate_if_due(step + 1, learner.network)
                 if (step + 1) % job.checkpoint_every == 0 and step + 1 < job.steps:
                     save_state(job, learner, losses)
     except KeyboardInterrupt:
@@ -306,13 +310,13 @@ def train(job: Job, reporter: Reporter, *, resume: bool = False) -> float:
     return losses[-1]
 
 
-def _watch(job: Job, first_step: int) -> Watch:
+def _make_validator(job: Pic2WordJob, first_step: int) -> Validator:
     """Over the held-out pictures' embeddings, in the first process; over none in the others."""
     images = torch.empty(0)
     if job.validation and job.processes.rank == 0:
-        pictures = Pictures(refs=job.validation, most_unreadable=job.most_unreadable)
+        pictures = TrainingPictures(refs=job.validation, most_unreadable=job.most_unreadable)
         images = embed_once(job, pictures)
-    return Watch(
+    return Validator(
         images=images,
         backbone=job.backbone,
         prompt=job.recipe.prompt,
@@ -323,7 +327,7 @@ def _watch(job: Job, first_step: int) -> Watch:
     )
 
 
-def new_learner(job: Job) -> Learner[MappingNetwork]:
+def make_learner(job: Pic2WordJob) -> Learner[MappingNetwork]:
     """Before the first step."""
     with seeded(job.recipe.seed):
         mapper = MappingNetwork(
@@ -335,12 +339,14 @@ def new_learner(job: Job) -> Learner[MappingNetwork]:
         ).to(job.backbone.device)
     return Learner(
         network=mapper,
-        optimizer=adamw(mapper, job.recipe, job.backbone.name),
+        optimizer=make_optimizer(mapper, job.recipe, job.backbone.name),
         scaler=make_loss_scaler(job.backbone),
     )
 
 
-def one_step(learner: Learner[MappingNetwork], job: Job, images: Tensor, step: int) -> float:
+def train_step(
+    learner: Learner[MappingNetwork], job: Pic2WordJob, images: Tensor, step: int
+) -> float:
     """Moves the mapper by one batch's gradient, and gives the batch's loss.
 
     Raises:
@@ -349,7 +355,7 @@ def one_step(learner: Learner[MappingNetwork], job: Job, images: Tensor, step: i
     for group in learner.optimizer.param_groups:
         group["lr"] = learning_rate(step, job.steps, job.recipe)
     learner.optimizer.zero_grad()
-    loss = step_gradient(learner, job, images, step)
+    loss = compute_gradient(learner, job, images, step)
     if not loss.isfinite():
         raise CheckFailed(
             f"the loss is {loss.item()} at step {step + 1}; the last state that was saved is kept, "
@@ -359,7 +365,7 @@ def one_step(learner: Learner[MappingNetwork], job: Job, images: Tensor, step: i
     return loss.item()
 
 
-def save_state(job: Job, learner: Learner[MappingNetwork], losses: Sequence[float]) -> None:
+def save_state(job: Pic2WordJob, learner: Learner[MappingNetwork], losses: Sequence[float]) -> None:
     """Everything a resume needs, as tensors and JSON; the first process's work."""
     if job.processes.rank:
         return
@@ -368,7 +374,7 @@ def save_state(job: Job, learner: Learner[MappingNetwork], losses: Sequence[floa
     training_state.save_state(job.state_path, learner, provenance)
 
 
-def load_state(job: Job, learner: Learner[MappingNetwork]) -> int:
+def load_state(job: Pic2WordJob, learner: Learner[MappingNetwork]) -> int:
     """Puts a saved state back, and gives how many steps it has done.
 
     Raises:
@@ -379,14 +385,14 @@ def load_state(job: Job, learner: Learner[MappingNetwork]) -> int:
     return int(provenance["step"])
 
 
-def _write_log(job: Job, losses: Sequence[float]) -> None:
+def _write_log(job: Pic2WordJob, losses: Sequence[float]) -> None:
     with write_whole(job.log_path) as path, path.open("w", newline="", encoding="utf-8") as file:
         rows = csv.writer(file, lineterminator="\n")
         rows.writerow(("step", "loss"))
         rows.writerows(enumerate(map(repr, losses), start=1))
 
 
-def _read_log(job: Job, steps: int) -> list[float]:
+def _read_log(job: Pic2WordJob, steps: int) -> list[float]:
     """The losses of the steps already done."""
     if steps == 0:
         return []

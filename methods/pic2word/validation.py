@@ -21,7 +21,7 @@ from cirbench.methods.pic2word.method import MappingNetwork, contrastive_loss
 _TEXTS_AT_ONCE = 256
 
 
-class Chosen(Sequence[ImageRef]):
+class PictureSubset(Sequence[ImageRef]):
     """Some pictures of many, looked up when they are asked for."""
 
     def __init__(self, refs: Sequence[ImageRef], rows: NDArray[np.int64]) -> None:
@@ -36,7 +36,7 @@ class Chosen(Sequence[ImageRef]):
         return self._refs[int(self._rows[row])]
 
 
-def held_out(
+def hold_out(
     refs: Sequence[ImageRef], share: float, seed: int
 ) -> tuple[Sequence[ImageRef], Sequence[ImageRef]]:
     """Pictures to train on, and a share of them that are left out, drawn by the seed."""
@@ -44,7 +44,7 @@ def held_out(
     if count == 0:
         return refs, ()
     order = np.random.default_rng((seed, len(refs))).permutation(len(refs))
-    return Chosen(refs, np.sort(order[count:])), Chosen(refs, np.sort(order[:count]))
+    return PictureSubset(refs, np.sort(order[count:])), PictureSubset(refs, np.sort(order[:count]))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +106,7 @@ def read_validations(path: Path, steps: int) -> list[Validation]:
     return [one for one in found if one.step <= steps]
 
 
-class Watch:
+class Validator:
     """Validates every so many steps and at the end, and keeps what it found."""
 
     def __init__(
@@ -124,7 +124,7 @@ class Watch:
         self.path, self.every, self.total = path, every, total
         self.found = read_validations(path, first_step) if first_step else []
 
-    def after(self, steps: int, mapper: MappingNetwork) -> None:
+    def validate_if_due(self, steps: int, mapper: MappingNetwork) -> None:
         """After so many steps."""
         due = steps % self.every == 0 or steps == self.total
         if due and len(self.images):

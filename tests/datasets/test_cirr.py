@@ -17,7 +17,7 @@ from cirbench.benchmark.ranking.rank import dot_product, rank
 from cirbench.benchmark.records.record import read_records
 from cirbench.benchmark.runtime.errors import CorruptData
 from cirbench.benchmark.runtime.progress import Reporter
-from cirbench.datasets.cirr import CIRR, CLIP4CIR, PIC2WORD, check_names, server_file
+from cirbench.datasets.cirr import CIRR, CLIP4CIR, PIC2WORD, check_names, format_server_file
 
 NAMES = [f"dev-{i}-0-img0" for i in range(12)]
 
@@ -162,7 +162,7 @@ def test_what_the_server_refuses_is_refused_here(names):
 
 def test_a_file_beyond_the_servers_limit_is_refused():
     with pytest.raises(CorruptData, match="5 MB"):
-        server_file("recall", {str(i): ["x" * 100] * 50 for i in range(1000)})
+        format_server_file("recall", {str(i): ["x" * 100] * 50 for i in range(1000)})
 
 
 def test_members_that_tie_are_in_gallery_order():

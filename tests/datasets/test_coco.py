@@ -20,8 +20,15 @@ from cirbench.benchmark.images.preprocess import make_transform, stretch
 from cirbench.benchmark.images.reading import load_picture
 from cirbench.benchmark.runtime.errors import CorruptData, MissingData
 from cirbench.benchmark.runtime.progress import Reporter
-from cirbench.datasets.coco.prepare import Photo, draw, mask_of, prepare, read_photos, to_row
-from cirbench.datasets.coco.query_list import Row, read_queries
+from cirbench.datasets.coco.prepare import (
+    Photo,
+    draw_mask,
+    draw_object,
+    prepare,
+    read_photos,
+    to_row,
+)
+from cirbench.datasets.coco.query_list import ObjectQuery, read_queries
 from cirbench.datasets.coco.task import PROTOCOL, Coco
 
 QUIET = Reporter(quiet=True)
@@ -96,10 +103,10 @@ def test_prepare_writes_a_list_and_masked_images(made):
 def test_the_draw_is_the_seeds_and_the_images_alone(made):
     photos, _ = read_photos(made / "coco/annotations/instances_val2017.json")
     nine = photos[2]
-    drawn = {seed: draw(nine, seed)["bbox"][0] for seed in range(20)}
-    assert drawn == {seed: draw(nine, seed)["bbox"][0] for seed in range(20)}
+    drawn = {seed: draw_object(nine, seed)["bbox"][0] for seed in range(20)}
+    assert drawn == {seed: draw_object(nine, seed)["bbox"][0] for seed in range(20)}
     assert set(drawn.values()) == {1, 20, 2}
-    assert draw(photos[1], 0) is None
+    assert draw_object(photos[1], 0) is None
 
 
 @pytest.mark.parametrize(
@@ -143,7 +150,7 @@ def test_run_lengths_and_polygons_give_the_same_mask():
         {"size": size, "counts": counts},
         {"size": size, "counts": packed["counts"].decode()},
     ):
-        mask = mask_of(photo, {"segmentation": segmentation})
+        mask = draw_mask(photo, {"segmentation": segmentation})
         assert (mask == wanted.astype(bool)).all()
 
 
@@ -173,7 +180,7 @@ def test_the_prompt_names_the_query_class_first_and_ends_in_and_without_others()
 
 
 def test_the_box_is_cut_off_not_rounded_and_its_shape_is_not_kept():
-    row = Row(image="a", region=(0.9, 1.9, 20.99, 6.99), query_class="dog", others=())
+    row = ObjectQuery(image="a", region=(0.9, 1.9, 20.99, 6.99), query_class="dog", others=())
     assert row.box == (0, 1, 20, 6)
     spec = ImageSpec(size=8)
     rng = np.random.default_rng(0)

@@ -21,9 +21,9 @@ from cirbench.datasets.emoji.pictures import (
     HINT_STYLES,
     SOURCE_STYLE,
     TARGET_STYLES,
-    pictures,
     read_bytes,
-    training_pictures,
+    read_pictures,
+    read_training_pictures,
 )
 from cirbench.datasets.emoji.task import MAPPER_STYLES, PROTOCOL, Emoji
 
@@ -42,7 +42,7 @@ def pixels(picture):
 
 
 def test_each_row_is_its_picture():
-    assert all(hashlib.sha256(read_bytes(p.index)).hexdigest() == p.sha256 for p in pictures())
+    assert all(hashlib.sha256(read_bytes(p.index)).hexdigest() == p.sha256 for p in read_pictures())
 
 
 @pytest.mark.parametrize(("split", "concepts"), [("test", 600), ("val", 150)])
@@ -70,11 +70,11 @@ def test_a_query_asks_for_its_own_concept_in_the_groups_style():
 
 def test_no_training_sees_an_evaluation_picture_or_its_geometry_twins():
     evaluation = {
-        p.code for p in pictures() if p.split in ("test", "val") and p.style in CORE_STYLES
+        p.code for p in read_pictures() if p.split in ("test", "val") and p.style in CORE_STYLES
     }
     galleries = {ref.id for split in ("test", "val") for ref in load(split).gallery}
-    held_out = [p for p in pictures() if p.ref.id in galleries]
-    trained = training_pictures()
+    held_out = [p for p in read_pictures() if p.ref.id in galleries]
+    trained = read_training_pictures()
     assert len(held_out) == 750 * 5
     assert not {p.sha256 for p in trained} & {p.sha256 for p in held_out}
     assert not [p for p in trained if p.code in evaluation and p.style in ("3d", "flat", "mono")]
@@ -85,26 +85,26 @@ def test_no_training_sees_an_evaluation_picture_or_its_geometry_twins():
 
 
 def test_no_training_picture_is_nearly_an_evaluation_picture():
-    held_out = torch.from_numpy(np.stack([pixels(p) for p in pictures() if p.held_out]))
-    trained = torch.from_numpy(np.stack([pixels(p) for p in training_pictures()]))
+    held_out = torch.from_numpy(np.stack([pixels(p) for p in read_pictures() if p.held_out]))
+    trained = torch.from_numpy(np.stack([pixels(p) for p in read_training_pictures()]))
     nearest = [torch.cdist(part, held_out, p=1).amin() for part in trained.split(500)]
     assert min(nearest) / held_out.shape[1] >= 0.0199
 
 
 def test_what_the_trainings_use_is_the_one_rule():
     assert set(MAPPER_STYLES) <= set(CORE_STYLES) | set(HINT_STYLES)
-    assert all(not p.held_out for p in training_pictures())
-    assert set(captions.PHRASES) == {p.style for p in pictures()}
+    assert all(not p.held_out for p in read_training_pictures())
+    assert set(captions.PHRASES) == {p.style for p in read_pictures()}
 
 
 def test_every_evaluation_concept_has_its_name_from_another_drawing():
-    hinted = {p.code for p in training_pictures(HINT_STYLES)}
-    concepts = {p.code for p in pictures() if p.split == "test"}
+    hinted = {p.code for p in read_training_pictures(HINT_STYLES)}
+    concepts = {p.code for p in read_pictures() if p.split == "test"}
     assert len(concepts & hinted) >= 0.9 * len(concepts)
 
 
 def test_a_caption_is_no_negative_of_what_it_is_true_of():
-    chosen = [p for p in pictures() if p.style in ("flat", "mono")][:4]
+    chosen = [p for p in read_pictures() if p.style in ("flat", "mono")][:4]
     a, b, c, d = chosen
     assert (a.code, c.code) == (b.code, d.code)
     texts = [
@@ -113,7 +113,7 @@ def test_a_caption_is_no_negative_of_what_it_is_true_of():
         captions.Caption("", c.name, c.style),
         captions.Caption("", None, None),
     ]
-    assert clip_training.also_true(texts, chosen).tolist() == [
+    assert clip_training.mark_also_true(texts, chosen).tolist() == [
         [False, True, False, False],
         [False, False, False, True],
         [False, False, False, False],
@@ -126,7 +126,7 @@ def test_a_training_of_clip_is_an_open_clip_folder_and_its_seed_decides_it(tmp_p
 
     recipe = {"steps": 2, "concepts_per_batch": 4, "image_size": 32, "text_layers": 1}
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
-        clip_training.train(tmp_path / name, clip_training.Recipe(seed=seed, **recipe))
+        clip_training.train(tmp_path / name, clip_training.EmojiClipRecipe(seed=seed, **recipe))
     a, b, c = (load_backbone(f"local-dir:{tmp_path / name}") for name in "abc")
     assert a.weights_sha256 == b.weights_sha256 != c.weights_sha256
     assert a.context_length == 77

@@ -15,7 +15,7 @@ from cirbench.benchmark.evaluation.plan import Request, plan
 from cirbench.benchmark.evaluation.run import run
 from cirbench.benchmark.runtime.errors import CorruptData, MissingData
 from cirbench.benchmark.runtime.progress import Reporter
-from cirbench.datasets.imagenet_r import DOMAINS, PROTOCOL, ImageNetR, listed
+from cirbench.datasets.imagenet_r import DOMAINS, PROTOCOL, ImageNetR, read_lists
 
 LISTS = SHARED / "data" / "imgnet"
 CLASSES = {
@@ -196,7 +196,7 @@ def test_what_is_not_there_is_said_at_once(make, tmp_path):
 
 @pytest.mark.skipif(not LISTS.is_dir(), reason="needs the reference data: the released lists")
 def test_the_released_lists_have_the_published_counts():
-    photos, renditions = listed(LISTS / "imgnet_real_query.txt", LISTS / "imgnet_targets.txt")
+    photos, renditions = read_lists(LISTS / "imgnet_real_query.txt", LISTS / "imgnet_targets.txt")
     assert len(photos) == 10_000
     assert len(renditions) == 6_983
     assert Counter(item.domain for item in renditions) == {

@@ -38,8 +38,8 @@ def job(picture_refs, output, **recipe):
     refs = picture_refs(24)
     pairs = range(0, 24, 2)
     defaults = {"epochs": 4, "batch_size": 6, "learning_rate": 1e-3}
-    return training.Job(
-        recipe=training.Recipe(**{**defaults, **recipe}),
+    return training.ClipSumJob(
+        recipe=training.ClipSumRecipe(**{**defaults, **recipe}),
         backbone=load_backbone("fake"),
         triplets=[
             Triplet(reference=refs[i], target=refs[i + 1], captions=("next",)) for i in pairs
@@ -108,19 +108,19 @@ def test_weights_in_half_precision_are_not_trained(bench, tmp_path):
 
 def test_the_temperature_is_never_trained():
     model = load_backbone("emoji-clip").model
-    chosen = {id(p) for p in training.trained_parameters(model, "both")}
+    chosen = {id(p) for p in training.unfreeze_encoders(model, "both")}
     names = {name for name, p in model.named_parameters() if id(p) not in chosen}
     assert names == {"logit_scale"}
 
 
 def test_unknown_encoders_are_refused():
     with pytest.raises(UsageError, match="both, text, image"):
-        training.trained_parameters(load_backbone("fake").model, "all")
+        training.unfreeze_encoders(load_backbone("fake").model, "all")
 
 
 def test_the_loss_is_of_the_normalised_raw_sum(picture_refs, tmp_path):
     made = job(picture_refs, tmp_path, epochs=1, batch_size=12, learning_rate=0.0)
-    [(references, texts, targets)] = training.batches(made, 0)
+    [(references, texts, targets)] = training.make_batches(made, 0)
     backbone = made.backbone
     with torch.no_grad():
         q = normalize(backbone.encode_images(references) + backbone.encode_texts(texts), dim=-1)
@@ -143,20 +143,20 @@ def test_training_lowers_the_loss_and_the_folder_is_a_backbone(picture_refs, tmp
     assert backbone.name.startswith("fake+")
     assert backbone.weights_sha256 != load_backbone("fake").weights_sha256
     again = replace(made, backbone=backbone)
-    assert training.score_of(again) == pytest.approx(best)
+    assert training.score_towers(again) == pytest.approx(best)
 
 
 def test_a_resumed_training_has_the_same_bits(picture_refs, tmp_path, monkeypatch):
     unbroken, broken = (job(picture_refs, tmp_path / name) for name in "ab")
     training.train(unbroken, QUIET)
-    original = training._one_epoch
+    original = training._train_epoch
 
     def stop(*arguments):
         if arguments[2] == 2:
             raise KeyboardInterrupt
         return original(*arguments)
 
-    monkeypatch.setattr(training, "_one_epoch", stop)
+    monkeypatch.setattr(training, "_train_epoch", stop)
     with pytest.raises(KeyboardInterrupt):
         training.train(broken, QUIET)
     monkeypatch.undo()

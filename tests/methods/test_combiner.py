@@ -25,7 +25,7 @@ from cirbench.benchmark.runtime.errors import CheckFailed, CorruptData, UsageErr
 from cirbench.benchmark.runtime.progress import Reporter
 from cirbench.benchmark.training import epochs
 from cirbench.datasets import cirr, fashion_iq
-from cirbench.datasets.emoji.pictures import pictures
+from cirbench.datasets.emoji.pictures import read_pictures
 from cirbench.datasets.emoji.task import Emoji
 from cirbench.methods.combiner import training
 from cirbench.methods.combiner.method import Combiner, CombinerNetwork, contrastive_loss
@@ -159,7 +159,7 @@ def test_it_reads_the_caption_where_a_protocol_has_one(fake, templates):
 
 
 def test_fashion_iq_trains_on_four_wordings():
-    assert fashion_iq.wordings(["is Longer. ", "?more red"]) == (
+    assert fashion_iq.make_wordings(["is Longer. ", "?more red"]) == (
         "Is longer and more red",
         "More red and is Longer",
         "Is longer",
@@ -168,7 +168,7 @@ def test_fashion_iq_trains_on_four_wordings():
 
 
 def test_fashion_iq_evaluates_it_on_the_first_wording_without_a_star():
-    fields = fashion_iq.caption_fields(["is Longer. ", "?more red"])
+    fields = fashion_iq.make_caption_fields(["is Longer. ", "?more red"])
     for protocol in (fashion_iq.PIC2WORD, fashion_iq.VAL):
         assert protocol.text("caption", "dress", fields) == "Is longer and more red"
     assert fashion_iq.CLIP4CIR.text("text", "dress", fields) == "Is longer and more red"
@@ -215,7 +215,7 @@ def test_the_triplets_of_the_real_layouts(tmp_path, picture):
 
 
 def test_emoji_triplets_hold_nothing_that_is_held_out():
-    held_out = {p.ref.id for p in pictures() if p.held_out}
+    held_out = {p.ref.id for p in read_pictures() if p.held_out}
     triplets = Emoji().triplets(data_root=None)
     used = {ref.id for t in triplets for ref in (t.reference, t.target)}
     assert len(triplets) > 2500
@@ -237,8 +237,8 @@ def job(fake, picture_refs, output, **recipe):
         for i in range(0, 64, 2)
     )
     defaults = {"epochs": 5, "batch_size": 8, "learning_rate": 1e-2, "projection": 8, "hidden": 8}
-    return training.Job(
-        recipe=training.Recipe(**{**defaults, **recipe}),
+    return training.CombinerJob(
+        recipe=training.CombinerRecipe(**{**defaults, **recipe}),
         backbone=fake,
         triplets=triplets,
         selection=Selection(split="val", protocol=PROTOCOL, metrics=("R@5", "R@1")),
@@ -255,8 +255,8 @@ def log_of(made):
 
 def test_training_lowers_the_loss_raises_recall_and_keeps_the_best(fake, picture_refs, tmp_path):
     made = job(fake, picture_refs, tmp_path / "c.safetensors", epochs=30)
-    untrained = training.score_of(
-        training.new_learner(made).network.eval(), made, training.precompute(made, QUIET)
+    untrained = training.score_network(
+        training.make_learner(made).network.eval(), made, training.embed_triplets(made, QUIET)
     )
     best = training.train(made, QUIET)
     log = log_of(made)
@@ -267,7 +267,7 @@ def test_training_lowers_the_loss_raises_recall_and_keeps_the_best(fake, picture
     assert saved.provenance["best_epoch"] == 1 + [s for _, s in log].index(best)
     assert saved.provenance["selection"]["split"] == "val"
     network = CombinerNetwork.from_weights(saved.content).eval()
-    again = training.score_of(network, made, training.precompute(made, QUIET))
+    again = training.score_network(network, made, training.embed_triplets(made, QUIET))
     assert again == pytest.approx(best)
     assert not made.state_path.exists()
 
@@ -279,8 +279,8 @@ def test_the_selection_score_is_the_mean_over_groups_then_metrics(fake, picture_
         for i, query in enumerate(made.validation.queries)
     ]
     made = replace(made, validation=replace(made.validation, queries=tuple(queries)))
-    features = training.precompute(made, QUIET)
-    network = training.new_learner(made).network.eval()
+    features = training.embed_triplets(made, QUIET)
+    network = training.make_learner(made).network.eval()
     vectors = network(
         features.found.of([q.reference for q in queries]),
         fake.encode_texts(["next"] * len(queries)),
@@ -292,14 +292,14 @@ def test_the_selection_score_is_the_mean_over_groups_then_metrics(fake, picture_
         np.mean([100 * np.mean([r < k for r in part]) for k in (1, 5)])
         for part in (ranks[:4], ranks[4:])
     ]
-    assert training.score_of(network, made, features) == pytest.approx(np.mean(means))
+    assert training.score_network(network, made, features) == pytest.approx(np.mean(means))
 
 
 def test_every_wording_is_drawn_and_every_epoch_differs(fake, picture_refs, tmp_path):
     made = job(fake, picture_refs, tmp_path / "c.safetensors")
-    features = training.precompute(made, QUIET)
+    features = training.embed_triplets(made, QUIET)
     assert len(features.texts) == 2
-    epochs = [list(training.batches(made, features, epoch)) for epoch in (0, 1, 0)]
+    epochs = [list(training.make_batches(made, features, epoch)) for epoch in (0, 1, 0)]
     assert [len(batches) for batches in epochs] == [3, 3, 3]
     seen = torch.cat([texts for _, texts, _ in epochs[0]]).unique(dim=0)
     assert len(seen) == 2
@@ -311,7 +311,7 @@ def test_every_wording_is_drawn_and_every_epoch_differs(fake, picture_refs, tmp_
 
 def test_a_batch_larger_than_the_set_is_the_set(fake, picture_refs, tmp_path):
     made = job(fake, picture_refs, tmp_path / "c.safetensors", batch_size=4096)
-    [(references, _, _)] = training.batches(made, training.precompute(made, QUIET), 0)
+    [(references, _, _)] = training.make_batches(made, training.embed_triplets(made, QUIET), 0)
     assert len(references) == 24
 
 
@@ -322,14 +322,14 @@ def test_interrupt_and_resume_give_the_same_bits(
     unbroken = job(fake, picture_refs, tmp_path / "a.safetensors")
     training.train(unbroken, QUIET)
     broken = job(fake, picture_refs, tmp_path / "b.safetensors")
-    original = training._one_epoch
+    original = training._train_epoch
 
     def stop(*arguments):
         if arguments[-1] == epochs_done:
             raise KeyboardInterrupt
         return original(*arguments)
 
-    monkeypatch.setattr(training, "_one_epoch", stop)
+    monkeypatch.setattr(training, "_train_epoch", stop)
     with pytest.raises(KeyboardInterrupt):
         training.train(broken, QUIET)
     monkeypatch.undo()
@@ -343,7 +343,7 @@ def test_interrupt_and_resume_give_the_same_bits(
 
 def test_a_resume_with_another_recipe_names_the_difference(fake, picture_refs, tmp_path):
     made = job(fake, picture_refs, tmp_path / "c.safetensors")
-    learner = training.new_learner(made)
+    learner = training.make_learner(made)
     epochs.save_state(made.state_path, learner, {**made.identity(), "epochs": 0})
     other = replace(made, recipe=replace(made.recipe, learning_rate=0.5))
     with pytest.raises(UsageError, match=r"recipe.learning_rate: 0.01 then, 0.5 now"):

@@ -20,11 +20,11 @@ from cirbench.benchmark.images.reading import find_images_in_folder
 from cirbench.benchmark.runtime.errors import CheckFailed, CorruptData, UsageError
 from cirbench.benchmark.runtime.progress import Reporter
 from cirbench.methods.pic2word import training
-from cirbench.methods.pic2word.batches import Pictures
+from cirbench.methods.pic2word.batches import TrainingPictures
 from cirbench.methods.pic2word.method import (
     MappingNetwork,
     Pic2Word,
-    _same,
+    _is_equal,
     contrastive_loss,
 )
 
@@ -131,8 +131,8 @@ def test_what_was_trained_over_other_towers_says_so(tmp_path, fake, weights, sai
 
 def test_weights_published_in_half_precision_are_the_same_in_single(fake):
     weights = {"a": torch.randn(3).half()}
-    assert _same(weights["a"].float(), weights["a"])
-    assert not _same(weights["a"].float(), weights["a"] * 2)
+    assert _is_equal(weights["a"].float(), weights["a"])
+    assert not _is_equal(weights["a"].float(), weights["a"] * 2)
 
 
 @pytest.mark.parametrize(
@@ -166,8 +166,8 @@ def job(folder, output, **recipe):
         "warmup_steps": 2,
         "middle_width": 16,
     }
-    return training.Job(
-        recipe=training.Recipe(**{**defaults, **recipe}),
+    return training.Pic2WordJob(
+        recipe=training.Pic2WordRecipe(**{**defaults, **recipe}),
         backbone=load_backbone("fake"),
         images=find_images_in_folder(folder),
         trained_on="pictures",
@@ -177,7 +177,7 @@ def job(folder, output, **recipe):
 
 
 def pictures_of(made):
-    return Pictures(refs=made.images, most_unreadable=made.most_unreadable)
+    return TrainingPictures(refs=made.images, most_unreadable=made.most_unreadable)
 
 
 def weights(path):
@@ -190,7 +190,7 @@ def assert_same_weights(a, b):
 
 
 def test_the_schedule_warms_up_and_ends_at_zero():
-    recipe = training.Recipe(learning_rate=2.0, warmup_steps=4)
+    recipe = training.Pic2WordRecipe(learning_rate=2.0, warmup_steps=4)
     rates = [training.learning_rate(step, 10, recipe) for step in range(11)]
     assert rates[:4] == [0.5, 1.0, 1.5, 2.0]
     assert rates[4] == 2.0
@@ -199,16 +199,18 @@ def test_the_schedule_warms_up_and_ends_at_zero():
 
 
 def test_biases_do_not_decay():
-    optimizer = training.adamw(MappingNetwork(4, 4), training.Recipe(), "ViT-L-14/openai")
+    optimizer = training.make_optimizer(
+        MappingNetwork(4, 4), training.Pic2WordRecipe(), "ViT-L-14/openai"
+    )
     decayed = {
         group["weight_decay"]: [p.dim() for p in group["params"]]
         for group in optimizer.param_groups
     }
     assert decayed == {0.0: [1, 1, 1], 0.1: [2, 2, 2]}
     assert optimizer.defaults["betas"] == (0.9, 0.98)
-    assert training.adamw(MappingNetwork(4, 4), training.Recipe(), "RN50/openai").defaults[
-        "betas"
-    ] == (0.9, 0.999)
+    assert training.make_optimizer(
+        MappingNetwork(4, 4), training.Pic2WordRecipe(), "RN50/openai"
+    ).defaults["betas"] == (0.9, 0.999)
 
 
 def test_training_lowers_the_loss_and_logs_it(picture_folder, tmp_path):
@@ -239,14 +241,14 @@ def test_the_seed_decides_the_weights(picture_folder, tmp_path):
 def test_interrupt_and_resume_give_the_same_bits(picture_folder, tmp_path, monkeypatch, steps_done):
     whole, broken = tmp_path / "whole.safetensors", tmp_path / "broken.safetensors"
     training.train(job(picture_folder, whole), QUIET)
-    real = training.step_gradient
+    real = training.compute_gradient
 
     def interrupted(mapper, one_job, pixels, step):
         if step == steps_done:
             raise KeyboardInterrupt
         return real(mapper, one_job, pixels, step)
 
-    monkeypatch.setattr(training, "step_gradient", interrupted)
+    monkeypatch.setattr(training, "compute_gradient", interrupted)
     with pytest.raises(KeyboardInterrupt):
         training.train(job(picture_folder, broken), QUIET)
     monkeypatch.undo()
@@ -261,14 +263,14 @@ def test_interrupt_and_resume_give_the_same_bits(picture_folder, tmp_path, monke
 def test_a_signal_within_a_step_waits_for_its_end(picture_folder, tmp_path, monkeypatch):
     whole, broken = tmp_path / "whole.safetensors", tmp_path / "broken.safetensors"
     training.train(job(picture_folder, whole), QUIET)
-    real = training.step_gradient
+    real = training.compute_gradient
 
     def signalled(mapper, one_job, pixels, step):
         if step == 4:
             os.kill(os.getpid(), signal.SIGINT)
         return real(mapper, one_job, pixels, step)
 
-    monkeypatch.setattr(training, "step_gradient", signalled)
+    monkeypatch.setattr(training, "compute_gradient", signalled)
     with pytest.raises(KeyboardInterrupt):
         training.train(job(picture_folder, broken), QUIET)
     monkeypatch.undo()
@@ -321,8 +323,9 @@ def test_kill_and_resume_give_the_same_bits(picture_folder, tmp_path):
         "from cirbench.benchmark.backbones.load import load_backbone; "
         "from cirbench.benchmark.images.reading import find_images_in_folder; "
         "from cirbench.benchmark.runtime.progress import Reporter; "
-        "from cirbench.methods.pic2word.training import Job, Recipe, train; "
-        "train(Job(recipe=Recipe(epochs=4000, batch_size=8, warmup_steps=2, middle_width=16), "
+        "from cirbench.methods.pic2word.training import Pic2WordJob, Pic2WordRecipe, train; "
+        "recipe = Pic2WordRecipe(epochs=4000, batch_size=8, warmup_steps=2, middle_width=16); "
+        "train(Pic2WordJob(recipe=recipe, "
         "backbone=load_backbone('fake'), images=find_images_in_folder(Path(sys.argv[1])), "
         "trained_on='pictures', output=Path(sys.argv[2]), checkpoint_every=3), "
         "Reporter(quiet=True))"
@@ -337,14 +340,14 @@ def test_kill_and_resume_give_the_same_bits(picture_folder, tmp_path):
     epochs = done // 3 + 2
 
     def finite(output):
-        recipe = training.Recipe(epochs=4000, batch_size=8, warmup_steps=2, middle_width=16)
+        recipe = training.Pic2WordRecipe(epochs=4000, batch_size=8, warmup_steps=2, middle_width=16)
         return replace(job(picture_folder, output), recipe=recipe, checkpoint_every=1)
 
     class Enough(Exception):
         pass
 
     def stop_at(total):
-        real = training.step_gradient
+        real = training.compute_gradient
 
         def limited(mapper, one_job, pixels, step):
             if step == total:
@@ -354,11 +357,11 @@ def test_kill_and_resume_give_the_same_bits(picture_folder, tmp_path):
         return limited
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "step_gradient", stop_at(3 * epochs))
+        patch.setattr(training, "compute_gradient", stop_at(3 * epochs))
         with pytest.raises(Enough):
             training.train(finite(broken), QUIET, resume=True)
         patch.undo()
-        patch.setattr(training, "step_gradient", stop_at(3 * epochs))
+        patch.setattr(training, "compute_gradient", stop_at(3 * epochs))
         with pytest.raises(Enough):
             training.train(finite(whole), QUIET)
     assert_same_weights(weights(whole.with_suffix(".state.safetensors")), weights(state))
@@ -370,7 +373,7 @@ def test_a_resume_with_another_recipe_names_the_difference(picture_folder, tmp_p
     def fail(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(training, "step_gradient", fail)
+    monkeypatch.setattr(training, "compute_gradient", fail)
     with pytest.raises(KeyboardInterrupt):
         training.train(job(picture_folder, output), QUIET)
     with pytest.raises(UsageError, match=r"learning_rate: 0\.01 then, 0\.5 now"):
@@ -381,13 +384,13 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_state(
     picture_folder, tmp_path, monkeypatch
 ):
     output = tmp_path / "mapper.safetensors"
-    real = training.step_gradient
+    real = training.compute_gradient
 
     def broken(mapper, one_job, pixels, step):
         loss = real(mapper, one_job, pixels, step)
         return loss * torch.nan if step == 5 else loss
 
-    monkeypatch.setattr(training, "step_gradient", broken)
+    monkeypatch.setattr(training, "compute_gradient", broken)
     with pytest.raises(CheckFailed, match="step 6"):
         training.train(job(picture_folder, output), QUIET)
     assert not output.exists()
@@ -401,9 +404,9 @@ def test_too_few_pictures_for_a_batch(picture_folder, tmp_path):
 
 def test_the_towers_get_no_gradients(picture_folder, tmp_path):
     one = job(picture_folder, tmp_path / "m.safetensors")
-    learner = training.new_learner(one)
-    images = next(training.embeddings(one, pictures_of(one), 0))
-    training.step_gradient(learner, one, images, 0)
+    learner = training.make_learner(one)
+    images = next(training.embed_steps(one, pictures_of(one), 0))
+    training.compute_gradient(learner, one, images, 0)
     assert all(p.grad is not None for p in learner.network.parameters())
     assert all(p.grad is None for p in one.backbone.parameters())
 
@@ -411,7 +414,7 @@ def test_the_towers_get_no_gradients(picture_folder, tmp_path):
 def test_every_epoch_sees_each_picture_once_in_another_order(picture_folder, tmp_path):
     one = job(picture_folder, tmp_path / "m.safetensors", crop_scale=(1.0, 1.0), epochs=2)
     seen = [
-        float(v.sum()) for batch in training.embeddings(one, pictures_of(one), 0) for v in batch
+        float(v.sum()) for batch in training.embed_steps(one, pictures_of(one), 0) for v in batch
     ]
     first, second = seen[:24], seen[24:]
     assert len(set(first)) == 24

@@ -25,10 +25,10 @@ from cirbench.benchmark.runtime.progress import Reporter
 from cirbench.benchmark.training.learner import Learner
 from cirbench.benchmark.training.processes import Processes, choose_own_device, join_processes
 from cirbench.methods.pic2word import training
-from cirbench.methods.pic2word.batches import rows_of_step
-from cirbench.methods.pic2word.gradient import Step, dropout_masks
+from cirbench.methods.pic2word.batches import choose_rows
+from cirbench.methods.pic2word.gradient import GradientStep, draw_dropout_masks
 from cirbench.methods.pic2word.method import MappingNetwork, contrastive_loss
-from cirbench.methods.pic2word.validation import held_out, read_validations, validate
+from cirbench.methods.pic2word.validation import hold_out, read_validations, validate
 
 QUIET = Reporter(quiet=True)
 BATCH, SEED = 12, 7
@@ -49,8 +49,8 @@ def images(fake):
 
 
 def step(fake, mapper, **changes):
-    masks = dropout_masks(mapper, BATCH, SEED)
-    return Step(
+    masks = draw_dropout_masks(mapper, BATCH, SEED)
+    return GradientStep(
         network=mapper,
         backbone=fake,
         prompt="a photo of *",
@@ -92,7 +92,7 @@ def test_one_process_in_one_piece_has_the_very_bits_of_dropout(fake):
 
 def test_without_the_same_masks_the_gradient_is_another(fake):
     mapper = network(fake)
-    masks = dropout_masks(mapper, BATCH, SEED + 1)
+    masks = draw_dropout_masks(mapper, BATCH, SEED + 1)
     replace(step(fake, mapper, piece=4), masks=masks).backward()
     assert not torch.allclose(gradients(mapper), plain(fake)[1], atol=1e-3)
 
@@ -242,7 +242,7 @@ def test_training_in_half_precision_stays_near_the_single_one(
 def test_a_step_that_overflows_is_left_out_and_a_resume_knows_the_scale(
     picture_folder, tmp_path, monkeypatch
 ):
-    real = training.step_gradient
+    real = training.compute_gradient
 
     def overflowing(learner, one_job, pixels, step):
         loss = real(learner, one_job, pixels, step)
@@ -253,7 +253,7 @@ def test_a_step_that_overflows_is_left_out_and_a_resume_knows_the_scale(
         return loss
 
     stopping, scales = False, recorded_scales(monkeypatch)
-    monkeypatch.setattr(training, "step_gradient", overflowing)
+    monkeypatch.setattr(training, "compute_gradient", overflowing)
     whole, broken = (
         half_job(picture_folder, tmp_path / n, "amp") for n in ("w.safetensors", "b.safetensors")
     )
@@ -271,21 +271,23 @@ def test_a_step_that_overflows_is_left_out_and_a_resume_knows_the_scale(
 
 def test_a_gradient_that_is_never_finite_stops(picture_folder, tmp_path, monkeypatch):
     made = half_job(picture_folder, tmp_path / "m.safetensors", "amp", epochs=20)
-    real = training.step_gradient
+    real = training.compute_gradient
 
     def overflowing(learner, one_job, pixels, step):
         loss = real(learner, one_job, pixels, step)
         next(iter(learner.network.parameters())).grad[0] = torch.inf
         return loss
 
-    monkeypatch.setattr(training, "step_gradient", overflowing)
+    monkeypatch.setattr(training, "compute_gradient", overflowing)
     with pytest.raises(CheckFailed, match="not finite at any loss scale"):
         training.train(made, QUIET)
 
 
 def half_job(folder, output, precision, epochs=3):
-    return training.Job(
-        recipe=training.Recipe(epochs=epochs, batch_size=8, learning_rate=0.01, warmup_steps=2),
+    return training.Pic2WordJob(
+        recipe=training.Pic2WordRecipe(
+            epochs=epochs, batch_size=8, learning_rate=0.01, warmup_steps=2
+        ),
         backbone=load_backbone("emoji-clip", precision=precision),
         images=find_images_in_folder(folder),
         trained_on="pictures",
@@ -295,7 +297,7 @@ def half_job(folder, output, precision, epochs=3):
 
 def test_rows_are_each_epochs_permutation():
     epochs = [
-        [row for step in range(3) for row in rows_of_step(3 * e + step, 24, 8, 0)] for e in (0, 1)
+        [row for step in range(3) for row in choose_rows(3 * e + step, 24, 8, 0)] for e in (0, 1)
     ]
     assert [sorted(rows) for rows in epochs] == [list(range(24))] * 2
     assert epochs[0] != epochs[1]
@@ -364,10 +366,10 @@ def test_a_tables_column_and_separator(tmp_path, picture):
 
 
 def job(refs, output, **changes):
-    recipe = training.Recipe(
+    recipe = training.Pic2WordRecipe(
         epochs=3, batch_size=8, warmup_steps=2, middle_width=16, learning_rate=1e-2
     )
-    return training.Job(
+    return training.Pic2WordJob(
         **{
             "recipe": recipe,
             "backbone": load_backbone("fake"),
@@ -413,12 +415,12 @@ def test_cached_features_read_each_picture_once_and_train(picture_refs, tmp_path
 
 def test_held_out_pictures_are_never_trained_on_and_validated(picture_folder, tmp_path):
     refs = find_images_in_folder(picture_folder)
-    trained, left_out = held_out(refs, 0.25, seed=1)
+    trained, left_out = hold_out(refs, 0.25, seed=1)
     names = [{ref.id for ref in part} for part in (trained, left_out)]
     assert (len(trained), len(left_out)) == (18, 6)
     assert not names[0] & names[1]
-    assert held_out(refs, 0.25, seed=1)[1][0].id == left_out[0].id
-    assert held_out(refs, 0.0, seed=1) == (refs, ())
+    assert hold_out(refs, 0.25, seed=1)[1][0].id == left_out[0].id
+    assert hold_out(refs, 0.0, seed=1) == (refs, ())
     made = job(trained, tmp_path / "m.safetensors", validation=left_out, validate_every=4)
     made = replace(made, recipe=replace(made.recipe, epochs=6))
     training.train(made, QUIET)

@@ -95,7 +95,7 @@ def composed(method, fake, protocol, fields):
 
 def test_two_captions_are_composed_in_both_orders_and_averaged(released, fake):
     method = Searle.build(backbone=fake, checkpoint=read_checkpoint(released[0]))
-    fields = fashion_iq.caption_fields(["is Longer. ", "?more red"])
+    fields = fashion_iq.make_caption_fields(["is Longer. ", "?more red"])
     found, words = composed(method, fake, fashion_iq.SEARLE, fields)
     prompts = [
         "a photo of * that is Longer and more red",

@@ -13,7 +13,7 @@ import pytest
 from browsing import LOOKS, barriers, fits, keep_screenshot
 from PIL import Image
 
-from cirbench.datasets.emoji.pictures import pictures
+from cirbench.datasets.emoji.pictures import read_pictures
 
 METHODS = ("pic2word", "image-text")
 CODE = "1f921"
@@ -59,7 +59,7 @@ def address(tmp_path_factory):
 @pytest.fixture(scope="module")
 def clown(tmp_path_factory):
     """A 3D emoji of the gallery's concepts as a PNG file."""
-    [ref] = [p.ref for p in pictures() if (p.style, p.code) == ("3d", CODE)]
+    [ref] = [p.ref for p in read_pictures() if (p.style, p.code) == ("3d", CODE)]
     path = tmp_path_factory.mktemp("upload") / "clown.png"
     Image.open(io.BytesIO(ref.read())).save(path)
     return path

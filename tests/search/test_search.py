@@ -30,7 +30,7 @@ from cirbench.benchmark.search import search as searching
 from cirbench.benchmark.search.pages import SIDE, make_thumbnail
 from cirbench.benchmark.search.query import FreeQuery, make_picture, pair_queries, read_picture
 from cirbench.benchmark.search.search import Gallery, Searcher, find_best, open_gallery
-from cirbench.datasets.emoji.pictures import pictures
+from cirbench.datasets.emoji.pictures import read_pictures
 from cirbench.methods.baselines import ImageOnly, ImageText, TextOnly
 from cirbench.methods.pic2word.method import MappingNetwork, Pic2Word
 
@@ -316,7 +316,7 @@ def test_json_table_page_and_grid_hold_the_same_hits(bench, picture_folder, tmp_
 
 
 def test_pic2word_finds_an_emoji_in_another_style_with_shipped_weights_alone(bench, tmp_path):
-    chosen = [p for p in pictures() if p.split == "test" and p.style in ("3d", "twemoji")]
+    chosen = [p for p in read_pictures() if p.split == "test" and p.style in ("3d", "twemoji")]
     codes = [p.code for p in chosen if p.style == "3d"][:40]
     gallery = tmp_path / "gallery"
     gallery.mkdir()
@@ -338,7 +338,7 @@ def test_pic2word_finds_an_emoji_in_another_style_with_shipped_weights_alone(ben
 
 
 def test_a_task_is_a_gallery(bench, picture_folder, monkeypatch):
-    names = [p.ref for p in pictures() if p.split == "val"][:30]
+    names = [p.ref for p in read_pictures() if p.split == "val"][:30]
 
     class Small:
         splits, default_backbone = ("val",), "fake"

@@ -30,8 +30,8 @@ from cirbench.benchmark.records.record import Record
 from cirbench.benchmark.runtime.progress import Reporter
 from cirbench.benchmark.training.processes import Processes
 from cirbench.methods.pic2word import training
-from cirbench.methods.pic2word.batches import Pictures, augmented
-from cirbench.methods.pic2word.gradient import Step, dropout_masks
+from cirbench.methods.pic2word.batches import TrainingPictures, augment
+from cirbench.methods.pic2word.gradient import GradientStep, draw_dropout_masks
 from cirbench.methods.pic2word.method import MappingNetwork
 from perf.measure import Row, medians
 
@@ -214,12 +214,12 @@ def training_row(backbone: TorchBackbone) -> Row:
     def ours() -> None:
         with torch.no_grad():
             images = backbone.encode_images(pixels)
-        Step(
+        GradientStep(
             network=mapper,
             backbone=backbone,
             prompt=prompts[0],
             images=images,
-            masks=dropout_masks(mapper, _BATCH, 0),
+            masks=draw_dropout_masks(mapper, _BATCH, 0),
             processes=Processes(),
         ).backward()
 
@@ -243,22 +243,22 @@ def training_row(backbone: TorchBackbone) -> Row:
 def loading_row(backbone: TorchBackbone, folder: Path) -> Row:
     """How long a training step waits for its pictures, the embedded ones, decoded and cropped."""
     refs, label = find_training_images("emoji")
-    job = training.Job(
-        recipe=training.Recipe(epochs=1, batch_size=_BATCH),
+    job = training.Pic2WordJob(
+        recipe=training.Pic2WordRecipe(epochs=1, batch_size=_BATCH),
         backbone=backbone,
         images=refs,
         trained_on=label,
         output=folder / "mapper.safetensors",
     )
-    learner = training.new_learner(job)
+    learner = training.make_learner(job)
     waited: list[float] = []
-    with mock.patch.object(training, "augmented", _timed(augmented, waited)):
-        embeddings = training.embeddings(job, Pictures(refs=refs, most_unreadable=0), 0)
+    with mock.patch.object(training, "augment", _timed(augment, waited)):
+        embeddings = training.embed_steps(job, TrainingPictures(refs=refs, most_unreadable=0), 0)
         for step in range(_WARM_STEPS + _STEPS):
             if step == _WARM_STEPS:
                 waited.clear()
                 started = time.perf_counter()
-            training.one_step(learner, job, next(embeddings), step)
+            training.train_step(learner, job, next(embeddings), step)
     share = sum(waited) / (time.perf_counter() - started)
     return Row(
         name=f"waiting for pictures in training, {backbone.name}, batch {_BATCH}",
