@@ -18,18 +18,18 @@ from cirbench.slurm.cells.manifest import (
     Manifest,
     SweepCell,
 )
-from cirbench.slurm.status import Row
+from cirbench.slurm.status import CellStatus
 from cirbench.slurm.sweep.resources import DEFAULTS
 
 
-def missing(rows: Sequence[Row]) -> list[SweepCell]:
+def choose_missing(rows: Sequence[CellStatus]) -> list[SweepCell]:
     """Cells that are neither done nor on their way; an embedding only for those that need it."""
     absent = [row.cell for row in rows if row.state.status not in (DONE, *OPEN)]
     wanted = [cell for cell in absent if cell.kind == "run"]
-    return _with_what_they_need(wanted, absent)
+    return _add_needed(wanted, absent)
 
 
-def to_retry(rows: Sequence[Row], statuses: Iterable[str]) -> list[SweepCell]:
+def choose_to_retry(rows: Sequence[CellStatus], statuses: Iterable[str]) -> list[SweepCell]:
     """Cells that ended in one of the states, what they need, and what was skipped for them."""
     chosen = set(statuses)
     ended = {row.cell.id for row in rows if row.state.status in chosen}
@@ -39,18 +39,16 @@ def to_retry(rows: Sequence[Row], statuses: Iterable[str]) -> list[SweepCell]:
         if row.cell.id in ended or (row.state.status == SKIPPED and ended & set(row.cell.needs))
     ]
     absent = [row.cell for row in rows if row.state.status in (PLANNED, *ENDED_BADLY)]
-    return _with_what_they_need(again, absent)
+    return _add_needed(again, absent)
 
 
-def _with_what_they_need(
-    wanted: Sequence[SweepCell], absent: Sequence[SweepCell]
-) -> list[SweepCell]:
+def _add_needed(wanted: Sequence[SweepCell], absent: Sequence[SweepCell]) -> list[SweepCell]:
     needed = {id_ for cell in wanted for id_ in cell.needs}
     chosen = needed | {cell.id for cell in wanted}
     return [cell for cell in absent if cell.id in chosen]
 
 
-def after_oom(cell: SweepCell, on_oom: str) -> SweepCell:
+def adjust_cell(cell: SweepCell, on_oom: str) -> SweepCell:
     """The cell with half the batch, or twice the memory.
 
     Raises:
@@ -72,21 +70,21 @@ def after_oom(cell: SweepCell, on_oom: str) -> SweepCell:
     return replace(cell, request={**cell.request, "batch_size": size // 2})
 
 
-def relieved(
-    manifest: Manifest, rows: Sequence[Row], cells: Sequence[SweepCell]
+def adjust_after_oom(
+    manifest: Manifest, rows: Sequence[CellStatus], cells: Sequence[SweepCell]
 ) -> list[SweepCell]:
     """The cells, with less work or more room for those that ran out of memory; written so."""
     short = {row.cell.id for row in rows if row.state.status == OOM}
-    on_oom = manifest.plan().on_oom
-    eased = [after_oom(cell, on_oom) if cell.id in short else cell for cell in cells]
+    on_oom = manifest.read_plan().on_oom
+    eased = [adjust_cell(cell, on_oom) if cell.id in short else cell for cell in cells]
     for cell in eased:
         if cell.id in short:
             manifest.write_cell(cell)
     return eased
 
 
-def last_cluster(manifest: Manifest, rows: Sequence[Row]) -> str:
+def find_last_cluster(manifest: Manifest, rows: Sequence[CellStatus]) -> str:
     """Where the sweep's cells went before."""
-    submissions = manifest.submissions()
+    submissions = manifest.read_submissions()
     used = [submissions[s].cluster for row in rows if (s := row.state.submission) in submissions]
     return used[-1] if used else CLUSTERS[0]

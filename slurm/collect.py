@@ -9,10 +9,10 @@ from pathlib import Path
 from cirbench.benchmark.records.record import check_writable, read_record
 from cirbench.benchmark.runtime.files import write_whole
 from cirbench.slurm.cells.manifest import Manifest
-from cirbench.slurm.status import Row
+from cirbench.slurm.status import CellStatus
 
 
-def collect(manifest: Manifest, rows: Sequence[Row], output: Path) -> list[Path]:
+def collect(manifest: Manifest, rows: Sequence[CellStatus], output: Path) -> list[Path]:
     """Copies every done cell's record, its per-query data and its submission; gives the records.
 
     Partial records go to `{output}-partial`, as those of `bench run --limit` do.
@@ -21,13 +21,13 @@ def collect(manifest: Manifest, rows: Sequence[Row], output: Path) -> list[Path]
         UsageError: the results folder can't be written.
         CorruptData: a record's per-query data is not what the record was written with.
     """
-    if manifest.plan().limited:
+    if manifest.read_plan().limited:
         output = output.with_name(f"{output.name}-partial")
     check_writable(output)
-    return [_copied(row.record, output) for row in rows if row.record is not None]
+    return [_copy(row.record, output) for row in rows if row.record is not None]
 
 
-def _copied(source: Path, output: Path) -> Path:
+def _copy(source: Path, output: Path) -> Path:
     record = read_record(source)
     record.read_per_query()
     target = output / source.parent.name / source.name

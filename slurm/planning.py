@@ -9,28 +9,28 @@ from typing import Any
 from cirbench.benchmark.runtime.errors import CorruptData, UsageError
 from cirbench.benchmark.runtime.progress import Reporter
 from cirbench.benchmark.runtime.provenance import read_code_state
-from cirbench.slurm.cells.manifest import OPEN, Manifest, Plan, State, SweepCell, manifest_of
-from cirbench.slurm.choose import missing
-from cirbench.slurm.queues.snapshot import code_for
-from cirbench.slurm.status import Row, look, rows_of
-from cirbench.slurm.submit import arrays, sbatch_text
+from cirbench.slurm.cells.manifest import OPEN, Manifest, State, SweepCell, SweepPlan, open_manifest
+from cirbench.slurm.choose import choose_missing
+from cirbench.slurm.queues.snapshot import choose_code
+from cirbench.slurm.status import CellStatus, find_status, refresh_status
+from cirbench.slurm.submit import group_into_arrays, write_sbatch_script
 from cirbench.slurm.sweep.expand import Expansion
 from cirbench.slurm.sweep.resources import read_profile
 from cirbench.slurm.sweep.sweep_file import expanded, read_sweep
 
 
 @dataclass(frozen=True, kw_only=True)
-class Planned:
+class PlannedSweep:
     """A sweep file that has no mistakes."""
 
     manifest: Manifest
-    plan: Plan
+    plan: SweepPlan
     cells: tuple[SweepCell, ...]
 
 
 def plan_sweep(
     file: str, *, profile: str | None, sweeps: Path, data_root: Path | None, fail_fast: bool
-) -> Planned:
+) -> PlannedSweep:
     """Reads and checks a sweep file; writes nothing.
 
     Raises:
@@ -39,10 +39,10 @@ def plan_sweep(
     """
     sweep, mistakes = read_sweep(file)
     cluster = read_profile(profile)
-    manifest = manifest_of(sweep.name, sweeps)
+    manifest = open_manifest(sweep.name, sweeps)
     root = sweep.settings.get("data_root") or (expanded(str(data_root)) if data_root else None)
     cells = Expansion(sweep, cluster, manifest, root, mistakes).cells()
-    plan = Plan(
+    plan = SweepPlan(
         name=sweep.name,
         cells=tuple(cell.id for cell in cells),
         on_oom=cluster.on_oom,
@@ -50,10 +50,10 @@ def plan_sweep(
         fail_fast=fail_fast,
         **read_code_state(),
     )
-    return Planned(manifest=manifest, plan=plan, cells=tuple(cells))
+    return PlannedSweep(manifest=manifest, plan=plan, cells=tuple(cells))
 
 
-def prepare(planned: Planned, reporter: Reporter) -> list[Row]:
+def prepare(planned: PlannedSweep, reporter: Reporter) -> list[CellStatus]:
     """Writes the folder, or checks it against the plan; gives the rows as they stand.
 
     The caller holds the manifest's lock. Cells that are on their way stay as they were sent; for
@@ -64,19 +64,22 @@ def prepare(planned: Planned, reporter: Reporter) -> list[Row]:
     """
     manifest = planned.manifest
     if (manifest.folder / "sweep.json").exists():
-        _same_plan(planned)
+        _check_same_plan(planned)
         _say_new_code(planned, reporter)
     for cell in planned.cells:
-        if manifest.state(cell.id).status not in OPEN or not manifest.cell_path(cell.id).exists():
+        if (
+            manifest.read_state(cell.id).status not in OPEN
+            or not manifest.cell_path(cell.id).exists()
+        ):
             manifest.write_cell(cell)
     manifest.write_plan(planned.plan)
-    return look(manifest)
+    return refresh_status(manifest)
 
 
-def _say_new_code(planned: Planned, reporter: Reporter) -> None:
+def _say_new_code(planned: PlannedSweep, reporter: Reporter) -> None:
     """Records of two states of the code may differ, which a person wants to know beforehand."""
     try:
-        before = planned.manifest.plan()
+        before = planned.manifest.read_plan()
     except CorruptData:
         return
     if (before.commit, before.dirty) != (planned.plan.commit, planned.plan.dirty):
@@ -86,10 +89,10 @@ def _say_new_code(planned: Planned, reporter: Reporter) -> None:
         )
 
 
-def _same_plan(planned: Planned) -> None:
+def _check_same_plan(planned: PlannedSweep) -> None:
     """A damaged sweep.json is written anew: the cells' own files say what was planned."""
     try:
-        before = set(planned.manifest.plan().cells)
+        before = set(planned.manifest.read_plan().cells)
     except CorruptData:
         return
     now = set(planned.plan.cells)
@@ -102,19 +105,19 @@ def _same_plan(planned: Planned) -> None:
         )
 
 
-def preview(planned: Planned, *, snapshot: bool) -> dict[str, Any]:
+def preview(planned: PlannedSweep, *, snapshot: bool) -> dict[str, Any]:
     """Cells, their states, what they wait for, and the sbatch scripts; nothing is written."""
     manifest = planned.manifest
     there = (manifest.folder / "sweep.json").exists()
     if there:
-        _same_plan(planned)
+        _check_same_plan(planned)
     rows = (
-        rows_of(manifest, planned.cells)
+        find_status(manifest, planned.cells)
         if there
-        else [Row(cell=cell, state=State()) for cell in planned.cells]
+        else [CellStatus(cell=cell, state=State()) for cell in planned.cells]
     )
-    cells = missing(rows)
-    code = code_for(manifest, snapshot=snapshot)
+    cells = choose_missing(rows)
+    code = choose_code(manifest, snapshot=snapshot)
     return {
         "cells": [
             {"cell": row.cell.id, "state": row.state.status, "needs": list(row.cell.needs)}
@@ -122,7 +125,9 @@ def preview(planned: Planned, *, snapshot: bool) -> dict[str, Any]:
         ],
         "to submit": len(cells),
         "scripts": [
-            sbatch_text(manifest, array, "ID", code, [f"JOB-OF-{need}" for need in array.needs])
-            for array in arrays(cells)
+            write_sbatch_script(
+                manifest, array, "ID", code, [f"JOB-OF-{need}" for need in array.needs]
+            )
+            for array in group_into_arrays(cells)
         ],
     }

@@ -27,8 +27,7 @@ from cirbench.slurm.cells.manifest import (
     State,
     Submission,
     SweepCell,
-    blocked,
-    changed,
+    explain_block,
 )
 from cirbench.slurm.queues import local
 from cirbench.slurm.queues import squeue as queue
@@ -38,7 +37,7 @@ VANISHED = "vanished: its job has left the queue without a word"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
+class CellStatus:
     """A cell and where it stands, and where its folder said so before the queue was answers."""
 
     cell: SweepCell
@@ -66,7 +65,7 @@ class Row:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Answers:
+class QueueSnapshot:
     """What the queues say of a sweep's submissions."""
 
     jobs: Mapping[str, QueuedJob]
@@ -74,7 +73,7 @@ class Answers:
     alive: frozenset[str]
     """Submissions whose local queue still runs."""
 
-    def job_of(self, state: State) -> str | None:
+    def find_job(self, state: State) -> str | None:
         """A cell's job: as its job has said, or as its submission knows, or by the job's name."""
         submission = self.submissions.get(state.submission or "")
         if state.job or submission is None:
@@ -84,10 +83,10 @@ class Answers:
             masters = {job.id.split("_")[0] for job in found}
             if len(masters) == 1:
                 submission = replace(submission, job=masters.pop())
-        return submission.job_of(state.place)
+        return submission.find_job(state.place)
 
 
-def look(manifest: Manifest) -> list[Row]:
+def refresh_status(manifest: Manifest) -> list[CellStatus]:
     """Every cell's row in the plan's order; an end that the folder did not know is noted in it.
 
     Raises:
@@ -95,58 +94,62 @@ def look(manifest: Manifest) -> list[Row]:
         CorruptData: what was planned can't be read any more.
         CheckFailed: cells are with Slurm, and it does not answer.
     """
-    rows = rows_of(manifest, manifest.cells())
+    rows = find_status(manifest, manifest.read_cells())
     for row in rows:
         if row.state != row.written and row.state.status not in (PLANNED, *OPEN):
-            _note(manifest, row)
+            _write_end(manifest, row)
     return rows
 
 
-def _note(manifest: Manifest, row: Row) -> None:
+def _write_end(manifest: Manifest, row: CellStatus) -> None:
     """Slurm forgets what has ended. A job that has spoken meanwhile is right."""
-    if manifest.state(row.cell.id) == row.written:
+    if manifest.read_state(row.cell.id) == row.written:
         manifest.write_state(row.cell.id, row.state)
 
 
-def rows_of(manifest: Manifest, cells: Sequence[SweepCell]) -> list[Row]:
-    """As `look`, for given cells, and writing nothing."""
-    answers = ask_queues(manifest, [manifest.state(cell.id) for cell in cells])
-    records, damaged = validated_records(manifest)
-    rows: dict[str, Row] = {}
+def find_status(manifest: Manifest, cells: Sequence[SweepCell]) -> list[CellStatus]:
+    """As `refresh_status`, for given cells, and writing nothing."""
+    answers = ask_queues(manifest, [manifest.read_state(cell.id) for cell in cells])
+    records, damaged = validate_records(manifest)
+    rows: dict[str, CellStatus] = {}
     for cell in cells:
-        written = manifest.state(cell.id)
-        record = records.get(key_of(cell.expected)) if cell.expected else None
-        state = settled(manifest, cell, written, answers, rows, record is not None)
+        written = manifest.read_state(cell.id)
+        record = records.get(make_key(cell.expected)) if cell.expected else None
+        state = resolve_state(manifest, cell, written, answers, rows, record is not None)
         if written.status == DONE and state.status == FAILED and damaged:
-            state = changed(state, reason="; ".join([state.reason, *damaged]))
-        rows[cell.id] = Row(cell=cell, state=state, written=written, record=record)
+            state = replace(state, reason="; ".join([state.reason, *damaged]))
+        rows[cell.id] = CellStatus(cell=cell, state=state, written=written, record=record)
     return list(rows.values())
 
 
-def ask_queues(manifest: Manifest, states: Sequence[State]) -> Answers:
+def ask_queues(manifest: Manifest, states: Sequence[State]) -> QueueSnapshot:
     """Asks Slurm only if a cell is with it."""
-    submissions = manifest.submissions()
+    submissions = manifest.read_submissions()
     waiting = [state for state in states if state.status in OPEN]
     open_ones = [submissions[s.submission] for s in waiting if s.submission in submissions]
     jobs: dict[str, QueuedJob] = {}
     if any(submission.cluster == "slurm" for submission in open_ones):
-        jobs = queue.listed()
+        jobs = queue.list_jobs()
     alive = frozenset(s.id for s in open_ones if s.cluster == "local" and local.is_alive(s))
-    found = Answers(jobs=jobs, submissions=submissions, alive=alive)
+    found = QueueSnapshot(jobs=jobs, submissions=submissions, alive=alive)
     lost = {
         job
         for state in waiting
-        if _cluster(found, state) == "slurm" and (job := found.job_of(state)) and job not in jobs
+        if _find_cluster(found, state) == "slurm"
+        and (job := found.find_job(state))
+        and job not in jobs
     }
-    return Answers(jobs={**jobs, **queue.accounted(lost)}, submissions=submissions, alive=alive)
+    return QueueSnapshot(
+        jobs={**jobs, **queue.read_accounts(lost)}, submissions=submissions, alive=alive
+    )
 
 
-def settled(
+def resolve_state(
     manifest: Manifest,
     cell: SweepCell,
     state: State,
-    answers: Answers,
-    rows: Mapping[str, Row],
+    answers: QueueSnapshot,
+    rows: Mapping[str, CellStatus],
     recorded: bool,
 ) -> State:
     """The state a cell is truly in.
@@ -154,50 +157,50 @@ def settled(
     Args:
         rows: of the cells before it, those it needs among them.
     """
-    if recorded or (state.status == DONE and not cell.expected and _made(cell)):
-        return changed(state, status=DONE, reason="", log=())
+    if recorded or (state.status == DONE and not cell.expected and _is_made(cell)):
+        return replace(state, status=DONE, reason="", log=())
     if state.status == DONE:
-        return changed(state, status=FAILED, reason="what it had made is gone or does not validate")
+        return replace(state, status=FAILED, reason="what it had made is gone or does not validate")
     if state.status not in OPEN:
         return state
     statuses = {id_: rows[id_].state.status for id_ in cell.needs if id_ in rows}
-    if state.status == QUEUED and (reason := blocked(cell, statuses)):
-        return changed(state, status=SKIPPED, reason=reason)
-    return _by_the_queue(manifest, state, answers)
+    if state.status == QUEUED and (reason := explain_block(cell, statuses)):
+        return replace(state, status=SKIPPED, reason=reason)
+    return _resolve_by_queue(manifest, state, answers)
 
 
-def _made(cell: SweepCell) -> bool:
+def _is_made(cell: SweepCell) -> bool:
     """Whether a training's weights are there; an embedding is only ever a saving of time."""
     return cell.kind != "train" or Path(cell.request["output"]).is_file()
 
 
-def _by_the_queue(manifest: Manifest, state: State, answers: Answers) -> State:
-    if _cluster(answers, state) != "slurm":
+def _resolve_by_queue(manifest: Manifest, state: State, answers: QueueSnapshot) -> State:
+    if _find_cluster(answers, state) != "slurm":
         alive = state.submission is None or state.submission in answers.alive
-        return state if alive else _ended(manifest, state, FAILED, VANISHED)
-    job = answers.job_of(state)
+        return state if alive else _end(manifest, state, FAILED, VANISHED)
+    job = answers.find_job(state)
     if job is None:
-        return changed(state, status=PLANNED, reason="its submission was interrupted")
+        return replace(state, status=PLANNED, reason="its submission was interrupted")
     known = answers.jobs.get(job)
-    state = changed(state, job=job)
+    state = replace(state, job=job)
     if known is None:
-        return _ended(manifest, state, FAILED, VANISHED)
+        return _end(manifest, state, FAILED, VANISHED)
     if known.status in OPEN:
-        return changed(
+        return replace(
             state, status=known.status, reason=known.reason or state.reason, node=known.node
         )
     reason = known.reason if known.status != FAILED or known.reason else VANISHED
-    return _ended(manifest, state, known.status, reason)
+    return _end(manifest, state, known.status, reason)
 
 
-def _ended(manifest: Manifest, state: State, status: str, reason: str) -> State:
-    log = manifest.log_tail(state.job) if state.job and status != CANCELLED else ()
+def _end(manifest: Manifest, state: State, status: str, reason: str) -> State:
+    log = manifest.read_log_tail(state.job) if state.job and status != CANCELLED else ()
     if status == FAILED and not manifest.logs.is_dir():
         reason = f"{reason}; its logs folder is gone"
-    return changed(state, status=status, reason=reason, log=log)
+    return replace(state, status=status, reason=reason, log=log)
 
 
-def _cluster(answers: Answers, state: State) -> str:
+def _find_cluster(answers: QueueSnapshot, state: State) -> str:
     submission = answers.submissions.get(state.submission or "")
     return submission.cluster if submission else "none"
 
@@ -205,7 +208,7 @@ def _cluster(answers: Answers, state: State) -> str:
 Key = tuple[tuple[str, Any], ...]
 
 
-def key_of(fields: Mapping[str, Any]) -> Key:
+def make_key(fields: Mapping[str, Any]) -> Key:
     """What a record's cell and a sweep's cell are matched by.
 
     Weights that the sweep itself trains have no sha256 yet when the sweep is planned.
@@ -216,9 +219,9 @@ def key_of(fields: Mapping[str, Any]) -> Key:
     )
 
 
-def validated_records(manifest: Manifest) -> tuple[dict[Key, Path], list[str]]:
+def validate_records(manifest: Manifest) -> tuple[dict[Key, Path], list[str]]:
     """The sweep's whole records by what they are of, and what is wrong with the others."""
-    limited = manifest.plan().limited
+    limited = manifest.read_plan().limited
     root = manifest.records.with_name("records-partial") if limited else manifest.records
     found: dict[Key, Path] = {}
     damaged: list[str] = []
@@ -231,6 +234,6 @@ def validated_records(manifest: Manifest) -> tuple[dict[Key, Path], list[str]]:
             damaged.append(str(error))
             continue
         cell = asdict(record.cell)
-        found[key_of(cell)] = path
-        found[key_of({k: v for k, v in cell.items() if k != "checkpoint"})] = path
+        found[make_key(cell)] = path
+        found[make_key({k: v for k, v in cell.items() if k != "checkpoint"})] = path
     return found, damaged

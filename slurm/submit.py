@@ -24,14 +24,13 @@ from cirbench.slurm.cells.manifest import (
     State,
     Submission,
     SweepCell,
-    blocked,
-    changed,
+    explain_block,
 )
 from cirbench.slurm.node.worker import CellJob, work
 from cirbench.slurm.queues import local
 from cirbench.slurm.queues import squeue as queue
-from cirbench.slurm.queues.snapshot import Code
-from cirbench.slurm.status import Row, ask_queues
+from cirbench.slurm.queues.snapshot import JobCode
+from cirbench.slurm.status import CellStatus, ask_queues
 
 _LARGEST_ARRAY = 1000
 """Slurm's own default for MaxArraySize is 1001, the first index that is too large."""
@@ -41,7 +40,7 @@ _SLURMS = {"timeout_min": "time", "mem_gb": "mem", "tasks_per_node": "ntasks_per
 
 
 @dataclass(frozen=True, kw_only=True)
-class Array:
+class JobArray:
     """Cells that ask for the same resources and wait for the same cells."""
 
     cells: tuple[SweepCell, ...]
@@ -55,7 +54,7 @@ class Array:
         return self.cells[0].needs
 
 
-def arrays(cells: Sequence[SweepCell]) -> list[Array]:
+def group_into_arrays(cells: Sequence[SweepCell]) -> list[JobArray]:
     """Cells that may share an array, in order: what others need comes first."""
     groups: dict[str, list[SweepCell]] = {}
     for cell in cells:
@@ -63,13 +62,13 @@ def arrays(cells: Sequence[SweepCell]) -> list[Array]:
         groups.setdefault(key, []).append(cell)
     ordered = sorted(groups.values(), key=lambda members: bool(members[0].needs))
     return [
-        Array(cells=tuple(members[start : start + _LARGEST_ARRAY]))
+        JobArray(cells=tuple(members[start : start + _LARGEST_ARRAY]))
         for members in ordered
         for start in range(0, len(members), _LARGEST_ARRAY)
     ]
 
 
-def submit(manifest: Manifest, cells: Sequence[SweepCell], cluster: str, code: Code) -> int:
+def submit(manifest: Manifest, cells: Sequence[SweepCell], cluster: str, code: JobCode) -> int:
     """Sends cells to a queue, and gives how many arrays (or local queues) they became.
 
     The caller holds the manifest's lock.
@@ -83,13 +82,13 @@ def submit(manifest: Manifest, cells: Sequence[SweepCell], cluster: str, code: C
         return 0
     manifest.stop_sign.unlink(missing_ok=True)
     if cluster == "slurm":
-        together = arrays(cells)
+        together = group_into_arrays(cells)
         check_with_slurm(manifest, together, code)
         for array in together:
             _submit_array(manifest, array, code)
         return len(together)
     if cluster == "local":
-        submission = _submission(cluster, cells)
+        submission = _make_submission(cluster, cells)
         manifest.queue_together(submission, cells)
         process = local.start(manifest, submission.id, code.environment)
         manifest.write_submission(replace(submission, process=process))
@@ -98,7 +97,7 @@ def submit(manifest: Manifest, cells: Sequence[SweepCell], cluster: str, code: C
     return 1
 
 
-def _submission(cluster: str, cells: Sequence[SweepCell]) -> Submission:
+def _make_submission(cluster: str, cells: Sequence[SweepCell]) -> Submission:
     return Submission(
         id=secrets.token_hex(4), cluster=cluster, cells=tuple(cell.id for cell in cells)
     )
@@ -106,27 +105,29 @@ def _submission(cluster: str, cells: Sequence[SweepCell]) -> Submission:
 
 def _run_here(manifest: Manifest, cells: Sequence[SweepCell]) -> None:
     """In this process, one after the other, for a debugger."""
-    manifest.queue_together(_submission("debug", cells), cells)
+    manifest.queue_together(_make_submission("debug", cells), cells)
     for cell in cells:
-        if reason := blocked(cell, {need: manifest.state(need).status for need in cell.needs}):
-            state = changed(manifest.state(cell.id), status=SKIPPED, reason=reason)
+        if reason := explain_block(
+            cell, {need: manifest.read_state(need).status for need in cell.needs}
+        ):
+            state = replace(manifest.read_state(cell.id), status=SKIPPED, reason=reason)
             manifest.write_state(cell.id, state)
         elif work(manifest.cell_path(cell.id)).status == CANCELLED:
             raise KeyboardInterrupt
 
 
-def check_with_slurm(manifest: Manifest, together: Sequence[Array], code: Code) -> None:
+def check_with_slurm(manifest: Manifest, together: Sequence[JobArray], code: JobCode) -> None:
     """Asks sbatch about each distinct set of resources, and tells every refusal at once.
 
     Raises:
         UsageError: no Slurm, or a partition, account or amount that it does not have.
     """
-    queue.need_slurm()
+    queue.check_slurm()
     scripts = {
-        sbatch_text(manifest, replace(array, cells=array.cells[:1]), "test", code)
+        write_sbatch_script(manifest, replace(array, cells=array.cells[:1]), "test", code)
         for array in together
     }
-    refusals = {reason for script in sorted(scripts) if (reason := queue.refusal(script))}
+    refusals = {reason for script in sorted(scripts) if (reason := queue.find_refusal(script))}
     if refusals:
         raise UsageError(
             f"Slurm refuses what the sweep asks for: {'; '.join(sorted(refusals))}; nothing was "
@@ -134,10 +135,10 @@ def check_with_slurm(manifest: Manifest, together: Sequence[Array], code: Code) 
         )
 
 
-def _submit_array(manifest: Manifest, array: Array, code: Code) -> None:
-    submission = _submission("slurm", array.cells)
+def _submit_array(manifest: Manifest, array: JobArray, code: JobCode) -> None:
+    submission = _make_submission("slurm", array.cells)
     manifest.queue_together(submission, array.cells)
-    parameters = sbatch_parameters(manifest, array, submission.id, code)
+    parameters = make_sbatch_parameters(manifest, array, submission.id, code)
     timeouts = array.resources.get("slurm_max_num_timeout", 3)
     executor = submitit.SlurmExecutor(folder=manifest.logs, max_num_timeout=timeouts)
     executor.update_parameters(**parameters)
@@ -146,7 +147,7 @@ def _submit_array(manifest: Manifest, array: Array, code: Code) -> None:
         jobs = executor.submit_array(calls)
     except (submitit.core.utils.FailedJobError, submitit.core.utils.FailedSubmissionError) as error:
         for cell in array.cells:
-            manifest.write_state(cell.id, State(attempts=manifest.state(cell.id).attempts))
+            manifest.write_state(cell.id, State(attempts=manifest.read_state(cell.id).attempts))
         raise CheckFailed(
             f"sbatch takes no more ({' '.join(str(error).split())}); the cells it did take run, "
             f"submit the sweep again for the {len(array.cells)} and any after them"
@@ -154,13 +155,17 @@ def _submit_array(manifest: Manifest, array: Array, code: Code) -> None:
     manifest.write_submission(replace(submission, job=jobs[0].job_id.split("_")[0]))
 
 
-def sbatch_parameters(
-    manifest: Manifest, array: Array, name: str, code: Code, waits_for: Sequence[str] | None = None
+def make_sbatch_parameters(
+    manifest: Manifest,
+    array: JobArray,
+    name: str,
+    code: JobCode,
+    waits_for: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """The array's resources in the names of submitit's Slurm executor, with what we add."""
     asked = {k: v for k, v in array.resources.items() if not k.startswith("local_")}
     asked.pop("slurm_max_num_timeout", None)
-    parameters = in_slurms_names(asked)
+    parameters = to_slurm_names(asked)
     exports = [
         f"export {name}={shlex.quote(value)}" for name, value in sorted(code.environment.items())
     ]
@@ -172,7 +177,7 @@ def sbatch_parameters(
     if parameters.get("ntasks_per_node", 1) * parameters.get("nodes", 1) > 1:
         # else the tasks of a training would wait for one that has failed
         parameters["srun_args"] = [*parameters.get("srun_args", []), "--kill-on-bad-exit"]
-    jobs = _jobs_of(manifest, array.needs) if waits_for is None else waits_for
+    jobs = _find_jobs(manifest, array.needs) if waits_for is None else waits_for
     if jobs:
         parameters["dependency"] = ",".join(f"afterok:{job}" for job in jobs)
         more = {"kill-on-invalid-dep": "yes", **parameters.get("additional_parameters", {})}
@@ -180,15 +185,15 @@ def sbatch_parameters(
     return parameters
 
 
-def _jobs_of(manifest: Manifest, needs: Sequence[str]) -> list[str]:
+def _find_jobs(manifest: Manifest, needs: Sequence[str]) -> list[str]:
     """The jobs of the needed cells that are not done yet."""
-    states = {needed: manifest.state(needed) for needed in needs}
+    states = {needed: manifest.read_state(needed) for needed in needs}
     waiting = {n: s for n, s in states.items() if s.status in OPEN}
     answers = ask_queues(manifest, list(waiting.values()))
-    return [job for state in waiting.values() if (job := answers.job_of(state))]
+    return [job for state in waiting.values() if (job := answers.find_job(state))]
 
 
-def in_slurms_names(asked: Mapping[str, Any]) -> dict[str, Any]:
+def to_slurm_names(asked: Mapping[str, Any]) -> dict[str, Any]:
     """`timeout_min` is `time` to sbatch, `slurm_partition` is `partition`; zero GPUs are none."""
     named = {_SLURMS.get(k, k.removeprefix("slurm_")): value for k, value in asked.items()}
     if not named.get("gpus_per_node"):
@@ -198,36 +203,36 @@ def in_slurms_names(asked: Mapping[str, Any]) -> dict[str, Any]:
     return named
 
 
-class Scribe(submitit.SlurmExecutor):
+class SbatchScript(submitit.SlurmExecutor):
     """Writes the text that submitit would hand to sbatch; also where there is no Slurm."""
 
     @classmethod
     def affinity(cls) -> int:
         return 1
 
-    def text(self, count: int) -> str:
+    def render(self, count: int) -> str:
         """Of one job, or of an array of several."""
         if count > 1:
             self.parameters["map_count"] = count
         return str(self._make_submission_file_text(self._submitit_command_str, ""))
 
 
-def sbatch_text(
-    manifest: Manifest, array: Array, name: str, code: Code, waits_for: Sequence[str] = ()
+def write_sbatch_script(
+    manifest: Manifest, array: JobArray, name: str, code: JobCode, waits_for: Sequence[str] = ()
 ) -> str:
     """The sbatch script of an array."""
-    scribe = Scribe(folder=manifest.logs)
-    scribe.update_parameters(**sbatch_parameters(manifest, array, name, code, waits_for))
-    return scribe.text(len(array.cells))
+    scribe = SbatchScript(folder=manifest.logs)
+    scribe.update_parameters(**make_sbatch_parameters(manifest, array, name, code, waits_for))
+    return scribe.render(len(array.cells))
 
 
-def cancel(manifest: Manifest, rows: Sequence[Row]) -> int:
+def cancel(manifest: Manifest, rows: Sequence[CellStatus]) -> int:
     """Cancels every cell that waits or runs, and gives how many.
 
     Raises:
         UsageError: a local queue runs on another machine, or Slurm is not there.
     """
-    submissions = manifest.submissions()
+    submissions = manifest.read_submissions()
     moving = [row for row in rows if row.state.status in OPEN]
     of = {row.state.submission: submissions.get(row.state.submission or "") for row in moving}
     for submission in of.values():
@@ -240,9 +245,9 @@ def cancel(manifest: Manifest, rows: Sequence[Row]) -> int:
     ]
     queue.cancel(with_slurm)
     for row in moving:
-        if (state := manifest.state(row.cell.id)).status in OPEN:
+        if (state := manifest.read_state(row.cell.id)).status in OPEN:
             manifest.write_state(
                 row.cell.id,
-                changed(state, status=CANCELLED, reason="bench sweep cancel", job=row.state.job),
+                replace(state, status=CANCELLED, reason="bench sweep cancel", job=row.state.job),
             )
     return len(moving)

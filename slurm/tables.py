@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 from rich.table import Table
 
-from cirbench.slurm.status import Row
+from cirbench.slurm.status import CellStatus
 
 
-def table_of(rows: Sequence[Row]) -> Table:
+def make_table(rows: Sequence[CellStatus]) -> Table:
     """One row a cell."""
     table = Table(box=None, pad_edge=False)
     for column in ("cell", "state", "job", "node", "time", "reason"):
@@ -18,24 +18,24 @@ def table_of(rows: Sequence[Row]) -> Table:
         table.add_column(column, overflow="fold", min_width=least)
     for row in rows:
         state = row.state
-        time = "" if row.seconds is None else _duration(row.seconds)
+        time = "" if row.seconds is None else _format_duration(row.seconds)
         cells = (row.cell.id, state.status, state.job, state.node, time, state.reason)
-        table.add_row(*(_plain(value) for value in cells))
+        table.add_row(*(_escape(value) for value in cells))
     return table
 
 
-def _plain(value: str | None) -> str:
+def _escape(value: str | None) -> str:
     """Without what rich would take for markup."""
     return (value or "").replace("[", "\\[")
 
 
-def _duration(seconds: float) -> str:
+def _format_duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}"
 
 
-def counts(rows: Sequence[Row]) -> str:
+def count_states(rows: Sequence[CellStatus]) -> str:
     """How many cells are in each state, in a line."""
     counted = Counter(row.state.status for row in rows)
     return ", ".join(f"{count} {status}" for status, count in counted.items())

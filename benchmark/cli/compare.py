@@ -64,7 +64,7 @@ def _print_pairs(pairs: "list[Pair]") -> None:
     from rich.console import Console
 
     console = Console(markup=False, emoji=False, highlight=False)
-    names = _names(pairs)
+    names = _name_records(pairs)
     for pair in pairs:
         cell, protocol = pair.a.cell, pair.a.protocol
         partial = "PARTIAL: " if pair.a.run.partial else ""
@@ -74,7 +74,7 @@ def _print_pairs(pairs: "list[Pair]") -> None:
             f"A: {names[pair.a.path]}\nB: {names[pair.b.path]}",
             soft_wrap=True,
         )
-        console.print(_table(pair))
+        console.print(_make_table(pair))
     count = sum(len(pair.cells) for pair in pairs)
     console.print(
         f"Percent; points [95 % interval]; p, and Holm's over {count} cells; the "
@@ -82,7 +82,7 @@ def _print_pairs(pairs: "list[Pair]") -> None:
     )
 
 
-def _names(pairs: "list[Pair]") -> dict[Path, str]:
+def _name_records(pairs: "list[Pair]") -> dict[Path, str]:
     """A record's path → its name, with its weights where another's would be the same."""
     records = {record.path: record for pair in pairs for record in (pair.a, pair.b)}
     count = Counter(map(_label, records.values()))
@@ -98,7 +98,7 @@ def _label(record: "Record") -> str:
     return f"{record.method_label}, {record.cell.backbone}{seed}"
 
 
-def _table(pair: "Pair") -> "Table":
+def _make_table(pair: "Pair") -> "Table":
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
@@ -109,24 +109,24 @@ def _table(pair: "Pair") -> "Table":
         table.add_column(name, justify="right", no_wrap=True)
     averages = {cell.group for cell in pair.cells} - set(pair.a.groups)
     for cell in pair.cells:
-        table.add_row(*_row(cell), style="bold" if cell.group in averages else None)
+        table.add_row(*_make_row(cell), style="bold" if cell.group in averages else None)
     return table
 
 
-def _row(cell: "Cell") -> list[str]:
+def _make_row(cell: "Cell") -> list[str]:
     found, span = cell.difference, cell.difference.interval
     return [
         to_line(cell.group),
         cell.metric,
         f"{cell.a:.1f}\n{cell.b:.1f}",
         f"{span.value:+.1f}\n[{span.low:+.1f}, {span.high:+.1f}]",
-        f"{_p_text(found.p)}\n{_p_text(cell.p_holm)}",
+        f"{_format_p(found.p)}\n{_format_p(cell.p_holm)}",
         "–" if found.detectable is None else f"{found.detectable:.1f}",
         f"{found.wins}/{found.ties}/{found.losses}",
     ]
 
 
-def _p_text(p: float) -> str:
+def _format_p(p: float) -> str:
     return f"{p:.4f}" if p >= 0.0001 else "<0.0001"
 
 

@@ -30,7 +30,7 @@ def where(
 
     check_root(data_root)
     chosen = (task,) if task else tasks()
-    looked = {name: _look(find_task(name).places, data_root) for name in chosen}
+    looked = {name: _find_places(find_task(name).places, data_root) for name in chosen}
     if as_json:
         print_json(looked[task] if task else looked)
         return
@@ -42,7 +42,7 @@ def where(
             print(f"  {place['name']}: {place['found'] or missing} (looked for {wanted})")
 
 
-def _look(places: "Sequence[Place]", data_root: Path | None) -> list[dict[str, Any]]:
+def _find_places(places: "Sequence[Place]", data_root: Path | None) -> list[dict[str, Any]]:
     """What a task looks for, and what of it is there."""
     return [
         {

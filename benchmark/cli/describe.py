@@ -21,10 +21,10 @@ def describe(name: str) -> Mapping[str, Any]:
         UsageError: nothing has that name.
     """
     if name in tasks():
-        return _task(find_task(name))
+        return _describe_task(find_task(name))
     if name in methods():
-        return _method(find_method(name))
-    if found := _protocols(name):
+        return _describe_method(find_method(name))
+    if found := _find_protocols(name):
         return found
     with suppress(UsageError):
         entry = backbone_entry(name)
@@ -32,7 +32,7 @@ def describe(name: str) -> Mapping[str, Any]:
     raise UsageError(f"nothing is called {name!r}; bench ls lists all names")
 
 
-def _protocols(name: str) -> Mapping[str, Any]:
+def _find_protocols(name: str) -> Mapping[str, Any]:
     """The protocols of that name by task."""
     found = {}
     for task in tasks():
@@ -41,10 +41,10 @@ def _protocols(name: str) -> Mapping[str, Any]:
     return found
 
 
-def _task(task: type[Task]) -> Mapping[str, Any]:
+def _describe_task(task: type[Task]) -> Mapping[str, Any]:
     return {
         "task": task.name,
-        "about": _about(task),
+        "about": _read_about(task),
         "splits": list(task.splits),
         "default backbone": task.default_backbone,
         "protocols": {
@@ -54,17 +54,17 @@ def _task(task: type[Task]) -> Mapping[str, Any]:
     }
 
 
-def _method(method: type[Method]) -> Mapping[str, Any]:
+def _describe_method(method: type[Method]) -> Mapping[str, Any]:
     return {
         "method": method.name,
-        "about": _about(method),
+        "about": _read_about(method),
         "zero-shot": method.zero_shot,
         "needs a checkpoint": method.needs_checkpoint,
         "shipped for": list(shipped_checkpoints(method.name)),
     }
 
 
-def _about(thing: type) -> str:
+def _read_about(thing: type) -> str:
     """Its own words: the module's, unless that holds several."""
     module = inspect.getmodule(thing)
     several = (

@@ -103,7 +103,7 @@ def main() -> None:
     """Runs `bench`; every error a person can act on ends in its documented exit code."""
     _prepare_process()
     try:
-        with _default_results():
+        with _choose_results():
             app()
     except CirbenchError as error:
         _end(str(error), error.exit_code)
@@ -131,7 +131,7 @@ def _prepare_process() -> None:
 
 
 @contextmanager
-def _default_results() -> Iterator[None]:
+def _choose_results() -> Iterator[None]:
     """In a clone of cirbench, whose results/ is the project's own, a user's runs go to runs/."""
     if "CIRBENCH_RESULTS" in os.environ or not is_clone(Path.cwd()):
         yield
@@ -282,14 +282,14 @@ def run(
 
 
 def _print_plans(plans: "list[Plan]", as_json: bool) -> None:
-    summaries = [_plan_summary(plan) for plan in plans]
+    summaries = [_summarise_plan(plan) for plan in plans]
     if as_json:
         print_json(summaries[0] if len(summaries) == 1 else summaries)
         return
     print("\n\n".join("\n".join(as_text(summary)) for summary in summaries))
 
 
-def _plan_summary(plan: "Plan") -> dict[str, Any]:
+def _summarise_plan(plan: "Plan") -> dict[str, Any]:
     return {
         "methods": [method.name for method in plan.methods],
         "task": plan.task.name,

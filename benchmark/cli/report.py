@@ -65,15 +65,15 @@ def show(
     if out.suffix != ".png":
         raise UsageError(f"--out {out} must end in .png")
     board = choose_board(read_boards(output), task, split, protocol)
-    records = choose_records(board, _listed(methods, "--methods"))
-    rows = choose_rows(board, _listed(queries, "--queries"))
+    records = choose_records(board, _split_names(methods, "--methods"))
+    rows = choose_rows(board, _split_names(queries, "--queries"))
     content = figure(board, task_data(board, data_root), records, rows)
     with write_whole(out) as temporary:
         temporary.write_bytes(content)
     print(out)
 
 
-def _listed(text: str, option: str) -> list[str]:
+def _split_names(text: str, option: str) -> list[str]:
     names = list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
     if not names:
         raise UsageError(f"{option} names nothing; give names with commas between")

@@ -94,7 +94,7 @@ def search(
     opened = searching.open_gallery(
         towers, refs, skip_unreadable=skip_unreadable, workers=workers, reporter=reporter
     )
-    _say_of_pictures(opened, reporter)
+    _report_pictures(opened, reporter)
     asked = {image.id: image for query in queries for image in query.images}.values()
     if deep := find_deep_greys(asked):
         reporter.say(describe_deep_greys(deep, len(asked)))
@@ -175,7 +175,7 @@ def serve(
     opened = searching.open_gallery(
         towers, refs, skip_unreadable=skip_unreadable, workers=workers, reporter=reporter
     )
-    _say_of_pictures(opened, reporter)
+    _report_pictures(opened, reporter)
     about = f"{len(opened.pictures):,} pictures of {to_text(gallery)}, backbone {name}"
     if opened.unreadable:
         about += f"; {len(opened.unreadable)} more can't be read"
@@ -199,13 +199,15 @@ def _check_output(path: Path | None, option: str, endings: tuple[str, ...]) -> N
     check_writable(path.parent)
 
 
-def _say_of_pictures(gallery: "Gallery", reporter: "Reporter") -> None:
+def _report_pictures(gallery: "Gallery", reporter: "Reporter") -> None:
     """What was left out, and what is lost of the rest."""
     from cirbench.benchmark.images.reading import describe_deep_greys
     from cirbench.benchmark.search.search import name_unreadable
 
     if gallery.unreadable:
-        reporter.say(_plain(f"left out as unreadable: {name_unreadable(gallery.unreadable)}"))
+        reporter.say(
+            _strip_controls(f"left out as unreadable: {name_unreadable(gallery.unreadable)}")
+        )
     if gallery.deep_greys:
         reporter.say(describe_deep_greys(gallery.deep_greys, len(gallery.pictures)))
 
@@ -234,7 +236,7 @@ def _print_answers(answers: "Sequence[MethodAnswer]", about: str) -> None:
     console = Console(markup=False, emoji=False, highlight=False)
     console.print(about, soft_wrap=True)
     for answer in answers:
-        images = " + ".join(_plain(image.id) for image in answer.query.images)
+        images = " + ".join(_strip_controls(image.id) for image in answer.query.images)
         asked = (images, answer.query.prompt and f'"{answer.query.prompt}"')
         console.print(f"\n{', '.join(filter(None, asked))}", soft_wrap=True)
         table = Table(box=SIMPLE_HEAD, pad_edge=False)
@@ -246,10 +248,10 @@ def _print_answers(answers: "Sequence[MethodAnswer]", about: str) -> None:
             table.add_column("name", overflow="fold")
         for hit in answer.hits:
             names = [hit.picture.id, hit.picture.title][: 1 + titled]
-            table.add_row(str(hit.rank), f"{hit.similarity:.4f}", *map(_plain, names))
+            table.add_row(str(hit.rank), f"{hit.similarity:.4f}", *map(_strip_controls, names))
         console.print(table)
 
 
-def _plain(name: str) -> str:
+def _strip_controls(name: str) -> str:
     """A file's name without the control characters that would move the terminal's cursor."""
     return "".join(letter if letter.isprintable() else "\ufffd" for letter in name)

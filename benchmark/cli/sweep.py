@@ -58,7 +58,7 @@ def submit(
     from cirbench.benchmark.runtime.progress import Reporter
     from cirbench.slurm import choose, planning
 
-    _known_cluster(cluster)
+    _check_cluster(cluster)
     planned = planning.plan_sweep(
         sweep_file, profile=profile, sweeps=sweeps_dir, data_root=data_root, fail_fast=fail_fast
     )
@@ -66,9 +66,9 @@ def submit(
         shown = planning.preview(planned, snapshot=snapshot)
         _print(shown) if as_json else _print_preview(shown)
         return
-    with planned.manifest.locked():
+    with planned.manifest.lock():
         rows = planning.prepare(planned, Reporter())
-        cells = choose.missing(rows)
+        cells = choose.choose_missing(rows)
         _send(planned.manifest, cells, cluster, snapshot, as_json)
 
 
@@ -85,20 +85,20 @@ def status(
     as_json: AsJson = False,
 ) -> None:
     """Show every cell: state, job, node, time and reason. Asks the folder and the queue."""
-    from cirbench.slurm.status import look
+    from cirbench.slurm.status import refresh_status
 
-    manifest = _manifest(name, sweeps_dir)
+    manifest = _open_manifest(name, sweeps_dir)
     if watch and not as_json:
         _watch(manifest, every)
         return
-    rows = look(manifest)
+    rows = refresh_status(manifest)
     if as_json:
         _print([row.as_dict() for row in rows])
         return
-    from cirbench.slurm.tables import counts, table_of
+    from cirbench.slurm.tables import count_states, make_table
 
-    _console().print(table_of(rows))
-    print(counts(rows))
+    _make_console().print(make_table(rows))
+    print(count_states(rows))
 
 
 @sweeper.command(
@@ -118,18 +118,18 @@ def retry(
 ) -> None:
     """Submit cells again that failed or were skipped for others."""
     from cirbench.slurm import choose
-    from cirbench.slurm.status import look
+    from cirbench.slurm.status import refresh_status
 
     wanted = [s for s, on in (("failed", failed), ("timeout", timeout), ("oom", oom)) if on]
     if not wanted:
         raise UsageError("say which: --failed, --timeout, --oom, or several of them")
-    manifest = _manifest(name, sweeps_dir)
-    with manifest.locked():
-        rows = look(manifest)
-        cells = choose.to_retry(rows, wanted)
-        cells = choose.relieved(manifest, rows, cells)
-        cluster = cluster or choose.last_cluster(manifest, rows)
-        _known_cluster(cluster)
+    manifest = _open_manifest(name, sweeps_dir)
+    with manifest.lock():
+        rows = refresh_status(manifest)
+        cells = choose.choose_to_retry(rows, wanted)
+        cells = choose.adjust_after_oom(manifest, rows, cells)
+        cluster = cluster or choose.find_last_cluster(manifest, rows)
+        _check_cluster(cluster)
         _send(manifest, cells, cluster, snapshot, as_json)
 
 
@@ -137,11 +137,11 @@ def retry(
 def cancel(name: Name, sweeps_dir: SweepsDir = SWEEPS) -> None:
     """Cancel every cell that waits or runs; what is done stays."""
     from cirbench.slurm import submit as submitting
-    from cirbench.slurm.status import look
+    from cirbench.slurm.status import refresh_status
 
-    manifest = _manifest(name, sweeps_dir)
-    with manifest.locked():
-        count = submitting.cancel(manifest, look(manifest))
+    manifest = _open_manifest(name, sweeps_dir)
+    with manifest.lock():
+        count = submitting.cancel(manifest, refresh_status(manifest))
     print(f"{name}: {count} cells cancelled")
 
 
@@ -154,8 +154,8 @@ def logs(
     sweeps_dir: SweepsDir = SWEEPS,
 ) -> None:
     """Print what a cell's last job printed."""
-    manifest = _manifest(name, sweeps_dir)
-    fitting = [id_ for id_ in manifest.plan().cells if id_.startswith(cell)]
+    manifest = _open_manifest(name, sweeps_dir)
+    fitting = [id_ for id_ in manifest.read_plan().cells if id_.startswith(cell)]
     if cell in fitting:
         fitting = [cell]
     if len(fitting) != 1:
@@ -163,9 +163,9 @@ def logs(
             f"{len(fitting) or 'no'} cells begin with {cell!r}"
             f"{': ' + ', '.join(fitting) if fitting else ''}; bench sweep status {name} lists all"
         )
-    from cirbench.slurm.status import look
+    from cirbench.slurm.status import refresh_status
 
-    [state] = [row.state for row in look(manifest) if row.cell.id == fitting[0]]
+    [state] = [row.state for row in refresh_status(manifest) if row.cell.id == fitting[0]]
     if state.job is None:
         raise MissingData(f"{fitting[0]} is {state.status} and has had no job, so no log")
     path = manifest.log_path(state.job)
@@ -194,12 +194,12 @@ def collect(
     from cirbench.benchmark.analysis.boards import read_boards
     from cirbench.benchmark.report.publish import publish
     from cirbench.slurm.collect import collect as copied
-    from cirbench.slurm.status import look
+    from cirbench.slurm.status import refresh_status
 
-    manifest = _manifest(name, sweeps_dir)
-    rows = look(manifest)
+    manifest = _open_manifest(name, sweeps_dir)
+    rows = refresh_status(manifest)
     paths = copied(manifest, rows, output)
-    if paths and not manifest.plan().limited:
+    if paths and not manifest.read_plan().limited:
         paths += publish(output, read_boards(output))
     if as_json:
         _print([str(path) for path in paths])
@@ -207,23 +207,23 @@ def collect(
         print("\n".join(map(str, paths)))
     absent = [row for row in rows if row.cell.kind == "run" and row.state.status != "done"]
     if absent:
-        from cirbench.slurm.tables import counts
+        from cirbench.slurm.tables import count_states
 
         raise CheckFailed(
             f"{len(absent)} of {sum(row.cell.kind == 'run' for row in rows)} cells are not done "
-            f"({counts(absent)}); bench sweep status {name} says why"
+            f"({count_states(absent)}); bench sweep status {name} says why"
         )
 
 
-def _manifest(name: str, sweeps: Path) -> "Manifest":
-    from cirbench.slurm.cells.manifest import manifest_of
+def _open_manifest(name: str, sweeps: Path) -> "Manifest":
+    from cirbench.slurm.cells.manifest import open_manifest
 
-    manifest = manifest_of(name, sweeps)
-    manifest.plan()
+    manifest = open_manifest(name, sweeps)
+    manifest.read_plan()
     return manifest
 
 
-def _known_cluster(cluster: str) -> None:
+def _check_cluster(cluster: str) -> None:
     from cirbench.slurm.cells.manifest import CLUSTERS
 
     if cluster not in CLUSTERS:
@@ -233,14 +233,14 @@ def _known_cluster(cluster: str) -> None:
 def _send(
     manifest: "Manifest", cells: Sequence[Any], cluster: str, snapshot: bool, as_json: bool
 ) -> None:
-    from cirbench.slurm.queues.snapshot import build, code_for
+    from cirbench.slurm.queues.snapshot import build_snapshot, choose_code
     from cirbench.slurm.submit import submit as send
 
     if not cells:
         print(f"{manifest.name}: nothing to submit", file=sys.stderr)
     else:
-        code = code_for(manifest, snapshot=snapshot and cluster != "debug")
-        build(code)
+        code = choose_code(manifest, snapshot=snapshot and cluster != "debug")
+        build_snapshot(code)
         count = send(manifest, cells, cluster, code)
         where = f" in {count} job arrays" if cluster == "slurm" else ""
         print(
@@ -250,7 +250,7 @@ def _send(
     if as_json:
         _print([cell.id for cell in cells])
     if cluster == "debug" and (
-        bad := [c.id for c in cells if manifest.state(c.id).status != "done"]
+        bad := [c.id for c in cells if manifest.read_state(c.id).status != "done"]
     ):
         raise CheckFailed(
             f"not done: {', '.join(bad)}; bench sweep status {manifest.name} says why"
@@ -263,19 +263,19 @@ def _watch(manifest: "Manifest", every: float) -> None:
     from rich.console import Group
     from rich.live import Live
 
-    from cirbench.slurm.status import look
-    from cirbench.slurm.tables import counts, table_of
+    from cirbench.slurm.status import refresh_status
+    from cirbench.slurm.tables import count_states, make_table
 
-    with Live(console=_console(), auto_refresh=False) as live:
+    with Live(console=_make_console(), auto_refresh=False) as live:
         while True:
-            rows = look(manifest)
-            live.update(Group(table_of(rows), counts(rows)), refresh=True)
+            rows = refresh_status(manifest)
+            live.update(Group(make_table(rows), count_states(rows)), refresh=True)
             if not any(row.state.status in ("queued", "running") for row in rows):
                 return
             time.sleep(every)
 
 
-def _console() -> Any:
+def _make_console() -> Any:
     from rich.console import Console
 
     wide = None if sys.stdout.isatty() else 200

@@ -31,35 +31,35 @@ def print_record(record: Record, console: Console) -> None:
     limit, missing = record.run.limit, record.counts.missing
     note = f"PARTIAL: {limit} queries a group. " if limit else ""
     note += f"PARTIAL: {missing} pictures left out. " if missing else ""
-    for metrics in _beside_each_other(record, console.width):
-        console.print(_metrics_table(record, metrics))
+    for metrics in _arrange_metrics(record, console.width):
+        console.print(_make_table(record, metrics))
     console.print(
         f"{note}Percent [95 % interval]; protocol {protocol.name} v{protocol.version}, "
         f"hash {protocol.hash}"
     )
 
 
-def _beside_each_other(record: Record, width: int) -> list[Sequence[str]]:
+def _arrange_metrics(record: Record, width: int) -> list[Sequence[str]]:
     """The metrics in as few rows of columns as fit, of about the same length."""
-    metrics, groups = record.protocol.metrics, _rows(record)
-    widest = max(len(line) for g in groups for m in metrics for line in _cell(record, g, m))
+    metrics, groups = record.protocol.metrics, _list_rows(record)
+    widest = max(len(line) for g in groups for m in metrics for line in _format_cell(record, g, m))
     fitting = max(1, (width - max(map(len, groups)) - 2) // (max(widest, *map(len, metrics)) + 3))
     per_row = math.ceil(len(metrics) / math.ceil(len(metrics) / fitting))
     return [metrics[i : i + per_row] for i in range(0, len(metrics), per_row)]
 
 
-def _metrics_table(record: Record, metrics: Sequence[str]) -> Table:
+def _make_table(record: Record, metrics: Sequence[str]) -> Table:
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("group", no_wrap=True)
     for metric in metrics:
         table.add_column(metric, justify="right", no_wrap=True)
-    for group in _rows(record):
-        cells = ("\n".join(_cell(record, group, metric)) for metric in metrics)
+    for group in _list_rows(record):
+        cells = ("\n".join(_format_cell(record, group, metric)) for metric in metrics)
         table.add_row(group, *cells, style="bold" if group == "average" else None)
     return table
 
 
-def _cell(record: Record, group: str, metric: str) -> tuple[str, str]:
+def _format_cell(record: Record, group: str, metric: str) -> tuple[str, str]:
     found = record.metrics[group][metric]
     return f"{found.value:.1f}", f"[{found.low:.1f}, {found.high:.1f}]"
 
@@ -95,15 +95,18 @@ def print_verdicts(verdicts: Sequence[Verdict]) -> None:
 def print_checks(checks: Sequence[SplitCheck], collections: Sequence[Count]) -> None:
     """What each split of a task comes to, then the pictures that are missing or unreadable."""
     rows = [
-        [check.split, count.name, f"{count.found:,}", *_expectation(count)]
+        [check.split, count.name, f"{count.found:,}", *_format_expectation(count)]
         for check in checks
         for count in check.counts
     ]
-    rows += [["all", count.name, f"{count.found:,}", *_expectation(count)] for count in collections]
+    rows += [
+        ["all", count.name, f"{count.found:,}", *_format_expectation(count)]
+        for count in collections
+    ]
     if rows:
         print(tabulate(rows, ["split", "what", "found", "expected", ""], disable_numparse=True))
     for check in checks:
-        print(f"\n{check.split}: {check.error or _verdict(check)}")
+        print(f"\n{check.split}: {check.error or _describe_check(check)}")
         for name, sha256 in check.annotations.items():
             print(f"  {sha256}  {name}")
         for remark in check.remarks:
@@ -115,13 +118,13 @@ def print_checks(checks: Sequence[SplitCheck], collections: Sequence[Count]) -> 
                 print(f"  … and {len(faults) - _NAMED:,} more {kind}; --json names all")
 
 
-def _expectation(count: Count) -> tuple[str, str]:
+def _format_expectation(count: Count) -> tuple[str, str]:
     if count.expected is None:
         return "–", ""
     return f"{count.expected:,}", "ok" if count.agrees else "DIFFERS"
 
 
-def _verdict(check: SplitCheck) -> str:
+def _describe_check(check: SplitCheck) -> str:
     annotations = "released annotations" if check.released else "custom annotations"
     if check.shipped:
         annotations = "the shipped data"
@@ -130,7 +133,7 @@ def _verdict(check: SplitCheck) -> str:
     return f"{len(check.missing):,} missing, {len(check.unreadable):,} unreadable, {annotations}"
 
 
-def _rows(record: Record) -> list[str]:
+def _list_rows(record: Record) -> list[str]:
     """The groups, then, where there are several, their averages."""
     groups = record.groups
     averages = [name for name in record.metrics if name not in groups]

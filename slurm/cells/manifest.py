@@ -9,7 +9,7 @@
       logs/  snapshots/      what jobs print, and the code they run
 
 Every file has one writer at a time, so that no lock is held while work is done. Two submissions of
-one sweep do exclude each other (`Manifest.locked`), through a lock that ends with its process.
+one sweep do exclude each other (`Manifest.lock`), through a lock that ends with its process.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -103,7 +103,7 @@ class Submission:
     job: str | None = None
     process: Mapping[str, Any] | None = None
 
-    def job_of(self, place: int) -> str | None:
+    def find_job(self, place: int) -> str | None:
         """The job id of one cell."""
         if self.job is None or len(self.cells) == 1:
             return self.job
@@ -111,7 +111,7 @@ class Submission:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class SweepPlan:
     """What `sweep.json` holds.
 
     Attributes:
@@ -157,7 +157,7 @@ class Manifest:
     def cell_path(self, cell: str) -> Path:
         return self.folder / "cells" / f"{cell}.json"
 
-    def plan(self) -> Plan:
+    def read_plan(self) -> SweepPlan:
         """Raises MissingData where there is no such sweep, CorruptData where it is damaged."""
         path = self.folder / "sweep.json"
         if not path.is_file():
@@ -166,9 +166,9 @@ class Manifest:
                 f"no sweep {self.name!r} in {self.folder.parent} (there: {known or 'none'}); "
                 f"bench sweep submit makes one, --sweeps-dir looks elsewhere"
             )
-        return _read(path, Plan, "submit the sweep file again: what is done stays done")
+        return _read(path, SweepPlan, "submit the sweep file again: what is done stays done")
 
-    def cell(self, cell: str) -> SweepCell:
+    def read_cell(self, cell: str) -> SweepCell:
         """Raises CorruptData: the file is missing, damaged, or another cell's."""
         path = self.cell_path(cell)
         mend = "submit the sweep file again, which writes it anew"
@@ -177,11 +177,11 @@ class Manifest:
             raise CorruptData(f"{path} describes the cell {found.id!r}; {mend}")
         return found
 
-    def cells(self) -> list[SweepCell]:
+    def read_cells(self) -> list[SweepCell]:
         """In the plan's order."""
-        return [self.cell(cell) for cell in self.plan().cells]
+        return [self.read_cell(cell) for cell in self.read_plan().cells]
 
-    def state(self, cell: str) -> State:
+    def read_state(self, cell: str) -> State:
         """A damaged file is a failure that retry mends, and never hides the other cells."""
         path = self.folder / "states" / f"{cell}.json"
         if not path.exists():
@@ -194,7 +194,7 @@ class Manifest:
             return State(status=FAILED, reason=f"{path}: no such state: {state.status!r}")
         return state
 
-    def write_plan(self, plan: Plan) -> None:
+    def write_plan(self, plan: SweepPlan) -> None:
         _write(self.folder / "sweep.json", plan)
 
     def write_cell(self, cell: SweepCell) -> None:
@@ -206,7 +206,7 @@ class Manifest:
     def write_submission(self, submission: Submission) -> None:
         _write(self.folder / "submissions" / f"{submission.id}.json", submission)
 
-    def submissions(self) -> dict[str, Submission]:
+    def read_submissions(self) -> dict[str, Submission]:
         """By id. A damaged one counts as lost, and so do its cells that had not begun."""
         found = {}
         for path in sorted((self.folder / "submissions").glob("[!.]*.json")):
@@ -220,21 +220,21 @@ class Manifest:
         """Notes, before the queue is asked, which cells it will be asked for."""
         self.write_submission(submission)
         for place, cell in enumerate(cells):
-            attempts = self.state(cell.id).attempts
+            attempts = self.read_state(cell.id).attempts
             queued = State(status=QUEUED, submission=submission.id, place=place, attempts=attempts)
             self.write_state(cell.id, queued)
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
+    def lock(self) -> Iterator[None]:
         """One submitter at a time; the others wait. The system frees it with its process."""
-        with _clear_of_disk_errors(self.folder):
+        with _explain_disk_errors(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             file = (self.folder / "lock").open("w", encoding="utf-8")
         with file:
             fcntl.lockf(file, fcntl.LOCK_EX)
             yield
 
-    def log_tail(self, job: str) -> tuple[str, ...]:
+    def read_log_tail(self, job: str) -> tuple[str, ...]:
         """The last lines of what a job printed; none where there is no log any more."""
         try:
             text = self.log_path(job).read_text(errors="replace", encoding="utf-8")
@@ -247,7 +247,7 @@ class Manifest:
         return self.logs / f"{job}_0_log.out"
 
 
-def manifest_of(name: str, sweeps: Path) -> Manifest:
+def open_manifest(name: str, sweeps: Path) -> Manifest:
     """The manifest of a sweep by name.
 
     Raises:
@@ -258,12 +258,7 @@ def manifest_of(name: str, sweeps: Path) -> Manifest:
     return Manifest(folder=(sweeps / name).resolve())
 
 
-def changed(state: State, **changes: Any) -> State:
-    """The state with some fields replaced."""
-    return replace(state, **changes)
-
-
-def blocked(cell: SweepCell, statuses: Mapping[str, str]) -> str:
+def explain_block(cell: SweepCell, statuses: Mapping[str, str]) -> str:
     """Why a cell can't be run, by the statuses of the cells it needs; empty where it can."""
     bad = [need for need in cell.needs if statuses.get(need) in ENDED_BADLY]
     return f"needs {bad[0]}, which is {statuses[bad[0]]}" if bad else ""
@@ -284,12 +279,12 @@ def _read(path: Path, kind: type[T], mend: str) -> T:
 
 
 def _write(path: Path, value: Any) -> None:
-    with _clear_of_disk_errors(path), write_whole(path) as temporary:
+    with _explain_disk_errors(path), write_whole(path) as temporary:
         temporary.write_text(f"{json.dumps(asdict(value), indent=1)}\n", encoding="utf-8")
 
 
 @contextmanager
-def _clear_of_disk_errors(path: Path) -> Iterator[None]:
+def _explain_disk_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except CirbenchError:

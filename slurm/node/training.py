@@ -18,7 +18,7 @@ from cirbench.benchmark.api.training import Training, TrainingRequest
 from cirbench.benchmark.runtime.progress import Reporter
 
 
-def task_rank() -> int:
+def find_task_rank() -> int:
     """Which of its job's tasks this process is; 0 outside of a job."""
     try:
         return submitit.JobEnvironment().global_rank
@@ -29,11 +29,11 @@ def task_rank() -> int:
 def train(request: Mapping[str, Any]) -> None:
     """Trains what a cell asks for, unless its weights are there."""
     training: Training = find_training(request["method"])()
-    rank = task_rank()
+    rank = find_task_rank()
     if Path(request["output"]).is_file() or (rank and not training.parallel):
         return
     if training.parallel:
-        _say_where_to_meet()
+        _set_meeting_point()
     wanted = TrainingRequest(
         source=request[training.source],
         backbone=request["backbone"],
@@ -47,7 +47,7 @@ def train(request: Mapping[str, Any]) -> None:
     training.train(wanted, Reporter(quiet=rank > 0), resume=True)
 
 
-def _say_where_to_meet() -> None:
+def _set_meeting_point() -> None:
     """To torch, as submitit knows it; on one node without a name that others would have to know."""
     if "WORLD_SIZE" in os.environ:
         return

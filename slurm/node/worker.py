@@ -12,7 +12,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,9 +32,8 @@ from cirbench.slurm.cells.manifest import (
     Manifest,
     State,
     SweepCell,
-    changed,
 )
-from cirbench.slurm.node.training import task_rank, train
+from cirbench.slurm.node.training import find_task_rank, train
 
 if TYPE_CHECKING:
     from cirbench.benchmark.evaluation.plan import Plan
@@ -54,10 +53,10 @@ class CellJob:
 
     def checkpoint(self) -> submitit.helpers.DelayedSubmission:
         """Called on preemption and shortly before the time limit; then the job is requeued."""
-        manifest, cell = _located(Path(self.path))
-        state = manifest.state(cell)
+        manifest, cell = _locate(Path(self.path))
+        state = manifest.read_state(cell)
         reason = f"requeued after preemption or time-out, {state.attempts} begun"
-        manifest.write_state(cell, changed(state, status=QUEUED, reason=reason))
+        manifest.write_state(cell, replace(state, status=QUEUED, reason=reason))
         return submitit.helpers.DelayedSubmission(self)
 
 
@@ -68,30 +67,30 @@ def work(path: Path) -> State:
         CorruptData: the file is damaged.
         UsageError: the state can't be written.
     """
-    manifest, name = _located(path)
-    cell = manifest.cell(name)
-    if task_rank():
+    manifest, name = _locate(path)
+    cell = manifest.read_cell(name)
+    if find_task_rank():
         return _work_beside(manifest, cell)
-    state = _begun(manifest.state(name))
+    state = _begin(manifest.read_state(name))
     if manifest.stop_sign.is_file():
         stopper = manifest.stop_sign.read_text(encoding="utf-8")
         reason = f"--fail-fast: {stopper} failed"
-        return _ended(manifest, name, changed(state, status=SKIPPED, reason=reason))
+        return _end(manifest, name, replace(state, status=SKIPPED, reason=reason))
     manifest.write_state(name, state)
-    status, reason, trace = _outcome(cell)
-    before = manifest.state(name)
+    status, reason, trace = _attempt(cell)
+    before = manifest.read_state(name)
     if status == FAILED and before.status == QUEUED:
         return before  # requeued: Slurm may kill the command that asks for it before it answers
     if status == FAILED and before.status in (FAILED, OOM):  # another task did, so this one had to
         state = before
     else:
-        state = changed(state, status=status, reason=reason)
+        state = replace(state, status=status, reason=reason)
     if status not in (DONE, CANCELLED):
-        log = state.log or _log_tail(manifest, state) or trace[-LOG_LINES:]
-        state = changed(state, log=log)
-        if manifest.plan().fail_fast:
+        log = state.log or _read_log_tail(manifest, state) or trace[-LOG_LINES:]
+        state = replace(state, log=log)
+        if manifest.read_plan().fail_fast:
             manifest.stop_sign.write_text(name, encoding="utf-8")
-    return _ended(manifest, name, state)
+    return _end(manifest, name, state)
 
 
 def _work_beside(manifest: Manifest, cell: SweepCell) -> State:
@@ -100,21 +99,21 @@ def _work_beside(manifest: Manifest, cell: SweepCell) -> State:
     They write a state only to say why the first one will fail.
     """
     alone = cell.kind != "train" or manifest.stop_sign.is_file()
-    status, reason, trace = (DONE, "", ()) if alone else _outcome(cell)
-    state = manifest.state(cell.id)
+    status, reason, trace = (DONE, "", ()) if alone else _attempt(cell)
+    state = manifest.read_state(cell.id)
     if status != DONE and state.status == RUNNING:
-        reason = f"task {task_rank()}: {reason}"
-        state = changed(state, status=status, reason=reason, log=trace[-LOG_LINES:])
+        reason = f"task {find_task_rank()}: {reason}"
+        state = replace(state, status=status, reason=reason, log=trace[-LOG_LINES:])
         manifest.write_state(cell.id, state)
-    return changed(state, status=status)
+    return replace(state, status=status)
 
 
-def _located(path: Path) -> tuple[Manifest, str]:
+def _locate(path: Path) -> tuple[Manifest, str]:
     return Manifest(folder=path.absolute().parents[1]), path.stem
 
 
-def _begun(state: State) -> State:
-    job = job_id()
+def _begin(state: State) -> State:
+    job = find_job_id()
     return State(
         status=RUNNING,
         submission=state.submission if job else None,
@@ -126,13 +125,13 @@ def _begun(state: State) -> State:
     )
 
 
-def _ended(manifest: Manifest, cell: str, state: State) -> State:
-    state = changed(state, ended=time.time())
+def _end(manifest: Manifest, cell: str, state: State) -> State:
+    state = replace(state, ended=time.time())
     manifest.write_state(cell, state)
     return state
 
 
-def job_id() -> str | None:
+def find_job_id() -> str | None:
     """The id of the job this process is, None by hand."""
     try:
         environment = submitit.JobEnvironment()
@@ -141,7 +140,7 @@ def job_id() -> str | None:
     return str(environment.job_id)
 
 
-def _outcome(cell: SweepCell) -> tuple[str, str, tuple[str, ...]]:
+def _attempt(cell: SweepCell) -> tuple[str, str, tuple[str, ...]]:
     """Does the work; every way it can end becomes a state, a reason and a trace."""
     try:
         _check_gpu(cell.resources)
@@ -157,22 +156,22 @@ def _outcome(cell: SweepCell) -> tuple[str, str, tuple[str, ...]]:
     except Exception as error:  # the sweep's boundary: a crash of any kind is a row of its table
         traceback.print_exc()
         status = OOM if _is_out_of_memory(error) else FAILED
-        return status, _in_a_line(error), tuple(traceback.format_exc().splitlines())
+        return status, _shorten(error), tuple(traceback.format_exc().splitlines())
 
 
 def _is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
 
 
-def _in_a_line(error: Exception) -> str:
+def _shorten(error: Exception) -> str:
     return f"{type(error).__name__}: {error}".strip(": ").splitlines()[0]
 
 
-def _log_tail(manifest: Manifest, state: State) -> tuple[str, ...]:
+def _read_log_tail(manifest: Manifest, state: State) -> tuple[str, ...]:
     """Of the job's own log; none by hand."""
     sys.stderr.flush()
     sys.stdout.flush()
-    return manifest.log_tail(state.job) if state.job else ()
+    return manifest.read_log_tail(state.job) if state.job else ()
 
 
 def _check_gpu(resources: Mapping[str, Any]) -> None:

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +29,7 @@ from cirbench.slurm.cells.manifest import (
     Manifest,
     Submission,
     SweepCell,
-    blocked,
-    changed,
+    explain_block,
 )
 from cirbench.slurm.node.worker import CellJob
 
@@ -52,7 +51,7 @@ def start(manifest: Manifest, submission: str, environment: Mapping[str, str]) -
             start_new_session=True,
             env={**os.environ, **environment},
         )
-    return {"host": socket.gethostname(), "id": process.pid, "began": _began(process.pid)}
+    return {"host": socket.gethostname(), "id": process.pid, "began": _read_start(process.pid)}
 
 
 def is_alive(submission: Submission) -> bool:
@@ -62,7 +61,7 @@ def is_alive(submission: Submission) -> bool:
         return False
     if process["host"] != socket.gethostname():
         return True
-    return process["began"] is not None and _began(process["id"]) == process["began"]
+    return process["began"] is not None and _read_start(process["id"]) == process["began"]
 
 
 def stop(submission: Submission) -> None:
@@ -77,14 +76,14 @@ def stop(submission: Submission) -> None:
     if process["host"] != socket.gethostname():
         raise UsageError(f"the sweep's local queue runs on {process['host']}; cancel it there")
     for number in (signal.SIGINT, signal.SIGKILL):
-        if _members(process["id"]):
+        if _list_members(process["id"]):
             os.killpg(process["id"], number)
         end = time.monotonic() + _PATIENCE_SECONDS
-        while _members(process["id"]) and time.monotonic() < end:
+        while _list_members(process["id"]) and time.monotonic() < end:
             time.sleep(_POLL_SECONDS)
 
 
-def _members(group: int) -> list[int]:
+def _list_members(group: int) -> list[int]:
     """The live processes of a group."""
     found = []
     for path in Path("/proc").glob("[0-9]*/stat"):
@@ -97,7 +96,7 @@ def _members(group: int) -> list[int]:
     return found
 
 
-def _began(process: int) -> str | None:
+def _read_start(process: int) -> str | None:
     """When a process began, in the kernel's ticks: a process id alone is used again."""
     try:
         fields = (
@@ -108,7 +107,7 @@ def _began(process: int) -> str | None:
     return None if fields[0] == "Z" else fields[19]
 
 
-def usable_gpus() -> list[int]:
+def find_gpus() -> list[int]:
     """Those of CUDA_VISIBLE_DEVICES, else all of the machine."""
     if (visible := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
         return [int(number) for number in visible.split(",") if number.strip().isdigit()]
@@ -123,10 +122,10 @@ class LocalQueue:
     manifest: Manifest
     waiting: list[SweepCell]
     at_a_time: int
-    free_gpus: list[int] = field(default_factory=usable_gpus)
+    free_gpus: list[int] = field(default_factory=find_gpus)
     running: dict[str, tuple[submitit.Job[str], list[int]]] = field(default_factory=dict)
 
-    def work_off(self) -> None:
+    def run(self) -> None:
         """Returns when every cell has ended."""
         total_gpus = len(self.free_gpus)
         while self.waiting or self.running:
@@ -141,10 +140,10 @@ class LocalQueue:
             time.sleep(_POLL_SECONDS)
 
     def _ready(self, cell: SweepCell) -> bool:
-        statuses = {need: self.manifest.state(need).status for need in cell.needs}
-        if reason := blocked(cell, statuses):
+        statuses = {need: self.manifest.read_state(need).status for need in cell.needs}
+        if reason := explain_block(cell, statuses):
             self.waiting.remove(cell)
-            state = changed(self.manifest.state(cell.id), status=SKIPPED, reason=reason)
+            state = replace(self.manifest.read_state(cell.id), status=SKIPPED, reason=reason)
             self.manifest.write_state(cell.id, state)
             return False
         return all(status == DONE for status in statuses.values())
@@ -174,17 +173,17 @@ class LocalQueue:
                 continue
             del self.running[cell]
             self.free_gpus += gpus
-            state = self.manifest.state(cell)
+            state = self.manifest.read_state(cell)
             if state.status in OPEN:
                 self.manifest.write_state(
                     cell,
-                    changed(
+                    replace(
                         state,
                         status=FAILED,
                         reason="its process ended without a word",
                         job=job.job_id,
                         ended=time.time(),
-                        log=self.manifest.log_tail(job.job_id),
+                        log=self.manifest.read_log_tail(job.job_id),
                     ),
                 )
 
@@ -193,17 +192,17 @@ def main() -> None:
     """Works off the submission named on the command line."""
     folder, name = sys.argv[1:]
     manifest = Manifest(folder=Path(folder))
-    submission = manifest.submissions()[name]
-    cells = [manifest.cell(cell) for cell in submission.cells]
+    submission = manifest.read_submissions()[name]
+    cells = [manifest.read_cell(cell) for cell in submission.cells]
     at_a_time = max(cell.resources.get("slurm_array_parallelism", 0) for cell in cells)
     cpus = max(int(cell.resources.get("cpus_per_task", 1)) for cell in cells)
     local_queue = LocalQueue(manifest, cells, at_a_time or max(1, (os.cpu_count() or 1) // cpus))
     try:
-        local_queue.work_off()
+        local_queue.run()
     except KeyboardInterrupt:
         for cell in cells:
-            if (state := manifest.state(cell.id)).status in OPEN:
-                manifest.write_state(cell.id, changed(state, status=CANCELLED))
+            if (state := manifest.read_state(cell.id)).status in OPEN:
+                manifest.write_state(cell.id, replace(state, status=CANCELLED))
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ _ROOMS = ("benchmark", "methods", "datasets", "slurm")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Code:
+class JobCode:
     """What jobs run.
 
     Attributes:
@@ -44,34 +44,36 @@ class Code:
         return {**safe, "PYTHONPATH": ":".join(path)}
 
 
-def code_for(manifest: Manifest, *, snapshot: bool = True) -> Code:
-    """The code of a submission; `build` makes the snapshot."""
+def choose_code(manifest: Manifest, *, snapshot: bool = True) -> JobCode:
+    """The code of a submission; `build_snapshot` makes the snapshot."""
     state = provenance.read_code_state()
-    root = checkout()
+    root = find_checkout()
     folder = None
     if snapshot and root is not None:
-        folder = manifest.folder / "snapshots" / f"{(state['commit'] or '')[:8]}-{_digest(root)}"
-    return Code(commit=state["commit"], dirty=state["dirty"], folder=folder)
+        folder = (
+            manifest.folder / "snapshots" / f"{(state['commit'] or '')[:8]}-{_hash_packages(root)}"
+        )
+    return JobCode(commit=state["commit"], dirty=state["dirty"], folder=folder)
 
 
-def build(code: Code) -> None:
+def build_snapshot(code: JobCode) -> None:
     """Makes the snapshot, unless the sweep has one of the same files.
 
     Raises:
         CheckFailed: the wheel can't be built.
     """
-    root = checkout()
+    root = find_checkout()
     if root is not None and code.folder is not None and not code.folder.is_dir():
         _build(root, code.folder)
 
 
-def checkout() -> Path | None:
+def find_checkout() -> Path | None:
     """The checkout this code runs from, None for an installed distribution."""
     root = provenance.find_source_root()
     return root if (root / ".git").exists() and (root / "pyproject.toml").is_file() else None
 
 
-def _digest(root: Path) -> str:
+def _hash_packages(root: Path) -> str:
     """Of every file of the packages; unlike git's diff it sees files that are not added yet."""
     digest = hashlib.sha256()
     for room in _ROOMS:

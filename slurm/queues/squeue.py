@@ -48,7 +48,7 @@ class QueuedJob:
     name: str = ""
 
 
-def need_slurm() -> None:
+def check_slurm() -> None:
     """Raises UsageError where there is no Slurm."""
     if shutil.which("sbatch") is None:
         raise UsageError(
@@ -57,14 +57,14 @@ def need_slurm() -> None:
         )
 
 
-def listed() -> dict[str, QueuedJob]:
+def list_jobs() -> dict[str, QueuedJob]:
     """Every job of this user that Slurm still knows, ended ones among them, by id.
 
     Raises:
         CheckFailed: Slurm does not answer.
         UsageError: there is no Slurm.
     """
-    need_slurm()
+    check_slurm()
     fields = ",".join(f"{name}:;" for name in _FIELDS)
     answer = _ask(
         "squeue",
@@ -76,11 +76,11 @@ def listed() -> dict[str, QueuedJob]:
     )
     if answer.returncode:
         raise CheckFailed(f"squeue: {answer.stderr.strip()}; is slurmctld up? (scontrol ping)")
-    jobs = (_queued(line.split(";")) for line in answer.stdout.splitlines() if line.strip())
+    jobs = (_parse_job(line.split(";")) for line in answer.stdout.splitlines() if line.strip())
     return {job.id: job for job in jobs}
 
 
-def accounted(jobs: Iterable[str]) -> dict[str, QueuedJob]:
+def read_accounts(jobs: Iterable[str]) -> dict[str, QueuedJob]:
     """What the accounts say of jobs that the queue has forgotten; nothing where there are none."""
     wanted = ",".join(jobs)
     if not wanted or shutil.which("sacct") is None:
@@ -119,7 +119,7 @@ _NOT_NOW = ("down, drained or reserved", "nodes are busy", "nodes required for j
 """What `sbatch --test-only` fails with where sbatch queues the job: in a maintenance, say."""
 
 
-def refusal(script: str) -> str | None:
+def find_refusal(script: str) -> str | None:
     """Why sbatch would refuse a script; None where it would take it, if not start it yet.
 
     Nothing is submitted.
@@ -133,19 +133,19 @@ def refusal(script: str) -> str | None:
     return lines[-1] if lines else f"sbatch exits with {answer.returncode}"
 
 
-def _queued(values: list[str]) -> QueuedJob:
+def _parse_job(values: list[str]) -> QueuedJob:
     job, state, code, node, reason, *rest = values
     status = STATUS_OF.get(state, FAILED)
     if status in (QUEUED, RUNNING):
         told = "" if reason == "None" else reason
     else:
-        told = f"Slurm: {state}{_exit(code)}" + ("" if reason == "None" else f", {reason}")
+        told = f"Slurm: {state}{_describe_exit(code)}" + ("" if reason == "None" else f", {reason}")
     return QueuedJob(
         id=job, status=status, reason=told, node=node or None, name=rest[0] if rest else ""
     )
 
 
-def _exit(code: str) -> str:
+def _describe_exit(code: str) -> str:
     """The wait status that squeue prints, in words."""
     if not code.isdigit() or code == "0":
         return ""

@@ -21,17 +21,17 @@ from cirbench.slurm.cells.manifest import (
     RUNNING,
     STATES,
     Manifest,
-    Plan,
     State,
     Submission,
     SweepCell,
+    SweepPlan,
 )
 from cirbench.slurm.node import worker
 from cirbench.slurm.queues import local
 from cirbench.slurm.queues import squeue as queue
 from cirbench.slurm.queues.squeue import QueuedJob
-from cirbench.slurm.status import VANISHED, look
-from cirbench.slurm.submit import arrays
+from cirbench.slurm.status import VANISHED, refresh_status
+from cirbench.slurm.submit import group_into_arrays
 
 EXPECTED = GOLDEN / "sweep.sbatch"
 
@@ -53,15 +53,15 @@ def sweeps(tmp_path, monkeypatch, capsys):
 def slurm(monkeypatch):
     """A Slurm that answers what a test puts in: job id → QueuedJob."""
     answers: dict[str, QueuedJob] = {}
-    monkeypatch.setattr(queue, "listed", lambda: answers)
-    monkeypatch.setattr(queue, "accounted", lambda jobs: {})
+    monkeypatch.setattr(queue, "list_jobs", lambda: answers)
+    monkeypatch.setattr(queue, "read_accounts", lambda jobs: {})
     return answers
 
 
 def sent_to_slurm(manifest: Manifest, *states: State, needs=((),)) -> list[str]:
     """A sweep of one array, job 7; gives the cells' names."""
     names = [f"cell-{i}" for i in range(len(states))]
-    manifest.write_plan(Plan(name=manifest.name, cells=tuple(names)))
+    manifest.write_plan(SweepPlan(name=manifest.name, cells=tuple(names)))
     manifest.write_submission(
         Submission(id="s", cluster="slurm", cells=(*names, "another"), job="7")
     )
@@ -225,7 +225,7 @@ hidden = 8
 
 def test_a_combiner_is_trained_then_evaluated(sweeps):
     assert sweeps("submit", sweeps.file("triplets", COMBINER), "--cluster", "debug")[0] == 0
-    rows = look(sweeps.manifest("triplets"))
+    rows = refresh_status(sweeps.manifest("triplets"))
     assert {row.state.status for row in rows} == {"done"}
     records = [
         json.loads(row.record.read_text(encoding="utf-8")) for row in rows if row.cell.kind == "run"
@@ -325,11 +325,11 @@ def test_cancel_ends_a_local_sweep_and_what_it_started(sweeps):
     file = sweeps.file("stop", methods=["sleeper"])
     sweeps("submit", file, "--cluster", "local", "--no-snapshot")
     wait_until((sweeps.folder / "sleeper").exists, 60, "begin")
-    [submission] = sweeps.manifest("stop").submissions().values()
+    [submission] = sweeps.manifest("stop").read_submissions().values()
     assert sweeps("cancel", "stop")[1] == "stop: 1 cells cancelled\n"
     assert sweeps.statuses("stop") == {"sleeper": "cancelled"}
     assert not local.is_alive(submission)
-    assert not local._members(submission.process["id"])
+    assert not local._list_members(submission.process["id"])
 
 
 def test_a_local_queue_that_was_killed_leaves_failures_and_not_silence(sweeps):
@@ -337,7 +337,7 @@ def test_a_local_queue_that_was_killed_leaves_failures_and_not_silence(sweeps):
     sweeps("submit", file, "--cluster", "local", "--no-snapshot")
     wait_until((sweeps.folder / "sleeper").exists, 60, "begin")
     manifest = sweeps.manifest("gone")
-    [submission] = manifest.submissions().values()
+    [submission] = manifest.read_submissions().values()
     subprocess.run(["pkill", "-KILL", "-g", str(submission.process["id"])], check=True)
     wait_until(lambda: not local.is_alive(submission), 10, "end")
     assert sweeps.rows("gone")["sleeper"].state.reason == VANISHED
@@ -345,15 +345,15 @@ def test_a_local_queue_that_was_killed_leaves_failures_and_not_silence(sweeps):
 
 def test_jobs_run_the_code_that_was_submitted(sweeps):
     from cirbench.benchmark.runtime.provenance import read_code_state
-    from cirbench.slurm.queues.snapshot import build, checkout, code_for
+    from cirbench.slurm.queues.snapshot import build_snapshot, choose_code, find_checkout
 
-    if checkout() is None:
-        code = code_for(sweeps.manifest("snap"))
+    if find_checkout() is None:
+        code = choose_code(sweeps.manifest("snap"))
         assert (code.folder, code.commit) == (None, read_code_state()["commit"])
         return
-    code = code_for(sweeps.manifest("snap"))
-    build(code)
-    build(code_for(sweeps.manifest("snap")))
+    code = choose_code(sweeps.manifest("snap"))
+    build_snapshot(code)
+    build_snapshot(choose_code(sweeps.manifest("snap")))
     assert [path.name for path in code.folder.parent.iterdir()] == [code.folder.name]
     environment = {**code.environment, "PATH": ""}
     command = [
@@ -411,7 +411,7 @@ def test_a_cell_can_be_run_by_hand(sweeps):
     file = sweeps.file("hand", methods=["crash", "image-only"])
     sweeps("submit", file, "--cluster", "debug")
     manifest = sweeps.manifest("hand")
-    [cell] = [c for c in manifest.plan().cells if c.startswith("image-only")]
+    [cell] = [c for c in manifest.read_plan().cells if c.startswith("image-only")]
     record = sweeps.rows("hand")["image-only"].record
     record.unlink()
     assert sweeps.statuses("hand")["image-only"] == "failed"
@@ -431,7 +431,7 @@ def test_a_requeue_that_kills_its_own_command_is_no_failure(sweeps, monkeypatch)
     monkeypatch.setattr(worker, "WORK", {**worker.WORK, "run": preempted})
     with pytest.raises(SystemExit):
         job()
-    state = sweeps.manifest("again").state(Path(job.path).stem)
+    state = sweeps.manifest("again").read_state(Path(job.path).stem)
     assert state.status == "queued"
     assert "requeued after preemption" in state.reason
 
@@ -453,10 +453,10 @@ def test_what_slurm_says_becomes_the_state(tmp_path, slurm):
     ]
     for place, (state, reason) in enumerate(said):
         slurm[f"7_{place}"] = QueuedJob(id=f"7_{place}", status=state, reason=reason, node="n")
-    rows = look(manifest)
+    rows = refresh_status(manifest)
     assert [(row.state.status, row.state.reason) for row in rows] == said
     slurm.clear()  # Slurm forgets; what has ended is written down, the rest has vanished
-    rows = look(manifest)
+    rows = refresh_status(manifest)
     assert [row.state.status for row in rows[2:]] == [state for state, _ in said[2:]]
     assert [row.state.reason for row in rows[:2]] == [VANISHED, VANISHED]
 
@@ -468,8 +468,8 @@ def test_squeues_own_words_are_read(monkeypatch):
     )
     done = subprocess.CompletedProcess([], 0, stdout=lines, stderr="")
     monkeypatch.setattr(queue, "_ask", lambda *_arguments: done)
-    monkeypatch.setattr(queue, "need_slurm", lambda: None)
-    jobs = queue.listed()
+    monkeypatch.setattr(queue, "check_slurm", lambda: None)
+    jobs = queue.list_jobs()
     assert "killed by signal 9" in jobs["12_3"].reason
     assert "exit code 3" in jobs["13"].reason
     assert (jobs["14_0"].status, jobs["14_0"].reason) == (QUEUED, "Dependency")
@@ -481,23 +481,23 @@ def test_accounts_are_asked_for_what_the_queue_forgot(monkeypatch):
     done = subprocess.CompletedProcess([], 0, stdout=lines, stderr="")
     monkeypatch.setattr(queue, "_ask", lambda *_arguments: done)
     monkeypatch.setattr("shutil.which", lambda _name: "/usr/bin/sacct")
-    found = queue.accounted(["7_0", "7_1"])
+    found = queue.read_accounts(["7_0", "7_1"])
     assert [job.status for job in found.values()] == ["cancelled", "timeout"]
 
 
 def test_a_job_that_ends_while_status_looks_is_believed(tmp_path, slurm, monkeypatch):
     manifest = Manifest(folder=tmp_path / "s")
     [name] = sent_to_slurm(manifest, State(status=RUNNING, attempts=1))
-    real = status.rows_of
+    real = status.find_status
 
     def ends_meanwhile(*arguments):
         rows = real(*arguments)
         manifest.write_state(name, State(status="timeout", reason="its own word"))
         return rows
 
-    monkeypatch.setattr(status, "rows_of", ends_meanwhile)
-    look(manifest)
-    assert manifest.state(name).reason == "its own word"
+    monkeypatch.setattr(status, "find_status", ends_meanwhile)
+    refresh_status(manifest)
+    assert manifest.read_state(name).reason == "its own word"
 
 
 def test_no_slurm_is_one_clear_error(sweeps, monkeypatch):
@@ -521,7 +521,7 @@ def test_a_manifest_damaged_by_hand_loses_no_other_cell(sweeps):
     file = sweeps.file("hurt", methods=["image-only", "text-only"])
     sweeps("submit", file, "--cluster", "debug")
     manifest = sweeps.manifest("hurt")
-    names = {cell.split("--")[0]: cell for cell in manifest.plan().cells}
+    names = {cell.split("--")[0]: cell for cell in manifest.read_plan().cells}
     state = manifest.folder / "states" / f"{names['embed']}.json"
     state.write_text(state.read_text(encoding="utf-8")[:20], encoding="utf-8")
     assert sweeps.statuses("hurt") == {"embed": "failed", "image-only": "done", "text-only": "done"}
@@ -603,7 +603,7 @@ def test_gpus_of_a_machine_are_dealt_out(monkeypatch, tmp_path):
     work = local.LocalQueue(Manifest(folder=tmp_path), list(cells), 3)
     monkeypatch.setattr(local.time, "sleep", lambda _s: (_ for _ in ()).throw(InterruptedError))
     with pytest.raises(InterruptedError):
-        work.work_off()
+        work.run()
     assert given == [[2], [3]]
     assert [cell.id for cell in work.waiting] == ["c2"]
 
@@ -613,7 +613,7 @@ def test_arrays_are_of_one_set_of_resources_and_no_longer_than_slurm_takes():
         SweepCell(id=str(i), kind="run", request={}, resources={"mem_gb": i % 2})
         for i in range(2100)
     ]
-    made = arrays(cells)
+    made = group_into_arrays(cells)
     assert sorted(len(array.cells) for array in made) == [50, 50, 1000, 1000]
     assert all(len({c.resources["mem_gb"] for c in array.cells}) == 1 for array in made)
 
@@ -624,7 +624,7 @@ def test_the_status_of_a_thousand_cells_takes_no_two_seconds(tmp_path, slurm):
     for place in range(len(names)):
         slurm[f"7_{place}"] = QueuedJob(id=f"7_{place}", status=QUEUED, reason="Priority")
     started = time.perf_counter()
-    assert len(look(manifest)) == 1000
+    assert len(refresh_status(manifest)) == 1000
     assert time.perf_counter() - started < 2
 
 

@@ -69,7 +69,7 @@ def test_a_night_with_every_kind_of_fault(cluster, sweeps):
     assert "RuntimeError" in sweeps("logs", "night", "crash")[1]
 
     assert sweeps("retry", "night", "--oom", "--no-snapshot")[0] == 0
-    assert sweeps.manifest("night").cell(rows["greedy"].cell.id).request["batch_size"] == 32
+    assert sweeps.manifest("night").read_cell(rows["greedy"].cell.id).request["batch_size"] == 32
     assert sweeps.wait("night")["greedy"].state.status == "done"
 
     code, out, err = sweeps("collect", "night")

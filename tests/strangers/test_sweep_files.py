@@ -84,4 +84,4 @@ ANSWERS = {
 def test_only_what_can_never_be_had_is_refused(monkeypatch, answer):
     done = subprocess.CompletedProcess([], 1, stdout="", stderr=answer)
     monkeypatch.setattr(queue, "_ask", lambda *_, **__: done)
-    assert (queue.refusal("#!/bin/sh") is not None) == ANSWERS[answer]
+    assert (queue.find_refusal("#!/bin/sh") is not None) == ANSWERS[answer]

@@ -15,7 +15,7 @@ from slurm_cluster import wait_until
 from cirbench.benchmark.api import registry
 from cirbench.benchmark.cli.main import main
 from cirbench.slurm.cells.manifest import OPEN, Manifest
-from cirbench.slurm.status import look
+from cirbench.slurm.status import refresh_status
 
 SMALL = """
 methods = {methods}
@@ -117,7 +117,7 @@ class Sweeps:
         """Method, or kind where there is none → row."""
         return {
             (row.cell.request.get("methods") or [row.cell.kind])[0]: row
-            for row in look(self.manifest(name))
+            for row in refresh_status(self.manifest(name))
         }
 
     def statuses(self, name: str) -> dict[str, str]:
