@@ -54,11 +54,6 @@ class Statistics:
     curves: tuple[tuple[Interval, ...], ...]
 
 
-def averages(board: Board) -> dict[str, Sequence[str]]:
-    """Average name → the groups whose plain mean it is."""
-    return {name: board.first.averages[name] for name in board.averages}
-
-
 def statistics(board: Board) -> Statistics:
     """Draws the same references for every record of the board, so that differences are paired.
 
@@ -68,10 +63,10 @@ def statistics(board: Board) -> Statistics:
     ks = curve_ks(board.per_query[0].hits.shape[1])
     scores = {
         (name, metric): found
-        for i, metric in enumerate(board.metrics)
-        for name, found in _scores(board, metric, i).items()
+        for metric in board.metrics
+        for name, found in _scores(board, metric).items()
     }
-    curves = tuple(_curve(board, arrays, ks) for arrays in board.per_query)
+    curves = tuple(recall_curve(board, arrays, ks) for arrays in board.per_query)
     return Statistics(scores=scores, ks=tuple(ks), curves=curves)
 
 
@@ -81,21 +76,21 @@ def curve_ks(depth: int) -> list[int]:
     return sorted({round(float(k)) for k in spaced})
 
 
-def _curve(board: Board, arrays: PerQuery, ks: Sequence[int]) -> tuple[Interval, ...]:
-    """Recall at each k, averaged over groups."""
+def recall_curve(board: Board, arrays: PerQuery, ks: Sequence[int]) -> tuple[Interval, ...]:
+    """Compute one record's recall at each k, averaged over groups."""
     epsilon = board.first.protocol.recall_epsilon
     found = np.stack([recall(arrays.hits, arrays.positives, k, epsilon) for k in ks], axis=1)
-    means, draws = board.sample(found, ["average"])
-    return tuple(intervals(means[0], draws[:, 0], [len(found)] * len(ks)))
+    row = board.design.rows.index("average")
+    means, draws = board.design.means(found)[row], board.design.draws(found)[:, row]
+    return tuple(intervals(means, draws, [len(found)] * len(ks)))
 
 
-def _scores(board: Board, metric: str, column: int) -> dict[str, tuple[Score, ...]]:
+def _scores(board: Board, metric: str) -> dict[str, tuple[Score, ...]]:
     """One metric: average or group → one score a record."""
-    values = np.stack([scores.values[:, column] for scores in board.scores], axis=1)
-    means, draws = board.sample(values, board.averages)
+    means, draws = board.sample(metric)
     sizes = [record.counts.queries for record in board.records]
     found = {}
-    for row, name in enumerate([*board.averages, *board.groups]):
+    for row, name in enumerate(board.design.rows):
         best = int(means[row].argmax())
         from_best = draws[:, row] - draws[:, row, [best]]
         spans = intervals(means[row] - means[row, best], from_best, sizes)

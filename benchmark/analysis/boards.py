@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -18,14 +18,8 @@ from cirbench.benchmark.api.values import Interval
 from cirbench.benchmark.records.fields import slug
 from cirbench.benchmark.records.record import Record
 from cirbench.benchmark.runtime.errors import CorruptData, MissingData
-from cirbench.benchmark.scoring.bootstrap import (
-    Array,
-    Design,
-    group_means,
-    intervals,
-    resampled_means,
-)
-from cirbench.benchmark.scoring.summary import read_scored, with_averages
+from cirbench.benchmark.scoring.bootstrap import Array, Design, intervals
+from cirbench.benchmark.scoring.summary import make_design, read_scored
 
 _KEPT = 8
 """How many records' per-query data are in memory at a time."""
@@ -71,8 +65,9 @@ class Board:
         return list(self.first.groups)
 
     @property
-    def averages(self) -> list[str]:
-        return [name for name in self.first.metrics if name not in self.groups]
+    def averages(self) -> Mapping[str, Sequence[str]]:
+        """Average name → the groups whose plain mean it is."""
+        return self.first.averages
 
     @property
     def metrics(self) -> list[str]:
@@ -111,7 +106,7 @@ class Board:
     @cached_property
     def design(self) -> Design:
         """Which reference and group each query is of."""
-        return Design.of(self.scores[0].reference, self.scores[0].group, self.groups)
+        return make_design(self.scores[0], self.groups, self.first.protocol)
 
     @cached_property
     def per_query(self) -> Answers:
@@ -124,30 +119,27 @@ class Board:
 
     def differences(self, average: str) -> list[Interval]:
         """Each record minus the best one, in the headline metric, with a paired 95 % interval."""
-        means, draws = (part[..., self.averages.index(average), :] for part in self._headline)
+        means, draws = (part[..., self.design.rows.index(average), :] for part in self._headline)
         sizes = [len(self.scores[0].query)] * len(self.records)
         return intervals(means - means[0], draws - draws[:, :1], sizes)
 
     @cached_property
     def _headline(self) -> tuple[Array, Array]:
-        """`sample` of the headline metric: (A + G, records) and (resamples, A + G, records)."""
-        column = self.metrics.index(self.headline)
-        values = np.stack([scores.values[:, column] for scores in self.scores], axis=1)
-        return self.sample(values, self.averages)
+        return self.sample(self.headline)
 
     @cached_property
     def said(self) -> Counter[tuple[Any, ...]]:
         """How many records have the same words in a row."""
         return Counter(map(_said, self.records))
 
-    def sample(self, values: Array, averages: Sequence[str]) -> tuple[Array, Array]:
-        """(Q, M) → (A + G, M) means and (resamples, A + G, M) draws, averages first.
+    def sample(self, metric: str) -> tuple[Array, Array]:
+        """One metric of R records: (A + G, R) means and (resamples, A + G, R) draws.
 
         The same references are drawn for all records, so that differences are paired.
         """
-        members = {average: _members(self, average) for average in averages}
-        means = with_averages(group_means(values, self.design), self.groups, members)
-        return means, with_averages(resampled_means(values, self.design), self.groups, members)
+        column = self.metrics.index(metric)
+        values = np.stack([scores.values[:, column] for scores in self.scores], axis=1)
+        return self.design.means(values), self.design.draws(values)
 
 
 class Answers:
@@ -165,10 +157,6 @@ class Answers:
 
     def __iter__(self) -> Iterator[PerQuery]:
         return map(self.__getitem__, range(len(self)))
-
-
-def _members(board: Board, average: str) -> Sequence[str]:
-    return board.first.averages[average]
 
 
 def boards(records: Sequence[Record]) -> list[Board]:

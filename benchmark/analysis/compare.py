@@ -16,9 +16,8 @@ from numpy.typing import NDArray
 from cirbench.benchmark.api.per_query import Scores
 from cirbench.benchmark.records.record import Record, read_record
 from cirbench.benchmark.runtime.errors import CorruptData, MissingData, UsageError
-from cirbench.benchmark.scoring.bootstrap import Design
-from cirbench.benchmark.scoring.paired import Difference, differences, holm
-from cirbench.benchmark.scoring.summary import check_scored, read_scored
+from cirbench.benchmark.scoring.paired import Difference, find_differences, holm
+from cirbench.benchmark.scoring.summary import check_scored, make_design, read_scored
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,22 +96,21 @@ def compare(
 
 def _cells(a: Record, b: Record, metrics: Sequence[str], groups: Sequence[str]) -> tuple[Cell, ...]:
     check_comparable(a, b)
-    protocol, own_groups, averages = a.protocol, a.groups, a.averages
-    rows = [*averages, *own_groups]
-    told_apart = rows if len(own_groups) > 1 else own_groups  # one group is its own average
-    shown_rows = _known("group", groups, rows) or told_apart
-    shown_metrics = _known("metric", metrics, protocol.metrics) or [protocol.headline]
+    protocol = a.protocol
     of_a, of_b = aligned(a, b)
+    design = make_design(of_a, a.groups, protocol)
+    told_apart = design.rows if len(a.groups) > 1 else a.groups  # one group is its own average
+    shown_rows = _known("group", groups, design.rows) or told_apart
+    shown_metrics = _known("metric", metrics, protocol.metrics) or [protocol.headline]
     columns = [protocol.metrics.index(metric) for metric in shown_metrics]
-    design = Design.of(of_a.reference, of_a.group, own_groups)
-    found = differences((of_a.values - of_b.values)[:, columns], design, own_groups, averages)
+    found = find_differences((of_a.values - of_b.values)[:, columns], design)
     return tuple(
         Cell(
             group=row,
             metric=metric,
             a=a.metrics[row][metric].value,
             b=b.metrics[row][metric].value,
-            difference=found.cells[found.rows.index(row)][column],
+            difference=found[row][column],
             p_holm=1.0,
         )
         for row in shown_rows

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import string
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
@@ -71,6 +71,10 @@ class EvaluationProtocol:
         said = {k: v for k, v in self.as_dict().items() if v != defaults[k] and v != {}}
         canonical = json.dumps(said, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:12]
+
+    def averages_over(self, groups: Sequence[str]) -> Mapping[str, Sequence[str]]:
+        """Name the averages of a task with these groups, and the groups of each."""
+        return {"average": groups, **self.averages}
 
     def text(self, family: str, group: str, fields: Mapping[str, str]) -> str:
         """The text of one query for one family of methods.

@@ -136,5 +136,4 @@ def _describe_check(check: SplitCheck) -> str:
 def _list_rows(record: Record) -> list[str]:
     """The groups, then, where there are several, their averages."""
     groups = record.groups
-    averages = [name for name in record.metrics if name not in groups]
-    return [*groups, *averages] if len(groups) > 1 else [*groups]
+    return [*groups, *record.averages] if len(groups) > 1 else [*groups]

@@ -16,7 +16,7 @@ from cirbench.benchmark.images.decoding import decode
 from cirbench.benchmark.images.preprocess import PREPROCESSES
 from cirbench.benchmark.runtime.errors import MissingData
 from cirbench.benchmark.scoring.metrics import parse_metrics
-from cirbench.benchmark.scoring.summary import averages_of
+from cirbench.benchmark.scoring.summary import check_averages
 
 _PICTURES = 8
 
@@ -84,7 +84,7 @@ def _has_queries(trial: TaskTrial) -> str | None:
     for where, protocol, data in trial.loaded:
         if not data.gallery or not data.queries:
             return f"{where}: there must be a gallery and queries"
-        averages_of(data.groups, protocol)
+        check_averages(data.groups, protocol)
         if len({query.id for query in data.queries}) < len(data.queries):
             return f"{where}: each query must have an id of its own"
     return None

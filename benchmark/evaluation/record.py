@@ -19,7 +19,7 @@ from cirbench.benchmark.records import fields
 from cirbench.benchmark.records.fields import Body, Cell
 from cirbench.benchmark.runtime.provenance import describe_environment, read_peak_memory_bytes
 from cirbench.benchmark.scoring import bootstrap
-from cirbench.benchmark.scoring.summary import averages_of, summarise
+from cirbench.benchmark.scoring.summary import summarise
 
 
 @dataclass
@@ -66,13 +66,12 @@ class Outcome:
     def make_body(self, submission: Sequence[str] = ()) -> Body:
         """Make the record, besides its per-query data, from what was found."""
         plan, data = self.plan, self.plan.data
-        averages = averages_of(data.groups, plan.protocol)
         return Body(
             cell=self.make_cell(),
             method=fields.MethodFacts(
                 zero_shot=self.method.zero_shot, remarks=tuple(self.method.remarks)
             ),
-            metrics=summarise(self.per_query, data.groups, averages) if data.labelled else {},
+            metrics=summarise(self.per_query, data.groups, plan.protocol) if data.labelled else {},
             groups=tuple(data.groups),
             protocol=plan.protocol,
             bootstrap=fields.Bootstrap(

@@ -59,8 +59,8 @@ class Record(_Stored):
 
     @property
     def averages(self) -> Mapping[str, Sequence[str]]:
-        """Average name → the groups whose plain mean it is; "average" is over all."""
-        return {"average": self.groups, **self.protocol.averages}
+        """Average name → the groups whose plain mean it is."""
+        return self.protocol.averages_over(self.groups)
 
     @property
     def checkpoint_label(self) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from tabulate import tabulate
 
-from cirbench.benchmark.analysis.boards import Board, _members, row_names
+from cirbench.benchmark.analysis.boards import Board, row_names
 from cirbench.benchmark.analysis.published import Published, Verdict, verify
 from cirbench.benchmark.api.values import Interval
 from cirbench.benchmark.records.record import Record, labels
@@ -40,7 +40,7 @@ def markdown(board: Board, published: Sequence[Published]) -> str:
     """A board as a section: averages, the headline per group, what they were measured with."""
     parts = [f"## {_escaped(board.title)}", ""]
     for average in board.averages:
-        members = _escaped(", ".join(_members(board, average)))
+        members = _escaped(", ".join(board.averages[average]))
         parts += [
             f"### {_escaped(average.capitalize())} ({members})",
             "",

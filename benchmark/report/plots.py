@@ -9,15 +9,13 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from cirbench.benchmark.analysis.board_statistics import recall_curve
 from cirbench.benchmark.analysis.boards import Board
 from cirbench.benchmark.records.record import labels
 from cirbench.benchmark.runtime.figures import COLOURS, STYLE
 from cirbench.benchmark.runtime.paths import to_line
-from cirbench.benchmark.scoring.bootstrap import intervals
-from cirbench.benchmark.scoring.metrics import recall
 
 if TYPE_CHECKING:
-    from cirbench.benchmark.api.per_query import PerQuery
     from cirbench.benchmark.records.record import Record
 
 HATCHES = ("", "//", "..", "xx")
@@ -54,10 +52,12 @@ def bars(board: Board) -> Figure:
 def curves(board: Board) -> Figure:
     """Recall at every k that was kept, averaged over groups, with its band."""
     figure, axes = _figure(6.0)
-    epsilon = board.first.protocol.recall_epsilon
     for i, (label, record) in enumerate(_drawn(board).items()):
-        k, value, low, high = _curve(board, record.read_per_query(), epsilon)
-        axes.plot(k, value, color=_colour(i), label=label, linewidth=1.4)
+        arrays = record.read_per_query()
+        k = range(1, arrays.hits.shape[1] + 1)
+        curve = recall_curve(board, arrays, k)
+        axes.plot(k, [point.value for point in curve], color=_colour(i), label=label, linewidth=1.4)
+        low, high = [point.low for point in curve], [point.high for point in curve]
         axes.fill_between(k, low, high, color=_colour(i), alpha=0.15, linewidth=0)
     axes.set_xscale("log")
     ticks = [tick for tick in (1, 5, 10, 50, 100, 200) if tick <= k[-1]]
@@ -66,14 +66,6 @@ def curves(board: Board) -> Figure:
     axes.set_xlabel("k")
     axes.set_ylabel("recall@k (%), average over groups")
     return _finished(figure, axes, board)
-
-
-def _curve(board: Board, arrays: PerQuery, epsilon: float) -> tuple[np.ndarray, ...]:
-    k = np.arange(1, arrays.hits.shape[1] + 1)
-    found = np.stack([recall(arrays.hits, arrays.positives, int(n), epsilon) for n in k], axis=1)
-    means, draws = board.sample(found, ["average"])
-    bands = intervals(means[0], draws[:, 0], [len(found)] * len(k))
-    return k, means[0], np.array([b.low for b in bands]), np.array([b.high for b in bands])
 
 
 def _figure(width: float) -> tuple[Figure, Axes]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from cirbench.benchmark.analysis.board_statistics import Score, Statistics, averages
+from cirbench.benchmark.analysis.board_statistics import Score, Statistics
 from cirbench.benchmark.analysis.boards import Board, row_names
 from cirbench.benchmark.analysis.published import Verdict
 from cirbench.benchmark.api.values import Interval
@@ -67,7 +67,7 @@ def _average_table(board: Board, shown: Statistics, average: str) -> Table:
         )
         for i in _ranked(headline)
     ]
-    members = ", ".join(averages(board)[average])
+    members = ", ".join(board.averages[average])
     return Table(
         stem=f"{board_slug(board)}--{slug(average)}",
         caption=f"{board.title}: {average} ({members})",

@@ -7,9 +7,9 @@ right, and the same seed gives the same draw.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,76 +27,109 @@ Names = Sequence[str] | NDArray[np.str_]
 
 @dataclass(frozen=True, kw_only=True)
 class Design:
-    """Which reference and which group each of Q queries belongs to.
+    """Which reference and group each of Q queries is of, and the rows of a table over them.
 
     Attributes:
         reference: (Q,) int, 0..C-1.
         group: (Q,) int, 0..G-1; every group has a query.
+        groups: G names.
+        averages: A names → the groups whose plain mean each is.
     """
 
     reference: NDArray[np.int64]
     group: NDArray[np.int64]
+    groups: tuple[str, ...]
+    averages: Mapping[str, Sequence[str]]
 
     @classmethod
-    def of(cls, references: Names, groups: Names, order: Sequence[str]) -> Design:
-        """From names; `order` lists the groups."""
+    def of(
+        cls,
+        references: Names,
+        group_of_each: Names,
+        groups: Sequence[str],
+        averages: Mapping[str, Sequence[str]],
+    ) -> Design:
+        """Make a design from the names of each query's reference and group."""
         _, reference = np.unique(np.asarray(references), return_inverse=True)
-        number = {name: index for index, name in enumerate(order)}
-        return cls(reference=reference, group=np.array([number[group] for group in groups]))
+        number = {name: index for index, name in enumerate(groups)}
+        return cls(
+            reference=reference,
+            group=np.array([number[name] for name in group_of_each]),
+            groups=tuple(groups),
+            averages=averages,
+        )
+
+    @property
+    def rows(self) -> tuple[str, ...]:
+        """A + G names: averages, then groups."""
+        return (*self.averages, *self.groups)
+
+    @cached_property
+    def members(self) -> tuple[list[int], ...]:
+        """For each row the numbers of its groups."""
+        averaged = ([self.groups.index(name) for name in own] for own in self.averages.values())
+        return (*averaged, *([number] for number in range(len(self.groups))))
 
     @property
     def clusters(self) -> int:
         return int(self.reference.max()) + 1
 
-    @property
-    def groups(self) -> int:
-        return int(self.group.max()) + 1
-
-    @property
+    @cached_property
     def sizes(self) -> NDArray[np.int64]:
         """(G,) queries per group."""
-        return np.bincount(self.group, minlength=self.groups)
+        return np.bincount(self.group, minlength=len(self.groups))
+
+    @property
+    def row_sizes(self) -> list[int]:
+        """Queries per row."""
+        return [int(self.sizes[own].sum()) for own in self.members]
 
     def sums(self, values: Array) -> Array:
         """(Q, M) per query → (C, G, M) sums per reference and group."""
-        total = np.zeros((self.clusters * self.groups, values.shape[1]))
-        np.add.at(total, self.reference * self.groups + self.group, values)
-        return total.reshape(self.clusters, self.groups, -1)
+        groups = len(self.groups)
+        total = np.zeros((self.clusters * groups, values.shape[1]))
+        np.add.at(total, self.reference * groups + self.group, values)
+        return total.reshape(self.clusters, groups, -1)
 
+    def add_averages(self, means: Array) -> Array:
+        """(..., G, M) group means → (..., A + G, M), the plain means over groups first."""
+        averaged = [
+            means[..., own, :].mean(axis=-2, keepdims=True)
+            for own in self.members[: len(self.averages)]
+        ]
+        return np.concatenate([*averaged, means], axis=-2)
 
-def group_means(values: Array, design: Design) -> Array:
-    """(Q, M) → (G, M)."""
-    means: Array = design.sums(values).sum(axis=0) / design.sizes[:, None]
-    return means
+    def means(self, values: Array) -> Array:
+        """(Q, M) → (A + G, M)."""
+        return self.add_averages(self.sums(values).sum(axis=0) / self.sizes[:, None])
 
+    def draws(self, values: Array, resamples: int = RESAMPLES) -> Array:
+        """(Q, M) → (resamples, A + G, M): the means under resampled references.
 
-def resampled_means(values: Array, design: Design, resamples: int = RESAMPLES) -> Array:
-    """(Q, M) → (resamples, G, M): the group means under resampled references.
-
-    A draw that leaves a group without a query (possible only in tiny data) gives NaN there.
-    """
-    sums = design.sums(values)
-    counts = design.sums(np.ones((len(values), 1)))
-    clusters, groups, metrics = sums.shape
-    flat = np.concatenate([sums.reshape(clusters, -1), counts.reshape(clusters, -1)], axis=1)
-    drawn = np.concatenate([chunk.astype(float) @ flat for chunk in _weights(clusters, resamples)])
-    total = drawn[:, : groups * metrics].reshape(-1, groups, metrics)
-    with np.errstate(invalid="ignore"):
-        means: Array = total / drawn[:, groups * metrics :, None]
-    return means
+        A draw that leaves a group without a query (possible only in tiny data) gives NaN there.
+        """
+        sums = self.sums(values)
+        counts = self.sums(np.ones((len(values), 1)))
+        clusters, groups, metrics = sums.shape
+        flat = np.concatenate([sums.reshape(clusters, -1), counts.reshape(clusters, -1)], axis=1)
+        weights = _draw_weights(clusters, resamples)
+        drawn = np.concatenate([chunk.astype(float) @ flat for chunk in weights])
+        total = drawn[:, : groups * metrics].reshape(-1, groups, metrics)
+        with np.errstate(invalid="ignore"):
+            return self.add_averages(total / drawn[:, groups * metrics :, None])
 
 
 @lru_cache(maxsize=1)  # the records of a board have the same references: one draw for all
-def _weights(clusters: int, resamples: int) -> tuple[NDArray[np.uint16], ...]:
+def _draw_weights(clusters: int, resamples: int) -> tuple[NDArray[np.uint16], ...]:
     """How often each reference is drawn, (≤ _CHUNK, C) at a time."""
     rng = np.random.default_rng(SEED)
     return tuple(
-        _times_drawn(rng.integers(0, clusters, size=(min(_CHUNK, resamples - start), clusters)))
+        _count_draws(rng.integers(0, clusters, size=(min(_CHUNK, resamples - start), clusters)))
         for start in range(0, resamples, _CHUNK)
     )
 
 
-def _times_drawn(drawn: NDArray[np.int64]) -> NDArray[np.uint16]:
+def _count_draws(drawn: NDArray[np.int64]) -> NDArray[np.uint16]:
     """(R, C) references, C drawn a row → (R, C) how often each is in its row."""
     rows, clusters = drawn.shape
     offset = drawn + clusters * np.arange(rows)[:, None]

@@ -13,17 +13,9 @@ from dataclasses import dataclass
 from statistics import NormalDist
 
 import numpy as np
-from numpy.typing import NDArray
 
 from cirbench.benchmark.api.values import Interval
-from cirbench.benchmark.scoring.bootstrap import (
-    LEVEL,
-    Array,
-    Design,
-    intervals,
-    resampled_means,
-)
-from cirbench.benchmark.scoring.summary import Averages, with_averages
+from cirbench.benchmark.scoring.bootstrap import LEVEL, Array, Design, intervals
 
 DRAWS = 10_000
 SEED = 0
@@ -56,53 +48,31 @@ class Difference:
     losses: int
 
 
-@dataclass(frozen=True, kw_only=True)
-class Differences:
-    """(A + G, M) tables, averages before groups, as `scoring.with_averages` orders them."""
-
-    rows: tuple[str, ...]
-    cells: tuple[tuple[Difference, ...], ...]
-
-
-def differences(
-    values: Array, design: Design, groups: Sequence[str], averages: Averages
-) -> Differences:
-    """(Q, M) values of A minus B → a `Difference` by row (average or group) and metric."""
-    p = randomisation_p(values, design, groups, averages)
-    draws = with_averages(resampled_means(values, design), groups, averages)
+def find_differences(values: Array, design: Design) -> dict[str, list[Difference]]:
+    """(Q, M) values of A minus B → by row (average or group), a `Difference` for each metric."""
+    p = find_p(values, design)
+    draws = design.draws(values)
     errors = np.nanstd(draws, axis=0, ddof=1)
-    means = with_averages(_shares(values, design).sum(axis=0), groups, averages)
-    members = [list(names) for names in averages.values()] + [[group] for group in groups]
-    group_names = np.asarray(groups)[design.group]
-    rows = []
-    for i, names in enumerate(members):
-        own = values[np.isin(group_names, names)]
+    means = design.means(values)
+    found = {}
+    for i, (name, members) in enumerate(zip(design.rows, design.members, strict=True)):
+        own = values[np.isin(design.group, members)]
         spans = intervals(means[i], draws[:, i], [len(own)] * values.shape[1])
-        rows.append(
-            tuple(
-                Difference(
-                    interval=spans[m],
-                    p=float(p[i, m]),
-                    detectable=DETECTABLE_FACTOR * float(errors[i, m]) or None,
-                    wins=int((own[:, m] > 0).sum()),
-                    ties=int((own[:, m] == 0).sum()),
-                    losses=int((own[:, m] < 0).sum()),
-                )
-                for m in range(values.shape[1])
+        found[name] = [
+            Difference(
+                interval=spans[m],
+                p=float(p[i, m]),
+                detectable=DETECTABLE_FACTOR * float(errors[i, m]) or None,
+                wins=int((own[:, m] > 0).sum()),
+                ties=int((own[:, m] == 0).sum()),
+                losses=int((own[:, m] < 0).sum()),
             )
-        )
-    return Differences(rows=(*averages, *groups), cells=tuple(rows))
+            for m in range(values.shape[1])
+        ]
+    return found
 
 
-def _shares(values: Array, design: Design) -> NDArray[np.float64]:
-    """(Q, M) → (C, G, M): what each reference adds to its group's mean."""
-    shares: Array = design.sums(values) / design.sizes[:, None]
-    return shares
-
-
-def randomisation_p(
-    values: Array, design: Design, groups: Sequence[str], averages: Averages
-) -> Array:
+def find_p(values: Array, design: Design) -> Array:
     """(Q, M) differences → (A + G, M) two-sided p-values of "no difference".
 
     Under the null hypothesis A and B could change places in any reference, so the sign of all its
@@ -110,16 +80,16 @@ def randomisation_p(
     at most `EXACT_CLUSTERS` references differ at all, every combination of signs is tried; else
     10,000 drawn ones, and the observed one, which keeps p above 0 and the test valid.
     """
-    shares = _shares(values, design)
+    shares = design.sums(values) / design.sizes[:, None]  # (C, G, M): what each adds to the mean
     shares = shares[np.abs(shares).any(axis=(1, 2))]
-    slack = _ROUNDING * with_averages(np.abs(shares).sum(axis=0), groups, averages)
-    bound = np.abs(with_averages(shares.sum(axis=0), groups, averages)) - slack
+    slack = _ROUNDING * design.add_averages(np.abs(shares).sum(axis=0))
+    bound = np.abs(design.add_averages(shares.sum(axis=0))) - slack
     exact = len(shares) <= EXACT_CLUSTERS
-    blocks = _all_signs(len(shares)) if exact else _drawn_signs(len(shares))
+    blocks = _all_signs(len(shares)) if exact else _draw_signs(len(shares))
     as_far, tried = np.zeros(bound.shape), 0
     for signs in blocks:
-        means = np.tensordot(signs, shares, axes=1)
-        as_far += (np.abs(with_averages(means, groups, averages)) >= bound).sum(axis=0)
+        means = design.add_averages(np.tensordot(signs, shares, axes=1))
+        as_far += (np.abs(means) >= bound).sum(axis=0)
         tried += len(signs)
     p: Array = as_far / tried if exact else (as_far + 1) / (tried + 1)
     return p
@@ -131,7 +101,7 @@ def _all_signs(clusters: int) -> Iterator[Array]:
     yield np.array(rows, dtype=np.float64).reshape(len(rows), clusters)
 
 
-def _drawn_signs(clusters: int) -> Iterator[Array]:
+def _draw_signs(clusters: int) -> Iterator[Array]:
     """`DRAWS` rows, (≤ _CHUNK, C) at a time."""
     rng = np.random.default_rng(SEED)
     for start in range(0, DRAWS, _CHUNK):

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from cirbench.benchmark.api.per_query import PerQuery, Scores
 from cirbench.benchmark.api.protocol import EvaluationProtocol
@@ -15,12 +14,7 @@ from cirbench.benchmark.api.values import TaskData
 from cirbench.benchmark.records.fields import Cell, Metrics
 from cirbench.benchmark.records.record import Record, read_records
 from cirbench.benchmark.runtime.errors import CorruptData, UsageError
-from cirbench.benchmark.scoring.bootstrap import (
-    Design,
-    group_means,
-    intervals,
-    resampled_means,
-)
+from cirbench.benchmark.scoring.bootstrap import Design, intervals
 from cirbench.benchmark.scoring.metrics import SUBSET, Metric, Values, hits_at, parse_metrics
 
 if TYPE_CHECKING:  # a report, which summarises too, need not wait for torch
@@ -69,16 +63,13 @@ def score(data: TaskData, ranking: Ranking, protocol: EvaluationProtocol) -> Per
     )
 
 
-Averages = Mapping[str, Sequence[str]]
-
-
-def averages_of(groups: Sequence[str], protocol: EvaluationProtocol) -> Averages:
-    """Average name → its groups; "average" is over all, unless the protocol says otherwise.
+def check_averages(groups: Sequence[str], protocol: EvaluationProtocol) -> None:
+    """Check that a protocol's averages can be made of these groups.
 
     Raises:
-        UsageError: an average has the name of a group.
+        UsageError: an average has the name of a group, or is over a group without queries.
     """
-    averages = {"average": groups, **protocol.averages}
+    averages = protocol.averages_over(groups)
     if shared := sorted(averages.keys() & set(groups)):
         raise UsageError(f"protocol {protocol.name}: {shared[0]!r} names a group and an average")
     for name, members in averages.items():
@@ -87,18 +78,12 @@ def averages_of(groups: Sequence[str], protocol: EvaluationProtocol) -> Averages
                 f"protocol {protocol.name}: {name!r} must be over groups that have queries, got "
                 f"{empty[0]!r}"
             )
-    return averages
 
 
-def with_averages(
-    means: NDArray[np.float64], groups: Sequence[str], averages: Averages
-) -> NDArray[np.float64]:
-    """(..., G, M) group means → (..., A + G, M), the plain means over groups first."""
-    rows = [
-        means[..., [groups.index(group) for group in members], :].mean(axis=-2, keepdims=True)
-        for members in averages.values()
-    ]
-    return np.concatenate([*rows, means], axis=-2)
+def make_design(scores: Scores, groups: Sequence[str], protocol: EvaluationProtocol) -> Design:
+    """Make the design of a record's queries."""
+    averages = protocol.averages_over(groups)
+    return Design.of(scores.reference, scores.group, groups, averages)
 
 
 def read_scored(root: Path) -> list[Record]:
@@ -145,17 +130,15 @@ def _check_means(record: Record, scores: Scores) -> None:
     Raises:
         CorruptData: one is another; says which.
     """
-    groups, averages = record.groups, record.averages
-    if unknown := set(scores.group.tolist()) ^ set(groups):
+    if unknown := set(scores.group.tolist()) ^ set(record.groups):
         raise CorruptData(f"{record.path} was edited: the group {min(unknown)!r}; run it again")
     if len(scores.query) != record.counts.queries:
         raise CorruptData(
             f"{record.path} was edited: {record.counts.queries} queries, and "
             f"{len(scores.query)} in its per-query data; run the cell again"
         )
-    design = Design.of(scores.reference, scores.group, groups)
-    means = with_averages(group_means(scores.values, design), groups, averages)
-    for name, row in zip([*averages, *groups], means, strict=True):
+    design = make_design(scores, record.groups, record.protocol)
+    for name, row in zip(design.rows, design.means(scores.values), strict=True):
         for metric, mean in zip(map(str, scores.metrics), row, strict=True):
             found = record.metrics[name][metric]
             if not abs(found.value - mean) <= _ROUNDING or found.low > found.high:
@@ -165,15 +148,17 @@ def _check_means(record: Record, scores: Scores) -> None:
                 )
 
 
-def summarise(scores: Scores, groups: Sequence[str], averages: Averages) -> Metrics:
-    """Group or average → metric → its mean over queries with a 95 % interval."""
-    design = Design.of(scores.reference, scores.group, groups)
-    means = with_averages(group_means(scores.values, design), groups, averages)
-    draws = with_averages(resampled_means(scores.values, design), groups, averages)
-    group_sizes = dict(zip(groups, design.sizes, strict=True))
-    sizes = {name: sum(group_sizes[g] for g in members) for name, members in averages.items()}
+def summarise(scores: Scores, groups: Sequence[str], protocol: EvaluationProtocol) -> Metrics:
+    """Group or average → metric → its mean over queries with a 95 % interval.
+
+    Raises:
+        UsageError: the protocol's averages can't be made of these groups.
+    """
+    check_averages(groups, protocol)
+    design = make_design(scores, groups, protocol)
+    means, draws = design.means(scores.values), design.draws(scores.values)
     metrics = [str(name) for name in scores.metrics]
     return {
         name: dict(zip(metrics, intervals(means[i], draws[:, i], [n] * len(metrics)), strict=True))
-        for i, (name, n) in enumerate({**sizes, **group_sizes}.items())
+        for i, (name, n) in enumerate(zip(design.rows, design.row_sizes, strict=True))
     }

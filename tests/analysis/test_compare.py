@@ -21,9 +21,9 @@ from cirbench.benchmark.cli.main import main
 from cirbench.benchmark.records.record import write_record
 from cirbench.benchmark.runtime.errors import CorruptData, MissingData, UsageError
 from cirbench.benchmark.scoring import paired
-from cirbench.benchmark.scoring.bootstrap import Design, intervals, resampled_means
-from cirbench.benchmark.scoring.paired import differences, holm, randomisation_p
-from cirbench.benchmark.scoring.summary import averages_of, summarise
+from cirbench.benchmark.scoring.bootstrap import Design, intervals
+from cirbench.benchmark.scoring.paired import find_differences, find_p, holm
+from cirbench.benchmark.scoring.summary import summarise
 
 GROUPS = ("cartoon", "toy")
 PROTOCOL = EvaluationProtocol(
@@ -63,7 +63,7 @@ def store(
         metrics=np.array(protocol.metrics),
         values=values[order],
     )
-    metrics = summarise(arrays, groups, averages_of(groups, protocol))
+    metrics = summarise(arrays, groups, protocol)
     identity = make_cell(protocol, method=method, **cell)
     parts = {
         "counts": make_counts(count, references, 1),
@@ -79,7 +79,7 @@ B = [0, 0, 100, 0, 0, 100]
 def one_group(values, references=None):
     values = np.asarray(values, dtype=float)[:, None]
     references = [f"r{i}" for i in range(len(values))] if references is None else references
-    return values, Design.of(references, ["all"] * len(values), ["all"]), ["all"], {}
+    return values, Design.of(references, ["all"] * len(values), ["all"], {})
 
 
 def test_a_worked_example(tmp_path):
@@ -111,12 +111,10 @@ def test_a_worked_example(tmp_path):
 
 def test_the_interval_and_what_can_be_shown_come_from_the_bootstrap_of_the_differences():
     rng = np.random.default_rng(1)
-    values, design, groups, averages = one_group(
-        rng.normal(3, 10, 60), [f"r{i % 30}" for i in range(60)]
-    )
-    [[found]] = differences(values, design, groups, averages).cells
-    draws = resampled_means(values, design)[:, 0]
-    assert found.interval == intervals(values.mean(axis=0), draws, [60])[0]
+    values, design = one_group(rng.normal(3, 10, 60), [f"r{i % 30}" for i in range(60)])
+    [[found]] = find_differences(values, design).values()
+    draws = design.draws(values)[:, 0]
+    assert found.interval == intervals(design.means(values)[0], draws, [60])[0]
     assert found.detectable == pytest.approx((1.959964 + 0.841621) * draws.std(ddof=1), rel=1e-5)
 
 
@@ -124,15 +122,15 @@ def test_a_difference_of_the_detectable_size_is_found_four_times_in_five():
     """The claim itself: samples with that true difference reject at 5 % in about 80 %."""
     rng = np.random.default_rng(0)
     noise = rng.normal(0, 1, (400, 100))
-    [[pilot]] = differences(*one_group(rng.normal(0, 1, 100))).cells
-    p = [randomisation_p(*one_group(row + pilot.detectable))[0, 0] for row in noise[:150]]
+    [[pilot]] = find_differences(*one_group(rng.normal(0, 1, 100))).values()
+    p = [find_p(*one_group(row + pilot.detectable))[0, 0] for row in noise[:150]]
     assert 0.7 < np.mean(np.array(p) < 0.05) < 0.92
 
 
 @settings(max_examples=25, deadline=None)
 @given(st.lists(st.integers(-4, 4), min_size=2, max_size=9))
 def test_exact_p_is_scipys(values):
-    ours = randomisation_p(*one_group(values))[0, 0]
+    ours = find_p(*one_group(values))[0, 0]
     theirs = permutation_test(
         (np.array(values, dtype=float), np.zeros(len(values))),
         lambda x, y, axis: np.mean(x - y, axis=axis),
@@ -152,9 +150,9 @@ def test_exact_p_is_scipys(values):
 def test_exact_p_of_clusters_and_groups_is_that_of_brute_force(rows):
     rows += [(1, 0, True), (1, 1, False)]
     names = ["x" if first else "y" for *_, first in rows]
-    design = Design.of([f"r{r}" for _, r, _ in rows], names, ["x", "y"])
+    design = Design.of([f"r{r}" for _, r, _ in rows], names, ["x", "y"], {"both": ["x", "y"]})
     values = np.array([[v] for v, *_ in rows], dtype=float)
-    ours = randomisation_p(values, design, ["x", "y"], {"both": ["x", "y"]})[:, 0]
+    ours = find_p(values, design)[:, 0]
 
     def means(signs):
         signed = [v * signs[r] for v, r, _ in rows]
@@ -170,15 +168,15 @@ def test_exact_p_of_clusters_and_groups_is_that_of_brute_force(rows):
 
 def test_drawn_signs_come_near_the_exact_p(monkeypatch):
     case = one_group([3, 1, -1, 2, 2, -2, 1, 0.5, 1.5, -0.5])
-    exact = randomisation_p(*case)[0, 0]
+    exact = find_p(*case)[0, 0]
     monkeypatch.setattr(paired, "EXACT_CLUSTERS", 0)
-    assert randomisation_p(*case)[0, 0] == pytest.approx(exact, abs=0.02)
+    assert find_p(*case)[0, 0] == pytest.approx(exact, abs=0.02)
     assert 0.01 < exact < 0.5
 
 
 def test_p_is_uniform_where_there_is_no_difference():
     rng = np.random.default_rng(0)
-    p = [randomisation_p(*one_group(row))[0, 0] for row in rng.normal(0, 1, (300, 14))]
+    p = [find_p(*one_group(row))[0, 0] for row in rng.normal(0, 1, (300, 14))]
     counts, _ = np.histogram(p, bins=5, range=(0, 1))
     assert counts.sum() == 300
     assert (np.abs(counts - 60) < 25).all()
@@ -186,14 +184,14 @@ def test_p_is_uniform_where_there_is_no_difference():
 
 def test_queries_of_one_reference_are_no_independent_evidence():
     values = np.repeat([1.0, 1, 1, -1, 1, 1], 20)
-    apart = randomisation_p(*one_group(values))[0, 0]
-    together = randomisation_p(*one_group(values, np.repeat(list("abcdef"), 20)))[0, 0]
+    apart = find_p(*one_group(values))[0, 0]
+    together = find_p(*one_group(values, np.repeat(list("abcdef"), 20)))[0, 0]
     assert together == 14 / 64
     assert apart < 0.001
 
 
 def test_no_difference_at_all_is_p_1_and_nothing_can_be_shown():
-    [[found]] = differences(*one_group([0.0] * 30)).cells
+    [[found]] = find_differences(*one_group([0.0] * 30)).values()
     assert (found.p, found.detectable, found.ties) == (1.0, None, 30)
 
 

@@ -21,7 +21,7 @@ from cirbench.benchmark.report.publish import publish, stale
 from cirbench.benchmark.runtime.errors import CorruptData, MissingData
 from cirbench.benchmark.runtime.figures import render_png, render_svg
 from cirbench.benchmark.scoring.metrics import hits_at, parse_metric
-from cirbench.benchmark.scoring.summary import averages_of, summarise
+from cirbench.benchmark.scoring.summary import summarise
 
 EXPECTED = GOLDEN / "leaderboard.md"
 GROUPS = ("cartoon", "toy")
@@ -61,7 +61,7 @@ def store(root, method, skill, protocol=PROTOCOL, gallery="g", **cell):
         metrics=np.array(protocol.metrics),
         values=np.stack(values, axis=1),
     )
-    metrics = summarise(arrays, GROUPS, averages_of(GROUPS, protocol))
+    metrics = summarise(arrays, GROUPS, protocol)
     identity = make_cell(protocol, method=method, **cell)
     parts = {
         "method": MethodFacts(zero_shot=method != "bad|<b>", remarks=()),

@@ -30,7 +30,7 @@ from cirbench.benchmark.report.tables import Difference, Table, board_tables
 from cirbench.benchmark.report.write import contents, stale, write
 from cirbench.benchmark.runtime.errors import CorruptData, MissingData
 from cirbench.benchmark.scoring.metrics import hits_at, parse_metric
-from cirbench.benchmark.scoring.summary import averages_of, summarise
+from cirbench.benchmark.scoring.summary import summarise
 
 STYLE = ROOT / "benchmark" / "report" / "templates" / "style.css"
 GROUPS = ("cartoon", "toy")
@@ -67,7 +67,7 @@ def store(root, method, skill, protocol=PROTOCOL, queries="q", **cell):
         metrics=np.array(protocol.metrics),
         values=np.stack(values, axis=1),
     )
-    metrics = summarise(arrays, GROUPS, averages_of(GROUPS, protocol))
+    metrics = summarise(arrays, GROUPS, protocol)
     identity = make_cell(protocol, method=method, **cell)
     parts = {
         "counts": make_counts(80, 40, 3),

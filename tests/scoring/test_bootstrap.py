@@ -8,19 +8,19 @@ from cirbench.benchmark.api.protocol import EvaluationProtocol
 from cirbench.benchmark.api.values import ImageRef, Query, TaskData
 from cirbench.benchmark.ranking.rank import Ranking
 from cirbench.benchmark.runtime.errors import UsageError
-from cirbench.benchmark.scoring.bootstrap import Design, group_means, intervals, resampled_means
-from cirbench.benchmark.scoring.summary import averages_of, depth, score, summarise, with_averages
+from cirbench.benchmark.scoring.bootstrap import Design, intervals
+from cirbench.benchmark.scoring.summary import check_averages, depth, score, summarise
 
 
 def one_group(references):
-    return Design.of([f"{r:05d}" for r in references], ["all"] * len(references), ["all"])
+    return Design.of([f"{r:05d}" for r in references], ["all"] * len(references), ["all"], {})
 
 
 def interval(values, references, resamples=2000):
     """The interval of the mean of one metric over one group."""
     design, column = one_group(references), np.asarray(values, dtype=float)[:, None]
-    draws = resampled_means(column, design, resamples)[:, 0]
-    return intervals(group_means(column, design)[0], draws, [len(values)])[0]
+    draws = design.draws(column, resamples)[:, 0]
+    return intervals(design.means(column)[0], draws, [len(values)])[0]
 
 
 def width(found):
@@ -28,16 +28,16 @@ def width(found):
 
 
 def test_group_means_by_hand():
-    design = Design.of(["r1", "r1", "r2", "r2"], ["b", "a", "b", "b"], ["a", "b"])
+    design = Design.of(["r1", "r1", "r2", "r2"], ["b", "a", "b", "b"], ["a", "b"], {})
     values = np.array([[30.0, 1.0], [10.0, 2.0], [60.0, 3.0], [90.0, 8.0]])
-    assert group_means(values, design).tolist() == [[10, 2], [60, 4]]
+    assert design.means(values).tolist() == [[10, 2], [60, 4]]
     assert design.sizes.tolist() == [1, 3]
-    assert (design.clusters, design.groups) == (2, 2)
+    assert (design.clusters, design.groups) == (2, ("a", "b"))
 
 
 def test_draws_are_means_under_resampled_references():
     # Two references with 0 and 100: a draw has the second one 0, 1 or 2 times.
-    draws = resampled_means(np.array([[0.0], [100.0]]), one_group([0, 1]), 4000)[:, 0, 0]
+    draws = one_group([0, 1]).draws(np.array([[0.0], [100.0]]), 4000)[:, 0, 0]
     values, counts = np.unique(draws, return_counts=True)
     assert values.tolist() == [0, 50, 100]
     np.testing.assert_allclose(counts / 4000, [0.25, 0.5, 0.25], atol=0.03)
@@ -47,8 +47,8 @@ def test_groups_are_resampled_jointly():
     # Each reference is right in exactly one of two groups: their average can't vary.
     right = np.random.default_rng(0).integers(0, 2, 40)
     references = [f"{r:02d}" for r in range(40)] * 2
-    design = Design.of(references, ["a"] * 40 + ["b"] * 40, ["a", "b"])
-    draws = resampled_means(100.0 * np.concatenate([right, 1 - right])[:, None], design, 500)
+    design = Design.of(references, ["a"] * 40 + ["b"] * 40, ["a", "b"], {})
+    draws = design.draws(100.0 * np.concatenate([right, 1 - right])[:, None], 500)
     assert draws.shape == (500, 2, 1)
     assert draws[:, 0].std() > 5
     np.testing.assert_allclose(draws.mean(axis=1), 50, atol=1e-9)
@@ -56,7 +56,7 @@ def test_groups_are_resampled_jointly():
 
 def test_metrics_are_resampled_jointly():
     values = np.random.default_rng(1).random((30, 1))
-    draws = resampled_means(np.hstack([values, 2 * values + 1]), one_group(range(30)), 200)
+    draws = one_group(range(30)).draws(np.hstack([values, 2 * values + 1]), 200)
     assert draws[:, 0, 0].std() > 0
     np.testing.assert_allclose(draws[:, 0, 1], 2 * draws[:, 0, 0] + 1)
 
@@ -73,11 +73,11 @@ def test_repeated_queries_of_a_reference_do_not_narrow_the_interval():
 
 def test_same_data_same_draws():
     values, design = np.random.default_rng(3).random((20, 2)), one_group(range(20))
-    draws = resampled_means(values, design, 300)
-    assert np.array_equal(draws, resampled_means(values, design, 300))
+    draws = design.draws(values, 300)
+    assert np.array_equal(draws, design.draws(values, 300))
     assert len(np.unique(draws[:, 0, 0])) > 250
     # More resamples go on where fewer stopped.
-    np.testing.assert_allclose(resampled_means(values, design, 200), draws[:200])
+    np.testing.assert_allclose(design.draws(values, 200), draws[:200])
 
 
 @pytest.mark.parametrize("constant", [0.0, 37.3, 100.0])
@@ -115,8 +115,8 @@ def test_an_interval_holds_the_middle_95_percent():
 
 
 def test_draws_that_miss_a_group_are_left_out():
-    design = Design.of(["r1", "r2", "r3"], ["a", "a", "b"], ["a", "b"])
-    draws = resampled_means(np.array([[0.0], [10.0], [70.0]]), design, 200)
+    design = Design.of(["r1", "r2", "r3"], ["a", "a", "b"], ["a", "b"], {})
+    draws = design.draws(np.array([[0.0], [10.0], [70.0]]), 200)
     assert np.isnan(draws[:, 1]).any()
     (found,) = intervals(np.array([70.0]), draws[:, 1], [1])
     assert (found.low, found.high) == (70, 70)
@@ -125,9 +125,10 @@ def test_draws_that_miss_a_group_are_left_out():
 def test_averages_are_plain_means_over_groups():
     means = np.array([[10.0, 1.0], [20.0, 2.0], [60.0, 6.0]])
     averages = {"average": ("a", "b", "c"), "without b": ("a", "c")}
+    design = Design.of(["r"] * 3, ["a", "b", "c"], ["a", "b", "c"], averages)
     expected = [[30, 3], [35, 3.5], [10, 1], [20, 2], [60, 6]]
-    assert with_averages(means, ("a", "b", "c"), averages).tolist() == expected
-    stacked = with_averages(np.stack([means, 2 * means]), ("a", "b", "c"), averages)
+    assert design.add_averages(means).tolist() == expected
+    stacked = design.add_averages(np.stack([means, 2 * means]))
     assert stacked[1].tolist() == (2 * np.array(expected)).tolist()
 
 
@@ -196,7 +197,7 @@ def test_scores_per_query_by_hand():
 
 def test_summary_by_hand():
     data, found = scored()
-    summary = summarise(found, data.groups, averages_of(data.groups, PROTOCOL))
+    summary = summarise(found, data.groups, PROTOCOL)
     assert list(summary) == ["average", "without c", "a", "b", "c"]
     values = {name: [m["R@1"].value, m["HR@2"].value] for name, m in summary.items()}
     assert values["a"] == [25, 100]
@@ -215,4 +216,4 @@ def test_summary_by_hand():
 
 def test_an_average_may_not_be_called_like_a_group():
     with pytest.raises(UsageError, match="names a group and an average"):
-        averages_of(("average", "toy"), PROTOCOL)
+        check_averages(("average", "toy"), PROTOCOL)

@@ -13,8 +13,8 @@ from cirbench.benchmark.api.values import ImageRef, Query, TaskData
 from cirbench.benchmark.ranking.groups import rank_queries
 from cirbench.benchmark.ranking.parts import RankRequest
 from cirbench.benchmark.ranking.rank import PART_ROWS, rank_vectors
-from cirbench.benchmark.scoring.bootstrap import Design, resampled_means
-from cirbench.benchmark.scoring.summary import averages_of, depth, score, summarise
+from cirbench.benchmark.scoring.bootstrap import Design
+from cirbench.benchmark.scoring.summary import depth, score, summarise
 from perf.measure import Row, anonymous_memory, medians, seconds, unit_vectors
 
 WIDTH = 768
@@ -94,7 +94,7 @@ def made_task(queries: int, gallery: int) -> TaskData:
 def to_metrics(data: TaskData, queries: Tensor, gallery: Tensor) -> None:
     """Vectors in, metrics with intervals out."""
     found = score(data, rank_queries(data, queries, gallery, depth(PROTOCOL)), PROTOCOL)
-    summarise(found, data.groups, averages_of(data.groups, PROTOCOL))
+    summarise(found, data.groups, PROTOCOL)
 
 
 def scoring_row(name: str, queries: int, gallery: int) -> Row:
@@ -116,9 +116,9 @@ def scoring_row(name: str, queries: int, gallery: int) -> Row:
 def bootstrap_row() -> Row:
     """Intervals for 10,000 queries × 6 metrics × 2,000 resamples."""
     values = np.random.default_rng(0).random((10_000, 6))
-    design = Design(reference=np.arange(10_000), group=np.zeros(10_000, dtype=np.int64))
+    design = Design.of(np.arange(10_000).astype(str), ["all"] * 10_000, ["all"], {})
     with anonymous_memory() as memory:
-        taken = seconds(lambda: resampled_means(values, design))
+        taken = seconds(lambda: design.draws(values))
     return Row(
         name="bootstrap, 10,000 queries × 6 metrics × 2,000 resamples",
         against="2 s",
