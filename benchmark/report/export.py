@@ -1,17 +1,22 @@
-"""Tables as CSV and as LaTeX (booktabs)."""
+"""Tables as markdown, as CSV and as LaTeX (booktabs)."""
 
 from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Iterator
 
-from cirbench.benchmark.analysis.board_statistics import Score
+from tabulate import tabulate
+
 from cirbench.benchmark.report.tables import (
+    Change,
     Difference,
+    Measured,
     Table,
     Value,
     interval_text,
+    is_number,
     signed_interval_text,
 )
 from cirbench.benchmark.runtime.paths import to_line
@@ -38,6 +43,42 @@ _LATEX = str.maketrans(
 )
 
 
+def as_markdown(table: Table) -> str:
+    """A pipe table; the best is bold."""
+    first = table.rows[0] if table.rows else ()
+    return str(
+        tabulate(
+            [[_markdown(value) for value in row] for row in table.rows],
+            [escape_markdown(header) for header in table.headers],
+            tablefmt="pipe",
+            disable_numparse=True,
+            colalign=["right" if is_number(value) else "left" for value in first],
+        )
+    )
+
+
+def _markdown(value: Value) -> str:
+    match value:
+        case Difference(best=True):
+            return "–"
+        case Difference(interval=i):
+            return f"{i.value:+.1f} {signed_interval_text(i)}"
+        case Measured(interval=i):
+            number = f"**{i.value:.1f}**" if value.best else f"{i.value:.1f}"
+            return f"{number} {interval_text(i)}"
+        case Change():
+            return f"{value:+.2f}"
+        case float():
+            return f"{value:.2f}"
+        case _:
+            return escape_markdown(value)
+
+
+def escape_markdown(name: str) -> str:
+    """A stranger's name as itself: no markup, link, formula or control character of it counts."""
+    return re.sub(r"([\\`*\[\]|!])|(<)", lambda m: "&lt;" if m[2] else f"\\{m[1]}", to_line(name))
+
+
 def as_csv(table: Table) -> str:
     """A score takes four columns: value, low, high, and whether it is best or tied with the best.
 
@@ -55,20 +96,20 @@ def as_csv(table: Table) -> str:
 
 def _columns(header: str, value: Value) -> list[str]:
     match value:
-        case Score():
-            return [header, f"{header} low", f"{header} high", f"{header} standing"]
         case Difference():
             return [header, f"{header} low", f"{header} high"]
+        case Measured():
+            return [header, f"{header} low", f"{header} high", f"{header} standing"]
         case _:
             return [header]
 
 
 def _fields(value: Value) -> list[str]:
     match value:
-        case Score(value=v):
-            return [*(f"{x:.4f}" for x in (v.value, v.low, v.high)), standing(value)]
-        case Difference(score=Score(difference=d)):
-            return [f"{x:.4f}" for x in (d.value, d.low, d.high)]
+        case Difference(interval=i):
+            return [f"{x:.4f}" for x in (i.value, i.low, i.high)]
+        case Measured(interval=i):
+            return [*(f"{x:.4f}" for x in (i.value, i.low, i.high)), _standing(value)]
         case float():
             return [f"{value:.4f}"]
         case _:
@@ -81,15 +122,15 @@ def _as_text(value: str) -> str:
     return f"'{plain}" if plain.startswith(("=", "+", "-", "@")) else plain
 
 
-def standing(score: Score) -> str:
+def _standing(value: Measured) -> str:
     """`best`, `tied` or nothing."""
-    return "best" if score.best else "tied" if score.tied else ""
+    return "best" if value.best else "tied" if value.tied else ""
 
 
 def as_latex(table: Table) -> str:
     """A floating table for `\\usepackage{booktabs}`; the best is bold, what ties with it has ≈."""
     alignment = "l" * table.names + "".join(
-        "l" if isinstance(value, str) else "r" for value in (table.rows or ((),))[0][table.names :]
+        "r" if is_number(value) else "l" for value in (table.rows or ((),))[0][table.names :]
     )
     return "\n".join(
         [
@@ -121,13 +162,16 @@ def _line(row: tuple[Value, ...]) -> str:
 
 def _latex(value: Value) -> str:
     match value:
-        case Score(value=v):
-            number = rf"\textbf{{{v.value:.1f}}}" if value.best else f"{v.value:.1f}"
-            return f"{number} {{\\scriptsize {interval_text(v)}}}" + r"$^\approx$" * value.tied
-        case Difference(score=Score(best=True)):
+        case Difference(best=True):
             return "--"
-        case Difference(score=Score(difference=d)):
-            return f"${d.value:+.1f}$ {{\\scriptsize ${signed_interval_text(d)}$}}"
+        case Difference(interval=i):
+            return f"${i.value:+.1f}$ {{\\scriptsize ${signed_interval_text(i)}$}}"
+        case Measured(interval=i):
+            number = rf"\textbf{{{i.value:.1f}}}" if value.best else f"{i.value:.1f}"
+            tie = r"$^\approx$" if value.tied else ""
+            return f"{number} {{\\scriptsize {interval_text(i)}}}{tie}"
+        case Change():
+            return f"${value:+.2f}$"
         case float():
             return f"{value:.2f}"
         case _:

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from cirbench.benchmark.analysis.board_statistics import Score, Statistics
+from cirbench.benchmark.analysis.board_statistics import Statistics
 from cirbench.benchmark.analysis.boards import Board
 from cirbench.benchmark.analysis.published import STATES, Verdict
 from cirbench.benchmark.api.protocol import EvaluationProtocol
@@ -22,7 +22,9 @@ from cirbench.benchmark.records.record import Record, labels
 from cirbench.benchmark.report import charts
 from cirbench.benchmark.report.charts import Chart
 from cirbench.benchmark.report.tables import (
+    Change,
     Difference,
+    Measured,
     Table,
     Value,
     board_slug,
@@ -173,10 +175,12 @@ def _inlined(name: str) -> Markup:
 
 def _kind(value: Value) -> str:
     match value:
-        case Score():
-            return "score"
         case Difference():
             return "difference"
+        case Measured():
+            return "score"
+        case Change():
+            return "change"
         case float():
             return "number"
         case _:

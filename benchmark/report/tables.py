@@ -1,8 +1,8 @@
-"""Tables as values, which the page, CSV and LaTeX each write in their own way."""
+"""Tables as values; markdown, CSV, LaTeX and the page are views of them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from cirbench.benchmark.analysis.board_statistics import Score, Statistics
@@ -13,120 +13,182 @@ from cirbench.benchmark.records.fields import slug
 
 
 @dataclass(frozen=True, kw_only=True)
-class Difference:
-    """A score's difference to the best of the table; the best itself has none."""
+class Measured:
+    """A number with its interval, and whether it is the best of its column or tied with it."""
 
-    score: Score
+    interval: Interval
+    best: bool = False
+    tied: bool = False
 
 
-Value = str | float | Score | Difference
+@dataclass(frozen=True, kw_only=True)
+class Difference(Measured):
+    """A difference to a row of the table; `best` where it is that row's own."""
+
+
+class Change(float):
+    """A plain difference, written with its sign."""
+
+
+class Printed(str):
+    """A number as somebody printed it."""
+
+
+Value = str | float | Measured
 """A float is a plain number, written with two decimals."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """A table; the first `names` columns say what a row is.
+    """A table of a board.
 
     Attributes:
         stem: file name without its ending, and the table's id on the page.
+        title: what it shows.
+        board: what it is of.
+        names: so many of the first columns say what a row is.
     """
 
     stem: str
-    caption: str
+    title: str
+    board: str
     headers: tuple[str, ...]
     names: int
     rows: tuple[tuple[Value, ...], ...]
+
+    @property
+    def caption(self) -> str:
+        """What a reader needs where the table stands alone."""
+        return f"{self.board}: {self.title}"
+
+
+def is_number(value: Value) -> bool:
+    """Whether it is aligned to the right."""
+    return isinstance(value, Printed) or not isinstance(value, str)
 
 
 NAMES = ("method", "supervision", "trained on", "backbone")
 
 
 def board_slug(board: Board) -> str:
-    """Names a board's files and its section."""
+    """Name a board's files and its section."""
     return f"{slug(board.first.cell.task)}--{slug(board.stem)}"
 
 
-def board_tables(board: Board, shown: Statistics, verdicts: Sequence[Verdict]) -> list[Table]:
-    """Every table of a board: one an average, the headline by group, published numbers."""
-    tables = [_average_table(board, shown, name) for name in board.averages]
+def report_tables(board: Board, shown: Statistics, verdicts: Sequence[Verdict]) -> list[Table]:
+    """Make every table of a board, each with its own best and what is tied with it.
+
+    One an average, the headline by group, published numbers.
+    """
+    tables = []
+    for average in board.averages:
+        headline = shown.scores[average, board.headline]
+        columns: dict[str, Sequence[Value]] = {
+            metric: _measured(shown.scores[average, metric]) for metric in board.metrics
+        }
+        columns[f"{board.headline} minus the best"] = [
+            Difference(interval=s.difference, best=s.best, tied=s.tied) for s in headline
+        ]
+        best_first = sorted(range(len(headline)), key=lambda i: -headline[i].value.value)
+        tables.append(_average_table(board, average, columns, best_first))
     if len(board.groups) > 1:
-        tables.append(_group_table(board, shown))
-    if verdicts:
-        tables.append(_published_table(board, verdicts))
-    return tables
+        by_group = {g: _measured(shown.scores[g, board.headline]) for g in board.groups}
+        tables.append(_group_table(board, by_group))
+    return tables + _published_tables(board, verdicts)
 
 
-def _average_table(board: Board, shown: Statistics, average: str) -> Table:
-    headline = shown.scores[average, board.headline]
-    columns = [shown.scores[average, metric] for metric in board.metrics]
-    rows: list[tuple[Value, ...]] = [
-        (
-            *row_names(board, board.records[i]),
-            *(c[i] for c in columns),
-            Difference(score=headline[i]),
-        )
-        for i in _ranked(headline)
-    ]
+def leaderboard_tables(board: Board, verdicts: Sequence[Verdict]) -> list[Table]:
+    """Make the same tables without a test of every column: best is what is printed as the best.
+
+    The rows are in the board's order, and differences are to its first.
+    """
+    tables = []
+    for average in board.averages:
+        columns: dict[str, Sequence[Value]] = {
+            metric: _as_printed(board, average, metric) for metric in board.metrics
+        }
+        columns[f"{board.headline} minus the first row's"] = [
+            Difference(interval=d, best=d.value == d.low == d.high == 0)
+            for d in board.differences(average)
+        ]
+        tables.append(_average_table(board, average, columns, range(len(board.records))))
+    if len(board.groups) > 1:
+        by_group = {group: _as_printed(board, group, board.headline) for group in board.groups}
+        tables.append(_group_table(board, by_group))
+    return tables + _published_tables(board, verdicts)
+
+
+def _measured(scores: Iterable[Score]) -> list[Measured]:
+    return [Measured(interval=s.value, best=s.best, tied=s.tied) for s in scores]
+
+
+def _as_printed(board: Board, row: str, metric: str) -> list[Measured]:
+    """A column in which whatever rounds to the best is the best."""
+    column = [record.metrics[row][metric] for record in board.records]
+    best = max(round(interval.value, 1) for interval in column)
+    return [Measured(interval=v, best=round(v.value, 1) == best) for v in column]
+
+
+def _average_table(
+    board: Board, average: str, columns: Mapping[str, Sequence[Value]], order: Iterable[int]
+) -> Table:
     members = ", ".join(board.averages[average])
+    return _table(board, average, f"{average} ({members})", columns, order)
+
+
+def _group_table(board: Board, columns: Mapping[str, Sequence[Value]]) -> Table:
+    order = range(len(board.records))
+    return _table(board, "groups", f"{board.headline} by group", columns, order)
+
+
+def _table(
+    board: Board,
+    name: str,
+    title: str,
+    columns: Mapping[str, Sequence[Value]],
+    order: Iterable[int],
+) -> Table:
+    """A row a record, by their numbers in `order`; a column has a value for each record."""
     return Table(
-        stem=f"{board_slug(board)}--{slug(average)}",
-        caption=f"{board.title}: {average} ({members})",
-        headers=(*NAMES, *board.metrics, f"{board.headline} minus the best"),
+        stem=f"{board_slug(board)}--{slug(name)}",
+        title=title,
+        board=board.title,
+        headers=(*NAMES, *columns),
         names=len(NAMES),
-        rows=tuple(rows),
+        rows=tuple(
+            (*row_names(board, board.records[i]), *(column[i] for column in columns.values()))
+            for i in order
+        ),
     )
 
 
-def _group_table(board: Board, shown: Statistics) -> Table:
-    columns = [shown.scores[group, board.headline] for group in board.groups]
-    rows: list[tuple[Value, ...]] = [
-        (*row_names(board, record), *(column[i] for column in columns))
-        for i, record in enumerate(board.records)
-    ]
-    return Table(
-        stem=f"{board_slug(board)}--groups",
-        caption=f"{board.title}: {board.headline} by group",
-        headers=(*NAMES, *board.groups),
-        names=len(NAMES),
-        rows=tuple(rows),
-    )
-
-
-def _published_table(board: Board, verdicts: Iterable[Verdict]) -> Table:
+def _published_tables(board: Board, verdicts: Sequence[Verdict]) -> list[Table]:
+    """One table, or none where no published number has a record here."""
     rows = [
         (
             v.name,
             v.published.group,
             v.published.metric,
-            v.published.value,
-            v.measured or 0.0,
-            v.difference or 0.0,
+            Printed(v.published.value),
+            v.measured,
+            Change(v.difference),
             v.state,
             v.published.source,
         )
         for v in verdicts
+        if v.measured is not None and v.difference is not None
     ]
-    return Table(
+    names = ("method", "group", "metric")
+    numbers = ("published", "ours", "difference")
+    table = Table(
         stem=f"{board_slug(board)}--published",
-        caption=f"{board.title}: against published numbers",
-        headers=(
-            "method",
-            "group",
-            "metric",
-            "published",
-            "ours",
-            "difference",
-            "verdict",
-            "source",
-        ),
-        names=3,
+        title="against published numbers",
+        board=board.title,
+        headers=(*names, *numbers, "verdict", "source"),
+        names=len(names),
         rows=tuple(rows),
     )
-
-
-def _ranked(scores: Sequence[Score]) -> list[int]:
-    """Best first; equal values keep the board's order."""
-    return sorted(range(len(scores)), key=lambda i: -scores[i].value.value)
+    return [table] if rows else []
 
 
 def interval_text(interval: Interval) -> str:

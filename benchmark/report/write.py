@@ -14,7 +14,7 @@ from cirbench.benchmark.report.export import as_csv, as_latex
 from cirbench.benchmark.report.gallery import gallery
 from cirbench.benchmark.report.page import index, section
 from cirbench.benchmark.report.pictures import Permission, task_data
-from cirbench.benchmark.report.tables import board_slug, board_tables
+from cirbench.benchmark.report.tables import board_slug, report_tables
 from cirbench.benchmark.runtime.files import write_whole
 
 FOLDER = "report"
@@ -36,7 +36,7 @@ def contents(root: Path, permission: Permission) -> dict[Path, str]:
     for board, name in zip(found, gallery_names(found), strict=True):
         own = _verdicts_of(board, verdicts)
         shown = statistics(board)
-        tables = board_tables(board, shown, own)
+        tables = report_tables(board, shown, own)
         sections.append(section(board, shown, tables, own, name))
         for table in tables:
             files[Path(FOLDER, "tables", f"{table.stem}.csv")] = as_csv(table)

@@ -26,7 +26,7 @@ from cirbench.benchmark.report import charts
 from cirbench.benchmark.report import write as writing
 from cirbench.benchmark.report.export import as_csv, as_latex
 from cirbench.benchmark.report.pictures import Permission
-from cirbench.benchmark.report.tables import Difference, Table, board_tables
+from cirbench.benchmark.report.tables import Difference, Table, report_tables
 from cirbench.benchmark.report.write import contents, stale, write
 from cirbench.benchmark.runtime.errors import CorruptData, MissingData
 from cirbench.benchmark.scoring.metrics import hits_at, parse_metric
@@ -83,7 +83,7 @@ def page(root):
 def tables(root, published=()):
     [board] = read_boards(root)
     found = [v for v in verify(published, board.records) if v.measured is not None]
-    return board_tables(board, statistics(board), found)
+    return report_tables(board, statistics(board), found)
 
 
 @pytest.fixture
@@ -134,10 +134,10 @@ def test_each_table_is_ranked_by_its_own_average(tmp_path):
     store(tmp_path, "second", 0.60)
     [first, second, *_] = tables(tmp_path)
     for table in (first, second):
-        values = [row[table.headers.index("R@2")].value.value for row in table.rows]
+        values = [row[table.headers.index("R@2")].interval.value for row in table.rows]
         assert values == sorted(values, reverse=True)
         assert isinstance(table.rows[0][-1], Difference)
-        assert table.rows[0][-1].score.best
+        assert table.rows[0][-1].best
 
 
 def test_curves_end_in_the_recall_at_the_greatest_k(three):
@@ -190,10 +190,15 @@ def test_latex_has_as_many_columns_as_it_says_and_no_loose_character(three):
 
 def test_latex_escapes_what_latex_reads():
     table = Table(
-        stem="t_1", caption=r"50 % of $x_1$ \ {a}", headers=("#",), names=1, rows=(("a~b^c&d",),)
+        stem="t_1",
+        title=r"$x_1$ \ {a}",
+        board="50 %",
+        headers=("#",),
+        names=1,
+        rows=(("a~b^c&d",),),
     )
     text = as_latex(table)
-    assert r"\caption{50 \% of \$x\_1\$ \textbackslash{} \{a\}}" in text
+    assert r"\caption{50 \%: \$x\_1\$ \textbackslash{} \{a\}}" in text
     assert r"a\textasciitilde{}b\textasciicircum{}c\&d \\" in text
     assert r"\label{tab:t-1}" in text
 
