@@ -114,6 +114,7 @@ class CIRR(Task):
     """4,181 val queries against 2,297 images."""
 
     name: ClassVar[str] = "cirr"
+    title: ClassVar[str] = "CIRR"
     splits: ClassVar[tuple[str, ...]] = ("val", "test1")
     default_backbone: ClassVar[str] = "ViT-L-14/openai"
     protocols: ClassVar[Mapping[str, EvaluationProtocol]] = {

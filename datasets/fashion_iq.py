@@ -165,6 +165,7 @@ class FashionIQ(Task):
     """6,016 val queries of three categories, against 3,817, 6,346 and 5,373 images."""
 
     name: ClassVar[str] = "fashion-iq"
+    title: ClassVar[str] = "Fashion-IQ"
     splits: ClassVar[tuple[str, ...]] = ("val",)
     default_backbone: ClassVar[str] = "ViT-L-14/openai"
     protocols: ClassVar[Mapping[str, EvaluationProtocol]] = {

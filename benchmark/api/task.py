@@ -39,6 +39,8 @@ class Task(ABC):
     """
 
     name: ClassVar[str]
+    title: ClassVar[str] = ""
+    """What the literature calls it, where that is not its name."""
     splits: ClassVar[tuple[str, ...]]
     """The first is the default."""
     default_backbone: ClassVar[str]
@@ -52,6 +54,9 @@ class Task(ABC):
     """What its owners let everybody fetch."""
     how_to_get: ClassVar[str] = ""
     """Where a person gets the rest, and under which terms."""
+    credit: ClassVar[str] = ""
+    """What its licences ask to be said, where its pictures and texts may be passed on; empty where
+    they are their owners' and a page shows them only when a person asks for it."""
 
     @abstractmethod
     def load(self, *, protocol: EvaluationProtocol, split: str, data_root: Path | None) -> TaskData:

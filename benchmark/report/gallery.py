@@ -15,7 +15,7 @@ from cirbench.benchmark.api.protocol import EvaluationProtocol
 from cirbench.benchmark.api.values import ImageRef, Query, TaskData
 from cirbench.benchmark.records.record import labels
 from cirbench.benchmark.report.page import render
-from cirbench.benchmark.report.pictures import CREDITS, Album
+from cirbench.benchmark.report.pictures import Album, credit_of
 from cirbench.benchmark.runtime.errors import UsageError
 
 QUERIES = 200
@@ -181,6 +181,6 @@ def gallery(board: Board, data: TaskData | None) -> str:
         ks=[k for k in (1, 5, 10, 50) if k <= board.per_query[0].top.shape[1]] or [1],
         groups=[name for name in board.groups if any(a.group == name for a in asked)],
         pictures=data is not None,
-        credit=CREDITS.get(board.first.cell.task, ""),
+        credit=credit_of(board.first.cell.task),
         uris=looker.album.thumbnails(),
     )

@@ -14,18 +14,7 @@ from cirbench.benchmark.api.registry import find_task
 from cirbench.benchmark.api.task import Task
 from cirbench.benchmark.api.values import ImageRef, TaskData
 from cirbench.benchmark.images.decoding import decode
-from cirbench.benchmark.runtime.errors import CorruptData, MissingData
-
-CREDITS = {
-    "emoji": "Pictures: Fluent Emoji by Microsoft Corporation (MIT), Noto Emoji by Google Inc "
-    "(Apache-2.0), Twemoji by Twitter, Inc and other contributors (CC BY 4.0, "
-    "https://creativecommons.org/licenses/by/4.0/); resized, set on white. NOTICE and "
-    "datasets/emoji/LICENSES.md of cirbench have the licences.",
-}
-"""Tasks whose pictures and texts may be passed on, with what their licences ask to be said.
-
-The pictures of every other task are its owners', and only embedded when a person asks for it.
-"""
+from cirbench.benchmark.runtime.errors import CorruptData, MissingData, UsageError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +42,15 @@ class Permission:
 
     def covers(self, task: str) -> bool:
         """Whether the task's pictures and texts may stand in a page."""
-        return self.embed or task in CREDITS
+        return self.embed or bool(credit_of(task))
+
+
+def credit_of(task: str) -> str:
+    """What must be said beside a task's pictures; empty where they may not be passed on."""
+    try:
+        return str(find_task(task).credit)
+    except UsageError:  # records can be read without their task
+        return ""
 
 
 def task_data(board: Board, data_root: Path | None) -> TaskData:

@@ -23,9 +23,6 @@ from cirbench.benchmark.ranking.groups import rank_queries
 from cirbench.benchmark.runtime.errors import UsageError
 from cirbench.benchmark.scoring.summary import depth, score
 
-TRAINED_ON = {"fashion-iq": "Fashion-IQ", "cirr": "CIRR"}
-"""Task → the data set's name in tables, as the literature writes it."""
-
 
 def find_supervision(task: str, data_root: Path | None) -> dict[str, Any]:
     """A task's triplets, and how the best epoch is selected: fields of a training's job.
@@ -44,7 +41,7 @@ def find_supervision(task: str, data_root: Path | None) -> dict[str, Any]:
         "triplets": found.triplets(data_root=data_root),
         "selection": selection,
         "validation": validation,
-        "trained_on": TRAINED_ON.get(task, task),
+        "trained_on": found.title or task,
     }
 
 

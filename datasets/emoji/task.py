@@ -59,6 +59,12 @@ class Emoji(Task):
     name: ClassVar[str] = "emoji"
     splits: ClassVar[tuple[str, ...]] = ("test", "val")
     default_backbone: ClassVar[str] = "emoji-clip"
+    credit: ClassVar[str] = (
+        "Pictures: Fluent Emoji by Microsoft Corporation (MIT), Noto Emoji by Google Inc "
+        "(Apache-2.0), Twemoji by Twitter, Inc and other contributors (CC BY 4.0, "
+        "https://creativecommons.org/licenses/by/4.0/); resized, set on white. NOTICE and "
+        "datasets/emoji/LICENSES.md of cirbench have the licences."
+    )
     protocols: ClassVar[Mapping[str, EvaluationProtocol]] = {PROTOCOL.name: PROTOCOL}
 
     def load(self, *, protocol: EvaluationProtocol, split: str, data_root: Path | None) -> TaskData:

@@ -55,6 +55,12 @@ def page(emoji):
     return gallery(emoji, task_data(emoji, None))
 
 
+def install(monkeypatch, data):
+    """Make every task one of these data, whose pictures may not be passed on."""
+    task = type("Theirs", (), {"credit": "", "load": lambda *_, **__: data})
+    monkeypatch.setattr(pictures, "find_task", lambda _: task)
+
+
 @pytest.fixture
 def licensed(monkeypatch, tmp_path, picture):
     """A task whose pictures are someone's, installed, with one record in a results folder."""
@@ -64,8 +70,7 @@ def licensed(monkeypatch, tmp_path, picture):
         for i in range(3)
     )
     data = TaskData(gallery=refs, queries=queries, annotations={})
-    task = SimpleNamespace(load=lambda **_: data)
-    monkeypatch.setattr(pictures, "find_task", lambda _: lambda: task)
+    install(monkeypatch, data)
     top = np.array([[1, 0], [3, 2], [0, -1]], dtype=np.int32)
     hits = hits_at(top, [(1, 2)] * 3)
     arrays = PerQuery(
@@ -176,8 +181,7 @@ def test_missing_ranks_are_no_pictures(licensed):
 
 def test_other_annotations_than_the_records_are_refused(licensed, monkeypatch):
     changed = SimpleNamespace(gallery=licensed.data.gallery[::-1], queries=licensed.data.queries)
-    task = SimpleNamespace(load=lambda **_: changed)
-    monkeypatch.setattr(pictures, "find_task", lambda _: lambda: task)
+    install(monkeypatch, changed)
     with pytest.raises(CorruptData, match="other annotations"):
         contents(licensed.root, Permission(embed=True))
 

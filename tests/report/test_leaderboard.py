@@ -93,6 +93,7 @@ def test_published_numbers_stand_beside_ours_with_their_verdict(tmp_path):
     printed = {
         "method": "good",
         "variant": "",
+        "protocol": "pic2word",
         "backbone": "ViT-L-14/openai",
         "task": "shapes",
         "split": "test",

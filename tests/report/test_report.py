@@ -220,6 +220,7 @@ def test_published_numbers_stand_in_a_table_and_a_scatter(tmp_path, monkeypatch)
     printed = {
         "method": "pic2word",
         "variant": "",
+        "protocol": "pic2word",
         "backbone": "ViT-L-14/openai",
         "task": "shapes",
         "split": "test",
