@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from cirbench.benchmark.analysis.boards import Board
 from cirbench.benchmark.api.per_query import PerQuery
 from cirbench.benchmark.api.values import Interval
-from cirbench.benchmark.scoring.bootstrap import intervals
+from cirbench.benchmark.scoring.bootstrap import make_intervals
 from cirbench.benchmark.scoring.metrics import recall
 
 CURVE_POINTS = 24
@@ -21,7 +21,7 @@ Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Score:
+class Standing:
     """One metric of one record in one row of the task (an average or a group).
 
     Attributes:
@@ -49,43 +49,43 @@ class Statistics:
         curves: one a record, one interval a k: recall averaged over groups.
     """
 
-    scores: Mapping[tuple[str, str], tuple[Score, ...]]
+    scores: Mapping[tuple[str, str], tuple[Standing, ...]]
     ks: tuple[int, ...]
     curves: tuple[tuple[Interval, ...], ...]
 
 
-def statistics(board: Board) -> Statistics:
+def compute_statistics(board: Board) -> Statistics:
     """Draws the same references for every record of the board, so that differences are paired.
 
     Raises:
         CorruptData: per-query data is missing or damaged, or of other queries than the first's.
     """
-    ks = curve_ks(board.per_query[0].hits.shape[1])
+    ks = choose_ks(board.per_query[0].hits.shape[1])
     scores = {
         (name, metric): found
         for metric in board.metrics
-        for name, found in _scores(board, metric).items()
+        for name, found in _compare_in(board, metric).items()
     }
-    curves = tuple(recall_curve(board, arrays, ks) for arrays in board.per_query)
+    curves = tuple(compute_curve(board, arrays, ks) for arrays in board.per_query)
     return Statistics(scores=scores, ks=tuple(ks), curves=curves)
 
 
-def curve_ks(depth: int) -> list[int]:
+def choose_ks(depth: int) -> list[int]:
     """1 to depth, evenly on a logarithmic axis, whole and without repeats."""
     spaced = np.geomspace(1, depth, CURVE_POINTS) if depth else np.zeros(0)
     return sorted({round(float(k)) for k in spaced})
 
 
-def recall_curve(board: Board, arrays: PerQuery, ks: Sequence[int]) -> tuple[Interval, ...]:
+def compute_curve(board: Board, arrays: PerQuery, ks: Sequence[int]) -> tuple[Interval, ...]:
     """Compute one record's recall at each k, averaged over groups."""
     epsilon = board.first.protocol.recall_epsilon
     found = np.stack([recall(arrays.hits, arrays.positives, k, epsilon) for k in ks], axis=1)
     row = board.design.rows.index("average")
     means, draws = board.design.means(found)[row], board.design.draws(found)[:, row]
-    return tuple(intervals(means, draws, [len(found)] * len(ks)))
+    return tuple(make_intervals(means, draws, [len(found)] * len(ks)))
 
 
-def _scores(board: Board, metric: str) -> dict[str, tuple[Score, ...]]:
+def _compare_in(board: Board, metric: str) -> dict[str, tuple[Standing, ...]]:
     """One metric: average or group → one score a record."""
     means, draws = board.sample(metric)
     sizes = [record.counts.queries for record in board.records]
@@ -93,9 +93,9 @@ def _scores(board: Board, metric: str) -> dict[str, tuple[Score, ...]]:
     for row, name in enumerate(board.design.rows):
         best = int(means[row].argmax())
         from_best = draws[:, row] - draws[:, row, [best]]
-        spans = intervals(means[row] - means[row, best], from_best, sizes)
+        spans = make_intervals(means[row] - means[row, best], from_best, sizes)
         found[name] = tuple(
-            Score(
+            Standing(
                 value=record.metrics[name][metric],
                 difference=spans[i],
                 best=bool(means[row, i] == means[row, best]),

@@ -18,7 +18,7 @@ from cirbench.benchmark.api.values import Interval
 from cirbench.benchmark.records.fields import slug
 from cirbench.benchmark.records.record import Record
 from cirbench.benchmark.runtime.errors import CorruptData, MissingData
-from cirbench.benchmark.scoring.bootstrap import Array, Design, intervals
+from cirbench.benchmark.scoring.bootstrap import Array, Design, make_intervals
 from cirbench.benchmark.scoring.summary import make_design, read_scored
 
 _KEPT = 8
@@ -109,19 +109,19 @@ class Board:
         return make_design(self.scores[0], self.groups, self.first.protocol)
 
     @cached_property
-    def per_query(self) -> Answers:
+    def per_query(self) -> PerQueryCache:
         """By record, each read when it is asked for.
 
         Raises:
             CorruptData: a file is missing or altered.
         """
-        return Answers(self.records)
+        return PerQueryCache(self.records)
 
     def differences(self, average: str) -> list[Interval]:
         """Each record minus the best one, in the headline metric, with a paired 95 % interval."""
         means, draws = (part[..., self.design.rows.index(average), :] for part in self._headline)
         sizes = [len(self.scores[0].query)] * len(self.records)
-        return intervals(means - means[0], draws - draws[:, :1], sizes)
+        return make_intervals(means - means[0], draws - draws[:, :1], sizes)
 
     @cached_property
     def _headline(self) -> tuple[Array, Array]:
@@ -130,7 +130,7 @@ class Board:
     @cached_property
     def said(self) -> Counter[tuple[Any, ...]]:
         """How many records have the same words in a row."""
-        return Counter(map(_said, self.records))
+        return Counter(map(_describe, self.records))
 
     def sample(self, metric: str) -> tuple[Array, Array]:
         """One metric of R records: (A + G, R) means and (resamples, A + G, R) draws.
@@ -142,7 +142,7 @@ class Board:
         return self.design.means(values), self.design.draws(values)
 
 
-class Answers:
+class PerQueryCache:
     """Per-query data of records, the last few of which are kept: a large task's is gigabytes."""
 
     def __init__(self, records: Sequence[Record]) -> None:
@@ -159,7 +159,7 @@ class Answers:
         return map(self.__getitem__, range(len(self)))
 
 
-def boards(records: Sequence[Record]) -> list[Board]:
+def make_boards(records: Sequence[Record]) -> list[Board]:
     """Splits records into boards, and ranks each board's rows."""
     together: dict[tuple[str, ...], list[Record]] = {}
     for record in records:
@@ -174,34 +174,32 @@ def _split(records: Sequence[Record]) -> list[Board]:
     """One board; where a backbone's name stands for several weights, one for each of these."""
     names = {(r.cell.backbone, r.fingerprints.weights) for r in records}
     if len(names) == len({name for name, _ in names}):
-        return [Board(records=_ranked(records))]
+        return [Board(records=_rank(records))]
     return [
-        Board(
-            records=_ranked([r for r in records if r.fingerprints.weights == own]), weights=own[:8]
-        )
+        Board(records=_rank([r for r in records if r.fingerprints.weights == own]), weights=own[:8])
         for own in sorted({weights for _, weights in names})
     ]
 
 
-def _ranked(records: Sequence[Record]) -> tuple[Record, ...]:
+def _rank(records: Sequence[Record]) -> tuple[Record, ...]:
     headline = records[0].protocol.headline
     return tuple(
         sorted(records, key=lambda r: (-r.metrics["average"][headline].value, str(r.path)))
     )
 
 
-def row_names(board: Board, record: Record) -> tuple[str, str, str, str]:
+def name_row(board: Board, record: Record) -> tuple[str, str, str, str]:
     """Method, supervision, what it was trained on, backbone, as no other row has them."""
     cell = record.cell
     method = cell.method + (f" (seed {cell.seed})" if cell.seed else "")
     method += f" · {cell.label}" if cell.label else ""
-    if board.said[_said(record)] > 1:
+    if board.said[_describe(record)] > 1:
         method += f" [{record.checkpoint_label}]"
     seen = "zero-shot" if record.method.zero_shot else "supervised"
     return method, seen, cell.trained_on or "–", cell.backbone
 
 
-def _said(record: Record) -> tuple[Any, ...]:
+def _describe(record: Record) -> tuple[Any, ...]:
     """What a row's names say of a record, but for its checkpoint."""
     cell = record.cell
     return cell.method, cell.trained_on, cell.backbone, cell.seed, cell.label
@@ -214,7 +212,7 @@ def read_boards(root: Path) -> list[Board]:
         MissingData: the folder holds no whole record.
         CorruptData: a record is damaged.
     """
-    found = boards(read_scored(root))
+    found = make_boards(read_scored(root))
     if not found:
         raise MissingData(f"no records in {root}; bench run makes one")
     return found

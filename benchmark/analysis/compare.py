@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 from cirbench.benchmark.api.per_query import Scores
 from cirbench.benchmark.records.record import Record, read_record
 from cirbench.benchmark.runtime.errors import CorruptData, MissingData, UsageError
-from cirbench.benchmark.scoring.paired import Difference, find_differences, holm
+from cirbench.benchmark.scoring.paired import Difference, adjust_by_holm, find_differences
 from cirbench.benchmark.scoring.summary import check_scored, make_design, read_scored
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cell:
+class Comparison:
     """One metric in one group, or average of groups, of a pair of records.
 
     Attributes:
@@ -43,7 +43,7 @@ class Pair:
 
     a: Record
     b: Record
-    cells: tuple[Cell, ...]
+    cells: tuple[Comparison, ...]
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data, for --json."""
@@ -51,13 +51,13 @@ class Pair:
             "task": self.a.cell.task,
             "split": self.a.cell.split,
             "protocol": self.a.cell.protocol,
-            "a": _named(self.a),
-            "b": _named(self.b),
+            "a": _identify(self.a),
+            "b": _identify(self.b),
             "cells": [asdict(cell) for cell in self.cells],
         }
 
 
-def _named(record: Record) -> dict[str, Any]:
+def _identify(record: Record) -> dict[str, Any]:
     kept = ("method", "trained_on", "backbone", "checkpoint", "seed")
     return {"record": str(record.path), **{name: getattr(record.cell, name) for name in kept}}
 
@@ -86,26 +86,28 @@ def compare(
         >>> pair.cells[0].metric, pair.cells[0].p_holm < 0.05
         ('R@10', True)
     """
-    found = [Pair(a=a, b=b, cells=_cells(a, b, metrics, groups)) for a, b in pairs]
-    adjusted = iter(holm([cell.difference.p for pair in found for cell in pair.cells]))
+    found = [Pair(a=a, b=b, cells=_compare_cells(a, b, metrics, groups)) for a, b in pairs]
+    adjusted = iter(adjust_by_holm([cell.difference.p for pair in found for cell in pair.cells]))
     return [
         replace(pair, cells=tuple(replace(cell, p_holm=next(adjusted)) for cell in pair.cells))
         for pair in found
     ]
 
 
-def _cells(a: Record, b: Record, metrics: Sequence[str], groups: Sequence[str]) -> tuple[Cell, ...]:
+def _compare_cells(
+    a: Record, b: Record, metrics: Sequence[str], groups: Sequence[str]
+) -> tuple[Comparison, ...]:
     check_comparable(a, b)
     protocol = a.protocol
-    of_a, of_b = aligned(a, b)
+    of_a, of_b = align(a, b)
     design = make_design(of_a, a.groups, protocol)
     told_apart = design.rows if len(a.groups) > 1 else a.groups  # one group is its own average
-    shown_rows = _known("group", groups, design.rows) or told_apart
-    shown_metrics = _known("metric", metrics, protocol.metrics) or [protocol.headline]
+    shown_rows = _check_known("group", groups, design.rows) or told_apart
+    shown_metrics = _check_known("metric", metrics, protocol.metrics) or [protocol.headline]
     columns = [protocol.metrics.index(metric) for metric in shown_metrics]
     found = find_differences((of_a.values - of_b.values)[:, columns], design)
     return tuple(
-        Cell(
+        Comparison(
             group=row,
             metric=metric,
             a=a.metrics[row][metric].value,
@@ -118,7 +120,7 @@ def _cells(a: Record, b: Record, metrics: Sequence[str], groups: Sequence[str]) 
     )
 
 
-def _known(kind: str, wanted: Sequence[str], known: Sequence[str]) -> Sequence[str]:
+def _check_known(kind: str, wanted: Sequence[str], known: Sequence[str]) -> Sequence[str]:
     for name in wanted:
         if name not in known:
             raise UsageError(f"no {kind} {name!r} in these records; known: {', '.join(known)}")
@@ -161,14 +163,14 @@ def _identity(record: Record) -> dict[str, Any]:
     }
 
 
-def aligned(a: Record, b: Record) -> tuple[Scores, Scores]:
+def align(a: Record, b: Record) -> tuple[Scores, Scores]:
     """Those of both, in one order of queries.
 
     Raises:
         UsageError: they hold different queries; names the first.
         CorruptData: a record's per-query data is missing or altered.
     """
-    one, other = _in_order(a.scores), _in_order(b.scores)
+    one, other = _sort(a.scores), _sort(b.scores)
     if len(one.query) != len(other.query):
         raise CorruptData(f"{a.path} or {b.path} has per-query data that its counts belie")
     for field in ("query", "reference", "group"):
@@ -181,7 +183,7 @@ def aligned(a: Record, b: Record) -> tuple[Scores, Scores]:
     return one, other
 
 
-def _in_order(scores: Scores) -> Scores:
+def _sort(scores: Scores) -> Scores:
     order: NDArray[np.int64] = np.lexsort((scores.reference, scores.group, scores.query))
     kept = ("query", "reference", "group", "values")
     return replace(scores, **{name: getattr(scores, name)[order] for name in kept})
@@ -238,10 +240,10 @@ def find_records(*names: str, root: Path) -> list[list[Record]]:
         MissingData: there is none.
     """
     below = [] if all(Path(name).is_file() for name in names) else read_scored(root)
-    return [_named_by(name, root, below) for name in names]
+    return [_find(name, root, below) for name in names]
 
 
-def _named_by(name: str, root: Path, below: Sequence[Record]) -> list[Record]:
+def _find(name: str, root: Path, below: Sequence[Record]) -> list[Record]:
     if Path(name).is_file():
         record = read_record(Path(name))
         if record.metrics:

@@ -49,7 +49,7 @@ def diff(root: Path, revision: str) -> Diff:
         MissingData: git is not installed, or there is no such folder.
         CorruptData: a record, now or then, is damaged or of another schema.
     """
-    before, after = dict(_then(root, revision)), dict(_now(root))
+    before, after = dict(_read_then(root, revision)), dict(_read_now(root))
     changes = [
         Change(record=name, group=group, metric=metric, before=old.get(key), after=new.get(key))
         for name in sorted(before.keys() & after.keys())
@@ -65,12 +65,12 @@ def diff(root: Path, revision: str) -> Diff:
     )
 
 
-def _now(root: Path) -> Iterator[tuple[str, Metrics]]:
+def _read_now(root: Path) -> Iterator[tuple[str, Metrics]]:
     for record in read_scored(root):
-        yield record.path.relative_to(root).as_posix(), _metrics(record)
+        yield record.path.relative_to(root).as_posix(), _list_metrics(record)
 
 
-def _then(root: Path, revision: str) -> Iterator[tuple[str, Metrics]]:
+def _read_then(root: Path, revision: str) -> Iterator[tuple[str, Metrics]]:
     commit = _git(root, "rev-parse", "--verify", "--end-of-options", f"{revision}^{{commit}}")
     listed = _git(root, "ls-tree", "-r", "-z", "--name-only", commit.strip(), ".")
     for name in listed.split("\0"):
@@ -79,10 +79,10 @@ def _then(root: Path, revision: str) -> Iterator[tuple[str, Metrics]]:
             text = _git(root, "show", f"{commit.strip()}:./{name}")
             record = parse_record(text, Path(f"{revision}:{name}"))
             if record.whole:
-                yield name, _metrics(record)
+                yield name, _list_metrics(record)
 
 
-def _metrics(record: Record) -> Metrics:
+def _list_metrics(record: Record) -> Metrics:
     return {
         (group, metric): interval.value
         for group, values in record.metrics.items()

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
 
-from cirbench.benchmark.records.record import Record, labels
+from cirbench.benchmark.records.record import Record, label_records
 
 TOLERANCE = 0.1
 """Points, beside half a unit of the last printed digit."""
@@ -111,25 +111,25 @@ def read_published() -> list[Published]:
 
 def verify(rows: Sequence[Published], records: Sequence[Record]) -> list[Verdict]:
     """A verdict for each number and each record that answers it; never none."""
-    return [verdict for row in rows for verdict in _verdicts(row, records)]
+    return [verdict for row in rows for verdict in _judge(row, records)]
 
 
-def _verdicts(row: Published, records: Sequence[Record]) -> Iterator[Verdict]:
+def _judge(row: Published, records: Sequence[Record]) -> Iterator[Verdict]:
     ours = [r for r in records if (r.cell.method, r.cell.task) == (row.method, row.task)]
     if not ours:
         yield Verdict(published=row, state=NOT_RUN)
         return
-    comparable = [record for record in ours if not _obstacles(row, record)]
+    comparable = [record for record in ours if not _find_obstacles(row, record)]
     if not comparable:
-        nearest = min(ours, key=lambda record: len(_obstacles(row, record)))
-        reason = ", ".join(_obstacles(row, nearest))
+        nearest = min(ours, key=lambda record: len(_find_obstacles(row, record)))
+        reason = ", ".join(_find_obstacles(row, nearest))
         yield Verdict(published=row, state=NOT_COMPARABLE, record=nearest.path.name, reason=reason)
-    several = labels(comparable) if len(comparable) > 1 else [""]
+    several = label_records(comparable) if len(comparable) > 1 else [""]
     for record, label in zip(comparable, several, strict=False):
-        yield _compared(row, record, label)
+        yield _compare(row, record, label)
 
 
-def _obstacles(row: Published, record: Record) -> list[str]:
+def _find_obstacles(row: Published, record: Record) -> list[str]:
     """Why a record does not answer a published number."""
     cell, protocol = record.cell, record.protocol.name
     wanted: dict[str, tuple[str, str | None]] = {
@@ -151,7 +151,7 @@ def _obstacles(row: Published, record: Record) -> list[str]:
     return found
 
 
-def _compared(row: Published, record: Record, label: str) -> Verdict:
+def _compare(row: Published, record: Record, label: str) -> Verdict:
     measured = record.metrics[row.group][row.metric].value
     agrees = abs(measured - float(row.value)) <= row.rounding + TOLERANCE + 1e-9
     return Verdict(
@@ -160,11 +160,11 @@ def _compared(row: Published, record: Record, label: str) -> Verdict:
         measured=measured,
         record=record.path.name,
         label=label,
-        reason="" if agrees else "; ".join(_causes(row)),
+        reason="" if agrees else "; ".join(_explain(row)),
     )
 
 
-def _causes(row: Published) -> Iterator[str]:
+def _explain(row: Published) -> Iterator[str]:
     yield f"tolerance {row.rounding + TOLERANCE:g}"
     if row.known_cause:
         yield f"known cause: {row.known_cause}"

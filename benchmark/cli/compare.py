@@ -15,7 +15,7 @@ from cirbench.benchmark.runtime.paths import to_line
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from cirbench.benchmark.analysis.compare import Cell, Pair
+    from cirbench.benchmark.analysis.compare import Comparison, Pair
     from cirbench.benchmark.analysis.diff import Diff
     from cirbench.benchmark.records.record import Record
 
@@ -113,7 +113,7 @@ def _make_table(pair: "Pair") -> "Table":
     return table
 
 
-def _make_row(cell: "Cell") -> list[str]:
+def _make_row(cell: "Comparison") -> list[str]:
     found, span = cell.difference, cell.difference.interval
     return [
         to_line(cell.group),

@@ -255,7 +255,7 @@ def run(
     # what follows takes seconds to import, which a mistake or a plan need not wait for
     from cirbench.benchmark.cli.terminal import print_record
     from cirbench.benchmark.evaluation import run as harness
-    from cirbench.benchmark.report.markdown import as_lines
+    from cirbench.benchmark.report.markdown import format_lines
     from cirbench.benchmark.runtime.progress import Reporter
 
     records, reporter = [], Reporter(quiet=quiet)
@@ -270,7 +270,7 @@ def run(
             if not as_json and len(plan.methods) > 1 and plan.data.labelled:
                 note = ", PARTIAL: queries or pictures are left out" if plan.partial else ""
                 own = records[-len(plan.methods) :]
-                print(f"\nprotocol {plan.protocol.name}{note}\n{as_lines(own)}\n")
+                print(f"\nprotocol {plan.protocol.name}{note}\n{format_lines(own)}\n")
     except KeyboardInterrupt:
         wanted = sum(len(plan.methods) for plan in plans)
         reporter.say(f"interrupted; {len(records)} of {wanted} records are stored")
@@ -320,17 +320,17 @@ def leaderboard(
 ) -> None:
     """Write leaderboard.md and the plots from the stored records."""
     from cirbench.benchmark.analysis.boards import read_boards
-    from cirbench.benchmark.report.markdown import as_lines
-    from cirbench.benchmark.report.publish import publish, stale
+    from cirbench.benchmark.report.markdown import format_lines
+    from cirbench.benchmark.report.publish import find_stale, publish
 
     if check:
-        if old := stale(output):
+        if old := find_stale(output):
             raise CheckFailed(f"stale: {', '.join(map(str, old))}; bench leaderboard writes them")
         return
     boards = read_boards(output)
     paths = publish(output, boards)
     for board in boards:
-        print(f"{to_line(board.title)}\n{as_lines(board.records)}\n")
+        print(f"{to_line(board.title)}\n{format_lines(board.records)}\n")
     for path in paths:
         print(path)
 

@@ -31,11 +31,11 @@ def report(
     It goes to report/ in the results folder: a page, a gallery a task, tables as CSV and LaTeX.
     """
     from cirbench.benchmark.report.pictures import Permission
-    from cirbench.benchmark.report.write import stale, write
+    from cirbench.benchmark.report.write import find_stale, write
 
     permission = Permission(embed=embed_images, data_root=data_root)
     if check:
-        if old := stale(output, permission):
+        if old := find_stale(output, permission):
             raise CheckFailed(f"stale: {', '.join(map(str, old))}; bench report writes them")
         return
     for path in write(output, permission):
@@ -58,8 +58,13 @@ def show(
 ) -> None:
     """Draw queries and what methods found for them as one PNG."""
     from cirbench.benchmark.analysis.boards import read_boards
-    from cirbench.benchmark.report.figure import choose_board, choose_records, choose_rows, figure
-    from cirbench.benchmark.report.pictures import task_data
+    from cirbench.benchmark.report.figure import (
+        choose_board,
+        choose_records,
+        choose_rows,
+        draw_figure,
+    )
+    from cirbench.benchmark.report.pictures import load_task_data
     from cirbench.benchmark.runtime.files import write_whole
 
     if out.suffix != ".png":
@@ -67,7 +72,7 @@ def show(
     board = choose_board(read_boards(output), task, split, protocol)
     records = choose_records(board, _split_names(methods, "--methods"))
     rows = choose_rows(board, _split_names(queries, "--queries"))
-    content = figure(board, task_data(board, data_root), records, rows)
+    content = draw_figure(board, load_task_data(board, data_root), records, rows)
     with write_whole(out) as temporary:
         temporary.write_bytes(content)
     print(out)

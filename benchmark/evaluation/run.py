@@ -27,7 +27,7 @@ from cirbench.benchmark.records.record import (
 )
 from cirbench.benchmark.runtime.progress import Reporter
 from cirbench.benchmark.runtime.torch_state import seeded
-from cirbench.benchmark.scoring.summary import depth, score
+from cirbench.benchmark.scoring.summary import find_depth, score
 
 
 def run(plan: Plan, reporter: Reporter) -> Iterator[Record]:
@@ -142,4 +142,6 @@ def _rank_method(
             vectors = compose(method, queries, plan.protocol, images, texts, size=size, stage=stage)
         texts.flush()
     with clock.stage("rank"), torch.inference_mode():
-        return rank_queries(plan.data, vectors.to(gallery.device), gallery, depth(plan.protocol))
+        return rank_queries(
+            plan.data, vectors.to(gallery.device), gallery, find_depth(plan.protocol)
+        )

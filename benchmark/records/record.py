@@ -210,7 +210,7 @@ def read_records(root: Path) -> Iterator[Record]:
             yield record
 
 
-def labels(records: Sequence[Record]) -> list[str]:
+def label_records(records: Sequence[Record]) -> list[str]:
     """A name for each record, different from the others': the shortest that tells them apart."""
     found = [record.method_label for record in records]
     for more in (_backbone, _seed, _checkpoint, lambda record: record.path.stem):

@@ -119,7 +119,7 @@ def _y_axis(top: float) -> tuple[Scale, tuple[Tick, ...]]:
     return scale, tuple(Tick(at=scale(v), text=f"{v:g}") for v in values)
 
 
-def bars(board: Board, shown: Statistics, names: Sequence[str]) -> Chart:
+def make_bars(board: Board, shown: Statistics, names: Sequence[str]) -> Chart:
     """The headline metric per group and on average, one bar a record, with its interval."""
     rows = [*board.groups, "average"] if len(board.groups) > 1 else ["average"]
     count = min(len(names), SERIES)
@@ -129,7 +129,9 @@ def bars(board: Board, shown: Statistics, names: Sequence[str]) -> Chart:
     width = min(0.86 * slot / count, 48.0)
     middles = [LEFT + slot * (i + 0.5) for i in range(len(rows))]
     drawn = [
-        _bar(values[row][i], middle + (i - count / 2) * width, width, y, i, f"{names[i]}, {row}")
+        _make_bar(
+            values[row][i], middle + (i - count / 2) * width, width, y, i, f"{names[i]}, {row}"
+        )
         for row, middle in zip(rows, middles, strict=True)
         for i in range(count)
     ]
@@ -142,11 +144,11 @@ def bars(board: Board, shown: Statistics, names: Sequence[str]) -> Chart:
         y_ticks=y_ticks,
         legend=tuple(names[:count]),
         bars=tuple(drawn),
-        note=_left_out(names),
+        note=_note_left_out(names),
     )
 
 
-def _bar(value: Interval, x: float, width: float, y: Scale, series: int, name: str) -> Bar:
+def _make_bar(value: Interval, x: float, width: float, y: Scale, series: int, name: str) -> Bar:
     return Bar(
         series=series,
         x=x + 0.04 * width,
@@ -156,30 +158,30 @@ def _bar(value: Interval, x: float, width: float, y: Scale, series: int, name: s
         middle=x + width / 2,
         low=y(value.low),
         high=y(value.high),
-        title=f"{name}: {_read(value)}",
+        title=f"{name}: {_format(value)}",
     )
 
 
-def _read(value: Interval) -> str:
+def _format(value: Interval) -> str:
     return f"{value.value:.1f} [{value.low:.1f}, {value.high:.1f}]"
 
 
-def _left_out(names: Sequence[str]) -> str:
+def _note_left_out(names: Sequence[str]) -> str:
     return f"The best {SERIES} of {len(names)} records." if len(names) > SERIES else ""
 
 
-def curves(shown: Statistics, names: Sequence[str]) -> Chart:
+def make_curves(shown: Statistics, names: Sequence[str]) -> Chart:
     """Recall at every kept k, averaged over groups, with its band."""
     count = min(len(names), SERIES)
     y, y_ticks = _y_axis(max(p.high for curve in shown.curves[:count] for p in curve))
     x = logarithmic(1, max(2, shown.ks[-1]), LEFT, WIDTH - RIGHT)
     at = [x(k) for k in shown.ks]
-    ends = _apart([y(curve[-1].value) for curve in shown.curves[:count]])
+    ends = _move_apart([y(curve[-1].value) for curve in shown.curves[:count]])
     lines = [
         Line(
             series=i,
             end_y=ends[i],
-            title=f"{names[i]}: {_read(curve[-1])} at k = {shown.ks[-1]}",
+            title=f"{names[i]}: {_format(curve[-1])} at k = {shown.ks[-1]}",
             points=_points(at, [y(p.value) for p in curve]),
             band=_points(
                 [*at, *at[::-1]], [*(y(p.low) for p in curve), *(y(p.high) for p in curve[::-1])]
@@ -197,7 +199,7 @@ def curves(shown: Statistics, names: Sequence[str]) -> Chart:
         y_ticks=y_ticks,
         legend=tuple(names[:count]),
         lines=tuple(lines),
-        note=_left_out(names),
+        note=_note_left_out(names),
     )
 
 
@@ -205,7 +207,7 @@ def _points(xs: Sequence[float], ys: Sequence[float]) -> str:
     return " ".join(f"{x:.1f},{y:.1f}" for x, y in zip(xs, ys, strict=True))
 
 
-def _apart(heights: Sequence[float]) -> list[float]:
+def _move_apart(heights: Sequence[float]) -> list[float]:
     """The same heights, moved down where letters would lie on one another, within the frame."""
     placed: dict[int, float] = {}
     floor = TOP
@@ -216,7 +218,7 @@ def _apart(heights: Sequence[float]) -> list[float]:
     return [placed[i] - over for i in range(len(heights))]
 
 
-def seconds(board: Board) -> list[float]:
+def count_seconds(board: Board) -> list[float]:
     """What each record took to compose and rank its queries.
 
     Embedding the pictures is left out: it is shared by all methods of a run, or read from a store.
@@ -225,9 +227,9 @@ def seconds(board: Board) -> list[float]:
     return [s.get("compose", 0) + s.get("rank", 0) for s in stages]
 
 
-def cost(board: Board, shown: Statistics, names: Sequence[str]) -> Chart | None:
+def make_cost(board: Board, shown: Statistics, names: Sequence[str]) -> Chart | None:
     """Seconds against the headline metric; None where fewer than two records kept their times."""
-    timed = [(i, s) for i, s in enumerate(seconds(board)) if s > 0]
+    timed = [(i, s) for i, s in enumerate(count_seconds(board)) if s > 0]
     if len(timed) < 2:
         return None
     x, x_ticks = _log_axis([s for _, s in timed])
@@ -241,7 +243,7 @@ def cost(board: Board, shown: Statistics, names: Sequence[str]) -> Chart | None:
             high=y(values[i].high),
             series=min(i, SERIES),
             letter=LETTERS[i] if i < SERIES else "",
-            title=f"{names[i]}: {s:.3g} s, {_read(values[i])}",
+            title=f"{names[i]}: {s:.3g} s, {_format(values[i])}",
         )
         for i, s in timed
     ]
@@ -268,7 +270,7 @@ def _log_axis(values: Sequence[float]) -> tuple[Scale, tuple[Tick, ...]]:
     return scale, tuple(Tick(at=scale(v), text=f"{v:g}") for v in at if v <= 10.0**last)
 
 
-def against_published(verdicts: Sequence[Verdict]) -> Chart | None:
+def make_scatter(verdicts: Sequence[Verdict]) -> Chart | None:
     """Our numbers over the published ones; × where they differ. None where there is none."""
     pairs = [(v, float(v.published.value), v.measured) for v in verdicts if v.measured is not None]
     if not pairs:

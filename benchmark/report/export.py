@@ -10,14 +10,14 @@ from collections.abc import Iterator
 from tabulate import tabulate
 
 from cirbench.benchmark.report.tables import (
-    Change,
-    Difference,
     Measured,
+    MeasuredDifference,
+    SignedNumber,
     Table,
     Value,
-    interval_text,
+    format_interval,
+    format_signed_interval,
     is_number,
-    signed_interval_text,
 )
 from cirbench.benchmark.runtime.paths import to_line
 
@@ -48,7 +48,7 @@ def as_markdown(table: Table) -> str:
     first = table.rows[0] if table.rows else ()
     return str(
         tabulate(
-            [[_markdown(value) for value in row] for row in table.rows],
+            [[_format_markdown(value) for value in row] for row in table.rows],
             [escape_markdown(header) for header in table.headers],
             tablefmt="pipe",
             disable_numparse=True,
@@ -57,16 +57,16 @@ def as_markdown(table: Table) -> str:
     )
 
 
-def _markdown(value: Value) -> str:
+def _format_markdown(value: Value) -> str:
     match value:
-        case Difference(best=True):
+        case MeasuredDifference(best=True):
             return "–"
-        case Difference(interval=i):
-            return f"{i.value:+.1f} {signed_interval_text(i)}"
+        case MeasuredDifference(interval=i):
+            return f"{i.value:+.1f} {format_signed_interval(i)}"
         case Measured(interval=i):
             number = f"**{i.value:.1f}**" if value.best else f"{i.value:.1f}"
-            return f"{number} {interval_text(i)}"
-        case Change():
+            return f"{number} {format_interval(i)}"
+        case SignedNumber():
             return f"{value:+.2f}"
         case float():
             return f"{value:.2f}"
@@ -88,15 +88,15 @@ def as_csv(table: Table) -> str:
     writer = csv.writer(buffer, lineterminator="\n")
     kinds = table.rows[0] if table.rows else ()
     writer.writerow(
-        [name for h, v in zip(table.headers, kinds, strict=True) for name in _columns(h, v)]
+        [name for h, v in zip(table.headers, kinds, strict=True) for name in _name_columns(h, v)]
     )
-    writer.writerows([field for value in row for field in _fields(value)] for row in table.rows)
+    writer.writerows([field for value in row for field in _format_csv(value)] for row in table.rows)
     return buffer.getvalue()
 
 
-def _columns(header: str, value: Value) -> list[str]:
+def _name_columns(header: str, value: Value) -> list[str]:
     match value:
-        case Difference():
+        case MeasuredDifference():
             return [header, f"{header} low", f"{header} high"]
         case Measured():
             return [header, f"{header} low", f"{header} high", f"{header} standing"]
@@ -104,25 +104,25 @@ def _columns(header: str, value: Value) -> list[str]:
             return [header]
 
 
-def _fields(value: Value) -> list[str]:
+def _format_csv(value: Value) -> list[str]:
     match value:
-        case Difference(interval=i):
+        case MeasuredDifference(interval=i):
             return [f"{x:.4f}" for x in (i.value, i.low, i.high)]
         case Measured(interval=i):
-            return [*(f"{x:.4f}" for x in (i.value, i.low, i.high)), _standing(value)]
+            return [*(f"{x:.4f}" for x in (i.value, i.low, i.high)), _name_standing(value)]
         case float():
             return [f"{value:.4f}"]
         case _:
-            return [_as_text(value)]
+            return [_escape_formula(value)]
 
 
-def _as_text(value: str) -> str:
+def _escape_formula(value: str) -> str:
     """A stranger's name that no spreadsheet takes for a formula."""
     plain = to_line(value)
     return f"'{plain}" if plain.startswith(("=", "+", "-", "@")) else plain
 
 
-def _standing(value: Measured) -> str:
+def _name_standing(value: Measured) -> str:
     """`best`, `tied` or nothing."""
     return "best" if value.best else "tied" if value.tied else ""
 
@@ -136,11 +136,11 @@ def as_latex(table: Table) -> str:
         [
             r"\begin{table}",
             r"\centering",
-            rf"\caption{{{_escaped(table.caption)}}}",
+            rf"\caption{{{_escape_latex(table.caption)}}}",
             rf"\label{{tab:{table.stem.replace('_', '-')}}}",
             rf"\begin{{tabular}}{{{alignment}}}",
             r"\toprule",
-            _line(table.headers),
+            _format_row(table.headers),
             r"\midrule",
             *_lines(table),
             r"\bottomrule",
@@ -153,30 +153,30 @@ def as_latex(table: Table) -> str:
 
 def _lines(table: Table) -> Iterator[str]:
     for row in table.rows:
-        yield _line(row)
+        yield _format_row(row)
 
 
-def _line(row: tuple[Value, ...]) -> str:
-    return " & ".join(map(_latex, row)) + r" \\"
+def _format_row(row: tuple[Value, ...]) -> str:
+    return " & ".join(map(_format_latex, row)) + r" \\"
 
 
-def _latex(value: Value) -> str:
+def _format_latex(value: Value) -> str:
     match value:
-        case Difference(best=True):
+        case MeasuredDifference(best=True):
             return "--"
-        case Difference(interval=i):
-            return f"${i.value:+.1f}$ {{\\scriptsize ${signed_interval_text(i)}$}}"
+        case MeasuredDifference(interval=i):
+            return f"${i.value:+.1f}$ {{\\scriptsize ${format_signed_interval(i)}$}}"
         case Measured(interval=i):
             number = rf"\textbf{{{i.value:.1f}}}" if value.best else f"{i.value:.1f}"
             tie = r"$^\approx$" if value.tied else ""
-            return f"{number} {{\\scriptsize {interval_text(i)}}}{tie}"
-        case Change():
+            return f"{number} {{\\scriptsize {format_interval(i)}}}{tie}"
+        case SignedNumber():
             return f"${value:+.2f}$"
         case float():
             return f"{value:.2f}"
         case _:
-            return _escaped(value)
+            return _escape_latex(value)
 
 
-def _escaped(text: str) -> str:
+def _escape_latex(text: str) -> str:
     return to_line(text).translate(_LATEX)

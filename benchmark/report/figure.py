@@ -14,8 +14,8 @@ from matplotlib.figure import Figure
 from cirbench.benchmark.analysis.boards import Board
 from cirbench.benchmark.api.per_query import PerQuery
 from cirbench.benchmark.api.values import ImageRef, TaskData
-from cirbench.benchmark.records.record import labels
-from cirbench.benchmark.report.pictures import opened
+from cirbench.benchmark.records.record import label_records
+from cirbench.benchmark.report.pictures import open_picture
 from cirbench.benchmark.runtime.errors import MissingData, UsageError
 from cirbench.benchmark.runtime.figures import STYLE, render_png
 
@@ -61,10 +61,10 @@ def choose_records(board: Board, names: Sequence[str]) -> list[int]:
     Raises:
         UsageError: a name means no record, or several.
     """
-    return [_record(board, name) for name in names]
+    return [_choose_record(board, name) for name in names]
 
 
-def _record(board: Board, name: str) -> int:
+def _choose_record(board: Board, name: str) -> int:
     meant = [
         i
         for i, record in enumerate(board.records)
@@ -114,7 +114,7 @@ class _Grid:
         self.figure.text(x / self.width, 1 - y / self.height, words, **style)  # type: ignore[arg-type]  # style is matplotlib's
 
 
-def figure(board: Board, data: TaskData, records: Sequence[int], rows: Sequence[int]) -> bytes:
+def draw_figure(board: Board, data: TaskData, records: Sequence[int], rows: Sequence[int]) -> bytes:
     """A PNG: a block a query, a line a method; targets have a thick green frame and a check mark.
 
     Raises:
@@ -125,23 +125,25 @@ def figure(board: Board, data: TaskData, records: Sequence[int], rows: Sequence[
     with mpl.rc_context(STYLE):
         grid = _Grid(figure=Figure(figsize=(width, height)), width=width, height=height)
         for number, row in enumerate(rows):
-            _query(grid, board, data, row, number * block + 0.15)
+            _draw_query(grid, board, data, row, number * block + 0.15)
             for line, record in enumerate(records):
                 top = number * block + 0.15 + line * (_INCH + 0.22)
-                name = labels(board.records)[record]
-                _answer(grid, name, board.per_query[record], data, row, top)
+                name = label_records(board.records)[record]
+                _draw_answer(grid, name, board.per_query[record], data, row, top)
     return render_png(grid.figure)
 
 
-def _query(grid: _Grid, board: Board, data: TaskData, row: int, top: float) -> None:
+def _draw_query(grid: _Grid, board: Board, data: TaskData, row: int, top: float) -> None:
     query, protocol = data.queries[row], board.first.protocol
-    _picture(grid.axes(0.1, top, 1.2), query.reference)
+    _draw_picture(grid.axes(0.1, top, 1.2), query.reference)
     family = "text" if "text" in protocol.templates else next(iter(protocol.templates))
     text = protocol.text(family, query.group, query.fields).strip()
     grid.text(0.1, top + 1.3, "\n".join(textwrap.wrap(f"+ “{text}”", 32)[:3]), va="top")
 
 
-def _answer(grid: _Grid, name: str, arrays: PerQuery, data: TaskData, row: int, top: float) -> None:
+def _draw_answer(
+    grid: _Grid, name: str, arrays: PerQuery, data: TaskData, row: int, top: float
+) -> None:
     rank = int(arrays.first_rank[row])
     where = f"target at rank {rank:,}" if rank else "no target"
     grid.text(2.3, top + 0.35, "\n".join(textwrap.wrap(name, 26)), va="bottom", weight="bold")
@@ -153,15 +155,15 @@ def _answer(grid: _Grid, name: str, arrays: PerQuery, data: TaskData, row: int, 
         if item < 0:
             continue
         axes = grid.axes(2.3 + _NAMES + place * (_INCH + 0.06), top, _INCH)
-        _picture(axes, data.gallery[item])
+        _draw_picture(axes, data.gallery[item])
         axes.set_xlabel(f"{similarity:.3f}{' ✓' if hit else ''}", fontsize=7, labelpad=2)
         for spine in axes.spines.values():
             spine.set(visible=True, linewidth=3 if hit else 0.5, color=_HIT if hit else "#c0c0c0")
 
 
-def _picture(axes: Axes, ref: ImageRef) -> None:
+def _draw_picture(axes: Axes, ref: ImageRef) -> None:
     """At its own proportions, on white."""
-    axes.imshow(opened(ref).convert("RGB"), aspect="equal", interpolation="lanczos")
+    axes.imshow(open_picture(ref).convert("RGB"), aspect="equal", interpolation="lanczos")
     axes.set_anchor("C")
     for spine in axes.spines.values():
         spine.set(visible=False)

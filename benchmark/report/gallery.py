@@ -13,9 +13,9 @@ from cirbench.benchmark.analysis.boards import Board
 from cirbench.benchmark.api.per_query import PerQuery
 from cirbench.benchmark.api.protocol import EvaluationProtocol
 from cirbench.benchmark.api.values import ImageRef, Query, TaskData
-from cirbench.benchmark.records.record import labels
+from cirbench.benchmark.records.record import label_records
 from cirbench.benchmark.report.page import render
-from cirbench.benchmark.report.pictures import Album, credit_of
+from cirbench.benchmark.report.pictures import Album, find_credit
 from cirbench.benchmark.runtime.errors import UsageError
 
 QUERIES = 200
@@ -35,7 +35,7 @@ class Picture:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Found:
+class Result:
     """One of a method's best: what, how similar, and whether it is a target."""
 
     picture: Picture
@@ -49,11 +49,11 @@ class Answer:
 
     method: str
     rank: int
-    found: tuple[Found, ...]
+    found: tuple[Result, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
+class QueryView:
     """A query and every method's answer; `more` targets are not shown."""
 
     id: str
@@ -65,7 +65,7 @@ class Asked:
     answers: tuple[Answer, ...]
 
 
-def chosen_queries(group: NDArray[np.str_], count: int) -> list[int]:
+def choose_queries(group: NDArray[np.str_], count: int) -> list[int]:
     """`count` rows of (Q,) groups, equally many a group as far as it has them; always the same."""
     rng = np.random.default_rng(_SEED)
     shuffled = [rng.permutation(np.flatnonzero(group == name)) for name in np.unique(group)]
@@ -78,7 +78,7 @@ def chosen_queries(group: NDArray[np.str_], count: int) -> list[int]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Looker:
+class QueryViews:
     """Looks up what a page shows of a board; `data` is None where pictures may not be shown."""
 
     board: Board
@@ -86,11 +86,11 @@ class Looker:
     album: Album
     protocol: EvaluationProtocol
 
-    def asked(self, row: int, methods: Sequence[str]) -> Asked:
+    def view(self, row: int, methods: Sequence[str]) -> QueryView:
         """One query with the answers of the first methods."""
         arrays = self.board.per_query[0]
         targets = self._targets(row)
-        return Asked(
+        return QueryView(
             id=str(arrays.query[row]),
             group=str(arrays.group[row]),
             texts=self._texts(row),
@@ -151,36 +151,36 @@ class Looker:
             method=method,
             rank=int(arrays.first_rank[row]),
             found=tuple(
-                Found(picture=self._gallery(item), similarity=similarity, hit=hit)
+                Result(picture=self._gallery(item), similarity=similarity, hit=hit)
                 for item, similarity, hit in best
                 if item >= 0
             ),
         )
 
 
-def gallery(board: Board, data: TaskData | None) -> str:
+def render_gallery(board: Board, data: TaskData | None) -> str:
     """The page; without `data` it names pictures and shows none.
 
     Raises:
         CorruptData: a picture can't be decoded, or records disagree on their queries.
         MissingData: a picture's file can't be read.
     """
-    looker = Looker(board=board, data=data, album=Album(), protocol=board.first.protocol)
-    names = labels(board.records)
+    views = QueryViews(board=board, data=data, album=Album(), protocol=board.first.protocol)
+    names = label_records(board.records)
     methods = names[:METHODS]
-    rows = chosen_queries(board.scores[0].group, QUERIES)
-    asked = [looker.asked(row, methods) for row in rows]
+    rows = choose_queries(board.scores[0].group, QUERIES)
+    shown = [views.view(row, methods) for row in rows]
     return render(
         "gallery.html",
         board=board,
-        asked=asked,
+        asked=shown,
         methods=methods,
         top=TOP,
         left_out=len(names) - len(methods),
         total=len(board.scores[0].query),
         ks=[k for k in (1, 5, 10, 50) if k <= board.per_query[0].top.shape[1]] or [1],
-        groups=[name for name in board.groups if any(a.group == name for a in asked)],
+        groups=[name for name in board.groups if any(a.group == name for a in shown)],
         pictures=data is not None,
-        credit=credit_of(board.first.cell.task),
-        uris=looker.album.thumbnails(),
+        credit=find_credit(board.first.cell.task),
+        uris=views.album.thumbnails(),
     )

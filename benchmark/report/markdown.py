@@ -9,13 +9,13 @@ from tabulate import tabulate
 
 from cirbench.benchmark.analysis.boards import Board
 from cirbench.benchmark.analysis.published import Published, verify
-from cirbench.benchmark.records.record import Record, labels
+from cirbench.benchmark.records.record import Record, label_records
 from cirbench.benchmark.report.export import as_markdown, escape_markdown
-from cirbench.benchmark.report.tables import leaderboard_tables
+from cirbench.benchmark.report.tables import make_leaderboard_tables
 from cirbench.benchmark.runtime.paths import to_line
 
 
-def as_lines(records: Sequence[Record]) -> str:
+def format_lines(records: Sequence[Record]) -> str:
     """Records of one board as a row each for a terminal, best first: averages, no intervals."""
     protocol = records[0].protocol
 
@@ -25,38 +25,38 @@ def as_lines(records: Sequence[Record]) -> str:
     best_first = sorted(records, key=lambda record: -value(record, protocol.headline))
     rows = [
         [to_line(label), *(f"{value(record, m):.1f}" for m in protocol.metrics)]
-        for label, record in zip(labels(best_first), best_first, strict=True)
+        for label, record in zip(label_records(best_first), best_first, strict=True)
     ]
     align = ["left", *["right"] * len(protocol.metrics)]
     headers = ["average", *protocol.metrics]
     return str(tabulate(rows, headers, disable_numparse=True, colalign=align, maxcolwidths=[40]))
 
 
-def markdown(board: Board, published: Sequence[Published]) -> str:
+def render_board(board: Board, published: Sequence[Published]) -> str:
     """A board as a section: averages, the headline per group, what they were measured with."""
     parts = [f"## {escape_markdown(board.title)}", ""]
-    for table in leaderboard_tables(board, verify(published, board.records)):
+    for table in make_leaderboard_tables(board, verify(published, board.records)):
         title = escape_markdown(table.title[0].upper() + table.title[1:])
         parts += [f"### {title}", "", as_markdown(table), ""]
-    parts += [_pictures(board), "", _footnote(board), ""]
+    parts += [_link_pictures(board), "", _render_footnote(board), ""]
     return "\n".join(parts)
 
 
-def plot_names(board: Board) -> dict[str, str]:
+def name_plots(board: Board) -> dict[str, str]:
     """Kind of plot → path in the results folder, without its ending."""
     task = str(board.records[0].path.parent.name)
     return {kind: f"{task}/{board.stem}--{kind}" for kind in ("bars", "curves")}
 
 
-def _pictures(board: Board) -> str:
-    names = plot_names(board)
+def _link_pictures(board: Board) -> str:
+    names = name_plots(board)
     return (
         f"![{board.headline} by group, with 95 % intervals]({names['bars']}.svg)\n"
         f"![Recall at k, with 95 % bands]({names['curves']}.svg)"
     )
 
 
-def _footnote(board: Board) -> str:
+def _render_footnote(board: Board) -> str:
     counts, protocol = board.first.counts, board.first.protocol
     removed = "removed from" if protocol.reference_removed else "kept in"
     links = ", ".join(
@@ -76,7 +76,7 @@ def _footnote(board: Board) -> str:
         f"Records: {links}.",
         *(
             f"{escape_markdown(name)}: {escape_markdown(remark)}"
-            for name, remark in _remarks(board)
+            for name, remark in _list_remarks(board)
         ),
     ]
     return "\n\n".join(lines)
@@ -87,7 +87,7 @@ def _code(name: str) -> str:
     return f"`{name}`" if re.fullmatch(r"[\w.@+-]+", name) else escape_markdown(name)
 
 
-def _remarks(board: Board) -> list[tuple[str, str]]:
+def _list_remarks(board: Board) -> list[tuple[str, str]]:
     """What a reader should know of the records, each remark once: whose, and what."""
     found: dict[str, list[str]] = {}
     for record in board.records:
@@ -96,7 +96,10 @@ def _remarks(board: Board) -> list[tuple[str, str]]:
     return [(", ".join(dict.fromkeys(names)), remark) for remark, names in found.items()]
 
 
-def page(all_boards: Sequence[Board], published: Sequence[Published] = ()) -> str:
+def render_leaderboard(all_boards: Sequence[Board], published: Sequence[Published] = ()) -> str:
     """The whole leaderboard."""
     intro = "# Leaderboard\n\nWritten by `bench leaderboard` from the records beside it.\n"
-    return "\n".join([intro, *(markdown(board, published) for board in all_boards)]).rstrip() + "\n"
+    return (
+        "\n".join([intro, *(render_board(board, published) for board in all_boards)]).rstrip()
+        + "\n"
+    )

@@ -18,18 +18,18 @@ from cirbench.benchmark.analysis.boards import Board
 from cirbench.benchmark.analysis.published import STATES, Verdict
 from cirbench.benchmark.api.protocol import EvaluationProtocol
 from cirbench.benchmark.records.fields import Counts
-from cirbench.benchmark.records.record import Record, labels
+from cirbench.benchmark.records.record import Record, label_records
 from cirbench.benchmark.report import charts
 from cirbench.benchmark.report.charts import Chart
 from cirbench.benchmark.report.tables import (
-    Change,
-    Difference,
     Measured,
+    MeasuredDifference,
+    SignedNumber,
     Table,
     Value,
-    board_slug,
-    interval_text,
-    signed_interval_text,
+    format_interval,
+    format_signed_interval,
+    name_board,
 )
 
 _PACKAGE = "cirbench.benchmark.report"
@@ -62,7 +62,7 @@ class Section:
     gallery: str
 
 
-def section(
+def make_section(
     board: Board,
     shown: Statistics,
     tables: Sequence[Table],
@@ -70,16 +70,16 @@ def section(
     gallery: str,
 ) -> Section:
     """Everything about one board; `verdicts` are those with a number of this board's records."""
-    names = labels(board.records)
+    names = label_records(board.records)
     drawn = [
-        charts.bars(board, shown, names),
-        charts.curves(shown, names),
-        charts.cost(board, shown, names),
-        charts.against_published(verdicts),
+        charts.make_bars(board, shown, names),
+        charts.make_curves(shown, names),
+        charts.make_cost(board, shown, names),
+        charts.make_scatter(verdicts),
     ]
     headline = shown.scores["average", board.headline]
     return Section(
-        id=board_slug(board),
+        id=name_board(board),
         title=board.title,
         protocol=board.first.protocol,
         counts=board.first.counts,
@@ -88,19 +88,19 @@ def section(
         tied=tuple(n for n, s in zip(names, headline, strict=True) if s.best or s.tied),
         tables=tuple(tables),
         charts=tuple(chart for chart in drawn if chart is not None),
-        sources=tuple(map(_source, names, board.records)),
+        sources=tuple(map(_make_source, names, board.records)),
         gallery=gallery,
     )
 
 
-def _source(label: str, record: Record) -> Source:
+def _make_source(label: str, record: Record) -> Source:
     code = record.environment.code
     facts = {
-        **dict(_sorted(record.cell)),
+        **dict(_list_fields(record.cell)),
         "commit": code.commit,
         "uncommitted changes": code.dirty or "none",
-        **{f"{name} fingerprint": value for name, value in _sorted(record.fingerprints)},
-        **{name: value for name, value in _sorted(record.environment) if name != "code"},
+        **{f"{name} fingerprint": value for name, value in _list_fields(record.fingerprints)},
+        **{name: value for name, value in _list_fields(record.environment) if name != "code"},
         **{name: getattr(record.run, name) for name in _RUN},
         "per-query sha256": record.per_query.sha256,
     }
@@ -108,23 +108,23 @@ def _source(label: str, record: Record) -> Source:
         label=label,
         link=f"../{record.path.parent.name}/{record.path.name}",
         facts=tuple(
-            (name, _plain(value)) for name, value in facts.items() if value not in (None, "")
+            (name, _format(value)) for name, value in facts.items() if value not in (None, "")
         ),
     )
 
 
-def _sorted(value: object) -> list[tuple[str, object]]:
+def _list_fields(value: object) -> list[tuple[str, object]]:
     """The fields by name, as they stand in the record's file."""
     return sorted(vars(value).items())
 
 
-def _plain(value: object) -> str:
+def _format(value: object) -> str:
     if isinstance(value, Mapping):
-        return ", ".join(f"{name} {_plain(inner)}" for name, inner in value.items())
+        return ", ".join(f"{name} {_format(inner)}" for name, inner in value.items())
     return value if isinstance(value, str) else json.dumps(value, sort_keys=True)
 
 
-def index(sections: Sequence[Section], verdicts: Sequence[Verdict]) -> str:
+def render_index(sections: Sequence[Section], verdicts: Sequence[Verdict]) -> str:
     """The whole page; `verdicts` are those of every published number."""
     counts = Counter(verdict.state for verdict in verdicts)
     return render(
@@ -163,23 +163,25 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    made.globals["inlined"] = _inlined
-    made.filters.update(kind=_kind, interval=interval_text, signed_interval=signed_interval_text)
+    made.globals["inlined"] = _inline
+    made.filters.update(
+        kind=_name_kind, interval=format_interval, signed_interval=format_signed_interval
+    )
     return made
 
 
-def _inlined(name: str) -> Markup:
+def _inline(name: str) -> Markup:
     """A style or script of ours, which needs no escaping."""
     return Markup((files(_PACKAGE) / "templates" / name).read_text(encoding="utf-8"))
 
 
-def _kind(value: Value) -> str:
+def _name_kind(value: Value) -> str:
     match value:
-        case Difference():
+        case MeasuredDifference():
             return "difference"
         case Measured():
             return "score"
-        case Change():
+        case SignedNumber():
             return "change"
         case float():
             return "number"

@@ -42,10 +42,10 @@ class Permission:
 
     def covers(self, task: str) -> bool:
         """Whether the task's pictures and texts may stand in a page."""
-        return self.embed or bool(credit_of(task))
+        return self.embed or bool(find_credit(task))
 
 
-def credit_of(task: str) -> str:
+def find_credit(task: str) -> str:
     """What must be said beside a task's pictures; empty where they may not be passed on."""
     try:
         return str(find_task(task).credit)
@@ -53,7 +53,7 @@ def credit_of(task: str) -> str:
         return ""
 
 
-def task_data(board: Board, data_root: Path | None) -> TaskData:
+def load_task_data(board: Board, data_root: Path | None) -> TaskData:
     """The board's task, with the gallery and the queries its records were made with.
 
     Raises:
@@ -75,33 +75,33 @@ def task_data(board: Board, data_root: Path | None) -> TaskData:
     return data
 
 
-def opened(ref: ImageRef) -> Image.Image:
+def open_picture(ref: ImageRef) -> Image.Image:
     """A picture, decoded; its box alone, at its own proportions, where it has one.
 
     Raises:
         MissingData: its file can't be read.
         CorruptData: it can't be decoded.
     """
-    return _looked_at(_decode(ref, _content(ref)), ref.box)
+    return _crop(_decode(ref, _read(ref)), ref.box)
 
 
-def thumbnail(ref: ImageRef, size: Size = Size()) -> str:
+def make_thumbnail(ref: ImageRef, size: Size = Size()) -> str:
     """A data URI of a small picture; raises as `opened` does."""
-    content = _content(ref)
+    content = _read(ref)
     # a draft's pixels are others than the box's
     draft = (2 * size.side, 2 * size.side) if ref.box is None else None
     image = _decode(ref, content, draft)
     small = max(image.size) <= size.side and len(content) <= SMALL_BYTES
     if small and image.format in _MIME and ref.box is None:
-        return _data_uri(content, _MIME[image.format])
-    part = _looked_at(image, ref.box)
+        return _make_data_uri(content, _MIME[image.format])
+    part = _crop(image, ref.box)
     part.thumbnail((size.side, size.side))
     buffer = io.BytesIO()
     part.convert("RGB").save(buffer, "WEBP", quality=size.quality)
-    return _data_uri(buffer.getvalue(), "image/webp")
+    return _make_data_uri(buffer.getvalue(), "image/webp")
 
 
-def _looked_at(image: Image.Image, box: tuple[int, int, int, int] | None) -> Image.Image:
+def _crop(image: Image.Image, box: tuple[int, int, int, int] | None) -> Image.Image:
     """The part of a picture that a tower sees; black where it has no area, as in preprocessing."""
     if box is None:
         return image
@@ -109,7 +109,7 @@ def _looked_at(image: Image.Image, box: tuple[int, int, int, int] | None) -> Ima
     return image.crop(box) if left < right and upper < lower else Image.new("RGB", (64, 64))
 
 
-def _content(ref: ImageRef) -> bytes:
+def _read(ref: ImageRef) -> bytes:
     try:
         return ref.read()
     except OSError as error:
@@ -123,7 +123,7 @@ def _decode(ref: ImageRef, content: bytes, draft: tuple[int, int] | None = None)
         raise CorruptData(f"picture {ref.id} can't be decoded ({error}); fetch it again") from error
 
 
-def _data_uri(content: bytes, mime: str) -> str:
+def _make_data_uri(content: bytes, mime: str) -> str:
     return f"data:{mime};base64,{base64.b64encode(content).decode()}"
 
 
@@ -145,4 +145,4 @@ class Album:
         """Data URIs by number, the smaller the more there are; raises as `opened` does."""
         count = len(self._refs)
         size = next(size for most, size in SIZES if most is None or count <= most)
-        return [thumbnail(ref, size) for ref in self._refs]
+        return [make_thumbnail(ref, size) for ref in self._refs]

@@ -9,9 +9,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from cirbench.benchmark.analysis.board_statistics import recall_curve
+from cirbench.benchmark.analysis.board_statistics import compute_curve
 from cirbench.benchmark.analysis.boards import Board
-from cirbench.benchmark.records.record import labels
+from cirbench.benchmark.records.record import label_records
 from cirbench.benchmark.runtime.figures import COLOURS, STYLE
 from cirbench.benchmark.runtime.paths import to_line
 
@@ -23,11 +23,11 @@ MOST = len(COLOURS) * len(HATCHES)
 """A figure shows so many records at most: all that look different."""
 
 
-def bars(board: Board) -> Figure:
+def draw_bars(board: Board) -> Figure:
     """The headline metric per group and on average, one bar a record, with its interval."""
     names = [*board.groups, "average"] if len(board.groups) > 1 else ["average"]
-    drawn = _drawn(board)
-    figure, axes = _figure(max(6.0, 1.2 + 0.28 * len(names) * len(drawn)))
+    drawn = _choose_records(board)
+    figure, axes = _make_figure(max(6.0, 1.2 + 0.28 * len(names) * len(drawn)))
     width = 0.84 / len(drawn)
     places = np.arange(len(names))
     for i, (label, record) in enumerate(drawn.items()):
@@ -46,16 +46,16 @@ def bars(board: Board) -> Figure:
         )
     axes.set_xticks(places, [to_line(name) for name in names])
     axes.set_ylabel(f"{board.headline} (%)")
-    return _finished(figure, axes, board)
+    return _finish(figure, axes, board)
 
 
-def curves(board: Board) -> Figure:
+def draw_curves(board: Board) -> Figure:
     """Recall at every k that was kept, averaged over groups, with its band."""
-    figure, axes = _figure(6.0)
-    for i, (label, record) in enumerate(_drawn(board).items()):
+    figure, axes = _make_figure(6.0)
+    for i, (label, record) in enumerate(_choose_records(board).items()):
         arrays = record.read_per_query()
         k = range(1, arrays.hits.shape[1] + 1)
-        curve = recall_curve(board, arrays, k)
+        curve = compute_curve(board, arrays, k)
         axes.plot(k, [point.value for point in curve], color=_colour(i), label=label, linewidth=1.4)
         low, high = [point.low for point in curve], [point.high for point in curve]
         axes.fill_between(k, low, high, color=_colour(i), alpha=0.15, linewidth=0)
@@ -65,19 +65,19 @@ def curves(board: Board) -> Figure:
     axes.minorticks_off()
     axes.set_xlabel("k")
     axes.set_ylabel("recall@k (%), average over groups")
-    return _finished(figure, axes, board)
+    return _finish(figure, axes, board)
 
 
-def _figure(width: float) -> tuple[Figure, Axes]:
+def _make_figure(width: float) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(min(width, 14.0), 3.6), layout="constrained")
     return figure, figure.add_subplot()
 
 
-def _finished(figure: Figure, axes: Axes, board: Board) -> Figure:
+def _finish(figure: Figure, axes: Axes, board: Board) -> Figure:
     axes.set_ylim(bottom=0)
     axes.grid(axis="y", linewidth=0.4, alpha=0.5)
     axes.set_axisbelow(True)
-    shown, of = len(_drawn(board)), len(board.records)
+    shown, of = len(_choose_records(board)), len(board.records)
     axes.set_title(to_line(board.title), loc="left", fontsize=9)
     figure.legend(
         loc="outside right upper",
@@ -89,9 +89,9 @@ def _finished(figure: Figure, axes: Axes, board: Board) -> Figure:
     return figure
 
 
-def _drawn(board: Board) -> dict[str, Record]:
+def _choose_records(board: Board) -> dict[str, Record]:
     """Label → record, best first; where there are more than fit, of each method's first seed."""
-    named = dict(zip(map(to_line, labels(board.records)), board.records, strict=True))
+    named = dict(zip(map(to_line, label_records(board.records)), board.records, strict=True))
     if len(named) <= MOST:
         return named
     by_seed = sorted(board.records, key=lambda record: -record.cell.seed)
@@ -112,4 +112,4 @@ def _colour(index: int) -> str:
 def draw(board: Board) -> dict[str, Figure]:
     """Kind → figure."""
     with mpl.rc_context(STYLE):
-        return {"bars": bars(board), "curves": curves(board)}
+        return {"bars": draw_bars(board), "curves": draw_curves(board)}

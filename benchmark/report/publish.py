@@ -7,7 +7,7 @@ from pathlib import Path
 
 from cirbench.benchmark.analysis.boards import Board, read_boards
 from cirbench.benchmark.analysis.published import read_published
-from cirbench.benchmark.report.markdown import page, plot_names
+from cirbench.benchmark.report.markdown import name_plots, render_leaderboard
 from cirbench.benchmark.runtime.files import write_whole
 
 PAGE = "leaderboard.md"
@@ -18,12 +18,12 @@ def publish(root: Path, found: Sequence[Board]) -> list[Path]:
     from cirbench.benchmark.report.plots import draw
     from cirbench.benchmark.runtime.figures import render_png, render_svg
 
-    contents = {root / PAGE: page(found, read_published()).encode()}
+    contents = {root / PAGE: render_leaderboard(found, read_published()).encode()}
     for board in found:
         for kind, figure in draw(board).items():
-            path = root / plot_names(board)[kind]
-            contents[_ending(path, ".svg")] = render_svg(figure, board.digest)
-            contents[_ending(path, ".png")] = render_png(figure)
+            path = root / name_plots(board)[kind]
+            contents[_add_ending(path, ".svg")] = render_svg(figure, board.digest)
+            contents[_add_ending(path, ".png")] = render_png(figure)
     for path, content in contents.items():
         if not path.is_file() or path.read_bytes() != content:
             with write_whole(path) as temporary:
@@ -31,7 +31,7 @@ def publish(root: Path, found: Sequence[Board]) -> list[Path]:
     return list(contents)
 
 
-def stale(root: Path) -> list[Path]:
+def find_stale(root: Path) -> list[Path]:
     """The files that `publish` would have to write anew.
 
     Plots are held to the data they say they show, not to their bytes, which change with the
@@ -39,20 +39,20 @@ def stale(root: Path) -> list[Path]:
     """
     found = read_boards(root)
     page_path = root / PAGE
-    old = not page_path.is_file() or page_path.read_text(encoding="utf-8") != page(
+    old = not page_path.is_file() or page_path.read_text(encoding="utf-8") != render_leaderboard(
         found, read_published()
     )
-    return [page_path] * old + [path for board in found for path in _stale_plots(root, board)]
+    return [page_path] * old + [path for board in found for path in _find_stale_plots(root, board)]
 
 
-def _stale_plots(root: Path, board: Board) -> Sequence[Path]:
-    bases = [root / name for name in plot_names(board).values()]
-    svgs = [_ending(base, ".svg") for base in bases]
-    pngs = [_ending(base, ".png") for base in bases]
+def _find_stale_plots(root: Path, board: Board) -> Sequence[Path]:
+    bases = [root / name for name in name_plots(board).values()]
+    svgs = [_add_ending(base, ".svg") for base in bases]
+    pngs = [_add_ending(base, ".png") for base in bases]
     return [
         p for p in svgs if not p.is_file() or board.digest not in p.read_text(encoding="utf-8")
     ] + [p for p in pngs if not p.is_file()]
 
 
-def _ending(path: Path, ending: str) -> Path:
+def _add_ending(path: Path, ending: str) -> Path:
     return path.with_name(path.name + ending)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from cirbench.benchmark.analysis.board_statistics import Score, Statistics
-from cirbench.benchmark.analysis.boards import Board, row_names
+from cirbench.benchmark.analysis.board_statistics import Standing, Statistics
+from cirbench.benchmark.analysis.boards import Board, name_row
 from cirbench.benchmark.analysis.published import Verdict
 from cirbench.benchmark.api.values import Interval
 from cirbench.benchmark.records.fields import slug
@@ -22,11 +22,11 @@ class Measured:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Difference(Measured):
+class MeasuredDifference(Measured):
     """A difference to a row of the table; `best` where it is that row's own."""
 
 
-class Change(float):
+class SignedNumber(float):
     """A plain difference, written with its sign."""
 
 
@@ -70,12 +70,12 @@ def is_number(value: Value) -> bool:
 NAMES = ("method", "supervision", "trained on", "backbone")
 
 
-def board_slug(board: Board) -> str:
+def name_board(board: Board) -> str:
     """Name a board's files and its section."""
     return f"{slug(board.first.cell.task)}--{slug(board.stem)}"
 
 
-def report_tables(board: Board, shown: Statistics, verdicts: Sequence[Verdict]) -> list[Table]:
+def make_report_tables(board: Board, shown: Statistics, verdicts: Sequence[Verdict]) -> list[Table]:
     """Make every table of a board, each with its own best and what is tied with it.
 
     One an average, the headline by group, published numbers.
@@ -84,20 +84,20 @@ def report_tables(board: Board, shown: Statistics, verdicts: Sequence[Verdict]) 
     for average in board.averages:
         headline = shown.scores[average, board.headline]
         columns: dict[str, Sequence[Value]] = {
-            metric: _measured(shown.scores[average, metric]) for metric in board.metrics
+            metric: _make_column(shown.scores[average, metric]) for metric in board.metrics
         }
         columns[f"{board.headline} minus the best"] = [
-            Difference(interval=s.difference, best=s.best, tied=s.tied) for s in headline
+            MeasuredDifference(interval=s.difference, best=s.best, tied=s.tied) for s in headline
         ]
         best_first = sorted(range(len(headline)), key=lambda i: -headline[i].value.value)
-        tables.append(_average_table(board, average, columns, best_first))
+        tables.append(_make_average_table(board, average, columns, best_first))
     if len(board.groups) > 1:
-        by_group = {g: _measured(shown.scores[g, board.headline]) for g in board.groups}
-        tables.append(_group_table(board, by_group))
-    return tables + _published_tables(board, verdicts)
+        by_group = {g: _make_column(shown.scores[g, board.headline]) for g in board.groups}
+        tables.append(_make_group_table(board, by_group))
+    return tables + _make_published_tables(board, verdicts)
 
 
-def leaderboard_tables(board: Board, verdicts: Sequence[Verdict]) -> list[Table]:
+def make_leaderboard_tables(board: Board, verdicts: Sequence[Verdict]) -> list[Table]:
     """Make the same tables without a test of every column: best is what is printed as the best.
 
     The rows are in the board's order, and differences are to its first.
@@ -105,43 +105,45 @@ def leaderboard_tables(board: Board, verdicts: Sequence[Verdict]) -> list[Table]
     tables = []
     for average in board.averages:
         columns: dict[str, Sequence[Value]] = {
-            metric: _as_printed(board, average, metric) for metric in board.metrics
+            metric: _make_printed_column(board, average, metric) for metric in board.metrics
         }
         columns[f"{board.headline} minus the first row's"] = [
-            Difference(interval=d, best=d.value == d.low == d.high == 0)
+            MeasuredDifference(interval=d, best=d.value == d.low == d.high == 0)
             for d in board.differences(average)
         ]
-        tables.append(_average_table(board, average, columns, range(len(board.records))))
+        tables.append(_make_average_table(board, average, columns, range(len(board.records))))
     if len(board.groups) > 1:
-        by_group = {group: _as_printed(board, group, board.headline) for group in board.groups}
-        tables.append(_group_table(board, by_group))
-    return tables + _published_tables(board, verdicts)
+        by_group = {
+            group: _make_printed_column(board, group, board.headline) for group in board.groups
+        }
+        tables.append(_make_group_table(board, by_group))
+    return tables + _make_published_tables(board, verdicts)
 
 
-def _measured(scores: Iterable[Score]) -> list[Measured]:
+def _make_column(scores: Iterable[Standing]) -> list[Measured]:
     return [Measured(interval=s.value, best=s.best, tied=s.tied) for s in scores]
 
 
-def _as_printed(board: Board, row: str, metric: str) -> list[Measured]:
+def _make_printed_column(board: Board, row: str, metric: str) -> list[Measured]:
     """A column in which whatever rounds to the best is the best."""
     column = [record.metrics[row][metric] for record in board.records]
     best = max(round(interval.value, 1) for interval in column)
     return [Measured(interval=v, best=round(v.value, 1) == best) for v in column]
 
 
-def _average_table(
+def _make_average_table(
     board: Board, average: str, columns: Mapping[str, Sequence[Value]], order: Iterable[int]
 ) -> Table:
     members = ", ".join(board.averages[average])
-    return _table(board, average, f"{average} ({members})", columns, order)
+    return _make_table(board, average, f"{average} ({members})", columns, order)
 
 
-def _group_table(board: Board, columns: Mapping[str, Sequence[Value]]) -> Table:
+def _make_group_table(board: Board, columns: Mapping[str, Sequence[Value]]) -> Table:
     order = range(len(board.records))
-    return _table(board, "groups", f"{board.headline} by group", columns, order)
+    return _make_table(board, "groups", f"{board.headline} by group", columns, order)
 
 
-def _table(
+def _make_table(
     board: Board,
     name: str,
     title: str,
@@ -150,19 +152,19 @@ def _table(
 ) -> Table:
     """A row a record, by their numbers in `order`; a column has a value for each record."""
     return Table(
-        stem=f"{board_slug(board)}--{slug(name)}",
+        stem=f"{name_board(board)}--{slug(name)}",
         title=title,
         board=board.title,
         headers=(*NAMES, *columns),
         names=len(NAMES),
         rows=tuple(
-            (*row_names(board, board.records[i]), *(column[i] for column in columns.values()))
+            (*name_row(board, board.records[i]), *(column[i] for column in columns.values()))
             for i in order
         ),
     )
 
 
-def _published_tables(board: Board, verdicts: Sequence[Verdict]) -> list[Table]:
+def _make_published_tables(board: Board, verdicts: Sequence[Verdict]) -> list[Table]:
     """One table, or none where no published number has a record here."""
     rows = [
         (
@@ -171,7 +173,7 @@ def _published_tables(board: Board, verdicts: Sequence[Verdict]) -> list[Table]:
             v.published.metric,
             Printed(v.published.value),
             v.measured,
-            Change(v.difference),
+            SignedNumber(v.difference),
             v.state,
             v.published.source,
         )
@@ -181,7 +183,7 @@ def _published_tables(board: Board, verdicts: Sequence[Verdict]) -> list[Table]:
     names = ("method", "group", "metric")
     numbers = ("published", "ours", "difference")
     table = Table(
-        stem=f"{board_slug(board)}--published",
+        stem=f"{name_board(board)}--published",
         title="against published numbers",
         board=board.title,
         headers=(*names, *numbers, "verdict", "source"),
@@ -191,11 +193,11 @@ def _published_tables(board: Board, verdicts: Sequence[Verdict]) -> list[Table]:
     return [table] if rows else []
 
 
-def interval_text(interval: Interval) -> str:
+def format_interval(interval: Interval) -> str:
     """`[58.9, 63.4]`"""
     return f"[{interval.low:.1f}, {interval.high:.1f}]"
 
 
-def signed_interval_text(interval: Interval) -> str:
+def format_signed_interval(interval: Interval) -> str:
     """`[-2.4, +0.1]`"""
     return f"[{interval.low:+.1f}, {interval.high:+.1f}]"

@@ -137,7 +137,7 @@ def _count_draws(drawn: NDArray[np.int64]) -> NDArray[np.uint16]:
     return counts.reshape(rows, clusters).astype(np.uint16)
 
 
-def intervals(estimates: Array, draws: Array, sizes: Sequence[int]) -> list[Interval]:
+def make_intervals(estimates: Array, draws: Array, sizes: Sequence[int]) -> list[Interval]:
     """One interval for each of A estimates, from (resamples, A) draws; NaN draws are left out."""
     tail = 100 * (1 - LEVEL) / 2
     percentile = np.nanpercentile if np.isnan(draws).any() else np.percentile  # twice as fast

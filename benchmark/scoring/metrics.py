@@ -94,7 +94,7 @@ def parse_metrics(name: str) -> list[Metric]:
     return [parse_metric(part) for part in (mean.groups() if mean else (name,))]
 
 
-def hits_at(top: NDArray[np.int32], positives: Sequence[Sequence[int]]) -> Hits:
+def find_hits(top: NDArray[np.int32], positives: Sequence[Sequence[int]]) -> Hits:
     """(Q, K) gallery rows in rank order → (Q, K) whether each is a positive of its query."""
     if top.shape[1] == 0 or not positives:
         return np.zeros(top.shape, dtype=bool)

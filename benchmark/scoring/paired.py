@@ -15,7 +15,7 @@ from statistics import NormalDist
 import numpy as np
 
 from cirbench.benchmark.api.values import Interval
-from cirbench.benchmark.scoring.bootstrap import LEVEL, Array, Design, intervals
+from cirbench.benchmark.scoring.bootstrap import LEVEL, Array, Design, make_intervals
 
 DRAWS = 10_000
 SEED = 0
@@ -57,7 +57,7 @@ def find_differences(values: Array, design: Design) -> dict[str, list[Difference
     found = {}
     for i, (name, members) in enumerate(zip(design.rows, design.members, strict=True)):
         own = values[np.isin(design.group, members)]
-        spans = intervals(means[i], draws[:, i], [len(own)] * values.shape[1])
+        spans = make_intervals(means[i], draws[:, i], [len(own)] * values.shape[1])
         found[name] = [
             Difference(
                 interval=spans[m],
@@ -109,7 +109,7 @@ def _draw_signs(clusters: int) -> Iterator[Array]:
         yield 2 * rng.integers(0, 2, size=size, dtype=np.int8).astype(np.float64) - 1
 
 
-def holm(p: Sequence[float]) -> list[float]:
+def adjust_by_holm(p: Sequence[float]) -> list[float]:
     """Holm's step-down adjustment: the family-wise error over all of them stays at the level."""
     adjusted = [0.0] * len(p)
     highest = 0.0

@@ -14,8 +14,8 @@ from cirbench.benchmark.api.values import TaskData
 from cirbench.benchmark.records.fields import Cell, Metrics
 from cirbench.benchmark.records.record import Record, read_records
 from cirbench.benchmark.runtime.errors import CorruptData, UsageError
-from cirbench.benchmark.scoring.bootstrap import Design, intervals
-from cirbench.benchmark.scoring.metrics import SUBSET, Metric, Values, hits_at, parse_metrics
+from cirbench.benchmark.scoring.bootstrap import Design, make_intervals
+from cirbench.benchmark.scoring.metrics import SUBSET, Metric, Values, find_hits, parse_metrics
 
 if TYPE_CHECKING:  # a report, which summarises too, need not wait for torch
     from cirbench.benchmark.ranking.rank import Ranking
@@ -23,7 +23,7 @@ if TYPE_CHECKING:  # a report, which summarises too, need not wait for torch
 _ROUNDING = 1e-6
 
 
-def depth(protocol: EvaluationProtocol) -> int:
+def find_depth(protocol: EvaluationProtocol) -> int:
     """How many of the best a protocol's metrics look at."""
     metrics = [metric for name in protocol.metrics for metric in parse_metrics(name)]
     return max(metric.k for metric in metrics if metric.kind != SUBSET)
@@ -33,8 +33,8 @@ def score(data: TaskData, ranking: Ranking, protocol: EvaluationProtocol) -> Per
     """Per-query data of a ranking."""
     positives = [query.positives for query in data.queries]
     counts = np.array([len(items) for items in positives], dtype=np.int64)
-    hits = hits_at(ranking.top, positives)
-    member_hits = hits_at(ranking.members, positives)
+    hits = find_hits(ranking.top, positives)
+    member_hits = find_hits(ranking.members, positives)
 
     def values_of(metric: Metric) -> Values:
         found = member_hits if metric.kind == SUBSET else hits
@@ -159,6 +159,8 @@ def summarise(scores: Scores, groups: Sequence[str], protocol: EvaluationProtoco
     means, draws = design.means(scores.values), design.draws(scores.values)
     metrics = [str(name) for name in scores.metrics]
     return {
-        name: dict(zip(metrics, intervals(means[i], draws[:, i], [n] * len(metrics)), strict=True))
+        name: dict(
+            zip(metrics, make_intervals(means[i], draws[:, i], [n] * len(metrics)), strict=True)
+        )
         for i, (name, n) in enumerate(zip(design.rows, design.row_sizes, strict=True))
     }

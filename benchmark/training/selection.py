@@ -21,7 +21,7 @@ from cirbench.benchmark.evaluation.compose import QueryBatch
 from cirbench.benchmark.evaluation.plan import check_whole
 from cirbench.benchmark.ranking.groups import rank_queries
 from cirbench.benchmark.runtime.errors import UsageError
-from cirbench.benchmark.scoring.summary import depth, score
+from cirbench.benchmark.scoring.summary import find_depth, score
 
 
 def find_supervision(task: str, data_root: Path | None) -> dict[str, Any]:
@@ -86,5 +86,5 @@ def score_selection(
     with torch.inference_mode():
         vectors = method.compose(batch).float().cpu()
         gallery = normalize(images.of(data.gallery), dim=1)
-        found = score(data, rank_queries(data, vectors, gallery, depth(protocol)), protocol)
+        found = score(data, rank_queries(data, vectors, gallery, find_depth(protocol)), protocol)
     return float(np.mean([found.values[found.group == group].mean() for group in data.groups]))

@@ -21,8 +21,8 @@ from cirbench.benchmark.cli.main import main
 from cirbench.benchmark.records.record import write_record
 from cirbench.benchmark.runtime.errors import CorruptData, MissingData, UsageError
 from cirbench.benchmark.scoring import paired
-from cirbench.benchmark.scoring.bootstrap import Design, intervals
-from cirbench.benchmark.scoring.paired import find_differences, find_p, holm
+from cirbench.benchmark.scoring.bootstrap import Design, make_intervals
+from cirbench.benchmark.scoring.paired import adjust_by_holm, find_differences, find_p
 from cirbench.benchmark.scoring.summary import summarise
 
 GROUPS = ("cartoon", "toy")
@@ -114,7 +114,7 @@ def test_the_interval_and_what_can_be_shown_come_from_the_bootstrap_of_the_diffe
     values, design = one_group(rng.normal(3, 10, 60), [f"r{i % 30}" for i in range(60)])
     [[found]] = find_differences(values, design).values()
     draws = design.draws(values)[:, 0]
-    assert found.interval == intervals(design.means(values)[0], draws, [60])[0]
+    assert found.interval == make_intervals(design.means(values)[0], draws, [60])[0]
     assert found.detectable == pytest.approx((1.959964 + 0.841621) * draws.std(ddof=1), rel=1e-5)
 
 
@@ -226,9 +226,9 @@ def test_the_order_of_the_queries_moves_nothing(tmp_path):
 
 
 def test_holm_by_hand():
-    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
-    assert holm([0.6, 0.5]) == [1.0, 1.0]
-    assert holm([]) == []
+    assert adjust_by_holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert adjust_by_holm([0.6, 0.5]) == [1.0, 1.0]
+    assert adjust_by_holm([]) == []
 
 
 def test_holm_is_over_every_cell_that_is_shown(tmp_path):

@@ -12,7 +12,7 @@ from places import ROOT
 
 from cirbench.benchmark.analysis.boards import read_boards
 from cirbench.benchmark.records.record import read_records, write_record
-from cirbench.benchmark.report.gallery import chosen_queries
+from cirbench.benchmark.report.gallery import choose_queries
 from cirbench.benchmark.report.pictures import Permission
 from cirbench.benchmark.report.write import write
 
@@ -118,7 +118,7 @@ def test_provenance_opens(opened):
 
 def expected(board, finds, misses, within):
     """How many of the page's queries one record finds and another does not."""
-    rows = chosen_queries(board.per_query[0].group, 200)
+    rows = choose_queries(board.per_query[0].group, 200)
     first, second = (board.per_query[i].first_rank[rows] for i in (finds, misses))
     return int(((first <= within) & (second > within)).sum())
 
@@ -148,7 +148,7 @@ def test_the_gallery_filters_by_group_orders_by_rank_and_forgets(opened, board):
     assert len(set(ranks)) > 10
     page.get_by_role("button", name="Show all").click()
     page.wait_for_function("document.getElementById('count').textContent.startsWith('200')")
-    rows = chosen_queries(board.per_query[0].group, 200)
+    rows = choose_queries(board.per_query[0].group, 200)
     assert page.locator(".q h2").all_text_contents() == board.per_query[0].query[rows].tolist()
 
 

@@ -23,12 +23,12 @@ from cirbench.benchmark.api.values import ImageRef, Interval, Query, TaskData
 from cirbench.benchmark.records.record import write_record
 from cirbench.benchmark.report import figure as drawing
 from cirbench.benchmark.report import pictures
-from cirbench.benchmark.report.figure import choose_board, choose_records, choose_rows, figure
-from cirbench.benchmark.report.gallery import chosen_queries, gallery
-from cirbench.benchmark.report.pictures import Permission, task_data, thumbnail
-from cirbench.benchmark.report.write import contents, gallery_names
+from cirbench.benchmark.report.figure import choose_board, choose_records, choose_rows, draw_figure
+from cirbench.benchmark.report.gallery import choose_queries, render_gallery
+from cirbench.benchmark.report.pictures import Permission, load_task_data, make_thumbnail
+from cirbench.benchmark.report.write import name_galleries, render_files
 from cirbench.benchmark.runtime.errors import CorruptData, MissingData, UsageError
-from cirbench.benchmark.scoring.metrics import hits_at
+from cirbench.benchmark.scoring.metrics import find_hits
 
 PROTOCOL = EvaluationProtocol(
     name="captions",
@@ -52,7 +52,7 @@ def emoji():
 
 @pytest.fixture(scope="module")
 def page(emoji):
-    return gallery(emoji, task_data(emoji, None))
+    return render_gallery(emoji, load_task_data(emoji, None))
 
 
 def install(monkeypatch, data):
@@ -72,7 +72,7 @@ def licensed(monkeypatch, tmp_path, picture):
     data = TaskData(gallery=refs, queries=queries, annotations={})
     install(monkeypatch, data)
     top = np.array([[1, 0], [3, 2], [0, -1]], dtype=np.int32)
-    hits = hits_at(top, [(1, 2)] * 3)
+    hits = find_hits(top, [(1, 2)] * 3)
     arrays = PerQuery(
         query=np.array([q.id for q in queries]),
         reference=np.array([r.id for r in refs[:3]]),
@@ -100,15 +100,15 @@ def licensed(monkeypatch, tmp_path, picture):
 
 
 def licensed_page(root, permission):
-    return contents(root, permission)[Path("report/gallery-theirs.html")]
+    return render_files(root, permission)[Path("report/gallery-theirs.html")]
 
 
 def test_chosen_queries_are_always_the_same_and_spread_over_groups():
     group = np.array(["a"] * 5 + ["b"] * 100 + ["c"] * 100)
-    rows = chosen_queries(group, 45)
-    assert rows == chosen_queries(group, 45) == sorted(set(rows))
+    rows = choose_queries(group, 45)
+    assert rows == choose_queries(group, 45) == sorted(set(rows))
     assert Counter(group[rows].tolist()) == {"a": 5, "b": 20, "c": 20}
-    assert chosen_queries(group, 1000) == list(range(205))
+    assert choose_queries(group, 1000) == list(range(205))
     assert rows != list(range(45))
 
 
@@ -117,7 +117,7 @@ def queries_of(page):
 
 
 def test_a_page_has_each_picture_once_and_no_other(page, emoji):
-    rows = chosen_queries(emoji.per_query[0].group, 200)
+    rows = choose_queries(emoji.per_query[0].group, 200)
     first = emoji.per_query[0]
     shown = {str(first.reference[row]) for row in rows}
     for arrays in emoji.per_query:
@@ -131,7 +131,7 @@ def test_a_page_has_each_picture_once_and_no_other(page, emoji):
 
 
 def test_frames_ranks_and_similarities_are_the_records(page, emoji):
-    rows = chosen_queries(emoji.per_query[0].group, 200)
+    rows = choose_queries(emoji.per_query[0].group, 200)
     blocks = queries_of(page)
     assert len(blocks) == 200
     for block, row in list(zip(blocks, rows, strict=True))[::7]:
@@ -148,7 +148,7 @@ def test_frames_ranks_and_similarities_are_the_records(page, emoji):
 
 
 def test_the_embedded_pictures_are_the_tasks(page, emoji):
-    data = task_data(emoji, None)
+    data = load_task_data(emoji, None)
     number = re.search(r'<i class="p(\d+)" role="img" title="([^"]+)"', page)
     uri = re.search(rf"\.p{number.group(1)}\{{background-image:url\((.*?)\)", page).group(1)
     read = {ref.id: ref.read for ref in data.gallery}[number.group(2)]
@@ -183,7 +183,7 @@ def test_other_annotations_than_the_records_are_refused(licensed, monkeypatch):
     changed = SimpleNamespace(gallery=licensed.data.gallery[::-1], queries=licensed.data.queries)
     install(monkeypatch, changed)
     with pytest.raises(CorruptData, match="other annotations"):
-        contents(licensed.root, Permission(embed=True))
+        render_files(licensed.root, Permission(embed=True))
 
 
 def decoded(uri):
@@ -191,10 +191,10 @@ def decoded(uri):
 
 
 def test_a_large_picture_becomes_small_and_a_small_one_stays_as_it_is(picture):
-    large = thumbnail(ImageRef(id="x", read=lambda: picture(1, 500)))
+    large = make_thumbnail(ImageRef(id="x", read=lambda: picture(1, 500)))
     assert decoded(large).size == (64, 64)
     small = picture(1, 12)
-    kept = thumbnail(ImageRef(id="x", read=lambda: small))
+    kept = make_thumbnail(ImageRef(id="x", read=lambda: small))
     assert kept == f"data:image/png;base64,{base64.b64encode(small).decode()}"
 
 
@@ -202,7 +202,7 @@ def test_a_large_picture_becomes_small_and_a_small_one_stays_as_it_is(picture):
 def test_pictures_of_every_mode_can_be_shown(mode):
     buffer = io.BytesIO()
     Image.new(mode, (200, 100)).save(buffer, "TIFF")
-    assert decoded(thumbnail(ImageRef(id="x", read=buffer.getvalue))).size == (64, 32)
+    assert decoded(make_thumbnail(ImageRef(id="x", read=buffer.getvalue))).size == (64, 32)
 
 
 @pytest.mark.parametrize(("count", "side"), [(2, 64), (3, 48), (4, 48), (5, 32)])
@@ -227,40 +227,40 @@ def test_of_a_picture_with_a_box_only_the_box_is_shown(kind):
     whole.paste("red", (400, 200, 700, 300))
     whole.save(buffer, kind)
     ref = ImageRef(id="masked", read=buffer.getvalue, box=(400, 200, 700, 300))
-    assert pictures.opened(ref).size == (300, 100)
-    small = decoded(thumbnail(ref))
+    assert pictures.open_picture(ref).size == (300, 100)
+    small = decoded(make_thumbnail(ref))
     assert small.size == (64, 21)
     assert min(red for red, _, _ in np.asarray(small).reshape(-1, 3)) > 200
 
 
 def test_a_small_picture_is_cut_to_its_box_and_an_empty_box_is_black(picture):
     ref = ImageRef(id="masked", read=lambda: picture(1, 40), box=(10, 10, 30, 20))
-    assert decoded(thumbnail(ref)).size == (20, 10)
+    assert decoded(make_thumbnail(ref)).size == (20, 10)
     ref = ImageRef(id="black", read=lambda: picture(1, 40), box=(10, 10, 10, 20))
-    assert np.asarray(decoded(thumbnail(ref))).max() <= 2  # WebP is not exact
-    assert pictures.opened(ref).getextrema() == ((0, 0),) * 3
+    assert np.asarray(decoded(make_thumbnail(ref))).max() <= 2  # WebP is not exact
+    assert pictures.open_picture(ref).getextrema() == ((0, 0),) * 3
 
 
 def test_what_is_no_picture_or_not_there_is_named(picture):
     with pytest.raises(CorruptData, match=r"torn\.png"):
-        thumbnail(ImageRef(id="torn.png", read=lambda: picture(1, 300)[:400]))
+        make_thumbnail(ImageRef(id="torn.png", read=lambda: picture(1, 300)[:400]))
     with pytest.raises(CorruptData, match="text"):
-        thumbnail(ImageRef(id="text", read=lambda: b"hello"))
+        make_thumbnail(ImageRef(id="text", read=lambda: b"hello"))
     with pytest.raises(MissingData, match="--data-root"):
-        thumbnail(ImageRef(id="gone", read=lambda: Path("/nowhere/x.png").read_bytes()))
+        make_thumbnail(ImageRef(id="gone", read=lambda: Path("/nowhere/x.png").read_bytes()))
 
 
 def test_a_decompression_bomb_is_refused(monkeypatch, picture):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     with pytest.raises(CorruptData, match="bomb"):
-        thumbnail(ImageRef(id="bomb", read=lambda: picture(1, 300)))
+        make_thumbnail(ImageRef(id="bomb", read=lambda: picture(1, 300)))
 
 
 def test_boards_of_one_task_have_pages_of_their_own(emoji):
     first = SimpleNamespace(cell=SimpleNamespace(task="x/y"))
     other = SimpleNamespace(first=first, stem="test")
-    assert gallery_names([emoji]) == ["gallery-emoji.html"]
-    names = gallery_names([emoji, emoji, other])
+    assert name_galleries([emoji]) == ["gallery-emoji.html"]
+    names = name_galleries([emoji, emoji, other])
     assert names[0].startswith("gallery-emoji--test-emoji-")
     assert names[2] == "gallery-x-y.html"
 
@@ -287,9 +287,9 @@ def test_show_draws_a_block_a_query_and_a_line_a_method(bench, tmp_path):
 
 def test_the_figure_frames_exactly_the_targets(emoji, monkeypatch):
     drawn = []
-    monkeypatch.setattr(drawing, "render_png", lambda figure: drawn.append(figure) or b"")
+    monkeypatch.setattr(drawing, "render_png", lambda draw_figure: drawn.append(draw_figure) or b"")
     rows = choose_rows(emoji, ["mono/1f604", "mono/1f606"])
-    figure(emoji, task_data(emoji, None), [0, 1], rows)
+    draw_figure(emoji, load_task_data(emoji, None), [0, 1], rows)
     labels = [axes.get_xlabel() for axes in drawn[0].axes if axes.get_xlabel()]
     wanted = [bool(hit) for row in rows for i in (0, 1) for hit in emoji.per_query[i].hits[row, :8]]
     assert ["✓" in label for label in labels] == wanted
@@ -299,8 +299,8 @@ def test_the_figure_frames_exactly_the_targets(emoji, monkeypatch):
 
 
 def test_the_figure_has_the_same_bytes_each_time(emoji):
-    data = task_data(emoji, None)
-    assert figure(emoji, data, [0], [0]) == figure(emoji, data, [0], [0])
+    data = load_task_data(emoji, None)
+    assert draw_figure(emoji, data, [0], [0]) == draw_figure(emoji, data, [0], [0])
 
 
 @pytest.mark.parametrize(

@@ -9,18 +9,18 @@ import pytest
 from making import make_body, make_cell, make_counts, make_fingerprints
 from places import GOLDEN
 
-from cirbench.benchmark.analysis.boards import boards, read_boards
+from cirbench.benchmark.analysis.boards import make_boards, read_boards
 from cirbench.benchmark.analysis.published import Published
 from cirbench.benchmark.api.per_query import PerQuery
 from cirbench.benchmark.api.protocol import EvaluationProtocol
 from cirbench.benchmark.records.fields import MethodFacts
 from cirbench.benchmark.records.record import read_records, write_record
-from cirbench.benchmark.report.markdown import page
+from cirbench.benchmark.report.markdown import render_leaderboard
 from cirbench.benchmark.report.plots import draw
-from cirbench.benchmark.report.publish import publish, stale
+from cirbench.benchmark.report.publish import find_stale, publish
 from cirbench.benchmark.runtime.errors import CorruptData, MissingData
 from cirbench.benchmark.runtime.figures import render_png, render_svg
-from cirbench.benchmark.scoring.metrics import hits_at, parse_metric
+from cirbench.benchmark.scoring.metrics import find_hits, parse_metric
 from cirbench.benchmark.scoring.summary import summarise
 
 EXPECTED = GOLDEN / "leaderboard.md"
@@ -45,7 +45,7 @@ def store(root, method, skill, protocol=PROTOCOL, gallery="g", **cell):
     found = rng.random(80) < skill
     top = np.where(found[:, None], [[0, 1]], [[2, 1]]).astype(np.int32)
     positives = [(0,)] * 80
-    hits, counts = hits_at(top, positives), np.ones(80, dtype=np.int64)
+    hits, counts = find_hits(top, positives), np.ones(80, dtype=np.int64)
     values = [parse_metric(m).per_query(hits, counts) for m in protocol.metrics]
     arrays = PerQuery(
         query=np.array([f"q{i}" for i in range(80)]),
@@ -74,15 +74,23 @@ def store(root, method, skill, protocol=PROTOCOL, gallery="g", **cell):
 def test_the_page_is_the_golden_one(tmp_path):
     store(tmp_path, "good", 0.8, trained_on="CC3M")
     store(tmp_path, "bad|<b>", 0.3)
-    text = page(read_boards(tmp_path))
+    text = render_leaderboard(read_boards(tmp_path))
     assert text == EXPECTED.read_text(encoding="utf-8")
 
 
 def test_the_best_row_comes_first_and_its_values_are_bold(tmp_path):
     store(tmp_path, "bad", 0.3)
     store(tmp_path, "good", 0.8)
-    rows = [line for line in page(read_boards(tmp_path)).splitlines() if line.startswith("| good")]
-    below = [line for line in page(read_boards(tmp_path)).splitlines() if line.startswith("| bad")]
+    rows = [
+        line
+        for line in render_leaderboard(read_boards(tmp_path)).splitlines()
+        if line.startswith("| good")
+    ]
+    below = [
+        line
+        for line in render_leaderboard(read_boards(tmp_path)).splitlines()
+        if line.startswith("| bad")
+    ]
     assert rows
     assert all("**" in row for row in rows)
     assert not any("**" in row for row in below)
@@ -103,9 +111,11 @@ def test_published_numbers_stand_beside_ours_with_their_verdict(tmp_path):
         "confirmed": "yes",
     }
     rows = [Published(**printed, value="80.0"), Published(**printed, value="79.0")]
-    assert "published" not in page(read_boards(tmp_path), rows)
+    assert "published" not in render_leaderboard(read_boards(tmp_path), rows)
     store(tmp_path, "pic2word", 0.8, replace(PROTOCOL, name="pic2word"), backbone="ViT-L-14/openai")
-    text = page(read_boards(tmp_path), [replace(row, method="pic2word") for row in rows])
+    text = render_leaderboard(
+        read_boards(tmp_path), [replace(row, method="pic2word") for row in rows]
+    )
     lines = [line.split("|") for line in text.splitlines() if "a paper" in line]
     assert [[cell.strip() for cell in line[4:8]] for line in lines] == [
         ["80.0", "80.00", "+0.00", "reproduced"],
@@ -141,7 +151,7 @@ def test_the_difference_is_paired(tmp_path):
 def test_what_differs_in_kind_never_shares_a_table(tmp_path, change):
     store(tmp_path, "a", 0.5)
     store(tmp_path, "b", 0.5, **change)
-    assert [len(board.records) for board in boards(list(read_records(tmp_path)))] == [1, 1]
+    assert [len(board.records) for board in make_boards(list(read_records(tmp_path)))] == [1, 1]
 
 
 def test_plots_have_the_same_bytes_each_time(tmp_path):
@@ -157,12 +167,12 @@ def test_plots_have_the_same_bytes_each_time(tmp_path):
 def test_stale_names_what_is_old(tmp_path):
     store(tmp_path, "a", 0.5)
     publish(tmp_path, read_boards(tmp_path))
-    assert stale(tmp_path) == []
+    assert find_stale(tmp_path) == []
     next(tmp_path.glob("*/*curves.png")).unlink()
-    assert [path.suffix for path in stale(tmp_path)] == [".png"]
+    assert [path.suffix for path in find_stale(tmp_path)] == [".png"]
     publish(tmp_path, read_boards(tmp_path))
     store(tmp_path, "a", 0.6)
-    assert {path.suffix for path in stale(tmp_path)} == {".md", ".svg"}
+    assert {path.suffix for path in find_stale(tmp_path)} == {".md", ".svg"}
 
 
 def test_no_records_and_damaged_records(tmp_path):

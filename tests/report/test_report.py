@@ -14,22 +14,22 @@ import pytest
 from making import make_body, make_cell, make_counts, make_run
 from places import GOLDEN, ROOT
 
-from cirbench.benchmark.analysis.board_statistics import Score, curve_ks, statistics
+from cirbench.benchmark.analysis.board_statistics import Standing, choose_ks, compute_statistics
 from cirbench.benchmark.analysis.boards import read_boards
 from cirbench.benchmark.analysis.published import Published, verify
 from cirbench.benchmark.api.per_query import PerQuery
 from cirbench.benchmark.api.protocol import EvaluationProtocol
 from cirbench.benchmark.api.values import Interval
 from cirbench.benchmark.records.fields import slug
-from cirbench.benchmark.records.record import labels, write_record
+from cirbench.benchmark.records.record import label_records, write_record
 from cirbench.benchmark.report import charts
 from cirbench.benchmark.report import write as writing
 from cirbench.benchmark.report.export import as_csv, as_latex
 from cirbench.benchmark.report.pictures import Permission
-from cirbench.benchmark.report.tables import Difference, Table, report_tables
-from cirbench.benchmark.report.write import contents, stale, write
+from cirbench.benchmark.report.tables import MeasuredDifference, Table, make_report_tables
+from cirbench.benchmark.report.write import find_stale, render_files, write
 from cirbench.benchmark.runtime.errors import CorruptData, MissingData
-from cirbench.benchmark.scoring.metrics import hits_at, parse_metric
+from cirbench.benchmark.scoring.metrics import find_hits, parse_metric
 from cirbench.benchmark.scoring.summary import summarise
 
 STYLE = ROOT / "benchmark" / "report" / "templates" / "style.css"
@@ -51,7 +51,7 @@ def store(root, method, skill, protocol=PROTOCOL, queries="q", **cell):
     """40 references × 2 groups; the same draws decide for every method, so that skills nest."""
     found = np.random.default_rng(0).random(80) < skill
     top = np.where(found[:, None], [[0, 1]], [[2, 1]]).astype(np.int32)
-    hits, counts = hits_at(top, [(0,)] * 80), np.ones(80, dtype=np.int64)
+    hits, counts = find_hits(top, [(0,)] * 80), np.ones(80, dtype=np.int64)
     values = [parse_metric(m).per_query(hits, counts) for m in protocol.metrics]
     arrays = PerQuery(
         query=np.array([f"{queries}{i}" for i in range(80)]),
@@ -77,13 +77,13 @@ def store(root, method, skill, protocol=PROTOCOL, queries="q", **cell):
 
 
 def page(root):
-    return contents(root, Permission())[Path("report/index.html")]
+    return render_files(root, Permission())[Path("report/index.html")]
 
 
 def tables(root, published=()):
     [board] = read_boards(root)
     found = [v for v in verify(published, board.records) if v.measured is not None]
-    return report_tables(board, statistics(board), found)
+    return make_report_tables(board, compute_statistics(board), found)
 
 
 @pytest.fixture
@@ -109,7 +109,7 @@ def test_the_tables_are_the_golden_ones(three):
 
 def test_tied_is_what_the_paired_interval_does_not_tell_from_the_best(three):
     [board] = read_boards(three)
-    shown = statistics(board)
+    shown = compute_statistics(board)
     good, near, bad = shown.scores["average", "R@2"]
     assert (good.best, good.tied) == (True, False)
     assert (near.best, near.tied) == (False, True)
@@ -125,8 +125,8 @@ def test_tied_is_what_the_paired_interval_does_not_tell_from_the_best(three):
 )
 def test_an_interval_that_touches_zero_ties(low, high, tied):
     interval = Interval(value=-0.5, low=low, high=high, n=10)
-    assert Score(value=interval, difference=interval, best=False).tied == tied
-    assert not Score(value=interval, difference=interval, best=True).tied
+    assert Standing(value=interval, difference=interval, best=False).tied == tied
+    assert not Standing(value=interval, difference=interval, best=True).tied
 
 
 def test_each_table_is_ranked_by_its_own_average(tmp_path):
@@ -136,13 +136,13 @@ def test_each_table_is_ranked_by_its_own_average(tmp_path):
     for table in (first, second):
         values = [row[table.headers.index("R@2")].interval.value for row in table.rows]
         assert values == sorted(values, reverse=True)
-        assert isinstance(table.rows[0][-1], Difference)
+        assert isinstance(table.rows[0][-1], MeasuredDifference)
         assert table.rows[0][-1].best
 
 
 def test_curves_end_in_the_recall_at_the_greatest_k(three):
     [board] = read_boards(three)
-    shown = statistics(board)
+    shown = compute_statistics(board)
     assert shown.ks == (1, 2)
     for i, curve in enumerate(shown.curves):
         score = shown.scores["average", "R@2"][i].value
@@ -153,7 +153,7 @@ def test_curves_end_in_the_recall_at_the_greatest_k(three):
 
 @pytest.mark.parametrize("depth", [1, 2, 50, 200, 10_000])
 def test_the_curves_ks_go_from_one_to_the_depth(depth):
-    ks = curve_ks(depth)
+    ks = choose_ks(depth)
     assert ks[0] == 1
     assert ks[-1] == depth
     assert ks == sorted(set(ks))
@@ -167,7 +167,9 @@ def test_names_are_text_wherever_they_stand(tmp_path):
     protocol = replace(PROTOCOL, gallery=HOSTILE, name=HOSTILE)
     store(tmp_path, HOSTILE, 0.8, protocol, trained_on=HOSTILE, backbone=HOSTILE, queries=HOSTILE)
     pages = [
-        text for path, text in contents(tmp_path, Permission()).items() if path.suffix == ".html"
+        text
+        for path, text in render_files(tmp_path, Permission()).items()
+        if path.suffix == ".html"
     ]
     for text in pages:
         assert "&lt;script&gt;alert" in text
@@ -241,7 +243,7 @@ def test_published_numbers_stand_in_a_table_and_a_scatter(tmp_path, monkeypatch)
 
 
 def test_the_page_needs_nothing_from_elsewhere(three):
-    for text in contents(three, Permission()).values():
+    for text in render_files(three, Permission()).values():
         assert not re.search(
             r"""(src|href|action)=["']?(https?:)?//|@import|url\((?!data:)""", text
         )
@@ -256,7 +258,7 @@ def test_links_lead_to_files_that_are_there(three):
 
 
 def test_the_same_records_give_the_same_bytes(three):
-    assert contents(three, Permission()) == contents(three, Permission())
+    assert render_files(three, Permission()) == render_files(three, Permission())
 
 
 def test_records_of_one_method_have_names_of_their_own(tmp_path):
@@ -265,7 +267,7 @@ def test_records_of_one_method_have_names_of_their_own(tmp_path):
     store(tmp_path, "a", 0.5, checkpoint="f" * 64)
     store(tmp_path, "b", 0.5)
     [board] = read_boards(tmp_path)
-    assert sorted(labels(board.records)) == [
+    assert sorted(label_records(board.records)) == [
         "a, seed 0, weights ffffffff",
         "a, seed 0, weights none",
         "a, seed 1",
@@ -291,19 +293,19 @@ def test_nine_methods_make_eight_bars_a_group_and_a_note(tmp_path):
     for i in range(9):
         store(tmp_path, f"m{i}", 0.1 * i)
     [board] = read_boards(tmp_path)
-    chart = charts.bars(board, statistics(board), labels(board.records))
+    chart = charts.make_bars(board, compute_statistics(board), label_records(board.records))
     assert len(chart.bars) == 8 * (len(GROUPS) + 1)
     assert chart.note == "The best 8 of 9 records."
     assert all(charts.LEFT <= bar.x < bar.x + bar.width <= charts.WIDTH for bar in chart.bars)
     assert all(charts.TOP <= bar.y <= charts.HEIGHT - charts.BOTTOM for bar in chart.bars)
-    cost = charts.cost(board, statistics(board), labels(board.records))
+    cost = charts.make_cost(board, compute_statistics(board), label_records(board.records))
     assert [dot.letter for dot in cost.dots] == [*"ABCDEFGH", ""]
 
 
 def test_a_bars_height_is_its_value(three):
     [board] = read_boards(three)
-    shown = statistics(board)
-    chart = charts.bars(board, shown, labels(board.records))
+    shown = compute_statistics(board)
+    chart = charts.make_bars(board, shown, label_records(board.records))
     zero, top = chart.y_ticks[0], chart.y_ticks[-1]
     unit = (zero.at - top.at) / float(top.text)
     wanted = [s.value.value for g in (*GROUPS, "average") for s in shown.scores[g, "R@2"]]
@@ -346,19 +348,19 @@ def test_colours_stand_out_from_the_ground_in_both_themes(theme):
 
 
 def test_stale_names_what_is_old_missing_or_left_over(three):
-    assert len(stale(three, Permission())) == 8
+    assert len(find_stale(three, Permission())) == 8
     write(three, Permission())
-    assert stale(three, Permission()) == []
+    assert find_stale(three, Permission()) == []
     (three / "report" / "index.html").write_text("old", encoding="utf-8")
     next(three.glob("report/tables/*.csv")).unlink()
     extra = three / "report" / "gallery-gone.html"
     extra.write_text("", encoding="utf-8")
     mine = three / "report" / "notes.txt"
     mine.write_text("", encoding="utf-8")
-    assert {path.suffix for path in stale(three, Permission())} == {".html", ".csv"}
-    assert len(stale(three, Permission())) == 3
+    assert {path.suffix for path in find_stale(three, Permission())} == {".html", ".csv"}
+    assert len(find_stale(three, Permission())) == 3
     write(three, Permission())
-    assert stale(three, Permission()) == []
+    assert find_stale(three, Permission()) == []
     assert not extra.exists()
     assert mine.exists()
 
@@ -379,11 +381,11 @@ def test_the_command_writes_and_checks(bench, three):
 
 def test_no_record_an_old_one_and_one_of_other_queries_are_refused(tmp_path):
     with pytest.raises(MissingData, match="bench run"):
-        contents(tmp_path, Permission())
+        render_files(tmp_path, Permission())
     store(tmp_path, "a", 0.5)
     record = store(tmp_path, "b", 0.5, queries="other")
     with pytest.raises(CorruptData, match="not their queries"):
-        contents(tmp_path, Permission())
+        render_files(tmp_path, Permission())
     record.path.write_text(json.dumps({**record.to_json(), "schema": 0}), encoding="utf-8")
     with pytest.raises(CorruptData, match="schema"):
-        contents(tmp_path, Permission())
+        render_files(tmp_path, Permission())

@@ -8,8 +8,8 @@ from cirbench.benchmark.api.protocol import EvaluationProtocol
 from cirbench.benchmark.api.values import ImageRef, Query, TaskData
 from cirbench.benchmark.ranking.rank import Ranking
 from cirbench.benchmark.runtime.errors import UsageError
-from cirbench.benchmark.scoring.bootstrap import Design, intervals
-from cirbench.benchmark.scoring.summary import check_averages, depth, score, summarise
+from cirbench.benchmark.scoring.bootstrap import Design, make_intervals
+from cirbench.benchmark.scoring.summary import check_averages, find_depth, score, summarise
 
 
 def one_group(references):
@@ -20,7 +20,7 @@ def interval(values, references, resamples=2000):
     """The interval of the mean of one metric over one group."""
     design, column = one_group(references), np.asarray(values, dtype=float)[:, None]
     draws = design.draws(column, resamples)[:, 0]
-    return intervals(design.means(column)[0], draws, [len(values)])[0]
+    return make_intervals(design.means(column)[0], draws, [len(values)])[0]
 
 
 def width(found):
@@ -109,7 +109,7 @@ def test_intervals_cover_the_truth_about_as_often_as_they_say():
 
 def test_an_interval_holds_the_middle_95_percent():
     draws = np.linspace(0, 100, 1001)[:, None]
-    (found,) = intervals(np.array([42.0]), draws, [7])
+    (found,) = make_intervals(np.array([42.0]), draws, [7])
     assert (found.value, found.n) == (42, 7)
     assert (found.low, found.high) == pytest.approx((2.5, 97.5))
 
@@ -118,7 +118,7 @@ def test_draws_that_miss_a_group_are_left_out():
     design = Design.of(["r1", "r2", "r3"], ["a", "a", "b"], ["a", "b"], {})
     draws = design.draws(np.array([[0.0], [10.0], [70.0]]), 200)
     assert np.isnan(draws[:, 1]).any()
-    (found,) = intervals(np.array([70.0]), draws[:, 1], [1])
+    (found,) = make_intervals(np.array([70.0]), draws[:, 1], [1])
     assert (found.low, found.high) == (70, 70)
 
 
@@ -146,7 +146,7 @@ PROTOCOL = EvaluationProtocol(
 
 
 def test_the_ranking_goes_as_deep_as_the_deepest_metric():
-    assert depth(PROTOCOL) == 2
+    assert find_depth(PROTOCOL) == 2
 
 
 def scored():

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from ir_measures import AP, R, Success
 
 from cirbench.benchmark.runtime.errors import UsageError
-from cirbench.benchmark.scoring.metrics import hits_at, parse_metric
+from cirbench.benchmark.scoring.metrics import find_hits, parse_metric
 
 
 def per_query(name, hits, positives, epsilon=0.0):
@@ -80,7 +80,7 @@ def test_what_is_no_metric_is_refused(name):
 
 def test_hits_by_hand():
     top = np.array([[3, 0, 1], [2, -1, -1], [0, 1, 2]], dtype=np.int32)
-    hits = hits_at(top, [[0, 1, 9], [2], []])
+    hits = find_hits(top, [[0, 1, 9], [2], []])
     assert hits.tolist() == [[False, True, True], [True, False, False], [False] * 3]
 
 
@@ -104,14 +104,14 @@ def test_hits_agree_with_brute_force(case):
     expected = [
         [item in wanted for item in row] for row, wanted in zip(top, positives, strict=True)
     ]
-    assert hits_at(top, positives).tolist() == expected
+    assert find_hits(top, positives).tolist() == expected
 
 
 @settings(max_examples=60, deadline=None)
 @given(case=retrievals(), k=st.integers(1, 9))
 def test_agrees_with_ir_measures(case, k):
     top, positives = case
-    hits, counts = hits_at(top, positives), np.array([len(row) for row in positives])
+    hits, counts = find_hits(top, positives), np.array([len(row) for row in positives])
     # A query without positives gets a judgement of 0, or the oracle would leave it out.
     judged = [
         ir_measures.Qrel(str(q), str(item), int(item in row))

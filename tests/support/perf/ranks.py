@@ -14,7 +14,7 @@ from cirbench.benchmark.ranking.groups import rank_queries
 from cirbench.benchmark.ranking.parts import RankRequest
 from cirbench.benchmark.ranking.rank import PART_ROWS, rank_vectors
 from cirbench.benchmark.scoring.bootstrap import Design
-from cirbench.benchmark.scoring.summary import depth, score, summarise
+from cirbench.benchmark.scoring.summary import find_depth, score, summarise
 from perf.measure import Row, anonymous_memory, medians, seconds, unit_vectors
 
 WIDTH = 768
@@ -93,7 +93,7 @@ def made_task(queries: int, gallery: int) -> TaskData:
 
 def to_metrics(data: TaskData, queries: Tensor, gallery: Tensor) -> None:
     """Vectors in, metrics with intervals out."""
-    found = score(data, rank_queries(data, queries, gallery, depth(PROTOCOL)), PROTOCOL)
+    found = score(data, rank_queries(data, queries, gallery, find_depth(PROTOCOL)), PROTOCOL)
     summarise(found, data.groups, PROTOCOL)
 
 
@@ -102,7 +102,9 @@ def scoring_row(name: str, queries: int, gallery: int) -> Row:
     data = made_task(queries, gallery)
     q, g = unit_vectors(queries, WIDTH, 0), unit_vectors(gallery, WIDTH, 1)
     with anonymous_memory() as memory:
-        least, taken = medians(lambda: bare(q, g, depth(PROTOCOL)), lambda: to_metrics(data, q, g))
+        least, taken = medians(
+            lambda: bare(q, g, find_depth(PROTOCOL)), lambda: to_metrics(data, q, g)
+        )
     return Row(
         name=f"{name}: vectors to metrics, {queries:,} × {gallery:,}",
         against="bare matmul + top-k",
