@@ -29,7 +29,7 @@ from cirbench.benchmark.embedding import store as store_module
 from cirbench.benchmark.embedding.contents import ContentHashes
 from cirbench.benchmark.embedding.pictures import BatchSize, Embedder, embed_through_stores
 from cirbench.benchmark.embedding.shard import check_shard
-from cirbench.benchmark.embedding.space import Space, make_image_space
+from cirbench.benchmark.embedding.space import Space, image_space, make_image_space
 from cirbench.benchmark.embedding.store import Store, make_identity
 from cirbench.benchmark.evaluation.plan import Request, plan
 from cirbench.benchmark.evaluation.run import run
@@ -80,8 +80,22 @@ def test_any_field_changes_the_key(name):
     assert replace(SPACE, **{name: OTHER[name]}).key != SPACE.key
 
 
-def test_batch_size_workers_and_the_devices_number_are_in_no_key():
-    assert not {"batch_size", "workers", "index"} & {field.name for field in fields(Space)}
+def test_the_number_of_a_device_is_in_no_key():
+    backbone = load_backbone("fake")
+    keys = set()
+    for device in ("cuda:0", "cuda:1", "cpu"):
+        backbone.device = torch.device(device)
+        keys.add(image_space(backbone, "clip").key)
+    assert len(keys) == 2
+
+
+def test_batch_size_and_workers_are_in_no_key(tmp_path, monkeypatch):
+    monkeypatch.setenv("CIRBENCH_CACHE", str(tmp_path / "cache"))
+    passes = [
+        next(run(plan(request(tmp_path, **how)), Reporter(quiet=True))).counts.image_passes
+        for how in ({"batch_size": 64, "workers": 2}, {"batch_size": 7, "workers": 1})
+    ]
+    assert passes == [750, 0]
 
 
 def test_rows_are_found_by_content_in_any_order(tmp_path):

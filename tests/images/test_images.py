@@ -8,6 +8,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from patience import PATIENCE_SECONDS
 from PIL import Image
 
 from cirbench.benchmark.api.backbone import ImageSpec
@@ -167,7 +168,7 @@ def test_prefetched_results_keep_their_order():
     second_done = threading.Event()
 
     def first():
-        assert second_done.wait(10)
+        assert second_done.wait(PATIENCE_SECONDS)
         return "first"
 
     def second():
@@ -218,7 +219,7 @@ def test_prefetching_stops_when_its_taker_does():
 
     def job(i):
         started.append(i)
-        assert i == 0 or release.wait(10)
+        assert i == 0 or release.wait(PATIENCE_SECONDS)
 
     results = prefetch((partial(job, i) for i in range(1000)), workers=1, ahead=4)
     next(results)

@@ -13,6 +13,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from patience import PATIENCE_SECONDS
 
 from cirbench.benchmark.backbones.load import load_backbone
 from cirbench.benchmark.checkpoints import read_checkpoint, write_checkpoint
@@ -309,7 +310,7 @@ def test_a_terminated_training_keeps_its_last_step(picture_folder, tmp_path):
         while not state.exists():
             assert process.poll() is None
         process.terminate()
-        _, said = process.communicate(timeout=60)
+        _, said = process.communicate(timeout=PATIENCE_SECONDS)
     assert process.returncode == 130
     steps = read_checkpoint(state).provenance["step"]
     assert f"interrupted after step {steps}; the same command with --resume goes on" in said

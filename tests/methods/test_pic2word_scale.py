@@ -13,6 +13,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from patience import PATIENCE_SECONDS
 from places import ROOT
 
 from cirbench.benchmark.backbones.load import load_backbone
@@ -128,7 +129,7 @@ def start_ranks(command, count=2):
         )
         for rank in range(count)
     ]
-    assert [rank.wait(120) for rank in ranks] == [0] * count
+    assert [rank.wait(PATIENCE_SECONDS) for rank in ranks] == [0] * count
 
 
 @pytest.mark.parametrize(("piece", "gather"), [("0", "exact"), ("4", "exact"), ("0", "released")])

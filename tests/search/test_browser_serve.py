@@ -11,6 +11,7 @@ import sys
 
 import pytest
 from browsing import LOOKS, barriers, fits, keep_screenshot
+from patience import PATIENCE_SECONDS
 from PIL import Image
 
 from cirbench.datasets.emoji.pictures import read_pictures
@@ -52,7 +53,7 @@ def address(tmp_path_factory):
         said = server.stdout.readline()
         yield re.match(r"http://127\.0\.0\.1:\d+/", said).group()
         server.send_signal(signal.SIGINT)
-        assert server.wait(30) == 130
+        assert server.wait(PATIENCE_SECONDS) == 130
         assert "Traceback" not in server.stderr.read()
 
 

@@ -15,6 +15,7 @@ import tracemalloc
 import urllib.request
 
 import pytest
+from patience import PATIENCE_SECONDS
 from PIL import Image
 from starlette.testclient import TestClient
 
@@ -350,10 +351,10 @@ def test_bench_serve_serves_until_it_is_interrupted(picture_folder, tmp_path):
         encoding="utf-8",
     ) as server:
         [url] = re.findall(r"http://127.0.0.1:\d+/", server.stdout.readline())
-        with urllib.request.urlopen(url, timeout=60) as answer:
+        with urllib.request.urlopen(url, timeout=PATIENCE_SECONDS) as answer:
             page = answer.read().decode()
         server.send_signal(signal.SIGINT)
-        assert server.wait(30) == 130
+        assert server.wait(PATIENCE_SECONDS) == 130
         said = server.stderr.read()
     assert 'value="image-text"' in page
     assert 'value="pic2word"' not in page

@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
+from patience import wait_until
 from places import GOLDEN, ROOT
-from slurm_cluster import wait_until
 from sweeping import TRAINING, TWO_TASKS, Sweeps, install_faults
 
 from cirbench.benchmark.checkpoints import read_checkpoint
@@ -294,9 +293,7 @@ def test_debug_runs_here_and_a_second_submit_finds_nothing_left(sweeps):
 def test_local_jobs_survive_each_others_faults(sweeps):
     faults = ["image-only", "crash", "killed"]
     file = sweeps.file("faults", methods=faults)
-    started = time.monotonic()
     assert sweeps("submit", file, "--cluster", "local", "--no-snapshot")[0] == 0
-    assert time.monotonic() - started < 5
     rows = sweeps.wait("faults")
     assert rows["image-only"].state.status == "done"
     assert rows["crash"].state.reason == "RuntimeError: it broke [here]"
@@ -324,7 +321,7 @@ def test_a_local_cell_out_of_time_begins_again(sweeps):
 def test_cancel_ends_a_local_sweep_and_what_it_started(sweeps):
     file = sweeps.file("stop", methods=["sleeper"])
     sweeps("submit", file, "--cluster", "local", "--no-snapshot")
-    wait_until((sweeps.folder / "sleeper").exists, 60, "begin")
+    wait_until((sweeps.folder / "sleeper").exists, "begin")
     [submission] = sweeps.manifest("stop").read_submissions().values()
     assert sweeps("cancel", "stop")[1] == "stop: 1 cells cancelled\n"
     assert sweeps.statuses("stop") == {"sleeper": "cancelled"}
@@ -335,22 +332,29 @@ def test_cancel_ends_a_local_sweep_and_what_it_started(sweeps):
 def test_a_local_queue_that_was_killed_leaves_failures_and_not_silence(sweeps):
     file = sweeps.file("gone", methods=["sleeper"])
     sweeps("submit", file, "--cluster", "local", "--no-snapshot")
-    wait_until((sweeps.folder / "sleeper").exists, 60, "begin")
+    wait_until((sweeps.folder / "sleeper").exists, "begin")
     manifest = sweeps.manifest("gone")
     [submission] = manifest.read_submissions().values()
     subprocess.run(["pkill", "-KILL", "-g", str(submission.process["id"])], check=True)
-    wait_until(lambda: not local.is_alive(submission), 10, "end")
+    wait_until(lambda: not local.is_alive(submission), "end")
     assert sweeps.rows("gone")["sleeper"].state.reason == VANISHED
 
 
-def test_jobs_run_the_code_that_was_submitted(sweeps):
-    from cirbench.benchmark.runtime.provenance import read_code_state
-    from cirbench.slurm.queues.snapshot import build_snapshot, choose_code, find_checkout
+def test_an_installed_wheel_is_not_copied(sweeps, monkeypatch, tmp_path):
+    from cirbench.benchmark.runtime import provenance
+    from cirbench.slurm.queues.snapshot import choose_code
 
-    if find_checkout() is None:
-        code = choose_code(sweeps.manifest("snap"))
-        assert (code.folder, code.commit) == (None, read_code_state()["commit"])
-        return
+    monkeypatch.setattr(provenance, "find_source_root", lambda: tmp_path / "site-packages")
+    code = choose_code(sweeps.manifest("snap"))
+    assert (code.folder, code.commit) == (None, provenance.read_code_state()["commit"])
+
+
+def test_jobs_run_the_code_that_was_submitted(sweeps, monkeypatch):
+    from cirbench.benchmark.runtime import provenance
+    from cirbench.slurm.queues.snapshot import build_snapshot, choose_code
+
+    # in an installed wheel, too, the snapshot is made of the checkout
+    monkeypatch.setattr(provenance, "find_source_root", lambda: ROOT)
     code = choose_code(sweeps.manifest("snap"))
     build_snapshot(code)
     build_snapshot(choose_code(sweeps.manifest("snap")))
@@ -618,14 +622,17 @@ def test_arrays_are_of_one_set_of_resources_and_no_longer_than_slurm_takes():
     assert all(len({c.resources["mem_gb"] for c in array.cells}) == 1 for array in made)
 
 
-def test_the_status_of_a_thousand_cells_takes_no_two_seconds(tmp_path, slurm):
+def test_slurm_is_asked_once_for_the_status_of_a_thousand_cells(tmp_path, slurm, monkeypatch):
     manifest = Manifest(folder=tmp_path / "s")
     names = sent_to_slurm(manifest, *[State(status=QUEUED)] * 1000)
     for place in range(len(names)):
         slurm[f"7_{place}"] = QueuedJob(id=f"7_{place}", status=QUEUED, reason="Priority")
-    started = time.perf_counter()
+    asked = []
+    monkeypatch.setattr(queue, "list_jobs", lambda: asked.append("squeue") or slurm)
+    monkeypatch.setattr(queue, "read_accounts", lambda jobs: asked.append("sacct") or {})
     assert len(refresh_status(manifest)) == 1000
-    assert time.perf_counter() - started < 2
+    assert asked.count("squeue") == 1
+    assert asked.count("sacct") <= 1
 
 
 def test_states_are_the_documented_ones():

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 import slurm_cluster
+from patience import wait_until
 from sweeping import TRAINING, TWO_TASKS, Sweeps, install_faults
 
 from cirbench.slurm.cells.manifest import Manifest
@@ -54,7 +55,7 @@ def test_a_night_with_every_kind_of_fault(cluster, sweeps):
     assert rows["sleeper"].state.node in ("node0", "node1")
 
     for method in ("sleeper", "slow"):  # running begins before the method does
-        slurm_cluster.wait_until((sweeps.folder / method).exists, 60, f"mark of {method}")
+        wait_until((sweeps.folder / method).exists, f"mark of {method}")
     cluster.command("scancel", rows["sleeper"].state.job)
     cluster.command("scancel", rows["slow"].state.job, "--signal", "USR2")
     rows = sweeps.wait("night", sleeper="cancelled", slow="queued")
@@ -91,7 +92,7 @@ def test_a_cell_out_of_time_and_of_requeues_is_a_timeout_that_can_be_retried(clu
     )
     file = sweeps.file("late", text.replace("timeout_min = 30", "timeout_min = 10"))
     sweeps("submit", file, "--no-snapshot")
-    slurm_cluster.wait_until((sweeps.folder / "slow").exists, 60, "begin")
+    wait_until((sweeps.folder / "slow").exists, "begin")
     job = sweeps.rows("late")["slow"].state.job
     cluster.command("scancel", job, "--signal", "USR2")  # as Slurm does before the limit
     assert "timed-out too many times" in sweeps.wait("late")["slow"].state.reason
@@ -134,7 +135,7 @@ def test_a_submitter_killed_after_sbatch_leaves_a_sweep_that_goes_on(sweeps, mon
 def test_a_node_whose_daemon_is_killed_and_comes_back_loses_nothing(cluster, sweeps):
     sweeps("submit", sweeps.file("node", methods=["brief"]), "--no-snapshot")
     node = sweeps.wait("node", brief="running")["brief"].state.node
-    slurm_cluster.wait_until((sweeps.folder / "brief").exists, 60, "begin")
+    wait_until((sweeps.folder / "brief").exists, "begin")
     cluster.kill_node(int(node[-1]))
     assert sweeps.statuses("node")["brief"] == "running"
     cluster.start_node(int(node[-1]))
@@ -174,7 +175,7 @@ def test_a_training_that_was_requeued_ends_in_the_same_weights(
     file = sweeps.file("trained", text)
     assert sweeps("submit", file, "--no-snapshot")[0] == 0
     output = sweeps.manifest("trained").folder / "checkpoints/pic2word--fake--s0.safetensors"
-    slurm_cluster.wait_until(output.with_suffix(".state.safetensors").exists, 90, "saved state")
+    wait_until(output.with_suffix(".state.safetensors").exists, "saved state")
     [job] = [row.state.job for row in sweeps.rows("trained").values() if row.cell.kind == "train"]
     cluster.command("scancel", job, "--signal", "USR2")
     sweeps.wait("trained", train="queued")

@@ -20,10 +20,11 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from patience import wait_until
 
 NODES, CPUS, MEMORY_MB, GPUS = 2, 4, 8000, 2
 DAEMONS = ("munged", "slurmctld", "slurmd")
@@ -102,11 +103,11 @@ class Cluster:
             f"--seed-file={munge / 'seed'}",
             "--force",
         )
-        wait_until((munge / "socket").exists, 10, "munged's socket")
+        wait_until((munge / "socket").exists, "munged's socket")
         self._daemon("slurmctld", "-D", "-f", self.environment["SLURM_CONF"])
         for number in range(NODES):
             self.start_node(number)
-        wait_until(self._idle, 30, "idle nodes")
+        wait_until(self._idle, "idle nodes")
 
     def start_node(self, number: int) -> None:
         """Starts one node's daemon, for the first time or again."""
@@ -123,7 +124,7 @@ class Cluster:
     def stop(self) -> None:
         """Ends the jobs, then the daemons; only those this object started."""
         self.command("scancel", "--full", "--user", getpass.getuser(), check=False)
-        wait_until(lambda: not self.command("squeue", "-h", check=False), 10, "an empty queue")
+        wait_until(lambda: not self.command("squeue", "-h", check=False), "an empty queue")
         for process in reversed(self.processes.values()):
             process.terminate()
         for process in self.processes.values():
@@ -150,7 +151,7 @@ class Cluster:
 
         A node takes no job in the second in which it revoked the job's last credential.
         """
-        wait_until(self._held, 60, "requeued job")
+        wait_until(self._held, "requeued job")
         for job in self._held():
             self.command("scontrol", "update", f"jobid={job}", "StartTime=now+2", check=False)
 
@@ -203,15 +204,6 @@ class Cluster:
             start_new_session=True,
             env={**os.environ, "PATH": SBIN},
         )
-
-
-def wait_until(condition: Callable[[], object], seconds: float, what: str) -> None:
-    """Polls often; raises TimeoutError."""
-    end = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > end:
-            raise TimeoutError(f"no {what} within {seconds} s")
-        time.sleep(0.1)
 
 
 def _free_ports(count: int) -> int:

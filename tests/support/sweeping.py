@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 
 import sweep_faults
-from slurm_cluster import wait_until
+from patience import wait_until
 
 from cirbench.benchmark.api import registry
 from cirbench.benchmark.cli.main import main
@@ -123,7 +123,7 @@ class Sweeps:
     def statuses(self, name: str) -> dict[str, str]:
         return {method: row.state.status for method, row in self.rows(name).items()}
 
-    def wait(self, name: str, seconds: float = 180, **statuses: str) -> dict:
+    def wait(self, name: str, **statuses: str) -> dict:
         """Until these methods are in these states, else until all have ended; gives the rows."""
 
         def reached() -> bool:
@@ -133,7 +133,7 @@ class Sweeps:
             return not set(now.values()) & set(OPEN)
 
         try:
-            wait_until(reached, seconds, f"{statuses or 'end'}")
+            wait_until(reached, f"{statuses or 'end'}")
         except TimeoutError as error:
             raise TimeoutError(f"{error}: {self(*('status', name))[1]}") from None
         return self.rows(name)
