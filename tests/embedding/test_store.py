@@ -21,7 +21,6 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from cirbench.benchmark.api.values import Mode
 from cirbench.benchmark.backbones.load import load_backbone
 from cirbench.benchmark.cli.main import app
 from cirbench.benchmark.embedding import pictures as embed_module
@@ -29,7 +28,7 @@ from cirbench.benchmark.embedding import store as store_module
 from cirbench.benchmark.embedding.contents import ContentHashes
 from cirbench.benchmark.embedding.pictures import BatchSize, Embedder, embed_through_stores
 from cirbench.benchmark.embedding.shard import check_shard
-from cirbench.benchmark.embedding.space import Space, image_space, make_image_space
+from cirbench.benchmark.embedding.space import Space, make_image_space
 from cirbench.benchmark.embedding.store import Store, make_identity
 from cirbench.benchmark.evaluation.plan import Request, plan
 from cirbench.benchmark.evaluation.run import run
@@ -85,7 +84,7 @@ def test_the_number_of_a_device_is_in_no_key():
     keys = set()
     for device in ("cuda:0", "cuda:1", "cpu"):
         backbone.device = torch.device(device)
-        keys.add(image_space(backbone, "clip").key)
+        keys.add(make_image_space(backbone, "clip").key)
     assert len(keys) == 2
 
 
