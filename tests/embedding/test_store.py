@@ -21,6 +21,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from cirbench.benchmark.api.values import Mode
 from cirbench.benchmark.backbones.load import load_backbone
 from cirbench.benchmark.cli.main import app
 from cirbench.benchmark.embedding import pictures as embed_module
@@ -486,6 +487,7 @@ SCRIPT = """
 import sys, time
 from pathlib import Path
 import cirbench.benchmark.embedding.pictures as embed
+from cirbench.benchmark.api.values import Mode
 from cirbench.benchmark.backbones.load import load_backbone
 from cirbench.benchmark.embedding.contents import ContentHashes
 from cirbench.benchmark.images.reading import find_images_in_folder
