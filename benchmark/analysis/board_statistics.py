@@ -35,13 +35,13 @@ class Standing:
 
     @property
     def tied(self) -> bool:
-        """Not the best, yet not told apart from it at 95 %."""
+        """Whether it is not the best, yet not told apart from it at 95 %."""
         return not self.best and self.difference.low <= 0 <= self.difference.high
 
 
 @dataclass(frozen=True, kw_only=True)
 class Statistics:
-    """Of a board with R records.
+    """What is computed for a board of R records.
 
     Attributes:
         scores: (average or group, metric) → one score a record, in the board's order.
@@ -55,7 +55,7 @@ class Statistics:
 
 
 def compute_statistics(board: Board) -> Statistics:
-    """Draws the same references for every record of the board, so that differences are paired.
+    """Compute scores and curves, drawing the same references for every record of the board.
 
     Raises:
         CorruptData: per-query data is missing or damaged, or of other queries than the first's.
@@ -71,7 +71,7 @@ def compute_statistics(board: Board) -> Statistics:
 
 
 def choose_ks(depth: int) -> list[int]:
-    """1 to depth, evenly on a logarithmic axis, whole and without repeats."""
+    """Choose whole numbers from 1 to depth, evenly on a logarithmic axis."""
     spaced = np.geomspace(1, depth, CURVE_POINTS) if depth else np.zeros(0)
     return sorted({round(float(k)) for k in spaced})
 
@@ -86,7 +86,7 @@ def compute_curve(board: Board, arrays: PerQuery, ks: Sequence[int]) -> tuple[In
 
 
 def _compare_in(board: Board, metric: str) -> dict[str, tuple[Standing, ...]]:
-    """One metric: average or group → one score a record."""
+    """Compare the records in one metric: average or group → a standing for each record."""
     means, draws = board.sample(metric)
     sizes = [record.counts.queries for record in board.records]
     found = {}

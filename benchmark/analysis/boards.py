@@ -50,7 +50,7 @@ class Board:
 
     @property
     def stem(self) -> str:
-        """For the names of its plots."""
+        """What the names of its plots begin with."""
         protocol = self.first.protocol
         gallery = self.first.fingerprints.gallery[:4]
         names = (
@@ -68,6 +68,11 @@ class Board:
     def averages(self) -> Mapping[str, Sequence[str]]:
         """Average name → the groups whose plain mean it is."""
         return self.first.averages
+
+    @property
+    def bar_rows(self) -> list[str]:
+        """The rows of a bar chart: groups, then their average."""
+        return [*self.groups, "average"] if len(self.groups) > 1 else ["average"]
 
     @property
     def metrics(self) -> list[str]:
@@ -89,7 +94,7 @@ class Board:
 
     @cached_property
     def scores(self) -> tuple[Scores, ...]:
-        """By record.
+        """Scores of each record.
 
         Raises:
             CorruptData: a file is missing or altered, or two records are of other queries.
@@ -98,8 +103,8 @@ class Board:
         for record, scores in zip(self.records, found, strict=True):
             if not np.array_equal(scores.query, found[0].query):
                 raise CorruptData(
-                    f"{record.path} and {self.records[0].path} share a protocol and annotations, "
-                    f"but not their queries; run both cells again"
+                    f"{record.path} and {self.records[0].path} must have the same queries, as they "
+                    f"share a protocol and annotations; run both cells again"
                 )
         return found
 
@@ -110,7 +115,7 @@ class Board:
 
     @cached_property
     def per_query(self) -> PerQueryCache:
-        """By record, each read when it is asked for.
+        """Per-query data of each record, read when it is asked for.
 
         Raises:
             CorruptData: a file is missing or altered.
@@ -118,7 +123,7 @@ class Board:
         return PerQueryCache(self.records)
 
     def differences(self, average: str) -> list[Interval]:
-        """Each record minus the best one, in the headline metric, with a paired 95 % interval."""
+        """Subtract the first record from each, in the headline metric, with paired intervals."""
         means, draws = (part[..., self.design.rows.index(average), :] for part in self._headline)
         sizes = [len(self.scores[0].query)] * len(self.records)
         return make_intervals(means - means[0], draws - draws[:, :1], sizes)
@@ -128,12 +133,12 @@ class Board:
         return self.sample(self.headline)
 
     @cached_property
-    def said(self) -> Counter[tuple[Any, ...]]:
-        """How many records have the same words in a row."""
+    def row_counts(self) -> Counter[tuple[Any, ...]]:
+        """How many records have the same names in a row."""
         return Counter(map(_describe, self.records))
 
     def sample(self, metric: str) -> tuple[Array, Array]:
-        """One metric of R records: (A + G, R) means and (resamples, A + G, R) draws.
+        """Sample one metric of R records: (A + G, R) means and (resamples, A + G, R) draws.
 
         The same references are drawn for all records, so that differences are paired.
         """
@@ -160,7 +165,7 @@ class PerQueryCache:
 
 
 def make_boards(records: Sequence[Record]) -> list[Board]:
-    """Splits records into boards, and ranks each board's rows."""
+    """Split records into boards, and rank each board's rows."""
     together: dict[tuple[str, ...], list[Record]] = {}
     for record in records:
         cell, prints, protocol = record.cell, record.fingerprints, record.protocol
@@ -171,7 +176,7 @@ def make_boards(records: Sequence[Record]) -> list[Board]:
 
 
 def _split(records: Sequence[Record]) -> list[Board]:
-    """One board; where a backbone's name stands for several weights, one for each of these."""
+    """Make one board, or one for each set of weights that a backbone's name stands for."""
     names = {(r.cell.backbone, r.fingerprints.weights) for r in records}
     if len(names) == len({name for name, _ in names}):
         return [Board(records=_rank(records))]
@@ -189,24 +194,24 @@ def _rank(records: Sequence[Record]) -> tuple[Record, ...]:
 
 
 def name_row(board: Board, record: Record) -> tuple[str, str, str, str]:
-    """Method, supervision, what it was trained on, backbone, as no other row has them."""
+    """Give method, supervision, training data and backbone, as no other row has them."""
     cell = record.cell
     method = cell.method + (f" (seed {cell.seed})" if cell.seed else "")
     method += f" · {cell.label}" if cell.label else ""
-    if board.said[_describe(record)] > 1:
+    if board.row_counts[_describe(record)] > 1:
         method += f" [{record.checkpoint_label}]"
     seen = "zero-shot" if record.method.zero_shot else "supervised"
     return method, seen, cell.trained_on or "–", cell.backbone
 
 
 def _describe(record: Record) -> tuple[Any, ...]:
-    """What a row's names say of a record, but for its checkpoint."""
+    """Give what a row's names say of a record, but for its checkpoint."""
     cell = record.cell
     return cell.method, cell.trained_on, cell.backbone, cell.seed, cell.label
 
 
 def read_boards(root: Path) -> list[Board]:
-    """Every board of a results folder.
+    """Read every board of a results folder.
 
     Raises:
         MissingData: the folder holds no whole record.
@@ -214,5 +219,5 @@ def read_boards(root: Path) -> list[Board]:
     """
     found = make_boards(read_scored(root))
     if not found:
-        raise MissingData(f"no records in {root}; bench run makes one")
+        raise MissingData(f"no records in {root}; make one with bench run")
     return found

@@ -46,7 +46,7 @@ class Pair:
     cells: tuple[Comparison, ...]
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain data, for --json."""
+        """Give plain data, for --json."""
         return {
             "task": self.a.cell.task,
             "split": self.a.cell.split,
@@ -68,7 +68,7 @@ def compare(
     metrics: Sequence[str] = (),
     groups: Sequence[str] = (),
 ) -> list[Pair]:
-    """Compares each pair; p is adjusted over all cells of all pairs.
+    """Compare each pair; p is adjusted over all cells of all pairs.
 
     Args:
         metrics: names; none means the protocol's headline.
@@ -128,7 +128,7 @@ def _check_known(kind: str, wanted: Sequence[str], known: Sequence[str]) -> Sequ
 
 
 def check_comparable(a: Record, b: Record) -> None:
-    """Holds two records to one protocol, gallery and set of queries.
+    """Check that two records share protocol, gallery and queries.
 
     Raises:
         UsageError: they differ; names the first such field, and both values.
@@ -136,7 +136,7 @@ def check_comparable(a: Record, b: Record) -> None:
     for record in (a, b):
         if not record.metrics:
             raise UsageError(f"{record.path} has no metrics: its split has no public labels")
-    fields_a, fields_b = _identity(a), _identity(b)
+    fields_a, fields_b = _list_shared(a), _list_shared(b)
     if a.cell.backbone == b.cell.backbone:  # one name, one set of weights
         for fields, record in ((fields_a, a), (fields_b, b)):
             fields["weights of the backbone"] = record.fingerprints.weights
@@ -148,8 +148,8 @@ def check_comparable(a: Record, b: Record) -> None:
             )
 
 
-def _identity(record: Record) -> dict[str, Any]:
-    """What two records must share, by the name a person knows it by."""
+def _list_shared(record: Record) -> dict[str, Any]:
+    """Give what two records must share, by the name a person knows it by."""
     prints = record.fingerprints
     return {
         "task": record.cell.task,
@@ -164,7 +164,7 @@ def _identity(record: Record) -> dict[str, Any]:
 
 
 def align(a: Record, b: Record) -> tuple[Scores, Scores]:
-    """Those of both, in one order of queries.
+    """Bring the scores of two records into one order of queries.
 
     Raises:
         UsageError: they hold different queries; names the first.
@@ -172,7 +172,10 @@ def align(a: Record, b: Record) -> tuple[Scores, Scores]:
     """
     one, other = _sort(a.scores), _sort(b.scores)
     if len(one.query) != len(other.query):
-        raise CorruptData(f"{a.path} or {b.path} has per-query data that its counts belie")
+        raise CorruptData(
+            f"{a.path} and {b.path} must have as many queries as their counts say, got "
+            f"{len(one.query)} and {len(other.query)}; run both cells again"
+        )
     for field in ("query", "reference", "group"):
         ours, theirs = getattr(one, field), getattr(other, field)
         if differing := np.flatnonzero(ours != theirs).tolist():
@@ -190,8 +193,10 @@ def _sort(scores: Scores) -> Scores:
 
 
 def find_pairs(a: str, b: str, root: Path) -> list[tuple[Record, Record]]:
-    """The pairs that two names stand for: two files are a pair; else, of the records that each
-    name stands for, those of one task, split, protocol and backbone.
+    """Find the pairs that two names stand for.
+
+    Two files are a pair; else, of the records that each name stands for, those of one task, split,
+    protocol and backbone.
 
     Raises:
         MissingData: a name stands for no record.
@@ -222,7 +227,7 @@ def find_pairs(a: str, b: str, root: Path) -> list[tuple[Record, Record]]:
 
 
 def _pair_up(one: Record, other: Record, alone: Set[tuple[str, ...]]) -> bool:
-    """Records of one setting and seed; a side that has one record there meets every seed."""
+    """Whether two records are of one setting and seed; a record alone there meets every seed."""
     same = one.cell.seed == other.cell.seed
     return _setting(one) == _setting(other) and (same or _setting(one) in alone)
 
@@ -233,8 +238,7 @@ def _setting(record: Record) -> tuple[str, ...]:
 
 
 def find_records(*names: str, root: Path) -> list[list[Record]]:
-    """By name: the record in a file, or those below `root` by method, method label, or glob over
-    paths.
+    """Find the records of each name: a file, or below `root` a method, its label or a glob.
 
     Raises:
         MissingData: there is none.

@@ -42,7 +42,7 @@ class Diff:
 
 
 def diff(root: Path, revision: str) -> Diff:
-    """The records below `root` against those of a revision.
+    """Compare the records below `root` with those of a revision.
 
     Raises:
         UsageError: `root` is in no repository, or the revision is not known there.
@@ -50,19 +50,21 @@ def diff(root: Path, revision: str) -> Diff:
         CorruptData: a record, now or then, is damaged or of another schema.
     """
     before, after = dict(_read_then(root, revision)), dict(_read_now(root))
-    changes = [
-        Change(record=name, group=group, metric=metric, before=old.get(key), after=new.get(key))
-        for name in sorted(before.keys() & after.keys())
-        for old, new in [(before[name], after[name])]
-        for key in dict.fromkeys([*old, *new])
-        for group, metric in [key]
-        if old.get(key) != new.get(key)
-    ]
+    changes: list[Change] = []
+    for name in sorted(before.keys() & after.keys()):
+        changes += _list_changes(name, before[name], after[name])
     return Diff(
         added=tuple(sorted(after.keys() - before.keys())),
         removed=tuple(sorted(before.keys() - after.keys())),
         changes=tuple(changes),
     )
+
+
+def _list_changes(record: str, old: Metrics, new: Metrics) -> Iterator[Change]:
+    for group, metric in dict.fromkeys([*old, *new]):
+        before, after = old.get((group, metric)), new.get((group, metric))
+        if before != after:
+            yield Change(record=record, group=group, metric=metric, before=before, after=after)
 
 
 def _read_now(root: Path) -> Iterator[tuple[str, Metrics]]:
@@ -91,7 +93,7 @@ def _list_metrics(record: Record) -> Metrics:
 
 
 def _git(root: Path, *arguments: str) -> str:
-    """What git prints when it is asked inside `root`."""
+    """Ask git inside `root`, and return what it prints."""
     if not root.is_dir():
         raise MissingData(f"no results folder at {root}; choose it with --output")
     try:
@@ -101,7 +103,7 @@ def _git(root: Path, *arguments: str) -> str:
     except subprocess.CalledProcessError as error:
         reason = error.stderr.decode(errors="replace").strip() or f"exit {error.returncode}"
         raise UsageError(
-            f"git {arguments[0]} in {root}: {reason}; bench diff wants a results folder inside a "
-            f"git repository, and a revision that is known there"
+            f"git {arguments[0]} in {root}: {reason}; the results folder must be inside a git "
+            f"repository that knows the revision"
         ) from error
     return done.stdout.decode()

@@ -91,7 +91,7 @@ class Verdict:
         return None if self.measured is None else self.measured - float(self.published.value)
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain data."""
+        """Give plain data."""
         return {
             **vars(self.published),
             "state": self.state,
@@ -104,13 +104,13 @@ class Verdict:
 
 
 def read_published() -> list[Published]:
-    """Every published number."""
+    """Read every published number."""
     text = (files("cirbench.benchmark.analysis") / "published.csv").read_text(encoding="utf-8")
     return [Published(**row) for row in csv.DictReader(text.splitlines())]
 
 
 def verify(rows: Sequence[Published], records: Sequence[Record]) -> list[Verdict]:
-    """A verdict for each number and each record that answers it; never none."""
+    """Give a verdict on each number, one for every record that answers it."""
     return [verdict for row in rows for verdict in _judge(row, records)]
 
 
@@ -130,7 +130,7 @@ def _judge(row: Published, records: Sequence[Record]) -> Iterator[Verdict]:
 
 
 def _find_obstacles(row: Published, record: Record) -> list[str]:
-    """Why a record does not answer a published number."""
+    """Find why a record does not answer a published number."""
     cell, protocol = record.cell, record.protocol.name
     wanted: dict[str, tuple[str, str | None]] = {
         "backbone": (row.backbone, cell.backbone),

@@ -142,6 +142,5 @@ def _rank_method(
             vectors = compose(method, queries, plan.protocol, images, texts, size=size, stage=stage)
         texts.flush()
     with clock.stage("rank"), torch.inference_mode():
-        return rank_queries(
-            plan.data, vectors.to(gallery.device), gallery, find_depth(plan.protocol)
-        )
+        depth = find_depth(plan.protocol)
+        return rank_queries(plan.data, vectors.to(gallery.device), gallery, depth)

@@ -56,7 +56,7 @@ class Cell:
 
 
 def slug(name: str) -> str:
-    """A file name that is safe everywhere and still reads like the name: ASCII, and not long."""
+    """Make a short ASCII file name that is safe everywhere and still reads like the name."""
     plain = unicodedata.normalize("NFKD", name)
     safe = re.sub(r"[^\w.]+", "-", plain, flags=re.ASCII).strip("-.") or "unnamed"
     if not name.isascii():  # what is left may be no name, or another's
@@ -84,7 +84,7 @@ class Bootstrap:
 
 @dataclass(frozen=True, kw_only=True)
 class Counts:
-    """How many of what an evaluation was over.
+    """Sizes of an evaluation, and its queries that were close.
 
     Attributes:
         missing: pictures that were left out.
@@ -106,7 +106,7 @@ class Counts:
 
 @dataclass(frozen=True, kw_only=True)
 class Fingerprints:
-    """The sha256 of what decides the numbers, by content."""
+    """sha256 of the contents that decide the numbers."""
 
     gallery: str
     annotations: str
@@ -174,7 +174,7 @@ class ArraysFile:
 
 @dataclass(frozen=True, kw_only=True)
 class Body:
-    """Everything an evaluation says of one cell, besides its per-query data.
+    """Everything in a record besides its per-query data.
 
     Attributes:
         metrics: empty where the split has no public labels.

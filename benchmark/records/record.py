@@ -22,7 +22,7 @@ from cirbench.benchmark.runtime.paths import check_inside
 
 SCHEMA = 1
 MIGRATIONS: Mapping[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
-"""Older schema → what makes the next one's JSON of its. A field that was added needs none."""
+"""Older schema → a function from its JSON to the next schema's. An added field needs none."""
 
 Kind = TypeVar("Kind", bound=Scores)
 
@@ -69,7 +69,7 @@ class Record(_Stored):
         return " ".join(filter(None, (name, (self.cell.checkpoint or "none")[:8])))
 
     def to_json(self) -> dict[str, Any]:
-        """The record as plain data, as its file has it: a part that is not there has no key."""
+        """Give the record as plain data, as its file has it; a part that is absent has no key."""
         absent = {f.name for f in fields(self) if getattr(self, f.name) == f.default}
         data = {name: v for name, v in asdict(self).items() if name not in {*absent, "path"}}
         data["protocol"]["hash"] = self.protocol.hash
@@ -85,7 +85,7 @@ class Record(_Stored):
 
     @cached_property
     def scores(self) -> Scores:
-        """The part of the per-query data that most readers want: a fifth of its bytes.
+        """The part of the per-query data that most readers want, a fifth of its bytes.
 
         Raises:
             CorruptData: as `read_per_query`.
@@ -174,7 +174,7 @@ def parse_record(text: str, path: Path) -> Record:
 
 
 def _migrate(data: dict[str, Any], path: Path) -> dict[str, Any]:
-    """Bring a record's JSON to this schema.
+    """Bring a record's JSON to the current schema.
 
     Raises:
         CorruptData: it is of a newer schema, or of one that is not known.
@@ -192,7 +192,7 @@ def _migrate(data: dict[str, Any], path: Path) -> dict[str, Any]:
 
 
 def _explain(error: ValidationError) -> str:
-    """What a record lacks, or else the first field that is wrong."""
+    """Name what a record lacks, or else the first field that is wrong."""
     found = error.errors(include_url=False)
     places = [".".join(map(str, fault["loc"])) for fault in found]
     pairs = zip(found, places, strict=True)
@@ -211,7 +211,7 @@ def read_records(root: Path) -> Iterator[Record]:
 
 
 def label_records(records: Sequence[Record]) -> list[str]:
-    """A name for each record, different from the others': the shortest that tells them apart."""
+    """Give each record the shortest name that tells it from the others."""
     found = [record.method_label for record in records]
     for more in (_backbone, _seed, _checkpoint, lambda record: record.path.stem):
         values: dict[str, set[str]] = {}

@@ -95,18 +95,18 @@ class Chart:
 
 
 def linear(low: float, high: float, start: float, end: float) -> Scale:
-    """Maps low..high to start..end."""
+    """Map low..high to start..end."""
     return lambda value: start + (value - low) / (high - low) * (end - start)
 
 
 def logarithmic(low: float, high: float, start: float, end: float) -> Scale:
-    """The same, by the logarithm."""
+    """Map low..high to start..end by the logarithm."""
     inner = linear(math.log(low), math.log(high), start, end)
     return lambda value: inner(math.log(value))
 
 
 def round_ticks(top: float) -> list[float]:
-    """From 0 in steps of 1, 2 or 5 times a power of ten, until `top` is reached; at most seven."""
+    """Step from 0 by 1, 2 or 5 times a power of ten until `top` is reached; at most seven."""
     top = top or 1.0
     power = 10.0 ** math.floor(math.log10(top / 5))
     step = next(power * unit for unit in (1, 2, 5, 10) if top / (power * unit) <= 6)
@@ -120,8 +120,8 @@ def _y_axis(top: float) -> tuple[Scale, tuple[Tick, ...]]:
 
 
 def make_bars(board: Board, shown: Statistics, names: Sequence[str]) -> Chart:
-    """The headline metric per group and on average, one bar a record, with its interval."""
-    rows = [*board.groups, "average"] if len(board.groups) > 1 else ["average"]
+    """Chart the headline metric per group and on average, one bar a record."""
+    rows = board.bar_rows
     count = min(len(names), SERIES)
     values = {row: [s.value for s in shown.scores[row, board.headline][:count]] for row in rows}
     y, y_ticks = _y_axis(max(v.high for row in values.values() for v in row))
@@ -171,7 +171,7 @@ def _note_left_out(names: Sequence[str]) -> str:
 
 
 def make_curves(shown: Statistics, names: Sequence[str]) -> Chart:
-    """Recall at every kept k, averaged over groups, with its band."""
+    """Chart recall over k, averaged over groups, with its band."""
     count = min(len(names), SERIES)
     y, y_ticks = _y_axis(max(p.high for curve in shown.curves[:count] for p in curve))
     x = logarithmic(1, max(2, shown.ks[-1]), LEFT, WIDTH - RIGHT)
@@ -208,7 +208,7 @@ def _points(xs: Sequence[float], ys: Sequence[float]) -> str:
 
 
 def _move_apart(heights: Sequence[float]) -> list[float]:
-    """The same heights, moved down where letters would lie on one another, within the frame."""
+    """Move heights down where letters would lie on one another, within the frame."""
     placed: dict[int, float] = {}
     floor = TOP
     for i in sorted(range(len(heights)), key=lambda i: heights[i]):
@@ -219,7 +219,7 @@ def _move_apart(heights: Sequence[float]) -> list[float]:
 
 
 def count_seconds(board: Board) -> list[float]:
-    """What each record took to compose and rank its queries.
+    """Add up what each record took to compose and rank its queries.
 
     Embedding the pictures is left out: it is shared by all methods of a run, or read from a store.
     """
@@ -228,7 +228,7 @@ def count_seconds(board: Board) -> list[float]:
 
 
 def make_cost(board: Board, shown: Statistics, names: Sequence[str]) -> Chart | None:
-    """Seconds against the headline metric; None where fewer than two records kept their times."""
+    """Chart seconds against the headline metric; None where fewer than two records have times."""
     timed = [(i, s) for i, s in enumerate(count_seconds(board)) if s > 0]
     if len(timed) < 2:
         return None
@@ -261,7 +261,7 @@ def make_cost(board: Board, shown: Statistics, names: Sequence[str]) -> Chart | 
 
 
 def _log_axis(values: Sequence[float]) -> tuple[Scale, tuple[Tick, ...]]:
-    """Whole decades around the values; ticks at 1, 2 and 5 where they are few, else at 1."""
+    """Scale whole decades around the values; ticks at 1, 2 and 5 where they are few, else at 1."""
     first, last = math.floor(math.log10(min(values))), math.ceil(math.log10(max(values)))
     last = max(last, first + 1)
     scale = logarithmic(10.0**first, 10.0**last, LEFT, WIDTH - RIGHT)
@@ -271,7 +271,7 @@ def _log_axis(values: Sequence[float]) -> tuple[Scale, tuple[Tick, ...]]:
 
 
 def make_scatter(verdicts: Sequence[Verdict]) -> Chart | None:
-    """Our numbers over the published ones; × where they differ. None where there is none."""
+    """Chart our numbers over the published ones; None where there is none."""
     pairs = [(v, float(v.published.value), v.measured) for v in verdicts if v.measured is not None]
     if not pairs:
         return None

@@ -44,7 +44,7 @@ _LATEX = str.maketrans(
 
 
 def as_markdown(table: Table) -> str:
-    """A pipe table; the best is bold."""
+    """Write a pipe table; the best is bold."""
     first = table.rows[0] if table.rows else ()
     return str(
         tabulate(
@@ -75,12 +75,12 @@ def _format_markdown(value: Value) -> str:
 
 
 def escape_markdown(name: str) -> str:
-    """A stranger's name as itself: no markup, link, formula or control character of it counts."""
+    """Write a name as itself: no markup, link, formula or control character of it counts."""
     return re.sub(r"([\\`*\[\]|!])|(<)", lambda m: "&lt;" if m[2] else f"\\{m[1]}", to_line(name))
 
 
 def as_csv(table: Table) -> str:
-    """A score takes four columns: value, low, high, and whether it is best or tied with the best.
+    """Write CSV; a number takes four columns: value, low, high, and its standing.
 
     A difference takes three. Numbers have four decimals.
     """
@@ -117,7 +117,7 @@ def _format_csv(value: Value) -> list[str]:
 
 
 def _escape_formula(value: str) -> str:
-    """A stranger's name that no spreadsheet takes for a formula."""
+    """Write a name so that no spreadsheet takes it for a formula."""
     plain = to_line(value)
     return f"'{plain}" if plain.startswith(("=", "+", "-", "@")) else plain
 
@@ -128,7 +128,7 @@ def _name_standing(value: Measured) -> str:
 
 
 def as_latex(table: Table) -> str:
-    """A floating table for `\\usepackage{booktabs}`; the best is bold, what ties with it has ≈."""
+    """Write a floating table for `\\usepackage{booktabs}`; best is bold, a tie with it has ≈."""
     alignment = "l" * table.names + "".join(
         "r" if is_number(value) else "l" for value in (table.rows or ((),))[0][table.names :]
     )

@@ -30,7 +30,7 @@ _HIT = "#1a7f37"
 def choose_board(
     found: Sequence[Board], task: str, split: str | None, protocol: str | None
 ) -> Board:
-    """The one board of a task that is meant.
+    """Choose the one board of a task that is meant.
 
     Raises:
         MissingData: there is none.
@@ -56,7 +56,7 @@ def choose_board(
 
 
 def choose_records(board: Board, names: Sequence[str]) -> list[int]:
-    """Numbers of the records meant by methods' names or by records' file names.
+    """Choose records by methods' names or by their own file names, and give their numbers.
 
     Raises:
         UsageError: a name means no record, or several.
@@ -80,13 +80,13 @@ def _choose_record(board: Board, name: str) -> int:
 
 
 def choose_rows(board: Board, ids: Sequence[str]) -> list[int]:
-    """Rows of the queries of these ids; raises UsageError with suggestions."""
+    """Choose queries by their ids, and give their rows; raises UsageError with suggestions."""
     known = board.scores[0].query.tolist()
     row = {name: i for i, name in enumerate(known)}
     for name in ids:
         if name not in row:
             close = difflib.get_close_matches(name, known, n=3, cutoff=0.5) or known[:3]
-            raise UsageError(f"no query {name!r} on {board.title}; there is {', '.join(close)}")
+            raise UsageError(f"no query {name!r} on {board.title}; there are {', '.join(close)}")
     return [row[name] for name in ids]
 
 
@@ -115,10 +115,10 @@ class _Grid:
 
 
 def draw_figure(board: Board, data: TaskData, records: Sequence[int], rows: Sequence[int]) -> bytes:
-    """A PNG: a block a query, a line a method; targets have a thick green frame and a check mark.
+    """Draw a PNG: a block a query, a line a method; targets have a green frame and a check mark.
 
     Raises:
-        CorruptData, MissingData: as `pictures.opened` does.
+        CorruptData, MissingData: as `pictures.open_picture` does.
     """
     block = max(len(records) * (_INCH + 0.22), 2 * _INCH) + 0.3
     width, height = 2.3 + _NAMES + TOP * (_INCH + 0.06), block * len(rows) + 0.1
@@ -162,7 +162,7 @@ def _draw_answer(
 
 
 def _draw_picture(axes: Axes, ref: ImageRef) -> None:
-    """At its own proportions, on white."""
+    """Draw a picture at its own proportions, on white."""
     axes.imshow(open_picture(ref).convert("RGB"), aspect="equal", interpolation="lanczos")
     axes.set_anchor("C")
     for spine in axes.spines.values():

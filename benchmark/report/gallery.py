@@ -66,7 +66,7 @@ class QueryView:
 
 
 def choose_queries(group: NDArray[np.str_], count: int) -> list[int]:
-    """`count` rows of (Q,) groups, equally many a group as far as it has them; always the same."""
+    """Choose `count` rows of (Q,) groups, equally many a group; always the same ones."""
     rng = np.random.default_rng(_SEED)
     shuffled = [rng.permutation(np.flatnonzero(group == name)) for name in np.unique(group)]
     turns = sorted(
@@ -79,7 +79,7 @@ def choose_queries(group: NDArray[np.str_], count: int) -> list[int]:
 
 @dataclass(frozen=True, kw_only=True)
 class QueryViews:
-    """Looks up what a page shows of a board; `data` is None where pictures may not be shown."""
+    """What a page shows of a board's queries; `data` is None where pictures may not be shown."""
 
     board: Board
     data: TaskData | None
@@ -87,7 +87,7 @@ class QueryViews:
     protocol: EvaluationProtocol
 
     def view(self, row: int, methods: Sequence[str]) -> QueryView:
-        """One query with the answers of the first methods."""
+        """Make the view of one query with the answers of the first methods."""
         arrays = self.board.per_query[0]
         targets = self._targets(row)
         return QueryView(
@@ -107,7 +107,7 @@ class QueryViews:
         return None if self.data is None else self.data.queries[row]
 
     def _texts(self, row: int) -> tuple[str, ...]:
-        """The query's text in each family that the protocol has; none where it needs a caption."""
+        """Give the query's text in each family of the protocol; none where it needs a caption."""
         query = self._query(row)
         group = str(self.board.scores[0].group[row])
         fields = {} if query is None else query.fields
@@ -118,7 +118,7 @@ class QueryViews:
         return tuple(dict.fromkeys(text.strip() for text in texts))
 
     def _targets(self, row: int) -> list[int]:
-        """Gallery rows: all positives, or, without annotations, those that a shown method found."""
+        """Give the rows of all positives or, without annotations, of those that were found."""
         query = self._query(row)
         if query is not None:
             return list(query.positives)
@@ -159,7 +159,7 @@ class QueryViews:
 
 
 def render_gallery(board: Board, data: TaskData | None) -> str:
-    """The page; without `data` it names pictures and shows none.
+    """Render the page; without `data` it names pictures and shows none.
 
     Raises:
         CorruptData: a picture can't be decoded, or records disagree on their queries.

@@ -16,7 +16,7 @@ from cirbench.benchmark.runtime.paths import to_line
 
 
 def format_lines(records: Sequence[Record]) -> str:
-    """Records of one board as a row each for a terminal, best first: averages, no intervals."""
+    """Format records of one board for a terminal, best first: averages, no intervals."""
     protocol = records[0].protocol
 
     def value(record: Record, metric: str) -> float:
@@ -33,7 +33,7 @@ def format_lines(records: Sequence[Record]) -> str:
 
 
 def render_board(board: Board, published: Sequence[Published]) -> str:
-    """A board as a section: averages, the headline per group, what they were measured with."""
+    """Render a board as a section: its tables, its plots and what they were measured with."""
     parts = [f"## {escape_markdown(board.title)}", ""]
     for table in make_leaderboard_tables(board, verify(published, board.records)):
         title = escape_markdown(table.title[0].upper() + table.title[1:])
@@ -43,7 +43,7 @@ def render_board(board: Board, published: Sequence[Published]) -> str:
 
 
 def name_plots(board: Board) -> dict[str, str]:
-    """Kind of plot → path in the results folder, without its ending."""
+    """Give each kind of plot its path in the results folder, without its ending."""
     task = str(board.records[0].path.parent.name)
     return {kind: f"{task}/{board.stem}--{kind}" for kind in ("bars", "curves")}
 
@@ -83,12 +83,12 @@ def _render_footnote(board: Board) -> str:
 
 
 def _code(name: str) -> str:
-    """A name as code, unless it holds what would end that."""
+    """Write a name as code, unless it holds what would end that."""
     return f"`{name}`" if re.fullmatch(r"[\w.@+-]+", name) else escape_markdown(name)
 
 
 def _list_remarks(board: Board) -> list[tuple[str, str]]:
-    """What a reader should know of the records, each remark once: whose, and what."""
+    """List what a reader should know of the records, each remark once: whose, and what."""
     found: dict[str, list[str]] = {}
     for record in board.records:
         for remark in (*record.annotations.remarks, *record.method.remarks):
@@ -97,7 +97,7 @@ def _list_remarks(board: Board) -> list[tuple[str, str]]:
 
 
 def render_leaderboard(all_boards: Sequence[Board], published: Sequence[Published] = ()) -> str:
-    """The whole leaderboard."""
+    """Render the whole leaderboard."""
     intro = "# Leaderboard\n\nWritten by `bench leaderboard` from the records beside it.\n"
     return (
         "\n".join([intro, *(render_board(board, published) for board in all_boards)]).rstrip()

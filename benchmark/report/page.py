@@ -69,7 +69,7 @@ def make_section(
     verdicts: Sequence[Verdict],
     gallery: str,
 ) -> Section:
-    """Everything about one board; `verdicts` are those with a number of this board's records."""
+    """Gather everything about one board; `verdicts` are those of this board's records."""
     names = label_records(board.records)
     drawn = [
         charts.make_bars(board, shown, names),
@@ -114,7 +114,7 @@ def _make_source(label: str, record: Record) -> Source:
 
 
 def _list_fields(value: object) -> list[tuple[str, object]]:
-    """The fields by name, as they stand in the record's file."""
+    """List the fields by name, as they stand in the record's file."""
     return sorted(vars(value).items())
 
 
@@ -125,7 +125,7 @@ def _format(value: object) -> str:
 
 
 def render_index(sections: Sequence[Section], verdicts: Sequence[Verdict]) -> str:
-    """The whole page; `verdicts` are those of every published number."""
+    """Render the whole page; `verdicts` are those of every published number."""
     counts = Counter(verdict.state for verdict in verdicts)
     return render(
         "index.html",
@@ -138,7 +138,7 @@ def render_index(sections: Sequence[Section], verdicts: Sequence[Verdict]) -> st
 
 
 def render(name: str, **values: object) -> str:
-    """A template with these values, all text in them escaped."""
+    """Render a template with these values, all text in them escaped."""
     return _environment().get_template(name).render(**values)
 
 
@@ -171,7 +171,7 @@ def _environment() -> Environment:
 
 
 def _inline(name: str) -> Markup:
-    """A style or script of ours, which needs no escaping."""
+    """Read a style or script of ours, which needs no escaping."""
     return Markup((files(_PACKAGE) / "templates" / name).read_text(encoding="utf-8"))
 
 

@@ -46,7 +46,7 @@ class Permission:
 
 
 def find_credit(task: str) -> str:
-    """What must be said beside a task's pictures; empty where they may not be passed on."""
+    """Find what must be said beside a task's pictures; empty where they may not be shown."""
     try:
         return str(find_task(task).credit)
     except UsageError:  # records can be read without their task
@@ -54,7 +54,7 @@ def find_credit(task: str) -> str:
 
 
 def load_task_data(board: Board, data_root: Path | None) -> TaskData:
-    """The board's task, with the gallery and the queries its records were made with.
+    """Load the gallery and queries that a board's records were made with.
 
     Raises:
         UsageError: no such task is installed.
@@ -70,13 +70,13 @@ def load_task_data(board: Board, data_root: Path | None) -> TaskData:
     if gallery != arrays.gallery.tolist() or queries != arrays.query.tolist():
         raise CorruptData(
             f"{board.records[0].path} was made with other annotations of {cell.task} than those "
-            f"here; run its cells again"
+            f"below --data-root; run its cells again"
         )
     return data
 
 
 def open_picture(ref: ImageRef) -> Image.Image:
-    """A picture, decoded; its box alone, at its own proportions, where it has one.
+    """Decode a picture; of one with a box, the box alone, at its own proportions.
 
     Raises:
         MissingData: its file can't be read.
@@ -86,7 +86,7 @@ def open_picture(ref: ImageRef) -> Image.Image:
 
 
 def make_thumbnail(ref: ImageRef, size: Size = Size()) -> str:
-    """A data URI of a small picture; raises as `opened` does."""
+    """Make a data URI of a small picture; raises as `open_picture` does."""
     content = _read(ref)
     # a draft's pixels are others than the box's
     draft = (2 * size.side, 2 * size.side) if ref.box is None else None
@@ -102,7 +102,7 @@ def make_thumbnail(ref: ImageRef, size: Size = Size()) -> str:
 
 
 def _crop(image: Image.Image, box: tuple[int, int, int, int] | None) -> Image.Image:
-    """The part of a picture that a tower sees; black where it has no area, as in preprocessing."""
+    """Crop a picture to what a tower sees; black where it has no area, as in preprocessing."""
     if box is None:
         return image
     left, upper, right, lower = box
@@ -135,14 +135,14 @@ class Album:
         self._refs: list[ImageRef] = []
 
     def number(self, ref: ImageRef) -> int:
-        """The picture's number, a new one if it is new."""
+        """Give the picture's number, a new one if it is new."""
         if ref.id not in self._number:
             self._number[ref.id] = len(self._refs)
             self._refs.append(ref)
         return self._number[ref.id]
 
     def thumbnails(self) -> list[str]:
-        """Data URIs by number, the smaller the more there are; raises as `opened` does."""
+        """Make data URIs by number, smaller where there are many; raises as `open_picture` does."""
         count = len(self._refs)
         size = next(size for most, size in SIZES if most is None or count <= most)
         return [make_thumbnail(ref, size) for ref in self._refs]

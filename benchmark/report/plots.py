@@ -24,8 +24,8 @@ MOST = len(COLOURS) * len(HATCHES)
 
 
 def draw_bars(board: Board) -> Figure:
-    """The headline metric per group and on average, one bar a record, with its interval."""
-    names = [*board.groups, "average"] if len(board.groups) > 1 else ["average"]
+    """Draw the headline metric per group and on average, one bar a record."""
+    names = board.bar_rows
     drawn = _choose_records(board)
     figure, axes = _make_figure(max(6.0, 1.2 + 0.28 * len(names) * len(drawn)))
     width = 0.84 / len(drawn)
@@ -50,7 +50,7 @@ def draw_bars(board: Board) -> Figure:
 
 
 def draw_curves(board: Board) -> Figure:
-    """Recall at every k that was kept, averaged over groups, with its band."""
+    """Draw recall at every k that was kept, averaged over groups, with its band."""
     figure, axes = _make_figure(6.0)
     for i, (label, record) in enumerate(_choose_records(board).items()):
         arrays = record.read_per_query()
@@ -90,7 +90,7 @@ def _finish(figure: Figure, axes: Axes, board: Board) -> Figure:
 
 
 def _choose_records(board: Board) -> dict[str, Record]:
-    """Label → record, best first; where there are more than fit, of each method's first seed."""
+    """Choose records, best first; where more than fit, those of each method's first seed."""
     named = dict(zip(map(to_line, label_records(board.records)), board.records, strict=True))
     if len(named) <= MOST:
         return named
@@ -110,6 +110,6 @@ def _colour(index: int) -> str:
 
 
 def draw(board: Board) -> dict[str, Figure]:
-    """Kind → figure."""
+    """Draw a board's figures, by kind."""
     with mpl.rc_context(STYLE):
         return {"bars": draw_bars(board), "curves": draw_curves(board)}

@@ -1,4 +1,4 @@
-"""Writes the leaderboard and its plots, or says whether those on disk are up to date."""
+"""The leaderboard and its plots: written, or compared with those on disk."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PAGE = "leaderboard.md"
 
 
 def publish(root: Path, found: Sequence[Board]) -> list[Path]:
-    """Writes what differs from what is there, and gives all paths."""
+    """Write what differs from what is there, and return all paths."""
     from cirbench.benchmark.report.plots import draw
     from cirbench.benchmark.runtime.figures import render_png, render_svg
 
@@ -32,7 +32,7 @@ def publish(root: Path, found: Sequence[Board]) -> list[Path]:
 
 
 def find_stale(root: Path) -> list[Path]:
-    """The files that `publish` would have to write anew.
+    """Find the files that `publish` would have to write anew.
 
     Plots are held to the data they say they show, not to their bytes, which change with the
     version of matplotlib.
@@ -42,7 +42,8 @@ def find_stale(root: Path) -> list[Path]:
     old = not page_path.is_file() or page_path.read_text(encoding="utf-8") != render_leaderboard(
         found, read_published()
     )
-    return [page_path] * old + [path for board in found for path in _find_stale_plots(root, board)]
+    plots = [path for board in found for path in _find_stale_plots(root, board)]
+    return [page_path, *plots] if old else plots
 
 
 def _find_stale_plots(root: Path, board: Board) -> Sequence[Path]:

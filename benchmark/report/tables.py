@@ -63,7 +63,7 @@ class Table:
 
 
 def is_number(value: Value) -> bool:
-    """Whether it is aligned to the right."""
+    """Whether a value is aligned to the right."""
     return isinstance(value, Printed) or not isinstance(value, str)
 
 
@@ -125,7 +125,7 @@ def _make_column(scores: Iterable[Standing]) -> list[Measured]:
 
 
 def _make_printed_column(board: Board, row: str, metric: str) -> list[Measured]:
-    """A column in which whatever rounds to the best is the best."""
+    """Make a column in which whatever rounds to the best is the best."""
     column = [record.metrics[row][metric] for record in board.records]
     best = max(round(interval.value, 1) for interval in column)
     return [Measured(interval=v, best=round(v.value, 1) == best) for v in column]
@@ -150,7 +150,7 @@ def _make_table(
     columns: Mapping[str, Sequence[Value]],
     order: Iterable[int],
 ) -> Table:
-    """A row a record, by their numbers in `order`; a column has a value for each record."""
+    """Make a row for each record in `order`; a column has a value for each record."""
     return Table(
         stem=f"{name_board(board)}--{slug(name)}",
         title=title,
@@ -165,7 +165,7 @@ def _make_table(
 
 
 def _make_published_tables(board: Board, verdicts: Sequence[Verdict]) -> list[Table]:
-    """One table, or none where no published number has a record here."""
+    """Make one table, or none where no published number has a record here."""
     rows = [
         (
             v.name,

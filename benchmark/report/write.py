@@ -22,7 +22,7 @@ _OURS = ("*.html", "tables/*.csv", "tables/*.tex")
 
 
 def render_files(root: Path, permission: Permission) -> dict[Path, str]:
-    """Path below `root` → text of every file of the report; the same records give the same text.
+    """Render every file of the report, by its path below `root`; the same records, the same text.
 
     Raises:
         MissingData: no record, or a picture that is to be embedded is not there.
@@ -50,7 +50,7 @@ def render_files(root: Path, permission: Permission) -> dict[Path, str]:
 
 
 def name_galleries(found: Sequence[Board]) -> list[str]:
-    """`gallery-TASK.html`; where a task has several boards, each board's own name."""
+    """Name each board's gallery: `gallery-TASK.html`, or its own where a task has several."""
     count = Counter(board.first.cell.task for board in found)
     tasks = [board.first.cell.task for board in found]
     return [
@@ -65,7 +65,7 @@ def _select_verdicts(board: Board, verdicts: Sequence[Verdict]) -> list[Verdict]
 
 
 def write(root: Path, permission: Permission) -> list[Path]:
-    """Writes what differs from what is there, takes away what is left over, gives all paths."""
+    """Write what differs from what is there, remove what is left over, return all paths."""
     made = render_files(root, permission)
     for path, text in made.items():
         if not _holds(root / path, text):
@@ -77,14 +77,14 @@ def write(root: Path, permission: Permission) -> list[Path]:
 
 
 def find_stale(root: Path, permission: Permission) -> list[Path]:
-    """The files that `write` would write anew or take away."""
+    """Find the files that `write` would write anew or remove."""
     made = render_files(root, permission)
     old = [root / path for path, text in made.items() if not _holds(root / path, text)]
     return old + find_left_over(root, made)
 
 
 def find_left_over(root: Path, made: dict[Path, str]) -> list[Path]:
-    """Files of an earlier report that this one does not have."""
+    """Find files of an earlier report that this one does not have."""
     there = [path for pattern in _OURS for path in sorted((root / FOLDER).glob(pattern))]
     return [path for path in there if path.relative_to(root) not in made]
 

@@ -1,8 +1,8 @@
 """Honest error bars: percentile bootstrap over reference pictures, joint over all groups.
 
-Queries that share a reference are not independent, so references are drawn, not queries. One draw
-serves all groups, metrics and methods: that makes the intervals of an average and of a difference
-right, and the same seed gives the same draw.
+A cluster bootstrap: queries that share a reference are not independent, so references are drawn,
+not queries. One draw serves all groups, metrics and methods: that makes the intervals of an average
+and of a difference right, and the same seed gives the same draw.
 """
 
 from __future__ import annotations
@@ -85,14 +85,14 @@ class Design:
         return [int(self.sizes[own].sum()) for own in self.members]
 
     def sums(self, values: Array) -> Array:
-        """(Q, M) per query → (C, G, M) sums per reference and group."""
+        """Sum (Q, M) values per query to (C, G, M) per reference and group."""
         groups = len(self.groups)
         total = np.zeros((self.clusters * groups, values.shape[1]))
         np.add.at(total, self.reference * groups + self.group, values)
         return total.reshape(self.clusters, groups, -1)
 
     def add_averages(self, means: Array) -> Array:
-        """(..., G, M) group means → (..., A + G, M), the plain means over groups first."""
+        """Put the plain means over groups before (..., G, M) group means: (..., A + G, M)."""
         averaged = [
             means[..., own, :].mean(axis=-2, keepdims=True)
             for own in self.members[: len(self.averages)]
@@ -100,11 +100,11 @@ class Design:
         return np.concatenate([*averaged, means], axis=-2)
 
     def means(self, values: Array) -> Array:
-        """(Q, M) → (A + G, M)."""
+        """Average (Q, M) values per query to (A + G, M) rows."""
         return self.add_averages(self.sums(values).sum(axis=0) / self.sizes[:, None])
 
     def draws(self, values: Array, resamples: int = RESAMPLES) -> Array:
-        """(Q, M) → (resamples, A + G, M): the means under resampled references.
+        """Average (Q, M) values under resampled references: (resamples, A + G, M).
 
         A draw that leaves a group without a query (possible only in tiny data) gives NaN there.
         """
@@ -121,7 +121,7 @@ class Design:
 
 @lru_cache(maxsize=1)  # the records of a board have the same references: one draw for all
 def _draw_weights(clusters: int, resamples: int) -> tuple[NDArray[np.uint16], ...]:
-    """How often each reference is drawn, (≤ _CHUNK, C) at a time."""
+    """Count how often each reference is drawn, (≤ _CHUNK, C) at a time."""
     rng = np.random.default_rng(SEED)
     return tuple(
         _count_draws(rng.integers(0, clusters, size=(min(_CHUNK, resamples - start), clusters)))
@@ -130,7 +130,7 @@ def _draw_weights(clusters: int, resamples: int) -> tuple[NDArray[np.uint16], ..
 
 
 def _count_draws(drawn: NDArray[np.int64]) -> NDArray[np.uint16]:
-    """(R, C) references, C drawn a row → (R, C) how often each is in its row."""
+    """Count (R, C) references, C drawn a row → (R, C) how often each is in its row."""
     rows, clusters = drawn.shape
     offset = drawn + clusters * np.arange(rows)[:, None]
     counts = np.bincount(offset.reshape(-1), minlength=rows * clusters)
@@ -138,7 +138,7 @@ def _count_draws(drawn: NDArray[np.int64]) -> NDArray[np.uint16]:
 
 
 def make_intervals(estimates: Array, draws: Array, sizes: Sequence[int]) -> list[Interval]:
-    """One interval for each of A estimates, from (resamples, A) draws; NaN draws are left out."""
+    """Make an interval for each of A estimates from (resamples, A) draws, but for NaN draws."""
     tail = 100 * (1 - LEVEL) / 2
     percentile = np.nanpercentile if np.isnan(draws).any() else np.percentile  # twice as fast
     low, high = percentile(draws, [tail, 100 - tail], axis=0)

@@ -73,7 +73,7 @@ class Metric:
 
 
 def parse_metric(name: str) -> Metric:
-    """`R@10` → the metric.
+    """Parse a metric's name, such as `R@10`.
 
     Raises:
         UsageError: it is no metric.
@@ -85,7 +85,7 @@ def parse_metric(name: str) -> Metric:
 
 
 def parse_metrics(name: str) -> list[Metric]:
-    """The metrics that a name is the mean of: two of `(R@5+Rs@1)/2`, else the one of that name.
+    """Parse the metrics that a name is the mean of: two of `(R@5+Rs@1)/2`, else one.
 
     Raises:
         UsageError: one of them is no metric.
@@ -95,7 +95,7 @@ def parse_metrics(name: str) -> list[Metric]:
 
 
 def find_hits(top: NDArray[np.int32], positives: Sequence[Sequence[int]]) -> Hits:
-    """(Q, K) gallery rows in rank order → (Q, K) whether each is a positive of its query."""
+    """Find which of (Q, K) gallery rows in rank order are positives of their query."""
     if top.shape[1] == 0 or not positives:
         return np.zeros(top.shape, dtype=bool)
     query = np.repeat(np.arange(len(positives)), [len(row) for row in positives])

@@ -1,4 +1,4 @@
-"""Is A better than B? Tests and intervals of a paired difference, clustered by reference picture.
+"""Tests and intervals of paired differences, clustered by reference picture.
 
 Everything is over per-query differences d = a - b. Queries that share a reference are not
 independent, so signs are flipped, and pictures drawn, a reference at a time, and jointly for all
@@ -49,7 +49,7 @@ class Difference:
 
 
 def find_differences(values: Array, design: Design) -> dict[str, list[Difference]]:
-    """(Q, M) values of A minus B → by row (average or group), a `Difference` for each metric."""
+    """Test (Q, M) values of A minus B: by row (average or group), a `Difference` a metric."""
     p = find_p(values, design)
     draws = design.draws(values)
     errors = np.nanstd(draws, axis=0, ddof=1)
@@ -73,7 +73,7 @@ def find_differences(values: Array, design: Design) -> dict[str, list[Difference
 
 
 def find_p(values: Array, design: Design) -> Array:
-    """(Q, M) differences → (A + G, M) two-sided p-values of "no difference".
+    """Find the two-sided p-values of "no difference": (Q, M) differences → (A + G, M).
 
     Under the null hypothesis A and B could change places in any reference, so the sign of all its
     differences is flipped by a coin, and p is how often the mean gets as far from 0 as it is. Where
@@ -85,7 +85,7 @@ def find_p(values: Array, design: Design) -> Array:
     slack = _ROUNDING * design.add_averages(np.abs(shares).sum(axis=0))
     bound = np.abs(design.add_averages(shares.sum(axis=0))) - slack
     exact = len(shares) <= EXACT_CLUSTERS
-    blocks = _all_signs(len(shares)) if exact else _draw_signs(len(shares))
+    blocks = _list_signs(len(shares)) if exact else _draw_signs(len(shares))
     as_far, tried = np.zeros(bound.shape), 0
     for signs in blocks:
         means = design.add_averages(np.tensordot(signs, shares, axes=1))
@@ -95,14 +95,14 @@ def find_p(values: Array, design: Design) -> Array:
     return p
 
 
-def _all_signs(clusters: int) -> Iterator[Array]:
-    """(2^C, C) of -1 and 1, the observed signs among them."""
+def _list_signs(clusters: int) -> Iterator[Array]:
+    """Give all combinations of signs, (2^C, C) of -1 and 1, the observed one among them."""
     rows = list(itertools.product((1.0, -1.0), repeat=clusters))
     yield np.array(rows, dtype=np.float64).reshape(len(rows), clusters)
 
 
 def _draw_signs(clusters: int) -> Iterator[Array]:
-    """`DRAWS` rows, (≤ _CHUNK, C) at a time."""
+    """Draw `DRAWS` combinations of signs, (≤ _CHUNK, C) at a time."""
     rng = np.random.default_rng(SEED)
     for start in range(0, DRAWS, _CHUNK):
         size = (min(_CHUNK, DRAWS - start), clusters)
@@ -110,7 +110,7 @@ def _draw_signs(clusters: int) -> Iterator[Array]:
 
 
 def adjust_by_holm(p: Sequence[float]) -> list[float]:
-    """Holm's step-down adjustment: the family-wise error over all of them stays at the level."""
+    """Adjust p-values by Holm's step-down procedure, which bounds the family-wise error."""
     adjusted = [0.0] * len(p)
     highest = 0.0
     for place, i in enumerate(sorted(range(len(p)), key=p.__getitem__)):

@@ -10,7 +10,7 @@ import numpy as np
 
 from cirbench.benchmark.api.per_query import PerQuery, Scores
 from cirbench.benchmark.api.protocol import EvaluationProtocol
-from cirbench.benchmark.api.values import TaskData
+from cirbench.benchmark.api.values import Interval, TaskData
 from cirbench.benchmark.records.fields import Cell, Metrics
 from cirbench.benchmark.records.record import Record, read_records
 from cirbench.benchmark.runtime.errors import CorruptData, UsageError
@@ -24,13 +24,13 @@ _ROUNDING = 1e-6
 
 
 def find_depth(protocol: EvaluationProtocol) -> int:
-    """How many of the best a protocol's metrics look at."""
+    """Find how many of the best a protocol's metrics look at."""
     metrics = [metric for name in protocol.metrics for metric in parse_metrics(name)]
     return max(metric.k for metric in metrics if metric.kind != SUBSET)
 
 
 def score(data: TaskData, ranking: Ranking, protocol: EvaluationProtocol) -> PerQuery:
-    """Per-query data of a ranking."""
+    """Score a ranking, query by query."""
     positives = [query.positives for query in data.queries]
     counts = np.array([len(items) for items in positives], dtype=np.int64)
     hits = find_hits(ranking.top, positives)
@@ -71,7 +71,10 @@ def check_averages(groups: Sequence[str], protocol: EvaluationProtocol) -> None:
     """
     averages = protocol.averages_over(groups)
     if shared := sorted(averages.keys() & set(groups)):
-        raise UsageError(f"protocol {protocol.name}: {shared[0]!r} names a group and an average")
+        raise UsageError(
+            f"protocol {protocol.name}: an average must not have the name of a group, got "
+            f"{shared[0]!r}"
+        )
     for name, members in averages.items():
         if empty := [group for group in members if group not in groups]:
             raise UsageError(
@@ -87,7 +90,7 @@ def make_design(scores: Scores, groups: Sequence[str], protocol: EvaluationProto
 
 
 def read_scored(root: Path) -> list[Record]:
-    """Every whole record of a results folder, held to its own per-query data.
+    """Read every whole record of a results folder, and check it against its per-query data.
 
     Raises:
         CorruptData: one was edited or cut, or is a copy of another.
@@ -98,8 +101,7 @@ def read_scored(root: Path) -> list[Record]:
         check_scored(record)
         if (other := first.setdefault(record.cell, record.path)) != record.path:
             raise CorruptData(
-                f"{record.path} and {other} are records of one cell, so that one is a copy of the "
-                f"other; remove it"
+                f"{record.path} and {other} are records of the same cell; remove one of them"
             )
     return found
 
@@ -131,25 +133,37 @@ def _check_means(record: Record, scores: Scores) -> None:
         CorruptData: one is another; says which.
     """
     if unknown := set(scores.group.tolist()) ^ set(record.groups):
-        raise CorruptData(f"{record.path} was edited: the group {min(unknown)!r}; run it again")
+        raise CorruptData(
+            f"{record.path} was edited: its groups and those of its per-query data differ in "
+            f"{min(unknown)!r}; run the cell again"
+        )
     if len(scores.query) != record.counts.queries:
         raise CorruptData(
-            f"{record.path} was edited: {record.counts.queries} queries, and "
-            f"{len(scores.query)} in its per-query data; run the cell again"
+            f"{record.path} was edited: counts.queries must be {len(scores.query)} as in its "
+            f"per-query data, got {record.counts.queries}; run the cell again"
         )
     design = make_design(scores, record.groups, record.protocol)
     for name, row in zip(design.rows, design.means(scores.values), strict=True):
         for metric, mean in zip(map(str, scores.metrics), row, strict=True):
-            found = record.metrics[name][metric]
-            if not abs(found.value - mean) <= _ROUNDING or found.low > found.high:
-                raise CorruptData(
-                    f"{record.path} was edited: {name} {metric} is {found.value}, and {mean} by "
-                    f"its per-query data; run the cell again"
-                )
+            place = f"{record.path} was edited: metrics.{name}.{metric}"
+            _check_interval(record.metrics[name][metric], float(mean), place)
+
+
+def _check_interval(interval: Interval, mean: float, place: str) -> None:
+    if not abs(interval.value - mean) <= _ROUNDING:
+        raise CorruptData(
+            f"{place}.value must be {mean} as in its per-query data, got {interval.value}; run the "
+            f"cell again"
+        )
+    if interval.low > interval.high:
+        raise CorruptData(
+            f"{place}.low must be at most its high, {interval.high}, got {interval.low}; run the "
+            f"cell again"
+        )
 
 
 def summarise(scores: Scores, groups: Sequence[str], protocol: EvaluationProtocol) -> Metrics:
-    """Group or average → metric → its mean over queries with a 95 % interval.
+    """Average over queries, with 95 % intervals, by group or average and by metric.
 
     Raises:
         UsageError: the protocol's averages can't be made of these groups.
@@ -158,9 +172,8 @@ def summarise(scores: Scores, groups: Sequence[str], protocol: EvaluationProtoco
     design = make_design(scores, groups, protocol)
     means, draws = design.means(scores.values), design.draws(scores.values)
     metrics = [str(name) for name in scores.metrics]
-    return {
-        name: dict(
-            zip(metrics, make_intervals(means[i], draws[:, i], [n] * len(metrics)), strict=True)
-        )
-        for i, (name, n) in enumerate(zip(design.rows, design.row_sizes, strict=True))
-    }
+    found = {}
+    for i, (name, n) in enumerate(zip(design.rows, design.row_sizes, strict=True)):
+        intervals = make_intervals(means[i], draws[:, i], [n] * len(metrics))
+        found[name] = dict(zip(metrics, intervals, strict=True))
+    return found

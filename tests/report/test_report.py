@@ -384,7 +384,7 @@ def test_no_record_an_old_one_and_one_of_other_queries_are_refused(tmp_path):
         render_files(tmp_path, Permission())
     store(tmp_path, "a", 0.5)
     record = store(tmp_path, "b", 0.5, queries="other")
-    with pytest.raises(CorruptData, match="not their queries"):
+    with pytest.raises(CorruptData, match="must have the same queries"):
         render_files(tmp_path, Permission())
     record.path.write_text(json.dumps({**record.to_json(), "schema": 0}), encoding="utf-8")
     with pytest.raises(CorruptData, match="schema"):

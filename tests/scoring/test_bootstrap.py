@@ -215,5 +215,5 @@ def test_summary_by_hand():
 
 
 def test_an_average_may_not_be_called_like_a_group():
-    with pytest.raises(UsageError, match="names a group and an average"):
+    with pytest.raises(UsageError, match="must not have the name of a group"):
         check_averages(("average", "toy"), PROTOCOL)
