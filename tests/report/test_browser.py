@@ -16,6 +16,8 @@ from cirbench.benchmark.report.gallery import choose_queries
 from cirbench.benchmark.report.pictures import Permission
 from cirbench.benchmark.report.write import write
 
+pytestmark = pytest.mark.browser
+
 HOSTILE = '<img src="http://elsewhere.example/x.png" onerror="document.title=1">'
 """A method's name that a page must show and never obey."""
 

@@ -16,6 +16,8 @@ from PIL import Image
 
 from cirbench.datasets.emoji.pictures import read_pictures
 
+pytestmark = pytest.mark.browser
+
 METHODS = ("pic2word", "image-text")
 CODE = "1f921"
 """The clown face, which Pic2Word finds as a cartoon."""

@@ -12,9 +12,12 @@ from sweeping import TRAINING, TWO_TASKS, Sweeps, install_faults
 
 from cirbench.slurm.cells.manifest import Manifest
 
-pytestmark = pytest.mark.skipif(
-    not slurm_cluster.available(), reason="no Slurm here; apt-get install slurm-wlm munge"
-)
+pytestmark = [
+    pytest.mark.slurm,
+    pytest.mark.skipif(
+        not slurm_cluster.available(), reason="no Slurm here; apt-get install slurm-wlm munge"
+    ),
+]
 
 
 @pytest.fixture(scope="module")
