@@ -134,7 +134,7 @@ def train_emoji_clip(
 
     from cirbench.benchmark.records.record import check_writable
     from cirbench.benchmark.runtime.progress import Reporter
-    from cirbench.datasets.emoji.clip_training import EmojiClipRecipe, train
+    from cirbench.benchmark.training.emoji_clip import EmojiClipRecipe, train
 
     check_writable(output)
     recipe = EmojiClipRecipe(seed=seed)

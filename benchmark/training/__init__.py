@@ -1,4 +1,4 @@
-"""What all trainings share: state to resume from, optimizer, selection, signals, loss plot.
+"""What all trainings share: saved states, optimizer, schedule, epochs, selection, signals.
 
 You may change how a training is kept and resumed; what it computes is in `methods/`.
 """

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -39,6 +38,7 @@ from cirbench.benchmark.training import state as training_state
 from cirbench.benchmark.training.learner import Learner, make_loss_scaler
 from cirbench.benchmark.training.loss_plot import write_loss_plot
 from cirbench.benchmark.training.processes import Processes, choose_own_device, join_processes
+from cirbench.benchmark.training.schedule import warm_up_then_cosine
 from cirbench.benchmark.training.signals import defer_signals
 from cirbench.methods.pic2word.batches import TrainingPictures, augment, choose_rows
 from cirbench.methods.pic2word.gradient import GradientStep, draw_dropout_masks
@@ -171,14 +171,6 @@ def make_optimizer(
         betas=(0.9, 0.999) if resnet else (0.9, 0.98),
         eps=1e-8 if resnet else 1e-6,
     )
-
-
-def learning_rate(step: int, total: int, recipe: Pic2WordRecipe) -> float:
-    """Linear warm-up, then half a cosine down to zero at `total`; `step` counts from 0."""
-    if step < recipe.warmup_steps:
-        return recipe.learning_rate * (step + 1) / recipe.warmup_steps
-    done = (step - recipe.warmup_steps) / max(1, total - recipe.warmup_steps)
-    return recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
 
 
 def embed_steps(job: Pic2WordJob, pictures: TrainingPictures, first_step: int) -> Iterator[Tensor]:
@@ -352,8 +344,11 @@ def train_step(
     Raises:
         CheckFailed: the loss is not finite.
     """
+    rate = warm_up_then_cosine(
+        step, job.steps, peak=job.recipe.learning_rate, warmup=job.recipe.warmup_steps
+    )
     for group in learner.optimizer.param_groups:
-        group["lr"] = learning_rate(step, job.steps, job.recipe)
+        group["lr"] = rate
     learner.optimizer.zero_grad()
     loss = compute_gradient(learner, job, images, step)
     if not loss.isfinite():

@@ -15,7 +15,8 @@ from PIL import Image
 
 from cirbench.benchmark.checkpoints import read_checkpoint
 from cirbench.benchmark.evaluation.plan import shipped_checkpoints
-from cirbench.datasets.emoji import captions, clip_training
+from cirbench.benchmark.training import emoji_clip
+from cirbench.datasets.emoji import captions
 from cirbench.datasets.emoji.pictures import (
     CORE_STYLES,
     HINT_STYLES,
@@ -113,7 +114,7 @@ def test_a_caption_is_no_negative_of_what_it_is_true_of():
         captions.Caption("", c.name, c.style),
         captions.Caption("", None, None),
     ]
-    assert clip_training.mark_also_true(texts, chosen).tolist() == [
+    assert emoji_clip.mark_also_true(texts, chosen).tolist() == [
         [False, True, False, False],
         [False, False, False, True],
         [False, False, False, False],
@@ -126,7 +127,7 @@ def test_a_training_of_clip_is_an_open_clip_folder_and_its_seed_decides_it(tmp_p
 
     recipe = {"steps": 2, "concepts_per_batch": 4, "image_size": 32, "text_layers": 1}
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
-        clip_training.train(tmp_path / name, clip_training.EmojiClipRecipe(seed=seed, **recipe))
+        emoji_clip.train(tmp_path / name, emoji_clip.EmojiClipRecipe(seed=seed, **recipe))
     a, b, c = (load_backbone(f"local-dir:{tmp_path / name}") for name in "abc")
     assert a.weights_sha256 == b.weights_sha256 != c.weights_sha256
     assert a.context_length == 77

@@ -20,6 +20,7 @@ from cirbench.benchmark.checkpoints import read_checkpoint, write_checkpoint
 from cirbench.benchmark.images.reading import find_images_in_folder
 from cirbench.benchmark.runtime.errors import CheckFailed, CorruptData, UsageError
 from cirbench.benchmark.runtime.progress import Reporter
+from cirbench.benchmark.training.schedule import warm_up_then_cosine
 from cirbench.methods.pic2word import training
 from cirbench.methods.pic2word.batches import TrainingPictures
 from cirbench.methods.pic2word.method import (
@@ -191,8 +192,7 @@ def assert_same_weights(a, b):
 
 
 def test_the_schedule_warms_up_and_ends_at_zero():
-    recipe = training.Pic2WordRecipe(learning_rate=2.0, warmup_steps=4)
-    rates = [training.learning_rate(step, 10, recipe) for step in range(11)]
+    rates = [warm_up_then_cosine(step, 10, peak=2.0, warmup=4) for step in range(11)]
     assert rates[:4] == [0.5, 1.0, 1.5, 2.0]
     assert rates[4] == 2.0
     assert rates[7] == pytest.approx(1.0)

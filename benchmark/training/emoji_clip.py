@@ -23,6 +23,7 @@ from cirbench.benchmark.api.backbone import CLIP_MEAN, CLIP_STD
 from cirbench.benchmark.images import decoding
 from cirbench.benchmark.runtime.files import write_whole
 from cirbench.benchmark.runtime.torch_state import seeded
+from cirbench.benchmark.training.schedule import warm_up_then_cosine
 from cirbench.datasets.emoji.captions import Caption, draw_caption
 from cirbench.datasets.emoji.pictures import EmojiPicture, read_bytes, read_training_pictures
 
@@ -156,14 +157,6 @@ def contrastive_loss(images: Tensor, texts: Tensor, scale: Tensor, ignored: Tens
     return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
 
 
-def learning_rate(step: int, recipe: EmojiClipRecipe) -> float:
-    """Linear warm-up, then a cosine to zero."""
-    if step < recipe.warmup:
-        return recipe.learning_rate * (step + 1) / recipe.warmup
-    done = (step - recipe.warmup) / (recipe.steps - recipe.warmup)
-    return recipe.learning_rate * 0.5 * (1 + float(np.cos(np.pi * done)))
-
-
 def train(
     output: Path, recipe: EmojiClipRecipe, report: Callable[[int, float], None] = lambda *_: None
 ) -> None:
@@ -180,7 +173,9 @@ def train(
     )
     seen = torch.zeros(49408, dtype=torch.bool)
     for step, rows in zip(range(recipe.steps), make_batches(pictures, recipe, rng), strict=False):
-        optimizer.param_groups[0]["lr"] = learning_rate(step, recipe)
+        optimizer.param_groups[0]["lr"] = warm_up_then_cosine(
+            step, recipe.steps, peak=recipe.learning_rate, warmup=recipe.warmup
+        )
         chosen = [pictures[row] for row in rows]
         captions = [draw_caption(p.name, p.style, rng) for p in chosen]
         ids = tokenizer([c.text for c in captions], context_length=TRAINED_CONTEXT)
