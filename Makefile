@@ -1,5 +1,5 @@
 # The targets work in the active virtual environment.
-.PHONY: install format check perf faults data
+.PHONY: install format check docs perf faults data
 
 install: ## the project, editable, and what the tests need: tools, and a plug-in
 	pip install -e '.[test]'
@@ -11,6 +11,9 @@ format: ## what ruff can mend
 
 check: ## ruff, mypy, pytest and the leaderboard's freshness: what CI runs
 	bash .ci/run checks
+
+docs: ## the documentation, in build/site; wants pip install -e '.[docs]'
+	NO_MKDOCS_2_WARNING=1 mkdocs build --strict
 
 # -P keeps the root off sys.path, where datasets/ would pass for Hugging Face's package.
 perf: ## time and memory of the harness

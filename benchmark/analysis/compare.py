@@ -78,7 +78,7 @@ def compare(
         UsageError: two records are not over the same queries, or have no such metric or group.
         CorruptData: a record's per-query data is missing or altered.
 
-    Example:
+    Examples:
         >>> import cirbench
         >>> methods = ["image-only", "text-only"]
         >>> image, text = cirbench.evaluate(methods, "emoji", backbone="fake", split="val")

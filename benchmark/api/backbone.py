@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 class Backbone(Protocol):
     """A CLIP-like pair of towers with one joint embedding of width C and tokens of width W.
 
-    Example:
+    Examples:
         >>> import cirbench
         >>> backbone = cirbench.load_backbone("fake")
         >>> backbone.encode_texts(["a dog", "a cat"]).shape == (2, backbone.embedding_width)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 class Queries(Protocol):
     """A batch of B queries as a method sees it.
 
-    Example:
+    Examples:
         >>> def add(queries):  # in a method's compose
         ...     return queries.reference_features + queries.text_features()
     """
@@ -49,7 +49,7 @@ class Method(ABC):
     A method whose score is no dot product would add a `score(queries, gallery)` to this seam:
     `ranking.rank` already takes its scores from a function of query rows.
 
-    Example:
+    Examples:
         >>> import cirbench
         >>> from torch.nn.functional import normalize
         >>> class Negated(cirbench.Method):

@@ -35,7 +35,7 @@ class EvaluationProtocol:
         recall_epsilon: added to the number of positives in the denominator of recall.
         averages: name → the groups whose plain mean it is.
 
-    Example:
+    Examples:
         >>> import cirbench
         >>> protocol = cirbench.load_task("emoji").protocols["emoji"]
         >>> protocol.headline, protocol.hash

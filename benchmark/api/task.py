@@ -29,7 +29,7 @@ class Task(ABC):
 
     A subclass has the first four names below and a `load`.
 
-    Example:
+    Examples:
         >>> import cirbench
         >>> task = cirbench.load_task("emoji")
         >>> protocol = task.protocols["emoji"]

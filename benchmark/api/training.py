@@ -23,7 +23,7 @@ class TrainingRequest:
         recipe: fields of `Training.recipe`; those that are not named keep their defaults.
         checkpoint_every: steps between saved states, where states are saved within an epoch.
 
-    Example:
+    Examples:
         >>> from pathlib import Path
         >>> import cirbench
         >>> weights = Path("mapper.safetensors")
@@ -45,7 +45,7 @@ class TrainingRequest:
 class Training(ABC):
     """The training of one method, registered under the method's name.
 
-    Example:
+    Examples:
         >>> from dataclasses import dataclass
         >>> import cirbench
         >>> @dataclass(frozen=True, kw_only=True)

@@ -41,7 +41,7 @@ class ImageRef:
         path: its file, where it has one of its own; its content's hash can then be remembered.
         title: what a person calls it, where its id does not say so.
 
-    Example:
+    Examples:
         >>> from pathlib import Path
         >>> import cirbench
         >>> path = Path("photos/dog.jpg")
@@ -68,7 +68,7 @@ class Query:
         members: gallery rows among which alone the positives are ranked a second time, for
             subset metrics (CIRR's image sets, without the reference).
 
-    Example:
+    Examples:
         >>> import cirbench
         >>> dog = cirbench.ImageRef(id="dog", read=bytes)
         >>> cirbench.Query(id="1", reference=dog, positives=(3,), fields={"style": "origami"}).group
@@ -100,7 +100,7 @@ class TaskData:
             and calls the record partial.
         remarks: what a reader of the numbers should know of the data, a sentence each.
 
-    Example:
+    Examples:
         >>> import cirbench
         >>> dog, cat = (cirbench.ImageRef(id=name, read=bytes) for name in ("dog", "cat"))
         >>> query = cirbench.Query(id="1", reference=dog, positives=(1,))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 from cirbench.benchmark.api.backbone import Backbone
@@ -23,14 +24,15 @@ def load_backbone(name: str, *, device: str = "cpu", precision: str = "fp32") ->
         UsageError: no backbone has that name.
         MissingData: its weights are not on this machine and can't be fetched.
 
-    Example:
+    Examples:
         >>> import cirbench
         >>> cirbench.load_backbone("emoji-clip").embedding_width
         128
     """
     own_name, spec = split_name(name)
     _check_folder(spec)
-    with seeded(0):  # libraries draw weights at random before they read them
+    with seeded(0), warnings.catch_warnings():  # libraries draw weights before they read them
+        warnings.filterwarnings("ignore", "IProgress not found")  # by tqdm, of a bar not shown
         backbone: Backbone = find_backbone(spec)(spec, device=device, precision=precision)
     if own_name or ":" in backbone.name:
         backbone.name = own_name or _shorten_name(backbone.name)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import Any
 
 from cirbench.benchmark.api.method import Method
 from cirbench.benchmark.api.registry import backbone_entry, find_method, find_task, methods, tasks
 from cirbench.benchmark.api.task import Task
+from cirbench.benchmark.cli.options import as_text
 from cirbench.benchmark.evaluation.plan import shipped_checkpoints
 from cirbench.benchmark.runtime.errors import UsageError
 
@@ -76,3 +78,30 @@ def _read_about(thing: type) -> str:
     )
     words = thing.__doc__ if several or not module else module.__doc__
     return inspect.cleandoc(words or thing.__doc__ or "")
+
+
+def as_markdown(description: Mapping[str, Any]) -> Iterator[str]:
+    """Lines of a section of a page: a heading, the words, a list of facts, and any protocols."""
+    for name, value in description.items():
+        if name in ("task", "method", "backbone"):
+            yield from (f"## {value}", "")
+        elif name == "about":
+            yield from (*map(_escape, value.splitlines()), "")
+        elif name == "protocols":
+            for protocol, fields in value.items():
+                yield from _fenced(f"protocol {protocol}", fields)
+        elif isinstance(value, Mapping):
+            yield from _fenced(name, value)
+        else:
+            yield from (f"- {line}" for line in as_text({name: value}))
+
+
+def _fenced(title: str, fields: Mapping[str, Any]) -> Iterator[str]:
+    yield from ("", f"### {title}", "", "```text", *as_text(fields), "```")
+
+
+def _escape(line: str) -> str:
+    """A docstring's line as Markdown; what is indented or in backticks is code in both."""
+    if line.startswith("    "):
+        return line
+    return re.sub(r"(`[^`]*`)|([*_<|])", lambda found: found[1] or f"\\{found[2]}", line)

@@ -21,6 +21,7 @@ from cirbench.benchmark.cli.options import (
     HELP,
     RUNS,
     AsJson,
+    AsMarkdown,
     Backbone,
     DataRoot,
     Device,
@@ -374,6 +375,7 @@ def verify(
 def ls(
     kind: Annotated[str, typer.Argument(help="methods, tasks, backbones or all.")] = "all",
     as_json: AsJson = False,
+    markdown: AsMarkdown = False,
 ) -> None:
     """List methods, tasks and backbones."""
     from cirbench.benchmark.api import registry
@@ -390,6 +392,10 @@ def ls(
         print_json(listed)
         return
     for name, summaries in listed.items():
+        if markdown:
+            print(f"| {name} | |\n|:--|:--|")
+            print("".join(f"| `{key}` | {summary} |\n" for key, summary in summaries.items()))
+            continue
         print(f"{name}")
         for key, summary in summaries.items():
             print(f"  {key:<12} {summary}")
@@ -399,13 +405,16 @@ def ls(
 def info(
     name: Annotated[str, typer.Argument(help="A task, a method or a backbone.")],
     as_json: AsJson = False,
+    markdown: AsMarkdown = False,
 ) -> None:
     """Describe a task with its protocols, a method, or a backbone."""
-    from cirbench.benchmark.cli.describe import describe
+    from cirbench.benchmark.cli.describe import as_markdown, describe
 
     description = describe(name)
     if as_json:
         print_json(description)
+    elif markdown:
+        print("\n".join(as_markdown(description)))
     else:
         print("\n".join(as_text(description)))
 

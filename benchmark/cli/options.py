@@ -33,6 +33,7 @@ def complete(kind: str) -> Callable[[str], list[str]]:
 
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")]
 AsJson = Annotated[bool, typer.Option("--json", help="JSON on stdout, and nothing else there.")]
+AsMarkdown = Annotated[bool, typer.Option("--markdown", help="Markdown, for a page.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 Precision = Annotated[
     str,

@@ -50,7 +50,7 @@ def evaluate(
         MissingData: weights, annotations or pictures are not there.
         CorruptData: one of them is damaged.
 
-    Example:
+    Examples:
         >>> import cirbench
         >>> records = cirbench.evaluate("image-only", "emoji", backbone="fake", limit=2)
         >>> frame = records.to_frame()
@@ -98,7 +98,7 @@ def load_task(name: str) -> Task:
     Raises:
         UsageError: no task has that name.
 
-    Example:
+    Examples:
         >>> import cirbench
         >>> cirbench.load_task("emoji").default_backbone
         'emoji-clip'

@@ -18,7 +18,7 @@ _NAMES = ("task", "protocol", "method", "backbone", "seed")
 class RecordList(list[Record]):
     """Records of evaluations, in a list that knows how to become a table.
 
-    Example:
+    Examples:
         >>> import cirbench
         >>> records = cirbench.evaluate("text-only", "emoji", backbone="fake", limit=2)
         >>> records.per_query().groupby("group").size().tolist()
@@ -92,7 +92,7 @@ def read_records(folder: str | Path) -> RecordList:
     Raises:
         CorruptData: a record was edited or cut, or is a copy of another.
 
-    Example:
+    Examples:
         >>> import cirbench
         >>> frame = cirbench.read_records("results").to_frame()
         >>> sorted(frame.method.unique())[:2]
