@@ -142,7 +142,9 @@ def parse(arguments: list[str], place: str) -> None:
         raise AssertionError(f"{place}: bench {shlex.join(arguments)}: {error}") from error
 
 
-@pytest.mark.parametrize("line", ["bench run -m a -t b --no-such", "bench rum", "bench data wher a"])
+@pytest.mark.parametrize(
+    "line", ["bench run -m a -t b --no-such", "bench rum", "bench data wher a"]
+)
 def test_an_option_or_command_that_is_not_there_is_seen(line):
     [arguments] = commands(line)
     with pytest.raises(AssertionError):
