@@ -11,6 +11,12 @@ FOLDER = ROOT / "docs" / "notebooks"
 ALL = sorted(path.name for path in FOLDER.glob("*.ipynb"))
 
 
+@pytest.fixture(autouse=True)
+def _draws_in_the_notebook(monkeypatch):
+    """A command line that ran in this process has told matplotlib to draw into files."""
+    monkeypatch.delenv("MPLBACKEND", raising=False)
+
+
 def outputs(name):
     """What the cells of a notebook show once it has run, in order."""
     notebook = nbformat.read(FOLDER / name, as_version=4)
