@@ -106,7 +106,7 @@ from cirbench.benchmark.training.processes import join_processes
 fake = t.load_backbone("fake")
 processes = join_processes("cpu")
 mapper = t.network(fake)
-own = processes.own(t.BATCH)
+own = processes.choose_rows(t.BATCH)
 one = t.step(fake, mapper, processes=processes, piece=int(sys.argv[3]) or None,
              released_gather=sys.argv[4] == "released")
 loss = t.replace(one, images=one.images[own]).backward()
