@@ -48,7 +48,9 @@ def _describe_misfit(checkpoint: Checkpoint, what: str, why: str) -> CorruptData
         for key, value in checkpoint.content.items()
         for inner in (value if isinstance(value, Mapping) and value else [""])
     ]
-    return CorruptData(f"{checkpoint.path} holds no {what} ({why}); its keys are {name_some(keys)}")
+    return CorruptData(
+        f"{checkpoint.path} must hold weights of a {what} ({why}); its keys are {name_some(keys)}"
+    )
 
 
 def first_line(error: BaseException) -> str:
@@ -85,7 +87,7 @@ def strip_wrappers(weights: Mapping[str, Any]) -> dict[str, Any]:
     """
     plain = {_unwrap(str(name)): value for name, value in weights.items()}
     if len(plain) < len(weights):
-        raise ValueError("some weights are there twice, with and without a wrapper's prefix")
+        raise ValueError("some weights occur twice, with and without a wrapper's prefix")
     return plain
 
 
@@ -269,7 +271,7 @@ def _read_torch(path: Path) -> Mapping[str, Any]:
     except (pickle.UnpicklingError, *_DAMAGED) as error:
         raise _explain_unreadable(path, error) from error
     if not isinstance(content, Mapping):
-        raise CorruptData(f"{path} holds a {type(content).__name__}, not named weights")
+        raise CorruptData(f"{path} must hold named weights, got a {type(content).__name__}")
     return content
 
 
@@ -293,6 +295,6 @@ def _explain_unreadable(path: Path, error: BaseException) -> CorruptData:
             f"refused; ask its author for a file of plain tensors"
         )
     return CorruptData(
-        f"{path} can't be read as weights ({type(error).__name__}: {first_line(error)}); it is cut "
-        f"short, or something else: copy it again"
+        f"{path} cannot be read as weights ({type(error).__name__}: {first_line(error)}); it is "
+        "truncated, or not a checkpoint: copy it again"
     )

@@ -89,7 +89,7 @@ def read_split_images(path: Path, folder: Path) -> dict[str, Path]:
     """
     paths = read_json(path)
     if not isinstance(paths, dict) or not all(isinstance(value, str) for value in paths.values()):
-        raise CorruptData(f"{path} is no map from image names to paths")
+        raise CorruptData(f"{path} must be an object of image names and their paths")
     return {
         check_path(name, str(path)): find_with_any_ending(
             folder / check_inside(relative, f"{path}, {name}")
@@ -106,7 +106,9 @@ def find_image_folder(places: Mapping[str, Path | None], split: str) -> Path:
     """
     folder = places[f"{split} images"]
     if folder is None:
-        raise MissingData(f"no folder of {split} images; bench data where cirr shows where")
+        raise MissingData(
+            f"the folder of {split} images is missing; bench data where cirr shows where it may be"
+        )
     return folder.parent
 
 
@@ -225,7 +227,7 @@ def check_submission(
         names = answers.get(query.id, ())
         check_names(query.id, names, gallery, count)
         if query.reference.id in names:
-            raise CorruptData(f"pair {query.id}: its own reference is among its answers")
+            raise CorruptData(f"pair {query.id}: the answers must not contain its own reference")
 
 
 def check_names(pair: str, names: Sequence[str], allowed: Collection[str], count: int) -> None:
@@ -235,7 +237,7 @@ def check_names(pair: str, names: Sequence[str], allowed: Collection[str], count
         CorruptData: there are more or fewer than `count`, one twice, or one that is not allowed.
     """
     if len(names) != count or len(set(names)) != count or not set(names) <= set(allowed):
-        raise CorruptData(f"pair {pair}: the server takes {count} distinct names, not {names}")
+        raise CorruptData(f"pair {pair}: an answer must have {count} distinct names, got {names}")
 
 
 def format_server_file(metric: str, answers: Mapping[str, Sequence[str]]) -> str:
@@ -246,7 +248,10 @@ def format_server_file(metric: str, answers: Mapping[str, Sequence[str]]) -> str
     """
     text = json.dumps({"version": "rc2", "metric": metric, **answers})
     if len(text.encode()) > SERVER_BYTES:
-        raise CorruptData(f"the {metric} file has {len(text):,} bytes; the server takes 5 MB")
+        raise CorruptData(
+            f"the {metric} file must have at most 5 MB, as the server takes, got "
+            f"{len(text):,} bytes"
+        )
     return text
 
 
@@ -287,5 +292,5 @@ def read_queries(
 def _read_members(row: Mapping[str, Any], path: Path, number: int) -> Sequence[str]:
     members = row["img_set"].get("members")
     if not isinstance(members, list) or row.get("target_hard", row["reference"]) not in members:
-        raise CorruptData(f"{path}, row {number}: the image set does not hold the target")
+        raise CorruptData(f"{path}, row {number}: the image set must hold the target")
     return members

@@ -270,7 +270,7 @@ def read_triplets(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
     for number, row in read_rows(path, ROW_FIELDS):
         captions = row["captions"]
         if len(captions) != 2 or not all(isinstance(caption, str) for caption in captions):
-            raise CorruptData(f"{path}, row {number}: not two captions")
+            raise CorruptData(f"{path}, row {number}: captions must be a list of two texts")
         yield number, row
 
 

@@ -96,10 +96,10 @@ def read_lists(queries: Path, targets: Path) -> tuple[list[Item], list[Item]]:
     distractors: list[Item] = []
     for item, label in _read_lines(targets):
         if classes.setdefault(item.wnid, label % 1000) != label % 1000:
-            raise CorruptData(f"{targets}: {item.wnid} has two class numbers")
+            raise CorruptData(f"{targets}: {item.wnid} must have one class number, got two")
         (distractors if item.domain is None else renditions).append(item)
     if set(photos) != set(distractors):
-        raise CorruptData(f"{targets} does not hold the very photos of {queries} as distractors")
+        raise CorruptData(f"{targets} must hold the same photos as {queries}, as distractors")
     return photos, renditions
 
 
@@ -108,13 +108,13 @@ def _read_lines(path: Path, *, photos_only: bool = False) -> Iterator[tuple[Item
     for row, line in enumerate(read_lines(path), start=1):
         match = re.fullmatch(r"\S*?([^/\s]+)/([^/\s]+) (\d{1,9}) ?", line)
         if not match or match[1] == ".":
-            raise CorruptData(f"{path}, row {row}: no path with a label: {line[:80]!r}")
+            raise CorruptData(f"{path}, row {row} must be a path with a label, got {line[:80]!r}")
         check_inside(f"{match[1]}/{match[2]}", f"{path}, row {row}")
         label = int(match[3])
         block = 0 if photos_only else label // 1000
         domain = None if photos_only or block == _PHOTO_BLOCK else _parse_domain(match[2])
         if domain is not None and (block >= len(DOMAINS) or DOMAINS[block] != domain):
-            raise CorruptData(f"{path}, row {row}: label {label} is not of the domain {domain}")
+            raise CorruptData(f"{path}, row {row}: label {label} must be of the domain {domain}")
         item = Item(match[1], match[2], domain)
         if item in seen:
             raise CorruptData(f"{path}, row {row}: {match[1]}/{match[2]} is listed twice")

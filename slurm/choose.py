@@ -59,13 +59,13 @@ def adjust_cell(cell: SweepCell, on_oom: str) -> SweepCell:
         return replace(cell, resources={**cell.resources, **memory})
     if cell.kind == "train":
         raise UsageError(
-            f"{cell.id}: half a batch would be another training; set on_oom = "
-            f'"double-memory" in the profile, or batch_size in [[train]]'
+            f'{cell.id}: half the batch would make another training; set on_oom = "double-memory" '
+            "in the profile, or batch_size in [[train]]"
         )
     size = cell.request.get("batch_size", Request.batch_size)
     if size == 1:
         raise UsageError(
-            f"{cell.id}: the batch is 1 already; raise mem_gb, and submit the sweep again"
+            f"{cell.id}: the batch size is already 1; raise mem_gb, and submit the sweep again"
         )
     return replace(cell, request={**cell.request, "batch_size": size // 2})
 

@@ -85,7 +85,8 @@ def _say_new_code(planned: PlannedSweep, reporter: Reporter) -> None:
     if (before.commit, before.dirty) != (planned.plan.commit, planned.plan.dirty):
         reporter.say(
             f"the code has changed since this sweep was submitted ({(before.commit or '?')[:8]}, "
-            f"now {(planned.plan.commit or '?')[:8]}): what is done stays, the rest runs the new"
+            f"now {(planned.plan.commit or '?')[:8]}): what is done stays, the rest runs the new "
+            "code"
         )
 
 
@@ -99,7 +100,7 @@ def _check_same_plan(planned: PlannedSweep) -> None:
     if before != now:
         gone, new = sorted(before - now), sorted(now - before)
         raise UsageError(
-            f"{planned.manifest.folder} is of another sweep of the same name: {len(gone)} of its "
+            f"{planned.manifest.folder} belongs to another sweep of this name: {len(gone)} of its "
             f"cells are not in this file ({', '.join(gone[:2]) or 'none'}), {len(new)} are new "
             f'({", ".join(new[:2]) or "none"}); give the file another name = "..."'
         )

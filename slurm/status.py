@@ -1,7 +1,7 @@
 """Where every cell stands, from the sweep's folder and from the queue; nothing has to keep running.
 
 The queue is asked first and the files are read after it: a job writes its end before it leaves the
-queue, so a job that is gone and has written none has vanished.
+queue, so a job that is gone and has written none is lost.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from cirbench.slurm.queues import local
 from cirbench.slurm.queues import squeue as queue
 from cirbench.slurm.queues.squeue import QueuedJob
 
-VANISHED = "vanished: its job has left the queue without a word"
+LOST = "lost: the job left the queue without reporting a result"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,7 +160,7 @@ def resolve_state(
     if recorded or (state.status == DONE and not cell.expected and _is_made(cell)):
         return replace(state, status=DONE, reason="", log=())
     if state.status == DONE:
-        return replace(state, status=FAILED, reason="what it had made is gone or does not validate")
+        return replace(state, status=FAILED, reason="its result is missing or invalid")
     if state.status not in OPEN:
         return state
     statuses = {id_: rows[id_].state.status for id_ in cell.needs if id_ in rows}
@@ -177,26 +177,26 @@ def _is_made(cell: SweepCell) -> bool:
 def _resolve_by_queue(manifest: Manifest, state: State, answers: QueueSnapshot) -> State:
     if _find_cluster(answers, state) != "slurm":
         alive = state.submission is None or state.submission in answers.alive
-        return state if alive else _end(manifest, state, FAILED, VANISHED)
+        return state if alive else _end(manifest, state, FAILED, LOST)
     job = answers.find_job(state)
     if job is None:
         return replace(state, status=PLANNED, reason="its submission was interrupted")
     known = answers.jobs.get(job)
     state = replace(state, job=job)
     if known is None:
-        return _end(manifest, state, FAILED, VANISHED)
+        return _end(manifest, state, FAILED, LOST)
     if known.status in OPEN:
         return replace(
             state, status=known.status, reason=known.reason or state.reason, node=known.node
         )
-    reason = known.reason if known.status != FAILED or known.reason else VANISHED
+    reason = known.reason if known.status != FAILED or known.reason else LOST
     return _end(manifest, state, known.status, reason)
 
 
 def _end(manifest: Manifest, state: State, status: str, reason: str) -> State:
     log = manifest.read_log_tail(state.job) if state.job and status != CANCELLED else ()
     if status == FAILED and not manifest.logs.is_dir():
-        reason = f"{reason}; its logs folder is gone"
+        reason = f"{reason}; its logs folder is missing"
     return replace(state, status=status, reason=reason, log=log)
 
 

@@ -130,8 +130,8 @@ def check_with_slurm(manifest: Manifest, together: Sequence[JobArray], code: Job
     refusals = {reason for script in sorted(scripts) if (reason := queue.find_refusal(script))}
     if refusals:
         raise UsageError(
-            f"Slurm refuses what the sweep asks for: {'; '.join(sorted(refusals))}; nothing was "
-            f"submitted; sinfo lists partitions and nodes, --profile says what to ask for"
+            f"Slurm refused the sweep's resources: {'; '.join(sorted(refusals))}; nothing was "
+            "submitted; sinfo lists partitions and nodes, and --profile sets what is requested"
         )
 
 
@@ -149,8 +149,8 @@ def _submit_array(manifest: Manifest, array: JobArray, code: JobCode) -> None:
         for cell in array.cells:
             manifest.write_state(cell.id, State(attempts=manifest.read_state(cell.id).attempts))
         raise CheckFailed(
-            f"sbatch takes no more ({' '.join(str(error).split())}); the cells it did take run, "
-            f"submit the sweep again for the {len(array.cells)} and any after them"
+            f"sbatch accepts no more jobs ({' '.join(str(error).split())}); the accepted cells "
+            f"run; submit the sweep again for these {len(array.cells)} and any after them"
         ) from error
     manifest.write_submission(replace(submission, job=jobs[0].job_id.split("_")[0]))
 

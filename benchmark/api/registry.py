@@ -58,7 +58,7 @@ class Entry:
             if self.origin == "cirbench":
                 raise
             raise UsageError(
-                f"{self.target} of {self.origin} can't be loaded ({type(error).__name__}: "
+                f"{self.target} of {self.origin} cannot be loaded ({type(error).__name__}: "
                 f"{error}); mend or uninstall {self.origin}"
             ) from error
 

@@ -145,13 +145,15 @@ class TorchBackbone:
             CorruptData: they are not of one CLIP.
         """
         rows = self.tokenize(PROBES)
-        wrong = f"the tokenizer of {self.name} is not that of its text tower: "
+        wrong = f"the tokenizer of {self.name} does not fit its text tower: "
         table = self.token_embedding.num_embeddings
         if not 0 <= table - self.vocabulary < _UNUSED_ROWS:
-            raise CorruptData(f"{wrong}it has {self.vocabulary:,} tokens, and the table {table:,}")
+            raise CorruptData(
+                f"{wrong}it has {self.vocabulary:,} tokens, the tower's table has {table:,}"
+            )
         if max(map(max, rows)) >= self.token_embedding.num_embeddings or min(map(min, rows)) < 0:
             raise CorruptData(
-                f"{wrong}it gives token {max(map(max, rows))}, and the table has "
+                f"{wrong}it gives token {max(map(max, rows))}, the tower's table has "
                 f"{self.token_embedding.num_embeddings}"
             )
         for row in rows:
@@ -163,7 +165,7 @@ class TorchBackbone:
         if len(placeholder) != 3 or placeholder[1] in special or rows[0][0] == rows[0][-1]:
             raise CorruptData(f"{wrong}* must be one token between start and end of text")
         if len(set(map(tuple, rows))) < len(rows):
-            raise CorruptData(f"{wrong}different texts have equal tokens")
+            raise CorruptData(f"{wrong}different texts must have different tokens")
         said = (self.tokenizer_content, self.pad_id, self.context_length, placeholder, rows)
         return hashlib.sha256(repr(said).encode()).hexdigest()
 

@@ -49,4 +49,6 @@ def _check_folder(name: str) -> None:
     """Some backbones are folders, which the libraries would look for on the hub."""
     kind, _, path = name.partition(":")
     if (kind == "local-dir" or path.startswith(("/", "."))) and not Path(path).is_dir():
-        raise MissingData(f"backbone {name}: there is no folder {path}; check the path")
+        raise MissingData(
+            f"backbone {name} must be a folder that exists, got {path}; check the path"
+        )

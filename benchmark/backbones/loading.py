@@ -52,9 +52,8 @@ def translate_errors(name: str, folder: Path | None) -> Iterator[list[str]]:
         why = _say(error)
         if folder is None and (isinstance(error, OSError) or "ownload" in why or "HF Hub" in why):
             raise MissingData(
-                f"the weights of {name} are not on this machine and can't be fetched ({why}); "
-                f"fetch them where there is a network, with HF_HOME on a disk that both machines "
-                f"see"
+                f"the weights of {name} are not on this machine and cannot be fetched ({why}); "
+                "fetch them on a machine with network access, with HF_HOME on a shared disk"
             ) from error
         raise CorruptData(f"the files of {name} must be those of a CLIP model: {why}") from error
     finally:
@@ -75,7 +74,7 @@ class _Log(logging.Handler):
 
 def _say(error: BaseException) -> str:
     if isinstance(error, pickle.UnpicklingError) or "weights_only" in str(error):
-        return "its weights are a pickle that holds more than tensors, and running it is refused"
+        return "its weights are a pickle that holds more than tensors, which is never run"
     return f"{type(error).__name__}: {' '.join(str(error).split())[:_LONGEST]}"
 
 
@@ -121,8 +120,8 @@ def check_report(name: str, report: Mapping[str, Collection[str]]) -> None:
     )
     if lacking:
         raise CorruptData(
-            f"{name}: {len(lacking)} weights must be in its files and are not, or have another "
-            f"shape: {', '.join(lacking[:_NAMED])}{', …' if lacking[_NAMED:] else ''}"
+            f"{name}: {len(lacking)} weights are missing from its files, or have another shape: "
+            f"{', '.join(lacking[:_NAMED])}{(', …' if lacking[_NAMED:] else '')}"
         )
 
 
@@ -162,7 +161,7 @@ def read_square_side(name: str, size: int | Sequence[int]) -> int:
     """
     height, width = (size, size) if isinstance(size, int) else size
     if height != width:
-        raise UsageError(f"{name} takes pictures of {height} × {width}; they must be square")
+        raise UsageError(f"the input of {name} must be square, got {height} × {width}")
     return height
 
 
@@ -182,6 +181,4 @@ def check_weights(name: str, weights: Mapping[str, Tensor]) -> None:
             raise CorruptData(f"{name}: the weight {key} must not be all zero")
         sample = tensor.detach().flatten()[:_SAMPLE].float().cpu().numpy()  # numpy: no threads
         if tensor.dim() > 1 and sample.any() and (sample == np.rint(sample)).all():
-            raise CorruptData(
-                f"{name}: the weight {key} must not be of whole numbers, as quantised ones are"
-            )
+            raise CorruptData(f"{name}: the weight {key} must not be quantised, got whole numbers")

@@ -124,7 +124,7 @@ def from_model(
     text: Any = getattr(model, "text", model)
     visual: Any = model.visual
     if not hasattr(text, "token_embedding"):
-        raise UsageError(f"{name} has no CLIP text tower, so no pseudo-word can be put into it")
+        raise UsageError(f"{name} must have a CLIP text tower, which pseudo-words need")
     if not isinstance(tokenizer, open_clip.SimpleTokenizer):
         raise _refuse_tokenizer(name, type(tokenizer).__name__)
     scale: Any = model.logit_scale

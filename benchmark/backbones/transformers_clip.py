@@ -45,7 +45,7 @@ def load(name: str, *, device: str, precision: str) -> TorchBackbone:
     with translate_errors(name, folder), _silence_library(chatter):
         kind = CLIPConfig.get_config_dict(source)[0].get("model_type")
         if kind != "clip":
-            raise CorruptData(f"{name} must be a CLIP with both towers, it is {kind!r}")
+            raise CorruptData(f"{name} must be a CLIP with both towers, got {kind!r}")
         config: Any = CLIPConfig.from_pretrained(source)
         vision = config.vision_config
         vision.image_size = read_square_side(name, vision.image_size)
@@ -113,7 +113,7 @@ def from_model(
     if not math.isclose(own.get("rescale_factor", 1 / 255) * own.get("do_rescale", True), 1 / 255):
         raise UsageError(f"the preprocessing of {name} must scale pixels to 0 to 1 (by 1/255)")
     if tokenizer.pad_token_id is None:
-        raise CorruptData(f"the tokenizer of {name} must have a padding token, and has none")
+        raise CorruptData(f"the tokenizer of {name} must have a padding token")
     return TorchBackbone(
         name=name,
         model=model,

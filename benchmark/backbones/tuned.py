@@ -41,7 +41,10 @@ def load(name: str, *, device: str, precision: str) -> TorchBackbone:
     checkpoint = read_checkpoint(path)
     base_name = base_name or str(checkpoint.provenance.get("base", ""))
     if not base_name:
-        raise UsageError(f"{path} does not say what it was tuned from; write tuned:NAME@{path}")
+        raise UsageError(
+            f"{path} must name the backbone it was tuned from, and does not; write "
+            f"tuned:NAME@{path}"
+        )
     return replace_weights(
         _load_base(base_name), base_name, _read_weights(checkpoint), path, device, precision
     )
@@ -75,7 +78,7 @@ def _load_base(name: str) -> TorchBackbone:
 
     base = load_backbone(name, device="cpu", precision="fp32")
     if not isinstance(base, TorchBackbone):
-        raise UsageError(f"{name} has no weights that others could replace")
+        raise UsageError(f"a tuned backbone must be based on a torch CLIP, got {name}")
     return base
 
 

@@ -98,7 +98,9 @@ def check(
 def prepare(
     task: Annotated[str, typer.Argument(help="bench ls tasks.")],
     data_root: DataRoot = None,
-    seed: Annotated[int, typer.Option(help="Of what is drawn at random (coco's queries).")] = 0,
+    seed: Annotated[
+        int, typer.Option(help="Seed of what is drawn at random (coco's queries).")
+    ] = 0,
     quiet: Quiet = False,
 ) -> None:
     """Fetch and make what can be, and say how to get the rest."""
@@ -109,9 +111,7 @@ def prepare(
     found, reporter = find_task(task)(), Reporter(quiet=quiet)
     if data_root is None:
         print(found.how_to_get or f"{task} needs nothing")
-        raise UsageError(
-            "data is prepared below a data root; give --data-root, or set CIRBENCH_DATA"
-        )
+        raise UsageError("preparing data needs a data root; pass --data-root, or set CIRBENCH_DATA")
     failed = []
     for download in found.downloads:
         try:
@@ -122,4 +122,4 @@ def prepare(
     for line in found.prepare(data_root=data_root, seed=seed, reporter=reporter):
         print(line)
     if failed:
-        raise MissingData("\n  ".join([f"{len(failed)} files are not there:", *failed]))
+        raise MissingData("\n  ".join([f"{len(failed)} files are missing:", *failed]))

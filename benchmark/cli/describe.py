@@ -31,7 +31,7 @@ def describe(name: str) -> Mapping[str, Any]:
     with suppress(UsageError):
         entry = backbone_entry(name)
         return {"backbone": name, "summary": entry.summary, "from": entry.origin}
-    raise UsageError(f"nothing is called {name!r}; bench ls lists all names")
+    raise UsageError(f"unknown name {name!r}; bench ls lists all names")
 
 
 def _find_protocols(name: str) -> Mapping[str, Any]:

@@ -112,8 +112,8 @@ def main() -> None:
         if error.errno not in _FULL_DISK:
             _end_unforeseen(error)
         _end(
-            f"{error.filename or 'a file'} can't be written ({error.strerror}); what was written "
-            f"before is whole; make room, or choose another place, and run again",
+            f"{error.filename or 'a file'} cannot be written ({error.strerror}); what was written "
+            "before is intact; free space, or choose another place, and run again",
             UsageError.exit_code,
         )
     except Exception as error:  # what nobody foresaw must not look like a check's "no"
@@ -159,7 +159,7 @@ def _end_unforeseen(error: Exception) -> NoReturn:
 
     traceback.print_exception(error)
     _end(
-        f"{type(error).__name__}: {error} (not foreseen; please report it with the lines above)",
+        f"{type(error).__name__}: {error} (this is a bug; please report it with the lines above)",
         UNFORESEEN,
     )
 
@@ -168,7 +168,7 @@ def _warn_of_unknown_variables() -> None:
     for name in sorted(os.environ):
         if name.startswith("CIRBENCH_") and name not in KNOWN_VARIABLES:
             known = ", ".join(KNOWN_VARIABLES)
-            print(f"bench: warning: {name} is not known (known: {known})", file=sys.stderr)
+            print(f"bench: warning: unknown variable {name}; known: {known}", file=sys.stderr)
 
 
 @app.command(
@@ -200,24 +200,30 @@ def run(
     data_root: DataRoot = None,
     device: Device = "auto",
     precision: Precision = "fp32",
-    batch_size: Annotated[int, typer.Option(min=1, help="Halved where memory runs out.")] = 64,
+    batch_size: Annotated[
+        int, typer.Option(min=1, help="Pictures at once; halved when memory runs out.")
+    ] = 64,
     workers: Workers = 2,
     seed: Seed = 0,
     label: Annotated[
-        str | None, typer.Option(help="What tables call these records, to tell them from others.")
+        str | None,
+        typer.Option(help="A label of these records in tables, to tell them from others."),
     ] = None,
     limit: Annotated[
         int | None,
-        typer.Option(min=1, help="First N queries a group; a partial record, kept apart."),
+        typer.Option(
+            min=1,
+            help="Only the first N queries of each group; such partial records are kept apart.",
+        ),
     ] = None,
     allow_missing: Annotated[
         bool,
         typer.Option(
-            "--allow-missing", help="Leave out pictures that are not there or can't be decoded."
+            "--allow-missing", help="Leave out pictures that are not there or cannot be decoded."
         ),
     ] = False,
     cache: Annotated[
-        str, typer.Option(help="Of embeddings: use, refresh, read-only or off; bench cache ls.")
+        str, typer.Option(help="What to do with stored embeddings: use, refresh, read-only or off.")
     ] = "use",
     output: Results = Path("results"),
     as_json: AsJson = False,
@@ -304,7 +310,7 @@ def _summarise_plan(plan: "Plan") -> dict[str, Any]:
         "queries": len(plan.data.queries),
         "gallery": len(plan.data.gallery),
         "pictures": plan.pictures,
-        "cache": f"{plan.request.cache}: of the pictures, those that are stored are not encoded",
+        "cache": f"{plan.request.cache}: stored pictures are not encoded again",
         "output": str(plan.output),
         "missing": len(plan.data.missing),
         "released_annotations": plan.released,
@@ -326,7 +332,9 @@ def leaderboard(
 
     if check:
         if old := find_stale(output):
-            raise CheckFailed(f"stale: {', '.join(map(str, old))}; bench leaderboard writes them")
+            raise CheckFailed(
+                f"stale files: {', '.join(map(str, old))}; bench leaderboard writes them"
+            )
         return
     boards = read_boards(output)
     paths = publish(output, boards)
@@ -360,7 +368,7 @@ def verify(
         if (not method or row.method in method) and (not task or row.task in task)
     ]
     if not rows:
-        raise UsageError("no number is published for that; bench verify --json lists them all")
+        raise UsageError("no published number fits; bench verify --json lists them all")
     verdicts = published.verify(rows, read_scored(output))
     if as_json:
         print_json([verdict.as_dict() for verdict in verdicts])

@@ -32,12 +32,12 @@ def complete(kind: str) -> Callable[[str], list[str]]:
 
 
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")]
-AsJson = Annotated[bool, typer.Option("--json", help="JSON on stdout, and nothing else there.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on stdout.")]
 AsMarkdown = Annotated[bool, typer.Option("--markdown", help="Markdown, for a page.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 Precision = Annotated[
     str,
-    typer.Option(help="Of the towers: fp32, bf16, fp16; amp, amp_bf16: autocast."),
+    typer.Option(help="Precision of the towers: fp32, bf16, fp16, or autocast by amp or amp_bf16."),
 ]
 DataRoot = Annotated[
     Path | None, typer.Option(help="Folder of the data sets.", envvar="CIRBENCH_DATA")
@@ -64,7 +64,9 @@ Backbone = Annotated[
 Workers = Annotated[int, typer.Option(min=1, help="Threads that decode images.")]
 Seed = Annotated[
     int,
-    typer.Option(min=0, max=2**32 - 1, help="Of everything random; part of the record's identity."),
+    typer.Option(
+        min=0, max=2**32 - 1, help="Seed of everything random; part of the record's identity."
+    ),
 ]
 
 

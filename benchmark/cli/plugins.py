@@ -67,11 +67,11 @@ def check(
         typer.Option(
             "--backbone",
             "-b",
-            help="Of a method: what it is tried on.",
+            help="The backbone that a method is tried on.",
             autocompletion=complete("backbones"),
         ),
     ] = "fake",
-    checkpoint: Annotated[Path | None, typer.Option(help="Of a method: its weights.")] = None,
+    checkpoint: Annotated[Path | None, typer.Option(help="The weights of a method.")] = None,
     data_root: DataRoot = None,
     as_json: AsJson = False,
 ) -> None:
@@ -88,7 +88,7 @@ def check(
             if found.fault:
                 print(f"       {found.fault}")
     if faults := [found for found in findings if found.fault]:
-        raise CheckFailed(f"{name} falls short of {len(faults)} of {len(findings)} rules")
+        raise CheckFailed(f"{name} breaks {len(faults)} of {len(findings)} rules")
 
 
 def _inspect(
@@ -132,7 +132,7 @@ def method(
     if not re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", name):
         raise UsageError(f"a method's name must be small letters, digits, hyphens, got {name!r}")
     if name in methods():
-        raise UsageError(f"there is a method {name!r}; choose another name")
+        raise UsageError(f"the name {name} is taken; choose another")
     module = name.replace("-", "_")
     words = {
         "name": name,
@@ -142,7 +142,7 @@ def method(
     }
     made = {folder / f"{module}.py": METHOD, folder / f"test_{module}.py": TEST}
     if there := [path for path in made if path.exists()]:
-        raise UsageError(f"{there[0]} must not be there yet; choose another name or --folder")
+        raise UsageError(f"{there[0]} exists; choose another name or --folder")
     for path, template in made.items():
         with write_whole(path) as temporary:
             temporary.write_text(template.substitute(words), encoding="utf-8")

@@ -36,7 +36,7 @@ def report(
     permission = Permission(embed=embed_images, data_root=data_root)
     if check:
         if old := find_stale(output, permission):
-            raise CheckFailed(f"stale: {', '.join(map(str, old))}; bench report writes them")
+            raise CheckFailed(f"stale files: {', '.join(map(str, old))}; bench report writes them")
         return
     for path in write(output, permission):
         print(path)
@@ -45,13 +45,18 @@ def report(
 def show(
     task: Annotated[str, typer.Argument(help="bench ls tasks.")],
     methods: Annotated[
-        str, typer.Option(help="Names, with commas between; a record's file name singles it out.")
+        str,
+        typer.Option(
+            help="Names of methods, separated by commas; a record's file name singles it out."
+        ),
     ],
-    queries: Annotated[str, typer.Option(help="Ids of queries, with commas between.")],
+    queries: Annotated[str, typer.Option(help="Ids of queries, separated by commas.")],
     out: Annotated[Path, typer.Option(help="FILE.png to write.")],
-    split: Annotated[str | None, typer.Option(help="Where records of several are there.")] = None,
+    split: Annotated[
+        str | None, typer.Option(help="Needed where there are records of several.")
+    ] = None,
     protocol: Annotated[
-        str | None, typer.Option(help="Where records of several are there.")
+        str | None, typer.Option(help="Needed where there are records of several.")
     ] = None,
     data_root: DataRoot = None,
     output: Results = Path("results"),
@@ -81,7 +86,7 @@ def show(
 def _split_names(text: str, option: str) -> list[str]:
     names = list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
     if not names:
-        raise UsageError(f"{option} names nothing; give names with commas between")
+        raise UsageError(f"{option} must be names separated by commas, got none")
     return names
 
 

@@ -137,7 +137,9 @@ def serve(
     checkpoint: Annotated[
         Path | None, typer.Option(help="The methods' weights; default: the shipped ones.")
     ] = None,
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free.")] = 8765,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="The port; 0 picks a free one.")
+    ] = 8765,
     skip_unreadable: SkipUnreadable = False,
     data_root: DataRoot = None,
     device: Device = "auto",
@@ -178,7 +180,7 @@ def serve(
     _report_pictures(opened, reporter)
     about = f"{len(opened.pictures):,} pictures of {to_text(gallery)}, backbone {name}"
     if opened.unreadable:
-        about += f"; {len(opened.unreadable)} more can't be read"
+        about += f"; {len(opened.unreadable)} more cannot be read"
     finder = searching.Searcher(backbone=towers, gallery=opened, workers=workers)
     print(f"http://{HOST}:{listener.getsockname()[1]}/  (Ctrl-C ends it)", flush=True)
     run(SearchApp(searcher=finder, methods=composers, about=about), listener)

@@ -122,7 +122,7 @@ def retry(
 
     wanted = [s for s, on in (("failed", failed), ("timeout", timeout), ("oom", oom)) if on]
     if not wanted:
-        raise UsageError("say which: --failed, --timeout, --oom, or several of them")
+        raise UsageError("choose what to retry: --failed, --timeout, --oom, or several of them")
     manifest = _open_manifest(name, sweeps_dir)
     with manifest.lock():
         rows = refresh_status(manifest)
@@ -160,21 +160,24 @@ def logs(
         fitting = [cell]
     if len(fitting) != 1:
         raise UsageError(
-            f"{len(fitting) or 'no'} cells begin with {cell!r}"
-            f"{': ' + ', '.join(fitting) if fitting else ''}; bench sweep status {name} lists all"
+            f"the beginning of a cell's id must fit one cell, got {cell!r}, which fits "
+            f"{len(fitting) or 'no'}{(': ' + ', '.join(fitting) if fitting else '')}; bench sweep "
+            f"status {name} lists all"
         )
     from cirbench.slurm.status import refresh_status
 
     [state] = [row.state for row in refresh_status(manifest) if row.cell.id == fitting[0]]
     if state.job is None:
-        raise MissingData(f"{fitting[0]} is {state.status} and has had no job, so no log")
+        raise MissingData(f"{fitting[0]} is {state.status} and has no log, since no job has run it")
     path = manifest.log_path(state.job)
     if path.is_file():
         sys.stdout.write(path.read_text(errors="replace", encoding="utf-8"))
     elif state.log:
         print("\n".join(state.log))
     else:
-        raise MissingData(f"{path} is not there; it may not have begun, or logs were removed")
+        raise MissingData(
+            f"{path} does not exist; the job may not have started, or its log was removed"
+        )
 
 
 @sweeper.command(

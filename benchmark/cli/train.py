@@ -27,9 +27,10 @@ def train_pic2word(
     ],
     backbone: Annotated[str, typer.Option("--backbone", "-b", help="bench ls backbones.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="FILE.safetensors to write.")],
-    image_column: Annotated[str, typer.Option(help="Of a table.")] = "filepath",
+    image_column: Annotated[str, typer.Option(help="The column of paths in a table.")] = "filepath",
     separator: Annotated[
-        str | None, typer.Option(help="Of a table; default: a comma in .csv, else a tab.")
+        str | None,
+        typer.Option(help="Between the fields of a table; default: a comma in .csv, else a tab."),
     ] = None,
     max_unreadable: Annotated[
         float, typer.Option(min=0, max=1, help="Share of images that may fail to decode.")
@@ -39,9 +40,14 @@ def train_pic2word(
     ] = 0.0,
     validate_every: Annotated[int, typer.Option(min=1, help="Steps.")] = 500,
     epochs: Annotated[int, typer.Option(min=1)] = 30,
-    batch_size: Annotated[int, typer.Option(min=2, help="Of all processes together.")] = 128,
+    batch_size: Annotated[
+        int, typer.Option(min=2, help="Pictures in a batch of all processes together.")
+    ] = 128,
     micro_batch: Annotated[
-        int | None, typer.Option(min=1, help="How many at once; less memory, the same gradient.")
+        int | None,
+        typer.Option(
+            min=1, help="Pictures at once; fewer need less memory and give the same gradient."
+        ),
     ] = None,
     cache_features: Annotated[
         bool,
@@ -60,7 +66,7 @@ def train_pic2word(
     workers: Workers = 2,
     checkpoint_every: Annotated[int, typer.Option(min=1, help="Steps between saved states.")] = 500,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on from the saved state, if there is one.")
+        bool, typer.Option("--resume", help="Continue from the saved state, if there is one.")
     ] = False,
     quiet: Quiet = False,
 ) -> None:

@@ -28,7 +28,7 @@ def train_combiner(
     precision: Precision = "fp32",
     workers: Workers = 2,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on from the saved state, if there is one.")
+        bool, typer.Option("--resume", help="Continue from the saved state, if there is one.")
     ] = False,
     quiet: Quiet = False,
 ) -> None:
@@ -79,7 +79,7 @@ def train_clip_sum(
     precision: Annotated[str, typer.Option(help="fp32, amp or amp_bf16.")] = "fp32",
     workers: Workers = 2,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on from the last whole epoch, if there is one.")
+        bool, typer.Option("--resume", help="Continue from the last whole epoch, if there is one.")
     ] = False,
     quiet: Quiet = False,
 ) -> None:
@@ -99,10 +99,12 @@ def train_clip_sum(
 
     check_writable(output)
     if precision not in ("fp32", "amp", "amp_bf16"):
-        raise UsageError(f"--precision {precision}: CLIP is trained in fp32, amp or amp_bf16")
+        raise UsageError(
+            f"--precision must be fp32, amp or amp_bf16 to train CLIP, got {precision}"
+        )
     towers = load_backbone(backbone, device=choose_device(device), precision=precision)
     if not isinstance(towers, TorchBackbone):
-        raise UsageError(f"{backbone} has no towers that could be trained")
+        raise UsageError(f"only the towers of a torch CLIP can be trained, got {backbone}")
     job = ClipSumJob(
         **find_supervision(task, data_root),
         recipe=ClipSumRecipe(

@@ -27,7 +27,9 @@ _SHARED: Mapping[str, tuple[Any, Any]] = {
     "workers": (Workers, 2),
     "checkpoint_every": (Annotated[int, typer.Option(help="Steps between saved states.")], 500),
     "resume": (
-        Annotated[bool, typer.Option("--resume", help="Go on from the saved state, if any.")],
+        Annotated[
+            bool, typer.Option("--resume", help="Continue from the saved state, if there is one.")
+        ],
         False,
     ),
     "quiet": (Quiet, False),
@@ -95,7 +97,7 @@ def _train(name: str, recipe: Mapping[str, Any], given: dict[str, Any]) -> None:
 
     output: Path = given["output"]
     if output.is_dir():
-        raise UsageError(f"--output {output} must be a file, it is a folder")
+        raise UsageError(f"--output must be a file, got the folder {output}")
     check_writable(output.parent)
     resume, reporter = given.pop("resume"), Reporter(quiet=given.pop("quiet"))
     training: Training = find_training(name)()

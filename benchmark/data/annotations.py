@@ -42,7 +42,7 @@ def check_rows(
 ) -> Iterator[tuple[int, Mapping[str, Any]]]:
     """The same of a part of a JSON file, which `origin` names."""
     if not isinstance(rows, list) or not rows:
-        raise CorruptData(f"{origin} must be a list of rows, got {_describe(rows)}")
+        raise CorruptData(f"{origin} must be a non-empty list of rows, got {_describe(rows)}")
     for number, row in enumerate(rows, start=1):
         if not isinstance(row, dict):
             raise CorruptData(f"{origin}, row {number} must be an object, got {_describe(row)}")
@@ -137,7 +137,7 @@ def check_none_missing(what: str, missing: Mapping[str, str]) -> None:
     """
     if missing:
         name, path = next(iter(missing.items()))
-        raise MissingData(f"{len(missing):,} {what} are not there, the first is {name} ({path})")
+        raise MissingData(f"{len(missing):,} {what} are missing, the first is {name} ({path})")
 
 
 def find_row(gallery: Mapping[str, int], name: str, path: Path, number: int) -> int:

@@ -59,11 +59,11 @@ def _fetch(url: str, part: Path, reporter: Reporter) -> None:
     except urllib.error.HTTPError as error:
         if error.code == 416:  # nothing is left to fetch
             return
-        raise MissingData(f"{url} answers {error.code} {error.reason}") from error
+        raise MissingData(f"GET {url} returned {error.code} {error.reason}") from error
     except OSError as error:
         raise MissingData(
-            f"{url} can't be fetched ({error}); the same command goes on where it broke off, or "
-            f"put the file at {part.with_suffix('')} yourself"
+            f"{url} cannot be fetched ({error}); run the same command again to resume, or put the "
+            f"file at {part.with_suffix('')} yourself"
         ) from error
 
 
@@ -81,4 +81,4 @@ def check_checksum(path: Path, checksum: str | None) -> None:
     if found != wanted:
         if path.suffix == ".part":
             path.unlink()
-        raise CorruptData(f"{path} has {algorithm} {found}, not {wanted}; fetch it again")
+        raise CorruptData(f"{path} must have {algorithm} {wanted}, got {found}; fetch it again")

@@ -27,14 +27,14 @@ def locate(root: Path | None, task: str, places: Sequence[Place]) -> Mapping[str
             such places are named at once.
     """
     if root is None:
-        raise MissingData(f"task {task} needs its data: give --data-root, or set CIRBENCH_DATA")
+        raise MissingData(f"task {task} needs its data; pass --data-root, or set CIRBENCH_DATA")
     check_root(root)
     found = {place.name: place.find(root) for place in places}
     missing = [p for p in places if found[p.name] is None and not p.optional]
     if missing:
         wanted = "; ".join(f"{p.name} ({' or '.join(p.candidates)})" for p in missing)
         raise MissingData(
-            f"task {task} does not find under {root}: {wanted}; bench data where {task} shows "
-            f"what is there"
+            f"task {task} needs data that are missing under {root}: {wanted}; bench data where "
+            f"{task} shows what is there"
         )
     return found

@@ -42,11 +42,11 @@ def import_spaces(archive: Path, root: Path) -> list[StoredSpace]:
         UsageError: the store can't be written.
     """
     if not archive.is_file():
-        raise MissingData(f"{archive} is not there; bench cache export makes such a file")
+        raise MissingData(f"{archive} does not exist; bench cache export makes such a file")
     try:
         file = archive.open("rb")
     except OSError as error:
-        raise MissingData(f"{archive} can't be read ({error.strerror})") from error
+        raise MissingData(f"{archive} cannot be read ({error.strerror})") from error
     with file, explain_write_errors(root), temporary_folder(root) as temporary:
         _unpack(archive, file, temporary)
         entries = _check(archive, list_spaces(temporary))
@@ -68,8 +68,8 @@ def _unpack(archive: Path, file: BinaryIO, folder: Path) -> None:
                 plain = member.isreg() and not member.issparse() and member.name not in seen
                 if not (plain and _NAME.fullmatch(member.name)):
                     raise CorruptData(
-                        f"{archive}: every member must be a plain file of a store, and be in it "
-                        f"once, got {member.name!r}; bench cache export makes such a file"
+                        f"{archive}: every member must be a plain file of a store and occur once, "
+                        f"got {member.name!r}; bench cache export makes such a file"
                     )
                 seen.add(member.name)
             tar.extractall(folder, filter="data")
@@ -82,11 +82,12 @@ def _unpack(archive: Path, file: BinaryIO, folder: Path) -> None:
 
 def _check(archive: Path, entries: list[StoredSpace]) -> list[StoredSpace]:
     if not entries:
-        raise CorruptData(f"{archive} holds no embeddings; bench cache export makes such a file")
+        raise CorruptData(f"{archive} must hold embeddings; bench cache export makes such a file")
     for entry in entries:
         if compute_key(entry.space) != entry.key:
             raise CorruptData(
-                f"{archive}: the folder {entry.key} must be named by the {DESCRIPTION} in it"
+                f"{archive}: the name of the folder {entry.key} must be the hash of the "
+                f"{DESCRIPTION} in it"
             )
         if not str(entry.space.get("backbone")).isprintable():
             raise CorruptData(f"{archive}: the backbone's name in {entry.key} must be printable")

@@ -71,7 +71,7 @@ class ContentHashes:
             return self._hash_file(ref.path)
         except OSError as error:
             raise MissingData(
-                f"picture {ref.id}: {error.filename} can't be read ({error.strerror})"
+                f"picture {ref.id}: {error.filename} cannot be read ({error.strerror})"
             ) from error
 
     def _hash_file(self, path: Path) -> str:

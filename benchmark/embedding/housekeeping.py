@@ -100,7 +100,10 @@ def find_space(root: Path, key: str) -> StoredSpace:
     """
     matching = [entry for entry in list_spaces(root) if entry.key.startswith(key)]
     if len(matching) != 1:
-        raise UsageError(f"{len(matching)} keys begin with {key!r}; bench cache ls lists them")
+        raise UsageError(
+            f"the beginning of a key must fit one space, got {key!r}, which fits "
+            f"{len(matching)}; bench cache ls lists them"
+        )
     return matching[0]
 
 
@@ -112,7 +115,7 @@ def verify_spaces(
     for entry in entries:
         description = entry.folder / DESCRIPTION
         if os.path.lexists(description) and compute_key(entry.space) != entry.key:
-            yield description, f"{description} must be the JSON that its folder is named by"
+            yield description, f"{description} must be the description whose hash names its folder"
         shards = list(entry.shards)
         if sample is not None and sample < len(shards):
             shards = random.sample(shards, sample)

@@ -269,7 +269,10 @@ def embed_with(
     contents = ContentHashes(root=root, read_only=mode is Mode.READ_ONLY)
     stores = [Store(root, make_image_space(e.backbone, e.preprocess), mode) for e in embedders]
     for folder in find_open_folders(root):
-        reporter.say(f"everybody can write the store of embeddings; chmod o-w {folder} mends it")
+        reporter.say(
+            "every user of this machine can write to the store of embeddings; run chmod "
+            f"o-w {folder}"
+        )
     with reporter.stage("hashing", len(refs)) as hashing:
         return embed_through_stores(embedders, refs, stores, contents, hashing, reporter.say)
 

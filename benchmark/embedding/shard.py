@@ -56,7 +56,7 @@ class Shard:
             with self.path.open("rb", buffering=0) as file:
                 for row, place in zip(rows, values.numpy(), strict=True):
                     if os.preadv(file.fileno(), [place], self.start + row * size) != size:
-                        raise make_damage_error(self.path, "it was cut")
+                        raise make_damage_error(self.path, "it is truncated")
         except OSError as error:
             raise make_damage_error(self.path, str(error.strerror)) from error
         if not values.isfinite().all():
@@ -93,11 +93,11 @@ def check_shard(path: Path, key: str, space: Mapping[str, Any]) -> Shard:
     except OSError as error:
         raise make_damage_error(path, str(error.strerror)) from error
     if sha256[:KEY_DIGITS] != path.stem:
-        raise make_damage_error(path, "it was cut or altered")
+        raise make_damage_error(path, "it is truncated or altered")
     shard = read_shard(path)
     if hash_text(shard.space) != key:
         raise make_damage_error(
-            path, f"it is of another space{_list_differences(shard.space, space)}"
+            path, f"it belongs to another space{_list_differences(shard.space, space)}"
         )
     if space.get("width") not in (None, shard.width):
         raise make_damage_error(
@@ -142,7 +142,7 @@ def read_shard(path: Path) -> Shard:
     count = len(header["identities"])
     if kind != "F32" or len(shape) != 2 or shape[0] != count:
         raise make_damage_error(
-            path, f"its {count} names need as many rows of float32, got {shape} {kind}"
+            path, f"it must hold a row of float32 for each of its {count} names, got {shape} {kind}"
         )
     return Shard(
         path=path,
@@ -165,6 +165,6 @@ def _is_header(header: Any) -> bool:
 def make_damage_error(path: Path, why: str) -> CorruptData:
     """What a user is told of a shard that can't be used."""
     return CorruptData(
-        f"the shard of embeddings {path} can't be used: {why}; bench cache verify --repair removes "
-        f"all such shards, and their rows are computed again"
+        f"the shard of embeddings {path} cannot be used: {why}; bench cache verify --repair "
+        "removes all such shards, and the next run computes their rows again"
     )

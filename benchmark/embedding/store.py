@@ -60,10 +60,9 @@ def explain_write_errors(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise UsageError(
-            f"the store of embeddings can't write {folder / str(error.filename or '')} "
-            f"({error.strerror}); what is there stays; make room (bench cache prune), set "
-            f"CIRBENCH_CACHE to another folder, or pass --cache read-only to use what is there, or "
-            f"--cache off"
+            f"the store of embeddings cannot write {folder / str(error.filename or '')} "
+            f"({error.strerror}); what is stored is intact; free space with bench cache prune, "
+            "set CIRBENCH_CACHE to another folder, or pass --cache read-only or --cache off"
         ) from error
 
 

@@ -138,7 +138,7 @@ def choose_device(name: str) -> str:
         torch.ones(1, device=name).item()  # "meta" holds no numbers
     except (RuntimeError, AssertionError) as error:
         raise UsageError(
-            f"device {name!r} can't be used ({str(error).splitlines()[0]}); try --device auto"
+            f"device {name!r} cannot be used ({str(error).splitlines()[0]}); try --device auto"
         ) from error
     return name
 
@@ -269,8 +269,8 @@ def _only_taker(text: str, chosen: Sequence[str]) -> str:
     takers = [name for name in chosen if name != "all" and needs_checkpoint(name)]
     if len(takers) != 1:
         raise UsageError(
-            f"--checkpoint {text}: of which method? {' or '.join(takers) or 'none chosen'} "
-            f"take{'s' if not takers else ''} weights; write METHOD={text}"
+            f"--checkpoint {text} must name its method, since {' and '.join(takers) or 'none'} of "
+            f"the chosen ones can take weights; write METHOD={text}"
         )
     return takers[0]
 

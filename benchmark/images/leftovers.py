@@ -77,7 +77,7 @@ def list_folder(folder: Path) -> list[Path]:
         return sorted(folder.iterdir())
     except OSError as error:
         raise MissingData(
-            f"the folder {to_text(folder)} can't be read ({error.strerror})"
+            f"the folder {to_text(folder)} cannot be read ({error.strerror})"
         ) from error
 
 
@@ -100,7 +100,7 @@ def walk_pictures(folder: Path, skipped: SkippedFiles) -> Iterator[str]:
     def unreadable(error: OSError) -> None:
         if isinstance(error, FileNotFoundError):
             return
-        raise MissingData(f"the folder {error.filename} can't be read ({error.strerror})")
+        raise MissingData(f"the folder {error.filename} cannot be read ({error.strerror})")
 
     found: list[tuple[str, ...]] = []
     for parent, folders, names in os.walk(folder, onerror=unreadable):

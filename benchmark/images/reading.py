@@ -48,7 +48,9 @@ def find_images_in_folder(folder: Path, say: Say = say_nothing) -> tuple[ImageRe
         say(f"{to_text(folder)}: {remark}")
     if not names:
         endings = ", ".join(sorted(EXTENSIONS))
-        raise MissingData(f"no pictures below {to_text(folder)} (endings: {endings})")
+        raise MissingData(
+            f"no pictures below {to_text(folder)}; a picture's name must end in one of {endings}"
+        )
     return tuple(make_file_ref(folder / name, to_text(name)) for name in names)
 
 
@@ -84,13 +86,13 @@ def load_picture(ref: ImageRef, transform: Callable[[Image.Image], T], row: int)
         content = ref.read()
     except OSError as error:
         raise MissingData(
-            f"picture {ref.id} (row {row}): {error.filename} can't be read ({error.strerror})"
+            f"picture {ref.id} (row {row}): {error.filename} cannot be read ({error.strerror})"
         ) from error
     try:
         pixels = transform(decode(content))
     except (CorruptData, OSError, ValueError) as error:  # of a transform: a mode it can't convert
         raise CorruptData(
-            f"picture {ref.id} (row {row}, {len(content)} bytes) can't be decoded: {error}"
+            f"picture {ref.id} (row {row}, {len(content)} bytes) cannot be decoded: {error}"
         ) from error
     return pixels, hashlib.sha256(content).hexdigest()
 

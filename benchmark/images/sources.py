@@ -46,4 +46,4 @@ def find_training_images(
         return find_images_in_folder(path, say), path.resolve().name
     if path.is_file():
         return read_image_table(path, column, separator, say), path.stem
-    raise MissingData(f"--images {source}: no such folder or file, and no task of that name")
+    raise MissingData(f"--images must be a folder, a table, shards or a task, got {source}")

@@ -56,7 +56,7 @@ class DotProduct:
         width = self.queries.shape[1]
         lengths = 1.001 * _compute_norms(self.queries) * _compute_norms(self.vectors).amax()
         if not lengths.isfinite().all():
-            raise CorruptData("every vector that is ranked must be finite, and one is not")
+            raise CorruptData("every vector that is ranked must be finite")
         self.margin = (width + 8) * 2.0**-24 * lengths
         self._reach = (2 * (width + 8) * 2.0**-53 * lengths.double()).cpu().numpy()
 

@@ -140,7 +140,7 @@ class BestPositives:
         if len(off):
             raise CorruptData(
                 f"query {first + off[0]}: the score of its best positive must be that of the "
-                f"vectors which are ranked, and is not; the vectors changed meanwhile"
+                "ranked vectors; do not change the vectors while they are ranked"
             )
 
     def place(self, pairs: ScoredPairs) -> VectorPairs:

@@ -33,10 +33,10 @@ def read_members(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
     assert file is not None  # only of one that was closed
     file.seek(tar.offset)
     if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
-        raise tarfile.ReadError("its end marker is missing, so members may be, too")
+        raise tarfile.ReadError("its end marker is missing, so it may be truncated")
     while rest := file.read(_CHUNK_BYTES):
         if any(rest):
-            raise tarfile.ReadError("it goes on behind its end marker")
+            raise tarfile.ReadError("it has data after its end marker")
 
 
 _MOST_EXPANDED = 100
@@ -71,7 +71,7 @@ def unpack(archive: Path, folder: Path) -> None:
         try:
             _extract(archive, temporary)
         except (*_DAMAGED, OSError) as error:
-            raise CorruptData(f"{archive} can't be unpacked: {error}; fetch it again") from error
+            raise CorruptData(f"{archive} cannot be unpacked: {error}; fetch it again") from error
         for path in Path(temporary).iterdir():
             if not (folder / path.name).exists():
                 path.rename(folder / path.name)
@@ -125,13 +125,15 @@ def check_members(archive: Path, members: Iterable[Member]) -> None:
     for member in members:
         check_inside(member.name, str(archive))
         if member.name in seen:
-            raise CorruptData(f"{archive}: {member.name} must be in it once")
+            raise CorruptData(
+                f"{archive} must hold {member.name} once, got it twice; fetch it again"
+            )
         seen.add(member.name)
         if not member.plain:
             raise CorruptData(f"{archive}: {member.name} must be a plain file, without a password")
         left -= member.size
         if left < 0:
             raise CorruptData(
-                f"{archive} must be at most {_MOST_EXPANDED} times as large unpacked; it says "
-                f"that {member.name} has {member.size:,} bytes"
+                f"{archive} must unpack to at most {_MOST_EXPANDED} times its own size; its "
+                f"member {member.name} claims {member.size:,} bytes"
             )

@@ -68,7 +68,7 @@ def read_table(
                 if len(row) != len(header):
                     raise CorruptData(
                         f"{path}, row {len(found) + 1} (line {rows.line_num}) must have "
-                        f"{len(header)} fields as its header, got {len(row)}"
+                        f"{len(header)} fields like its header, got {len(row)}"
                     )
                 found.append({column: row[header.index(column)] for column in columns})
                 if any("\n" in field or "\r" in field for field in row):
@@ -78,12 +78,12 @@ def read_table(
     except csv.Error as error:
         raise CorruptData(
             f"{path}, row {len(found) + 1} is not valid CSV ({error}); a field that begins with a "
-            f'quote must end with one, and have those inside doubled ("")'
+            'quote must end with one, and quotes inside it must be doubled ("")'
         ) from error
     if long:
         say(
-            f"{path}: {len(long):,} of {len(found):,} rows go over several lines, the first is row "
-            f"{long[0]}; a quote may be missing where they do not belong together"
+            f"{path}: {len(long):,} of {len(found):,} rows span several lines, the first is row "
+            f"{long[0]}; if these lines do not belong together, a quote is missing"
         )
     return found
 
@@ -105,7 +105,7 @@ def read_text(path: Path) -> str:
     try:
         return read_regular_file(path).decode("utf-8-sig")
     except OSError as error:
-        raise MissingData(f"no annotations can be read at {path} ({error.strerror})") from error
+        raise MissingData(f"the annotations {path} cannot be read ({error.strerror})") from error
     except UnicodeDecodeError as error:
         raise CorruptData(f"{path} must be text in UTF-8 ({error}); fetch it again") from error
 
@@ -125,12 +125,12 @@ def read_json(path: Path) -> Any:
             json.dumps(found, ensure_ascii=False).encode()  # raises where one stands alone
         return found
     except UnicodeEncodeError as error:
-        raise CorruptData(f"{path} must hold whole characters ({error}); fetch it again") from error
+        raise CorruptData(f"{path} must be valid Unicode ({error}); fetch it again") from error
     except (ValueError, RecursionError) as error:
         if _is_json_lines(text):
             raise CorruptData(
-                f"{path} must be one JSON value, got one in each line (JSON lines); put them into "
-                f"a list"
+                f"{path} must be one JSON value, got JSON Lines (one value in each line); convert "
+                "it to a list"
             ) from error
         raise CorruptData(f"{path} is not valid JSON ({error}); fetch it again") from error
 

@@ -26,19 +26,19 @@ def check_path(path: str, origin: str) -> str:
     try:
         encoded = path.encode()
     except UnicodeEncodeError as error:
-        raise CorruptData(f"{origin}: the path {path!a} must be text") from error
+        raise CorruptData(f"{origin}: a path must be valid Unicode, got {path!a}") from error
     try:
         os.fsencode(path)
     except UnicodeEncodeError as error:
         raise UsageError(
-            f"{origin}: the path {path!a} needs a locale of UTF-8; set PYTHONUTF8=1"
+            f"{origin}: the path {path!a} needs a UTF-8 locale; set PYTHONUTF8=1"
         ) from error
     if not path.strip() or "\0" in path:
-        raise CorruptData(f"{origin}: the path {path!r} must be a name without NUL")
+        raise CorruptData(f"{origin}: a path must be a non-empty name without NUL, got {path!r}")
     if len(encoded) > MOST_PATH_BYTES or max(map(len, encoded.split(b"/"))) > MOST_NAME_BYTES:
         raise CorruptData(
-            f"{origin}: the path {path[:40]!r}… must have names of at most {MOST_NAME_BYTES} "
-            f"bytes, and {MOST_PATH_BYTES} in all"
+            f"{origin}: a path must be at most {MOST_PATH_BYTES} bytes, and each name in it "
+            f"{MOST_NAME_BYTES}, got {path[:40]!r}…"
         )
     return path
 
@@ -52,9 +52,9 @@ def check_inside(relative: str, origin: str) -> str:
     """
     check_path(relative, origin)
     if relative.startswith("/") or ".." in relative.split("/"):
-        raise CorruptData(f"{origin}: the path {relative!r} leaves its folder")
+        raise CorruptData(f"{origin}: a path must stay inside its folder, got {relative!r}")
     if "\\" in relative or re.match(r"[A-Za-z]:", relative):
-        raise CorruptData(f"{origin}: the path {relative!r} must be written with /, as on Linux")
+        raise CorruptData(f"{origin}: a path must be written with /, as on Linux, got {relative!r}")
     return relative
 
 

@@ -190,7 +190,7 @@ def listen(port: int) -> socket.socket:
     except OSError as error:
         listener.close()
         raise UsageError(
-            f"can't listen on {HOST}:{port} ({error.strerror}); choose another --port"
+            f"cannot listen on {HOST}:{port} ({error.strerror}); choose another --port"
         ) from error
     return listener
 

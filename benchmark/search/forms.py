@@ -118,9 +118,9 @@ async def read_form(request: Request) -> FormData:
     except TimeoutError as error:
         raise TooSlow(f"the upload must come within {UPLOAD_SECONDS} s; send it again") from error
     except MultiPartException as error:
-        raise UsageError(f"the form can't be read ({error.message})") from error
+        raise UsageError(f"the form cannot be read ({error.message})") from error
     except ClientDisconnect as error:
-        raise UsageError("the upload was broken off") from error
+        raise UsageError("the upload was interrupted; send it again") from error
 
 
 async def check_form(form: FormData, known: Sequence[str], recent: RecentPictures) -> SearchForm:
@@ -135,7 +135,7 @@ async def check_form(form: FormData, known: Sequence[str], recent: RecentPicture
         key = recent.keep(upload.filename, await upload.read())
     image = recent.get(key)
     if key and image is None:
-        raise UsageError("the picture is not kept any more; choose it again")
+        raise UsageError("the picture has expired; choose it again")
     if image is None and not text:
         raise UsageError("choose a picture, type a text, or both")
     methods = tuple(name for name in known if name in form.getlist("method"))
@@ -149,5 +149,5 @@ async def check_form(form: FormData, known: Sequence[str], recent: RecentPicture
 def _read_number(form: FormData) -> int:
     written = str(form.get("top"))
     if not (written.isascii() and written.isdigit() and 1 <= int(written[:9]) <= _MOST_SHOWN):
-        raise UsageError(f"how many to show is a number from 1 to {_MOST_SHOWN}")
+        raise UsageError(f"the number of results must be from 1 to {_MOST_SHOWN}")
     return int(written)

@@ -118,7 +118,10 @@ def render_grid(answers: Sequence[MethodAnswer]) -> bytes:
     columns = first + min(_COLUMNS, len(answers[0].hits))
     heights = [-(-len(answer.hits) // _COLUMNS) for answer in answers]
     if sum(heights) > _MOST_ROWS:
-        raise UsageError(f"a grid of {sum(heights)} rows is too long for a PNG; use --html")
+        raise UsageError(
+            f"a grid must have at most {_MOST_ROWS} rows to be drawn as PNG, got {sum(heights)}; "
+            f"use --html"
+        )
     figure = Figure(figsize=(1.3 * columns, 1.75 * sum(heights)), layout="constrained")
     axes: Any = figure.subplots(sum(heights), columns, squeeze=False)
     for each in axes.flat:

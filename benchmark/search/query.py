@@ -54,8 +54,9 @@ def pair_queries(images: Sequence[ImageRef], prompts: Sequence[str]) -> list[Fre
         images = list(images) * len(prompts)
     if len(images) != sum(wanted):
         raise UsageError(
-            f"{len(prompts)} prompts want {sum(wanted)} pictures, one for each placeholder, and "
-            f"there are {len(images)}; give as many --image, or one for prompts of one placeholder"
+            f"{len(prompts)} prompts with {sum(wanted)} placeholders need as many pictures, got "
+            f"{len(images)}; pass one --image for each placeholder, or one for prompts of one "
+            "placeholder"
         )
     left = iter(images)
     return [
@@ -87,4 +88,4 @@ def read_picture(path: Path) -> ImageRef:
     try:
         return make_picture(to_text(path), read_regular_file(path))
     except OSError as error:
-        raise MissingData(f"picture {to_text(path)} can't be read ({error.strerror})") from error
+        raise MissingData(f"picture {to_text(path)} cannot be read ({error.strerror})") from error

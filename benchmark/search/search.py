@@ -85,7 +85,8 @@ def choose_backbone(wanted: str | None, of_gallery: str | None, methods: Sequenc
     ):
         return DEFAULT_BACKBONE
     raise UsageError(
-        f"{', '.join(methods)} on a folder needs --backbone; bench ls backbones lists them"
+        f"searching a folder with {', '.join(methods)} needs --backbone; bench ls backbones lists "
+        "them"
     )
 
 
@@ -209,8 +210,8 @@ def name_unreadable(bad: Mapping[str, str]) -> str:
 
 def _describe_unreadable(bad: Mapping[str, str], count: int) -> str:
     return (
-        f"{len(bad)} of {count:,} gallery pictures can't be read: {name_unreadable(bad)}; "
-        f"mend or remove them, or leave them out with --skip-unreadable"
+        f"{len(bad)} of {count:,} gallery pictures cannot be read: {name_unreadable(bad)}; repair "
+        "or remove them, or pass --skip-unreadable to leave them out"
     )
 
 
@@ -249,7 +250,7 @@ class _OneQuery:
         fields = {"text": self.query.text, "prompt": self.query.prompt}
         text = self.protocol.text(family, "all", fields)
         if not text:
-            raise UsageError("this method needs a text, besides any placeholders")
+            raise UsageError("this method needs a text besides its placeholders")
         return text
 
 
@@ -295,11 +296,14 @@ class Searcher:
             vector = method.compose(view).float().cpu()
         if len(vector) != 1:
             raise UsageError(
-                f"{method.name} composes one picture a query, not {len(query.images)}; only "
-                f"methods of prompts take several"
+                f"{method.name} takes one picture a query, got {len(query.images)}; only methods "
+                "of prompts take several"
             )
         if not abs(float(vector.norm()) - 1) < 1e-3:
-            raise CorruptData(f"{method.name} composed no unit vector; check its checkpoint")
+            raise CorruptData(
+                f"{method.name} must compose a vector of unit length, and did not; "
+                "check its checkpoint"
+            )
         [hits] = find_best(vector, self.gallery, top)
         return hits
 

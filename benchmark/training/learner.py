@@ -41,8 +41,8 @@ class Learner(Generic[Network]):
         self.scaler.update()
         if self.scaler.get_scale() < _LEAST_SCALE:
             raise CheckFailed(
-                "the gradient is not finite at any loss scale; the last state that was saved is "
-                "kept; train with --precision amp_bf16 or fp32"
+                "the gradient must be finite, and is not at any loss scale; the last saved state "
+                "remains; train with --precision amp_bf16 or fp32"
             )
 
 

@@ -26,7 +26,9 @@ class Processes:
             UsageError: the batch can't be split evenly.
         """
         if batch_size % self.count:
-            raise UsageError(f"a batch of {batch_size} is not split evenly over {self.count}")
+            raise UsageError(
+                f"the batch size must be a multiple of the {self.count} processes, got {batch_size}"
+            )
         share = batch_size // self.count
         return slice(self.rank * share, (self.rank + 1) * share)
 
@@ -57,8 +59,8 @@ def join_processes(device: str) -> Processes:
         return Processes()
     if "MASTER_ADDR" not in environment:
         raise UsageError(
-            f"{count} processes, but no MASTER_ADDR and MASTER_PORT to meet at; start them with "
-            f"torchrun, or export both in the job's script"
+            f"{count} processes need MASTER_ADDR and MASTER_PORT to connect; start them with "
+            "torchrun, or export both in the job's script"
         )
     rank = int(environment.get("RANK") or environment.get("SLURM_PROCID") or 0)
     backend = "nccl" if device.startswith("cuda") else "gloo"

@@ -33,7 +33,7 @@ def find_supervision(task: str, data_root: Path | None) -> dict[str, Any]:
     """
     found = find_task(task)()
     if found.selection is None:
-        raise UsageError(f"{task} has no triplets to train on")
+        raise UsageError(f"a task must have triplets to be trained on, got {task}")
     selection = found.selection
     validation = found.load(protocol=selection.protocol, split=selection.split, data_root=data_root)
     check_whole(found, validation)

@@ -25,8 +25,8 @@ def should_resume(path: Path, *, resume: bool) -> bool:
     """
     if path.exists() and not resume:
         raise UsageError(
-            f"{path} is the state of an unfinished training; --resume goes on from it, and to "
-            f"start anew, delete it"
+            f"{path} holds an unfinished training; pass --resume to continue it, or delete the "
+            "file to start over"
         )
     return path.exists()
 
@@ -75,8 +75,8 @@ def load_state(
     saved = read_checkpoint(path)
     if differing := _list_differences(saved.provenance, identity):
         raise UsageError(
-            f"{path} is of another training ({differing}); give the same options, or "
-            f"delete it to start anew"
+            f"{path} belongs to another training ({differing}); pass the same options, or delete "
+            "the file to start over"
         )
     network = learner.network
     network.load_state_dict({n: saved.content[f"network.{n}"] for n in network.state_dict()})
@@ -123,7 +123,7 @@ def read_epochs(path: Path, epochs: int) -> list[tuple[float, float]]:
         with path.open(newline="", encoding="utf-8") as file:
             log = [(float(r["loss"]), float(r["selection_score"])) for r in csv.DictReader(file)]
     except (OSError, KeyError, TypeError, ValueError) as error:
-        raise CorruptData(f"{path} can't be read ({error}); start anew") from error
+        raise CorruptData(f"{path} cannot be read ({error}); start over") from error
     if len(log) < epochs:
-        raise CorruptData(f"{path} has {len(log)} of {epochs} epochs; start anew")
+        raise CorruptData(f"{path} must have {epochs} epochs, got {len(log)}; start over")
     return log[:epochs]

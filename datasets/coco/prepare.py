@@ -73,7 +73,7 @@ def prepare(root: Path, *, seed: int, reporter: Reporter) -> list[str]:
     path = folder / "annotations" / "instances_val2017.json"
     table, masked = folder / "coco_eval.csv", folder / "val2017_masked"
     if table.exists():
-        return [f"{table} is there and stays as it is; remove it to draw another list"]
+        return [f"{table} exists and is kept; remove it to draw another list"]
     photos, names = read_photos(path)
     chosen = [(photo, o) for photo in photos if (o := draw_object(photo, seed)) is not None]
     masked.mkdir(exist_ok=True)
@@ -203,15 +203,16 @@ def cut_out(path: Path, photo: Photo, instance: Mapping[str, Any]) -> bytes:
         pixels = np.array(decode(read_regular_file(path)).convert("RGB"))
     except OSError as error:
         raise MissingData(
-            f"no image can be read at {path}; bench data prepare coco says how to get it"
+            f"the image {path} cannot be read; bench data prepare coco says how to get it"
         ) from error
     except CorruptData as error:
-        raise CorruptData(f"{path} can't be decoded ({error}); fetch it again") from error
+        raise CorruptData(f"{path} cannot be decoded ({error}); fetch it again") from error
     height, width, _ = pixels.shape
     mask = draw_mask(photo, instance) if (width, height) == (photo.width, photo.height) else None
     if mask is None or mask.shape != (height, width):
         raise CorruptData(
-            f"{path} has {width} × {height} pixels, its annotation {photo.width} × {photo.height}"
+            f"{path} must have the size of its annotation, {photo.width} × {photo.height} pixels, "
+            f"got {width} × {height}"
         )
     pixels[~mask] = 255
     buffer = io.BytesIO()

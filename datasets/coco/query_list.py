@@ -70,7 +70,7 @@ def _parse_row(row: Mapping[str, str], path: Path, number: int) -> ObjectQuery:
     values = ["" if row[name] in _EMPTY else row[name] for name in COLUMNS]
     image, region, query_class, classes = values
     if not image or not query_class:
-        raise CorruptData(f"{origin}: no {'query_class' if image else 'id'}")
+        raise CorruptData(f"{origin}: {('query_class' if image else 'id')} must not be empty")
     return ObjectQuery(
         image=check_inside(image, origin),
         region=_parse_region(region, origin),
@@ -83,7 +83,7 @@ def _parse_region(text: str, origin: str) -> tuple[float, float, float, float]:
     try:
         left, upper, right, lower = map(float, text.strip().split(";"))
     except ValueError as error:
-        raise CorruptData(f"{origin}: query_regions is not x1;y1;x2;y2: {text!r}") from error
+        raise CorruptData(f"{origin}: query_regions must be x1;y1;x2;y2, got {text!r}") from error
     width, height = right - left, lower - upper
     if not (abs(left) + abs(upper) < MOST_PIXELS and abs(width * height) <= MOST_PIXELS):  # nor nan
         raise CorruptData(f"{origin}: query_regions must be a part of a picture, got {text!r}")

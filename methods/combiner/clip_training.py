@@ -147,7 +147,7 @@ def train(job: ClipSumJob, reporter: Reporter, *, resume: bool = False) -> float
         CheckFailed: the loss is not finite; the state after the epoch before stays on disk.
     """
     if len(job.triplets) < 2:
-        raise UsageError(f"{len(job.triplets)} triplets are no training set")
+        raise UsageError(f"training needs at least 2 triplets, got {len(job.triplets)}")
     model, base = job.backbone.model, job.backbone.weights_sha256
     optimizer = torch.optim.AdamW(
         unfreeze_encoders(model, job.recipe.encoders),
@@ -216,8 +216,8 @@ def _train_epoch(
             loss = contrastive_loss(composed, job.backbone.encode_images(targets))
             if not loss.isfinite():
                 raise CheckFailed(
-                    f"the loss is {loss.item()} in epoch {epoch + 1}; --resume goes on from the "
-                    f"epoch before; try a lower --lr"
+                    f"the loss must be finite, got {loss.item()} in epoch {epoch + 1}; --resume "
+                    "continues from the epoch before; or try a lower --lr"
                 )
             learner.optimizer.zero_grad()
             learner.scale(loss).backward()  # type: ignore[no-untyped-call]  # untyped in torch

@@ -204,7 +204,7 @@ def train(job: CombinerJob, reporter: Reporter, *, resume: bool = False) -> floa
         CheckFailed: the loss is not finite; the last good state stays on disk.
     """
     if len(job.triplets) < 2:
-        raise UsageError(f"{len(job.triplets)} triplets are no training set")
+        raise UsageError(f"training needs at least 2 triplets, got {len(job.triplets)}")
     going_on = should_resume(job.state_path, resume=resume)
     features = embed_triplets(job, reporter)
     learner = make_learner(job)
@@ -275,8 +275,8 @@ def _train_epoch(
             loss = contrastive_loss(learner.network(references, texts), targets)
             if not loss.isfinite():
                 raise CheckFailed(
-                    f"the loss is {loss.item()} in epoch {epoch + 1}; the state after the epoch "
-                    f"before is kept, --resume goes on from there; try a lower --lr"
+                    f"the loss must be finite, got {loss.item()} in epoch {epoch + 1}; --resume "
+                    "continues from the epoch before; or try a lower --lr"
                 )
             learner.optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]  # untyped in torch

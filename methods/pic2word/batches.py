@@ -94,7 +94,7 @@ class TrainingPictures:
             except (MissingData, CorruptData) as error:
                 self.unreadable[taken] = str(error)
                 self._check(type(error))
-        raise CorruptData("no picture can be decoded")
+        raise CorruptData("none of the pictures can be decoded")
 
     def _load(self, row: int, transform: Transform) -> Tensor:
         ref = self.refs[row]
@@ -110,8 +110,8 @@ class TrainingPictures:
         if len(self.unreadable) > self.most_unreadable * len(self.refs):
             named = "\n  ".join(list(self.unreadable.values())[:_NAMED])
             raise kind(
-                f"{len(self.unreadable)} of {len(self.refs)} pictures can't be decoded, more than "
-                f"the share of {self.most_unreadable:g} that --max-unreadable allows:\n  {named}"
+                f"at most {self.most_unreadable:g} of the pictures may fail to decode "
+                f"(--max-unreadable), got {len(self.unreadable)} of {len(self.refs)}:\n  {named}"
             )
 
     def remarks(self) -> list[str]:

@@ -250,8 +250,8 @@ def train(job: Pic2WordJob, reporter: Reporter, *, resume: bool = False) -> floa
     """
     if job.steps_per_epoch == 0:
         raise UsageError(
-            f"{len(job.images)} pictures make no batch of {job.recipe.batch_size}; "
-            f"lower --batch-size"
+            f"a batch must be no larger than the pictures, got {job.recipe.batch_size} of "
+            f"{len(job.images)}; lower --batch-size"
         )
     going_on = training_state.should_resume(job.state_path, resume=resume)
     learner = make_learner(job)
@@ -274,7 +274,7 @@ def train(job: Pic2WordJob, reporter: Reporter, *, resume: bool = False) -> floa
     except KeyboardInterrupt:
         save_state(job, learner, losses)
         reporter.say(
-            f"interrupted after step {len(losses)}; the same command with --resume goes on"
+            f"interrupted after step {len(losses)}; the same command with --resume continues"
         )
         raise
     if job.processes.rank:
@@ -297,7 +297,7 @@ def train(job: Pic2WordJob, reporter: Reporter, *, resume: bool = False) -> floa
         write_loss_plot(job.output.with_suffix(".loss.png"), losses, watch.points)
     except Exception as error:  # no fault of a drawing may cost a training
         reporter.say(
-            f"the plot of the loss can't be drawn ({error}); {job.log_path} has its numbers"
+            f"the plot of the loss cannot be drawn ({error}); {job.log_path} has its numbers"
         )
     return losses[-1]
 
@@ -353,8 +353,8 @@ def train_step(
     loss = compute_gradient(learner, job, images, step)
     if not loss.isfinite():
         raise CheckFailed(
-            f"the loss is {loss.item()} at step {step + 1}; the last state that was saved is kept, "
-            f"--resume goes on from there; try a lower --lr"
+            f"the loss must be finite, got {loss.item()} at step {step + 1}; --resume continues "
+            "from the last saved state; or try a lower --lr"
         )
     learner.step()
     return loss.item()
@@ -395,7 +395,7 @@ def _read_log(job: Pic2WordJob, steps: int) -> list[float]:
         with job.log_path.open(newline="", encoding="utf-8") as file:
             losses = [float(row["loss"]) for row in csv.DictReader(file)]
     except (OSError, KeyError, ValueError) as error:
-        raise CorruptData(f"{job.log_path} can't be read ({error}); start anew") from error
+        raise CorruptData(f"{job.log_path} cannot be read ({error}); start over") from error
     if len(losses) < steps:
-        raise CorruptData(f"{job.log_path} has {len(losses)} of {steps} steps; start anew")
+        raise CorruptData(f"{job.log_path} must have {steps} steps, got {len(losses)}; start over")
     return losses[:steps]

@@ -163,15 +163,16 @@ class Manifest:
         if not path.is_file():
             known = ", ".join(sorted(p.parent.name for p in path.parents[1].glob("*/sweep.json")))
             raise MissingData(
-                f"no sweep {self.name!r} in {self.folder.parent} (there: {known or 'none'}); "
-                f"bench sweep submit makes one, --sweeps-dir looks elsewhere"
+                f"there is no sweep {self.name!r} in {self.folder.parent} (there: "
+                f"{known or 'none'}); submit one with bench sweep submit, or pass another "
+                "--sweeps-dir"
             )
-        return _read(path, SweepPlan, "submit the sweep file again: what is done stays done")
+        return _read(path, SweepPlan, "submit the sweep file again; what is done stays done")
 
     def read_cell(self, cell: str) -> SweepCell:
         """Raises CorruptData: the file is missing, damaged, or another cell's."""
         path = self.cell_path(cell)
-        mend = "submit the sweep file again, which writes it anew"
+        mend = "submit the sweep file again to write it anew"
         found = _read(path, SweepCell, mend)
         if found.id != cell:
             raise CorruptData(f"{path} describes the cell {found.id!r}; {mend}")
@@ -191,7 +192,7 @@ class Manifest:
         except CorruptData as error:
             return State(status=FAILED, reason=str(error))
         if state.status not in STATES:
-            return State(status=FAILED, reason=f"{path}: no such state: {state.status!r}")
+            return State(status=FAILED, reason=f"{path}: unknown state {state.status!r}")
         return state
 
     def write_plan(self, plan: SweepPlan) -> None:
@@ -254,7 +255,7 @@ def open_manifest(name: str, sweeps: Path) -> Manifest:
         UsageError: no folder can have that name.
     """
     if not re.fullmatch(r"\w[\w.-]*", name):
-        raise UsageError(f"{name!r} is no name for a sweep; use letters, digits, . - and _")
+        raise UsageError(f"a sweep's name must be of letters, digits, . - and _, got {name!r}")
     return Manifest(folder=(sweeps / name).resolve())
 
 
@@ -268,10 +269,12 @@ def _read(path: Path, kind: type[T], mend: str) -> T:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise CorruptData(f"{path} can't be read ({error}); {mend}") from error
+        raise CorruptData(f"{path} cannot be read ({error}); {mend}") from error
     known = {f.name for f in fields(kind)}  # type: ignore[arg-type]  # always a dataclass
     if not isinstance(data, dict) or not set(data) <= known:
-        raise CorruptData(f"{path} is no {kind.__name__} of this version; {mend}")
+        raise CorruptData(
+            f"{path} must hold the fields of a {kind.__name__} of this version; {mend}"
+        )
     try:
         return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in data.items()})
     except TypeError as error:
@@ -291,5 +294,6 @@ def _explain_disk_errors(path: Path) -> Iterator[None]:
         raise
     except OSError as error:
         raise UsageError(
-            f"can't write {path}: {error.strerror}; free space, or choose another --sweeps-dir"
+            f"{path} cannot be written ({error.strerror}); free space, or choose another "
+            "--sweeps-dir"
         ) from error

@@ -55,7 +55,7 @@ class CellJob:
         """Called on preemption and shortly before the time limit; then the job is requeued."""
         manifest, cell = _locate(Path(self.path))
         state = manifest.read_state(cell)
-        reason = f"requeued after preemption or time-out, {state.attempts} begun"
+        reason = f"requeued after preemption or timeout, attempt {state.attempts}"
         manifest.write_state(cell, replace(state, status=QUEUED, reason=reason))
         return submitit.helpers.DelayedSubmission(self)
 
@@ -182,9 +182,9 @@ def _check_gpu(resources: Mapping[str, Any]) -> None:
 
     if not torch.cuda.is_available():
         raise CheckFailed(
-            f"a GPU was asked for, and {socket.gethostname()} has none that torch can use "
+            f"a GPU was requested, and {socket.gethostname()} has none that torch can use "
             f"(CUDA_VISIBLE_DEVICES={os.environ.get('CUDA_VISIBLE_DEVICES', 'not set')!r}); check "
-            f"the node's driver, or ask for gpus_per_node = 0"
+            "the node's driver, or request gpus_per_node = 0"
         )
 
 

@@ -180,7 +180,7 @@ class LocalQueue:
                     replace(
                         state,
                         status=FAILED,
-                        reason="its process ended without a word",
+                        reason="its process ended without reporting a result",
                         job=job.job_id,
                         ended=time.time(),
                         log=self.manifest.read_log_tail(job.job_id),

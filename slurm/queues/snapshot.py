@@ -120,8 +120,8 @@ def _build(root: Path, folder: Path) -> None:
         if done.returncode:
             last = (done.stderr.strip() or done.stdout.strip()).splitlines()[-1:]
             raise CheckFailed(
-                f"no wheel of {root} can be built for the snapshot ({' '.join(last)}); pip install "
-                f"'setuptools>=77', or submit with --no-snapshot"
+                f"the snapshot of {root} cannot be built as a wheel ({' '.join(last)}); pip "
+                "install 'setuptools>=77', or submit with --no-snapshot"
             )
         [wheel] = aside.glob("*.whl")
         with zipfile.ZipFile(wheel) as archive:

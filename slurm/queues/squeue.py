@@ -52,8 +52,8 @@ def check_slurm() -> None:
     """Raises UsageError where there is no Slurm."""
     if shutil.which("sbatch") is None:
         raise UsageError(
-            "there is no Slurm here (no sbatch on PATH); log in to the cluster, or use "
-            "--cluster local"
+            "Slurm is not available (no sbatch on PATH); log in to the cluster, or use --cluster "
+            "local"
         )
 
 
@@ -75,7 +75,9 @@ def list_jobs() -> dict[str, QueuedJob]:
         f"--Format={fields}",
     )
     if answer.returncode:
-        raise CheckFailed(f"squeue: {answer.stderr.strip()}; is slurmctld up? (scontrol ping)")
+        raise CheckFailed(
+            f"squeue failed: {answer.stderr.strip()}; check slurmctld with scontrol ping"
+        )
     jobs = (_parse_job(line.split(";")) for line in answer.stdout.splitlines() if line.strip())
     return {job.id: job for job in jobs}
 
@@ -130,7 +132,7 @@ def find_refusal(script: str) -> str | None:
     lines = [line for line in answer.stderr.splitlines() if line.strip()]
     if lines and any(words in lines[-1].lower() for words in _NOT_NOW):
         return None
-    return lines[-1] if lines else f"sbatch exits with {answer.returncode}"
+    return lines[-1] if lines else f"sbatch exited with {answer.returncode}"
 
 
 def _parse_job(values: list[str]) -> QueuedJob:
@@ -170,5 +172,6 @@ def _ask(
         )
     except subprocess.TimeoutExpired as error:
         raise CheckFailed(
-            f"{arguments[0]} has not answered for {_TIMEOUT_SECONDS} s; is slurmctld up?"
+            f"{arguments[0]} has not answered for {_TIMEOUT_SECONDS} s; check slurmctld with "
+            "scontrol ping"
         ) from error

@@ -168,8 +168,16 @@ def test_a_record_whose_number_was_edited_is_refused(bench, folder_task, tmp_pat
         (["run", "-m", "pic2word", "-t", "emoji", *FAKE, "--checkpoint", "x.pt"], 3, "x.pt"),
         (["run", "-m", "pic2word", "-t", "emoji", "--checkpoint", "pic2wrd=x"], 2, "mean pic2word"),
         (["run", "-m", "pic2word", "-t", "emoji", "--checkpoint", "a=b/x.pt"], 2, "unknown method"),
-        (["run", "-m", "image-only", "-t", "emoji", "-b", "hf:/none"], 3, "no folder /none"),
-        (["run", "-m", "image-only", "-t", "emoji", "-b", "local-dir:no"], 3, "no folder no"),
+        (
+            ["run", "-m", "image-only", "-t", "emoji", "-b", "hf:/none"],
+            3,
+            "a folder that exists, got /none",
+        ),
+        (
+            ["run", "-m", "image-only", "-t", "emoji", "-b", "local-dir:no"],
+            3,
+            "a folder that exists, got no",
+        ),
         (["run", "-m", "image-only", "-t", "emoji", "-o", "/dev/null/x", "-q"], 2, "can't write"),
         (["run", "-m", "pic2word", "-t", "emoji", "-b", "emojiclip"], 2, "did you mean emoji-clip"),
         (["search", "-m", "pic2word", "-m", "image-text", "--gallery", "emoji"], 2, "takes one"),
@@ -313,7 +321,7 @@ def test_a_shell_completes_names(bench, monkeypatch):
 def test_an_unknown_variable_draws_a_warning(bench, monkeypatch):
     monkeypatch.setenv("CIRBENCH_RESULT", "x")
     _, _, err = bench("ls")
-    assert "CIRBENCH_RESULT is not known" in err
+    assert "unknown variable CIRBENCH_RESULT" in err
 
 
 RESULTS = ["--output", str(RESULTS)]

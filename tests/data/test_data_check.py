@@ -162,4 +162,4 @@ def test_prepare_without_a_network_says_what_is_missing(tmp_path, monkeypatch):
     result = CliRunner().invoke(app, ["data", "prepare", "cirr", "--data-root", str(tmp_path)])
     assert result.exit_code != 0
     assert "NLVR2" in result.stdout
-    assert "can't be fetched" in str(result.exception)
+    assert "cannot be fetched" in str(result.exception)

@@ -98,7 +98,7 @@ def test_a_missing_checksum_is_said(server, tmp_path):
 def test_an_answer_that_is_no_file_and_a_dead_server(server, tmp_path):
     with pytest.raises(MissingData, match="404"):
         fetch(Download(url=f"{server.url}/other", path="b"), tmp_path, QUIET)
-    with pytest.raises(MissingData, match=r"can't be fetched .* put the file at"):
+    with pytest.raises(MissingData, match=r"cannot be fetched .* put the file at"):
         fetch(Download(url="http://127.0.0.1:9/file", path="new/b"), tmp_path, QUIET)
     assert not (tmp_path / "new").exists()  # it would pass for data
 
@@ -140,5 +140,5 @@ def test_a_path_that_climbs_out_unpacks_nothing(tmp_path, pack, name):
 def test_a_damaged_archive_is_named(tmp_path, pack):
     pack(tmp_path / "archive", ["top/a.txt"])
     (tmp_path / "archive").write_bytes((tmp_path / "archive").read_bytes()[:40])
-    with pytest.raises(CorruptData, match=r"can't be unpacked"):
+    with pytest.raises(CorruptData, match=r"cannot be unpacked"):
         unpack(tmp_path / "archive", tmp_path)

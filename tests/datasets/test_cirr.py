@@ -183,7 +183,7 @@ def test_members_that_tie_are_in_gallery_order():
     [
         ({"pairid": 8}, r"cap\.rc2\.val\.json, row 2: pair id 8 occurs twice"),
         ({"reference": "dev-99"}, "row 1: dev-99 is not in the gallery"),
-        ({"target_hard": "dev-99"}, "row 1: the image set does not hold the target"),
+        ({"target_hard": "dev-99"}, "row 1: the image set must hold the target"),
         ({"img_set": {}}, "row 1: the image set"),
         ({"caption": None}, "row 1: `caption` must be a text, got None"),
     ],
@@ -204,7 +204,7 @@ def test_a_path_that_climbs_out_is_refused(make, tmp_path, path):
         json.dumps({**json.loads(split.read_text(encoding="utf-8")), NAMES[0]: path}),
         encoding="utf-8",
     )
-    with pytest.raises(CorruptData, match="leaves its folder"):
+    with pytest.raises(CorruptData, match="must stay inside its folder"):
         load(tmp_path)
 
 

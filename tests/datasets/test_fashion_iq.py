@@ -169,7 +169,7 @@ def test_a_missing_image_is_counted_and_named(make, tmp_path):
         ({"candidate": "B9"}, r"cap\.dress\.val\.json, row 1: B9 is not in the gallery"),
         ({"target": "B9"}, r"cap\.dress\.val\.json, row 1: B9 is not in the gallery"),
         ({"target": None}, r"row 1: `target` must be a text, got None"),
-        ({"captions": ["one"]}, "row 1: not two captions"),
+        ({"captions": ["one"]}, "row 1: captions must be a list of two texts"),
         ({"captions": "one"}, "row 1: `captions` must be a list, got 'one'"),
     ],
 )

@@ -673,12 +673,12 @@ def altered(members):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (altered, "cut or altered"),
+        (altered, "truncated or altered"),
         (lambda members: {"notes.txt": b"x"}, "got 'notes.txt'"),
         (lambda members: {"../out.txt": b"x", **members}, "got '../out.txt'"),
         (
             lambda members: {n.replace("/", "/0", 1): c for n, c in members.items()},
-            "must be named by",
+            "must be the hash of",
         ),
     ],
 )

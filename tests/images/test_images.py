@@ -53,7 +53,7 @@ def test_pictures_of_any_mode_are_loaded(mode):
 def test_a_picture_cut_short_is_refused_with_its_id_and_row(kind):
     content = encoded(kind)
     for length in (0, 1, 20, len(content) // 3, len(content) // 2, len(content) * 9 // 10):
-        with pytest.raises(CorruptData, match="can't be decoded") as error:
+        with pytest.raises(CorruptData, match="cannot be decoded") as error:
             load(content[:length], row=17)
         assert f"picture cat/1.jpg (row 17, {length} bytes)" in str(error.value)
         assert error.value.exit_code == 4

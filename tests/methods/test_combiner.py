@@ -333,7 +333,7 @@ def test_interrupt_and_resume_give_the_same_bits(
     with pytest.raises(KeyboardInterrupt):
         training.train(broken, QUIET)
     monkeypatch.undo()
-    with pytest.raises(UsageError, match="--resume goes on from it"):
+    with pytest.raises(UsageError, match="pass --resume to continue it"):
         training.train(broken, QUIET)
     training.train(broken, QUIET, resume=True)
     first, second = (read_checkpoint(j.output).content for j in (unbroken, broken))

@@ -277,7 +277,7 @@ def test_a_signal_within_a_step_waits_for_its_end(picture_folder, tmp_path, monk
     monkeypatch.undo()
     state = broken.with_suffix(".state.safetensors")
     assert read_checkpoint(state).provenance["step"] == 5
-    with pytest.raises(UsageError, match="--resume goes on from it"):
+    with pytest.raises(UsageError, match="pass --resume to continue it"):
         training.train(job(picture_folder, broken), QUIET)
     training.train(job(picture_folder, broken), QUIET, resume=True)
     assert_same_weights(weights(whole), weights(broken))
@@ -313,7 +313,7 @@ def test_a_terminated_training_keeps_its_last_step(picture_folder, tmp_path):
         _, said = process.communicate(timeout=PATIENCE_SECONDS)
     assert process.returncode == 130
     steps = read_checkpoint(state).provenance["step"]
-    assert f"interrupted after step {steps}; the same command with --resume goes on" in said
+    assert f"interrupted after step {steps}; the same command with --resume continues" in said
     assert len(output.with_suffix(".log.csv").read_text(encoding="utf-8").splitlines()) == 1 + steps
 
 
@@ -399,7 +399,7 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_state(
 
 
 def test_too_few_pictures_for_a_batch(picture_folder, tmp_path):
-    with pytest.raises(UsageError, match="24 pictures make no batch of 25"):
+    with pytest.raises(UsageError, match="got 25 of 24"):
         training.train(job(picture_folder, tmp_path / "m.safetensors", batch_size=25), QUIET)
 
 

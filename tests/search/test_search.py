@@ -75,9 +75,9 @@ def test_images_and_prompts_pair_by_position_and_commas_are_text():
     ("images", "prompts", "message"),
     [
         ((), (), "needs --image, --text"),
-        ("a", ("* and *",), "1 prompts want 2 pictures, .* there are 1"),
-        ("ab", ("a *", "b *", "c *"), "3 prompts want 3 pictures, .* there are 2"),
-        ("ab", ("a *",), "1 prompts want 1 pictures, .* there are 2"),
+        ("a", ("* and *",), "1 prompts with 2 placeholders need as many pictures, got 1"),
+        ("ab", ("a *", "b *", "c *"), "3 prompts with 3 placeholders need as many pictures, got 2"),
+        ("ab", ("a *",), "1 prompts with 1 placeholders need as many pictures, got 2"),
     ],
 )
 def test_numbers_that_do_not_fit_are_refused(images, prompts, message):
@@ -183,8 +183,8 @@ def test_the_order_of_two_pictures_matters(searcher, mapper, picture_folder):
         (ImageOnly, (), "a dog", "needs a picture"),
         (TextOnly, ("00.png",), " * ", "needs a text"),
         (ImageText, ("00.png",), "", "needs a text"),
-        (ImageText, ("00.png", "01.png"), "* and *", "image-text composes one picture a query"),
-        (ImageOnly, ("00.png", "01.png"), "* and *", "image-only composes one picture a query"),
+        (ImageText, ("00.png", "01.png"), "* and *", "image-text takes one picture a query"),
+        (ImageOnly, ("00.png", "01.png"), "* and *", "image-only takes one picture a query"),
         ("pic2word", ("00.png",), "a cartoon", "'a cartoon' has no placeholder"),
         ("pic2word", ("00.png",), "a photo of *, red", "no placeholder"),
         ("pic2word", (), "a photo of *", "needs a picture"),
@@ -206,7 +206,7 @@ def test_a_method_that_composes_no_unit_vector_is_refused(searcher):
         def compose(self, queries):
             return 2 * queries.text_features()
 
-    with pytest.raises(CorruptData, match="broken composed no unit vector"):
+    with pytest.raises(CorruptData, match="broken must compose a vector of unit length"):
         found(searcher, Broken(), FreeQuery(images=(), prompt="x"))
 
 
@@ -256,7 +256,7 @@ def test_the_backbone_is_the_one_asked_for_the_tasks_or_the_one_with_shipped_wei
     assert choose("fake", "emoji-clip", ["pic2word"]) == "fake"
     assert choose(None, "ViT-L-14/openai", ["pic2word"]) == "ViT-L-14/openai"
     assert choose(None, None, ["image-only"]) == choose(None, None, ["pic2word"]) == "emoji-clip"
-    with pytest.raises(UsageError, match="searle on a folder needs --backbone"):
+    with pytest.raises(UsageError, match="searching a folder with searle needs --backbone"):
         choose(None, None, ["searle"])
 
 
@@ -376,7 +376,7 @@ def test_mistakes_end_in_their_exit_codes(bench, picture_folder, tmp_path):
     assert bench(*fake, picture_folder, "--image", picture_folder / "junk.png")[0] == 4
     code, _, err = bench(*fake, picture_folder, "--image", one)
     assert code == 4
-    assert "1 of 25 gallery pictures can't be read: junk.png" in err
+    assert "1 of 25 gallery pictures cannot be read: junk.png" in err
     code, _, err = bench(*fake, picture_folder, "--image", one, "--skip-unreadable")
     assert code == 0
     assert "left out as unreadable: junk.png" in err

@@ -129,7 +129,7 @@ def test_a_picture_is_kept_so_that_the_text_alone_can_change(client, picture_fol
     assert "dog.png is used again" in again
     lost = ask(client, kept="0" * 64)
     assert lost.status_code == 400
-    assert errors(lost) == ["the picture is not kept any more; choose it again"]
+    assert errors(lost) == ["the picture has expired; choose it again"]
 
 
 def test_only_the_last_pictures_are_kept():
@@ -144,9 +144,9 @@ def test_only_the_last_pictures_are_kept():
         ({"text": ""}, "choose a picture, type a text, or both"),
         ({"method": []}, "tick at least one method"),
         ({"method": ["nonesuch"]}, "tick at least one method"),
-        ({"top": "0"}, "how many to show is a number from 1 to 100"),
-        ({"top": "x"}, "how many to show is a number from 1 to 100"),
-        ({"top": "9" * 5000}, "how many to show is a number from 1 to 100"),
+        ({"top": "0"}, "the number of results must be from 1 to 100"),
+        ({"top": "x"}, "the number of results must be from 1 to 100"),
+        ({"top": "9" * 5000}, "the number of results must be from 1 to 100"),
     ],
 )
 def test_a_form_that_is_not_filled_in_right_says_what_is_missing(client, fields, message):
@@ -175,7 +175,7 @@ def test_a_method_that_can_not_use_the_query_says_why_beside_those_that_can(clie
             b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n",
             "must be a picture of one of the formats",
         ),
-        (picture_bytes((500, 500))[:200], "can't be decoded"),
+        (picture_bytes((500, 500))[:200], "cannot be decoded"),
         (picture_bytes((10_000, 9_000)), "refused"),
         (picture_bytes((14_000, 13_000)), "refused"),
     ],

@@ -29,7 +29,7 @@ from cirbench.slurm.node import worker
 from cirbench.slurm.queues import local
 from cirbench.slurm.queues import squeue as queue
 from cirbench.slurm.queues.squeue import QueuedJob
-from cirbench.slurm.status import VANISHED, refresh_status
+from cirbench.slurm.status import LOST, refresh_status
 from cirbench.slurm.submit import group_into_arrays
 
 EXPECTED = GOLDEN / "sweep.sbatch"
@@ -134,7 +134,7 @@ partition = "gpu"
         (f'{PIC2WORD}[checkpoints]\npic2word = "nowhere.pt"', "no checkpoint at"),
         ('methods = ["image-only"]\ntasks = ["cirr"]', "task cirr needs its data"),
         (f'{ONE}[[exclude]]\ntask = "*"', "no cell is left"),
-        (f'name = "../x"\n{ONE}', "no name for a sweep"),
+        (f'name = "../x"\n{ONE}', "a sweep's name must be of letters"),
         (f'{ONE}[[train]]\nmethod = "x"', "known: pic2word, combiner"),
         (f'{ONE}[[train]]\nmethod = "combiner"\nbackbone = "fake"', "combiner lacks task"),
         (f'{ONE}[[train]]\nmethod = "combiner"\nbackbone = "fake"\ntask = "coco"', "triplets"),
@@ -202,7 +202,7 @@ def test_a_task_that_fails_gives_the_cell_its_reason(sweeps, picture_folder, mon
     assert sweeps("submit", sweeps.file("broken", text), "--cluster", "local")[0] == 0
     row = sweeps.wait("broken")["train"]
     assert row.state.status == "failed"
-    assert "can't be decoded" in row.state.reason
+    assert "cannot be decoded" in row.state.reason
 
 
 COMBINER = """
@@ -298,7 +298,7 @@ def test_local_jobs_survive_each_others_faults(sweeps):
     assert rows["image-only"].state.status == "done"
     assert rows["crash"].state.reason == "RuntimeError: it broke [here]"
     assert len(rows["crash"].state.log) == 20
-    assert rows["killed"].state.reason == "its process ended without a word"
+    assert rows["killed"].state.reason == "its process ended without reporting a result"
     code, out, _ = sweeps("status", "faults")
     assert code == 0
     assert "RuntimeError: it broke [here]" in out
@@ -337,7 +337,7 @@ def test_a_local_queue_that_was_killed_leaves_failures_and_not_silence(sweeps):
     [submission] = manifest.read_submissions().values()
     subprocess.run(["pkill", "-KILL", "-g", str(submission.process["id"])], check=True)
     wait_until(lambda: not local.is_alive(submission), "end")
-    assert sweeps.rows("gone")["sleeper"].state.reason == VANISHED
+    assert sweeps.rows("gone")["sleeper"].state.reason == LOST
 
 
 def test_an_installed_wheel_is_not_copied(sweeps, monkeypatch, tmp_path):
@@ -459,10 +459,10 @@ def test_what_slurm_says_becomes_the_state(tmp_path, slurm):
         slurm[f"7_{place}"] = QueuedJob(id=f"7_{place}", status=state, reason=reason, node="n")
     rows = refresh_status(manifest)
     assert [(row.state.status, row.state.reason) for row in rows] == said
-    slurm.clear()  # Slurm forgets; what has ended is written down, the rest has vanished
+    slurm.clear()  # Slurm forgets; what has ended is written down, the rest is lost
     rows = refresh_status(manifest)
     assert [row.state.status for row in rows[2:]] == [state for state, _ in said[2:]]
-    assert [row.state.reason for row in rows[:2]] == [VANISHED, VANISHED]
+    assert [row.state.reason for row in rows[:2]] == [LOST, LOST]
 
 
 def test_squeues_own_words_are_read(monkeypatch):
@@ -508,7 +508,7 @@ def test_no_slurm_is_one_clear_error(sweeps, monkeypatch):
     monkeypatch.setenv("PATH", "/nowhere")
     code, _, err = sweeps("submit", sweeps.file("none"), "--no-snapshot")
     assert code == 2
-    assert "no Slurm here" in err
+    assert "Slurm is not available" in err
     assert sweeps.statuses("none") == {"image-only": "planned"}
 
 
@@ -518,7 +518,7 @@ def test_the_same_name_with_another_plan_is_refused(sweeps):
         "submit", sweeps.file("same", methods=["text-only"]), "--cluster", "debug"
     )
     assert code == 2
-    assert "another sweep of the same name" in err
+    assert "belongs to another sweep of this name" in err
 
 
 def test_a_manifest_damaged_by_hand_loses_no_other_cell(sweeps):
@@ -571,8 +571,8 @@ def test_a_folder_that_cant_be_written_is_one_clear_error(sweeps):
     [
         (["status", "nobody"], 3, "no sweep 'nobody'"),
         (["retry", "known"], 2, "say which"),
-        (["logs", "known", "x"], 2, "no cells begin with 'x'"),
-        (["logs", "known", "image"], 3, "has had no job"),
+        (["logs", "known", "x"], 2, "must fit one cell, got 'x', which fits no"),
+        (["logs", "known", "image"], 3, "has no log, since no job has run it"),
         (
             ["submit", "nowhere.toml"],
             3,

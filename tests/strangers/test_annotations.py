@@ -90,16 +90,16 @@ CHECK = ("data", "check", "cirr", "--data-root", "d")
 BROKEN = {
     "lines": (
         b"\n".join(json.dumps(cirr_row(i, 0, 1)).encode() for i in (7, 8)),
-        "got one in each line (JSON lines)",
+        "got JSON Lines (one value in each line)",
     ),
     "cut": (TWO[:-9], "is not valid JSON"),
     "empty": (b"", "is not valid JSON"),
     "page": (b"<html>404</html>", "is not valid JSON"),
-    "no rows": (b"[]", "must be a list of rows, got []"),
-    "a map": (b'{"a": 1}', "must be a list of rows, got {'a': 1}"),
+    "no rows": (b"[]", "must be a non-empty list of rows, got []"),
+    "a map": (b'{"a": 1}', "must be a non-empty list of rows, got {'a': 1}"),
     "deep": (b"[" * 200_000, "is not valid JSON"),
     "latin-1": (TWO.replace(b"is blue", b"is bl\xe4u"), "must be text in UTF-8"),
-    "half a character": (TWO.replace(b"is blue", b"\\ud83d"), "must hold whole characters"),
+    "half a character": (TWO.replace(b"is blue", b"\\ud83d"), "must be valid Unicode"),
     "a name twice": (
         TWO.replace(b'"caption"', b'"pairid": 9, "caption"', 1),
         "occurs twice in one object",
@@ -224,20 +224,23 @@ def test_classes_without_a_value_are_none(coco, classes):
 @pytest.mark.parametrize(
     ("row", "says"),
     [
-        ("1.jpg,1;1;9;9 ,dog", "row 2 (line 3) must have 4 fields as its header, got 3"),
-        ("1.jpg,1;1;9;9 ,dog,cat,chair", "row 2 (line 3) must have 4 fields as its header, got 5"),
-        ("1.jpg", "row 2 (line 3) must have 4 fields as its header, got 1"),
+        ("1.jpg,1;1;9;9 ,dog", "row 2 (line 3) must have 4 fields like its header, got 3"),
+        (
+            "1.jpg,1;1;9;9 ,dog,cat,chair",
+            "row 2 (line 3) must have 4 fields like its header, got 5",
+        ),
+        ("1.jpg", "row 2 (line 3) must have 4 fields like its header, got 1"),
         ("1.jpg,1;1;9;9 ,nan,cat", "row 2: no query_class"),
         (",1;1;9;9 ,dog,cat", "row 2: no id"),
-        ("1.jpg,nan,dog,cat", "row 2: query_regions is not"),
-        ("1.jpg,1;1;9,dog,cat", "row 2: query_regions is not"),
+        ("1.jpg,nan,dog,cat", "row 2: query_regions must be x1;y1;x2;y2"),
+        ("1.jpg,1;1;9,dog,cat", "row 2: query_regions must be x1;y1;x2;y2"),
         ("1.jpg,1;1;9;inf,dog,cat", "row 2: query_regions must be a part of a picture"),
         ("1.jpg,0;0;1e9;1e9,dog,cat", "row 2: query_regions must be a part of a picture"),
         ("1.jpg,-1e9;-1e9;-1;-1,dog,cat", "row 2: query_regions must be a part of a picture"),
         ("1.jpg,1e15;1;1e15;9,dog,cat", "row 2: query_regions must be a part of a picture"),
         ("1.jpg,-1e308;1;1e308;9,dog,cat", "row 2: query_regions must be a part of a picture"),
         ("0.jpg,1;1;9;9 ,dog,cat", "row 2: 0.jpg occurs twice"),
-        ("../0.jpg,1;1;9;9 ,dog,cat", "row 2: the path '../0.jpg' leaves its folder"),
+        ("../0.jpg,1;1;9;9 ,dog,cat", "row 2: a path must stay inside its folder, got '../0.jpg'"),
         ('"1.jpg,1;1;9;9 ,dog,cat', "row 2 is not valid CSV"),
     ],
 )
@@ -313,8 +316,16 @@ def write_fashion_iq(picture, split_of_dress, captions_of_dress) -> None:
         ([["B"]], None, "must be a list of image names"),
         ({"B": 1}, None, "must be a list of image names, got {'B': 1}"),
         (["B", "B"], None, "B is listed twice"),
-        (["B"], [{"candidate": "B", "target": "B", "captions": ["a"]}], "row 1: not two captions"),
-        (["B"], [{"candidate": "B", "target": "B", "captions": [1, 2]}], "row 1: not two captions"),
+        (
+            ["B"],
+            [{"candidate": "B", "target": "B", "captions": ["a"]}],
+            "row 1: captions must be a list of two texts",
+        ),
+        (
+            ["B"],
+            [{"candidate": "B", "target": "B", "captions": [1, 2]}],
+            "row 1: captions must be a list of two texts",
+        ),
         (
             ["B"],
             [{"candidate": 1, "target": "B", "captions": []}],
@@ -359,12 +370,17 @@ INSTANCES = {
 @pytest.mark.parametrize(
     ("part", "field", "value", "says"),
     [
-        ("images", "file_name", "../../../out.jpg", "leaves its folder"),
-        ("images", "file_name", "/tmp/out.jpg", "leaves its folder"),
+        ("images", "file_name", "../../../out.jpg", "must stay inside its folder"),
+        ("images", "file_name", "/tmp/out.jpg", "must stay inside its folder"),
         ("images", "width", "wide", "images, row 1: `width` must be a whole number"),
         ("images", "width", None, "images, row 1: `width` must be a whole number"),
         ("images", "width", -24, "images, row 1: `width` and `height` must be"),
-        ("images", "height", 10**9, "has 24 × 24 pixels, its annotation 24 × 1000000000"),
+        (
+            "images",
+            "height",
+            10**9,
+            "must have the size of its annotation, 24 × 1000000000 pixels, got 24 × 24",
+        ),
         ("images", "file_name", "../1.jpg", "images, row 1: the path '../1.jpg' leaves"),
         ("images", "file_name", "a\0.jpg", "images, row 1: the path"),
         ("images", "file_name", 5, "images, row 1: `file_name` must be a text"),
@@ -420,7 +436,7 @@ def test_a_file_in_the_place_of_a_folder_is_missing_data(bench, picture, task, p
     Path("d", place).write_bytes(b"")
     code, out, err = bench("data", "check", task, "--data-root", "d")
     assert code == 3, err
-    assert f"the folder d/{place} can't be read (Not a directory)" in out
+    assert f"the folder d/{place} cannot be read (Not a directory)" in out
 
 
 @pytest.mark.parametrize("kind", ["captions/cap", "image_splits/split"])

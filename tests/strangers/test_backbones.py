@@ -73,7 +73,7 @@ HF = {
     "every key begins with module.": (
         spoil_weights(lambda w: {f"module.{k}": v for k, v in w.items()}),
         4,
-        "in its files",
+        "missing from its files",
     ),
     "no projections": (without("projection"), 4, "text_projection.weight"),
     "no text tower": (without("text_model"), 4, "text_model.embeddings"),
@@ -216,7 +216,7 @@ def test_a_weight_that_no_tower_has_may_pass_without_a_word(bench, tmp_path):
 
 def test_a_file_in_the_place_of_a_folder_is_refused(refused, tmp_path):
     folder = write_hf(tmp_path / "hf")
-    refused(3, *RUN, "-b", f"hf:{folder / 'config.json'}", says="there is no folder")
+    refused(3, *RUN, "-b", f"hf:{folder / 'config.json'}", says="must be a folder that exists")
 
 
 def open_clip_pickle(folder):

@@ -207,7 +207,7 @@ WRONG_SPACES = {
 @pytest.mark.parametrize("case", WRONG_SPACES)
 def test_an_archive_with_a_wrong_description_is_refused(refused, tmp_path, case):
     path = archive(tmp_path, torch.ones(1, 32), ["a"], key=WRONG_SPACES[case])
-    refused(4, "cache", "import", path, says="must be named by")
+    refused(4, "cache", "import", path, says="must be the hash of")
     assert nothing_stored()
 
 
@@ -463,4 +463,4 @@ def test_a_store_that_everybody_can_write_is_said(bench):
     root.mkdir(parents=True)
     root.chmod(0o777)
     loud = [part for part in RUN if part != "-q"]
-    assert "everybody can write" in bench(*loud)[2]
+    assert "every user of this machine can write" in bench(*loud)[2]

@@ -138,7 +138,7 @@ def test_an_output_that_can_not_be_is_refused_before_weights_are_loaded(
 @pytest.mark.parametrize("name", ["gone.png", "g", "none/q.png"])
 def test_a_missing_query_is_refused_before_weights_are_loaded(refused, monkeypatch, name):
     monkeypatch.setattr("cirbench.benchmark.backbones.load.load_backbone", _load)
-    refused(3, *SEARCH[:-1], name, says=f"picture {name} can't be read")
+    refused(3, *SEARCH[:-1], name, says=f"picture {name} cannot be read")
 
 
 @pytest.mark.usefixtures("folder")
