@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def loading_network(checkpoint: Checkpoint, what: str) -> Iterator[None]:
-    """Where a network can't be made from a checkpoint's weights, it is the checkpoint's fault.
+    """Turn errors while a network is built into CorruptData that names the checkpoint.
 
     Raises:
         CorruptData: it holds something else; says what.
@@ -54,13 +54,13 @@ def _describe_misfit(checkpoint: Checkpoint, what: str, why: str) -> CorruptData
 
 
 def first_line(error: BaseException) -> str:
-    """What an error of a library says, short enough for a message."""
+    """Shorten an error of a library for a message."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return lines[0][:_LONGEST]
 
 
 def name_some(keys: Sequence[object]) -> str:
-    """The first of many names, for a message."""
+    """List the first of many names, for a message."""
     more = f" and {len(keys) - _NAMED:,} more" if len(keys) > _NAMED else ""
     return ", ".join(str(key)[:_LONGEST] for key in keys[:_NAMED]) + more
 
@@ -69,7 +69,7 @@ _NAMED, _LONGEST = 6, 200
 
 
 def find_network_weights(checkpoint: Checkpoint, key: str) -> dict[str, Tensor]:
-    """A network's weights in a file of ours, or under `key` in one that its authors released.
+    """Find a network's weights in a file of ours, or under `key` in its authors' release.
 
     For use within `loading_network`.
     """
@@ -78,7 +78,7 @@ def find_network_weights(checkpoint: Checkpoint, key: str) -> dict[str, Tensor]:
 
 
 def strip_wrappers(weights: Mapping[str, Any]) -> dict[str, Any]:
-    """Weights without what wrappers put before their names.
+    """Remove what wrappers put before the names of weights.
 
     Several GPUs leave "module." at the front, torch.compile "_orig_mod." where it was called.
 
@@ -99,7 +99,7 @@ def _unwrap(name: str) -> str:
 
 
 def fill_network(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """Puts weights into a network, all of them and no others. For use within `loading_network`.
+    """Put weights into a network, all of them and no others. For use within `loading_network`.
 
     Raises:
         ValueError: names are missing or unknown, shapes differ, or numbers are not finite; says
@@ -122,7 +122,7 @@ def fill_network(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
 
 
 def check_widths(checkpoint: Checkpoint, found: tuple[int, int], backbone: Backbone) -> None:
-    """A network from embeddings to pseudo-words must fit the backbone's two widths.
+    """Hold a network from embeddings to pseudo-words to the backbone's two widths.
 
     Raises:
         CorruptData: it does not; the message has all four numbers.
@@ -136,7 +136,7 @@ def check_widths(checkpoint: Checkpoint, found: tuple[int, int], backbone: Backb
 
 
 def describe_other_weights(checkpoint: Checkpoint, backbone: Backbone) -> tuple[str, ...]:
-    """What is to be said where a checkpoint names the towers it was trained over, and not these.
+    """Remark on a checkpoint that says it was trained over other towers than these.
 
     No error: the same CLIP through another library has other names for its weights.
     """
@@ -160,7 +160,7 @@ def sha256_of_tensors(tensors: Mapping[str, Tensor]) -> str:
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """Reads a .safetensors file, or what `torch.save` wrote.
+    """Read a .safetensors file, or what `torch.save` wrote.
 
     Raises:
         MissingData: there is no such file.
@@ -177,7 +177,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
 def write_checkpoint(
     path: Path, tensors: Mapping[str, Tensor], provenance: Mapping[str, Any]
 ) -> None:
-    """Writes a safetensors file with a JSON header, through a temporary name."""
+    """Write a safetensors file with a JSON header, through a temporary name."""
     header = {"cirbench": json.dumps(provenance, sort_keys=True)}
     with write_whole(path) as temporary:
         save_file(
@@ -287,7 +287,7 @@ def _check_archive(path: Path) -> None:
 
 
 def _explain_unreadable(path: Path, error: BaseException) -> CorruptData:
-    """Says in our words why torch did not read a file: its own advise to run what is in it."""
+    """Explain why torch did not read a file; its own message advises to run what is in it."""
     if isinstance(error, pickle.UnpicklingError) or "weights_only" in str(error):
         named = re.search(r"GLOBAL ([\w.]+)", str(error))
         return CorruptData(

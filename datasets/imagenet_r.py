@@ -84,7 +84,7 @@ class Item:
 
 
 def read_lists(queries: Path, targets: Path) -> tuple[list[Item], list[Item]]:
-    """Photos and renditions of the two released lists.
+    """Read photos and renditions from the two released lists.
 
     Raises:
         CorruptData: a line is no path with a label, a label contradicts its line or another

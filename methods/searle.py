@@ -56,7 +56,7 @@ class Phi(nn.Sequential):
 
     @classmethod
     def from_weights(cls, weights: Mapping[str, Tensor]) -> Self:
-        """Infers the widths from the shapes; for use within `loading_network`."""
+        """Infer the widths from the shapes; for use within `loading_network`."""
         weights = {name.removeprefix("layers."): tensor for name, tensor in weights.items()}
         hidden, embedding_width = weights["0.weight"].shape
         network = cls(embedding_width, hidden, weights["6.weight"].shape[0])

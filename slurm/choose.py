@@ -1,4 +1,4 @@
-"""Which cells go to a queue: what is missing, or what ended badly and is to be tried again."""
+"""Choosing the cells to submit: the missing ones, or those to retry."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from cirbench.slurm.sweep.resources import DEFAULTS
 
 
 def choose_missing(rows: Sequence[CellStatus]) -> list[SweepCell]:
-    """Cells that are neither done nor on their way; an embedding only for those that need it."""
+    """Choose cells that are neither done nor queued; embeddings only for cells that need them."""
     absent = [row.cell for row in rows if row.state.status not in (DONE, *OPEN)]
     wanted = [cell for cell in absent if cell.kind == "run"]
     return _add_needed(wanted, absent)
 
 
 def choose_to_retry(rows: Sequence[CellStatus], statuses: Iterable[str]) -> list[SweepCell]:
-    """Cells that ended in one of the states, what they need, and what was skipped for them."""
+    """Choose cells that ended in one of the states, what they need, and what they had blocked."""
     chosen = set(statuses)
     ended = {row.cell.id for row in rows if row.state.status in chosen}
     again = [
@@ -49,7 +49,7 @@ def _add_needed(wanted: Sequence[SweepCell], absent: Sequence[SweepCell]) -> lis
 
 
 def adjust_cell(cell: SweepCell, on_oom: str) -> SweepCell:
-    """The cell with half the batch, or twice the memory.
+    """Give a cell half the batch, or twice the memory.
 
     Raises:
         UsageError: the batch can't be halved: it is one already, or a training's.
@@ -73,7 +73,7 @@ def adjust_cell(cell: SweepCell, on_oom: str) -> SweepCell:
 def adjust_after_oom(
     manifest: Manifest, rows: Sequence[CellStatus], cells: Sequence[SweepCell]
 ) -> list[SweepCell]:
-    """The cells, with less work or more room for those that ran out of memory; written so."""
+    """Adjust the cells that ran out of memory, and write them down."""
     short = {row.cell.id for row in rows if row.state.status == OOM}
     on_oom = manifest.read_plan().on_oom
     eased = [adjust_cell(cell, on_oom) if cell.id in short else cell for cell in cells]
@@ -84,7 +84,7 @@ def adjust_after_oom(
 
 
 def find_last_cluster(manifest: Manifest, rows: Sequence[CellStatus]) -> str:
-    """Where the sweep's cells went before."""
+    """Find the cluster that the sweep's cells went to before."""
     submissions = manifest.read_submissions()
     used = [submissions[s].cluster for row in rows if (s := row.state.submission) in submissions]
     return used[-1] if used else CLUSTERS[0]

@@ -13,7 +13,7 @@ from cirbench.slurm.status import CellStatus
 
 
 def collect(manifest: Manifest, rows: Sequence[CellStatus], output: Path) -> list[Path]:
-    """Copies every done cell's record, its per-query data and its submission; gives the records.
+    """Copy every done cell's record, its per-query data and its submission; give the records.
 
     Partial records go to `{output}-partial`, as those of `bench run --limit` do.
 

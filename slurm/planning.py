@@ -21,7 +21,7 @@ from cirbench.slurm.sweep.sweep_file import expanded, read_sweep
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedSweep:
-    """A sweep file that has no mistakes."""
+    """A sweep file without mistakes: its folder, plan and cells."""
 
     manifest: Manifest
     plan: SweepPlan
@@ -31,7 +31,7 @@ class PlannedSweep:
 def plan_sweep(
     file: str, *, profile: str | None, sweeps: Path, data_root: Path | None, fail_fast: bool
 ) -> PlannedSweep:
-    """Reads and checks a sweep file; writes nothing.
+    """Read and check a sweep file; write nothing.
 
     Raises:
         MissingData: there is no such file.
@@ -54,7 +54,7 @@ def plan_sweep(
 
 
 def prepare(planned: PlannedSweep, reporter: Reporter) -> list[CellStatus]:
-    """Writes the folder, or checks it against the plan; gives the rows as they stand.
+    """Write the folder, or check it against the plan; give the rows as they stand.
 
     The caller holds the manifest's lock. Cells that are on their way stay as they were sent; for
     the others the file holds, also over the batch and memory that a retry had changed.
@@ -77,7 +77,7 @@ def prepare(planned: PlannedSweep, reporter: Reporter) -> list[CellStatus]:
 
 
 def _say_new_code(planned: PlannedSweep, reporter: Reporter) -> None:
-    """Records of two states of the code may differ, which a person wants to know beforehand."""
+    """Say where the code has changed since the sweep was submitted: records may differ."""
     try:
         before = planned.manifest.read_plan()
     except CorruptData:
@@ -91,7 +91,7 @@ def _say_new_code(planned: PlannedSweep, reporter: Reporter) -> None:
 
 
 def _check_same_plan(planned: PlannedSweep) -> None:
-    """A damaged sweep.json is written anew: the cells' own files say what was planned."""
+    """Check that the folder is of this sweep; a damaged sweep.json is written anew."""
     try:
         before = set(planned.manifest.read_plan().cells)
     except CorruptData:

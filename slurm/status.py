@@ -1,4 +1,4 @@
-"""Where every cell stands, from the sweep's folder and from the queue; nothing has to keep running.
+"""The status of every cell, from the sweep's folder and the queue; nothing has to keep running.
 
 The queue is asked first and the files are read after it: a job writes its end before it leaves the
 queue, so a job that is gone and has written none is lost.
@@ -38,7 +38,7 @@ LOST = "lost: the job left the queue without reporting a result"
 
 @dataclass(frozen=True, kw_only=True)
 class CellStatus:
-    """A cell and where it stands, and where its folder said so before the queue was answers."""
+    """A cell, its state, and the state its folder held before the queue was asked."""
 
     cell: SweepCell
     state: State
@@ -66,7 +66,7 @@ class CellStatus:
 
 @dataclass(frozen=True, kw_only=True)
 class QueueSnapshot:
-    """What the queues say of a sweep's submissions."""
+    """What the queues know of a sweep's submissions at one moment."""
 
     jobs: Mapping[str, QueuedJob]
     submissions: Mapping[str, Submission]
@@ -74,7 +74,7 @@ class QueueSnapshot:
     """Submissions whose local queue still runs."""
 
     def find_job(self, state: State) -> str | None:
-        """A cell's job: as its job has said, or as its submission knows, or by the job's name."""
+        """Find a cell's job: as the job has written, or by its submission, or by the job's name."""
         submission = self.submissions.get(state.submission or "")
         if state.job or submission is None:
             return state.job
@@ -87,7 +87,7 @@ class QueueSnapshot:
 
 
 def refresh_status(manifest: Manifest) -> list[CellStatus]:
-    """Every cell's row in the plan's order; an end that the folder did not know is noted in it.
+    """Find every cell's status, in the plan's order, and write down ends that the folder lacks.
 
     Raises:
         MissingData: no such sweep.
@@ -102,13 +102,13 @@ def refresh_status(manifest: Manifest) -> list[CellStatus]:
 
 
 def _write_end(manifest: Manifest, row: CellStatus) -> None:
-    """Slurm forgets what has ended. A job that has spoken meanwhile is right."""
+    """Write an end down, since Slurm forgets it, unless the job itself has written meanwhile."""
     if manifest.read_state(row.cell.id) == row.written:
         manifest.write_state(row.cell.id, row.state)
 
 
 def find_status(manifest: Manifest, cells: Sequence[SweepCell]) -> list[CellStatus]:
-    """As `refresh_status`, for given cells, and writing nothing."""
+    """Find the status of some cells, writing nothing."""
     answers = ask_queues(manifest, [manifest.read_state(cell.id) for cell in cells])
     records, damaged = validate_records(manifest)
     rows: dict[str, CellStatus] = {}
@@ -123,7 +123,7 @@ def find_status(manifest: Manifest, cells: Sequence[SweepCell]) -> list[CellStat
 
 
 def ask_queues(manifest: Manifest, states: Sequence[State]) -> QueueSnapshot:
-    """Asks Slurm only if a cell is with it."""
+    """Ask the queues that cells are with, and no others."""
     submissions = manifest.read_submissions()
     waiting = [state for state in states if state.status in OPEN]
     open_ones = [submissions[s.submission] for s in waiting if s.submission in submissions]
@@ -152,7 +152,7 @@ def resolve_state(
     rows: Mapping[str, CellStatus],
     recorded: bool,
 ) -> State:
-    """The state a cell is truly in.
+    """Resolve a cell's state from its folder, its record and the queue.
 
     Args:
         rows: of the cells before it, those it needs among them.
@@ -170,7 +170,7 @@ def resolve_state(
 
 
 def _is_made(cell: SweepCell) -> bool:
-    """Whether a training's weights are there; an embedding is only ever a saving of time."""
+    """Tell whether a training's weights exist; what an embedding made need not."""
     return cell.kind != "train" or Path(cell.request["output"]).is_file()
 
 
@@ -209,7 +209,7 @@ Key = tuple[tuple[str, Any], ...]
 
 
 def make_key(fields: Mapping[str, Any]) -> Key:
-    """What a record's cell and a sweep's cell are matched by.
+    """Make the key by which a record's cell and a sweep's cell are matched.
 
     Weights that the sweep itself trains have no sha256 yet when the sweep is planned.
     """
@@ -220,7 +220,7 @@ def make_key(fields: Mapping[str, Any]) -> Key:
 
 
 def validate_records(manifest: Manifest) -> tuple[dict[Key, Path], list[str]]:
-    """The sweep's whole records by what they are of, and what is wrong with the others."""
+    """Read the sweep's whole records by their keys, and what is wrong with the others."""
     limited = manifest.read_plan().limited
     root = manifest.records.with_name("records-partial") if limited else manifest.records
     found: dict[Key, Path] = {}

@@ -55,7 +55,7 @@ class JobArray:
 
 
 def group_into_arrays(cells: Sequence[SweepCell]) -> list[JobArray]:
-    """Cells that may share an array, in order: what others need comes first."""
+    """Group cells that may share an array; what others need comes first."""
     groups: dict[str, list[SweepCell]] = {}
     for cell in cells:
         key = json.dumps([cell.kind == "run", cell.resources, list(cell.needs)], sort_keys=True)
@@ -69,7 +69,7 @@ def group_into_arrays(cells: Sequence[SweepCell]) -> list[JobArray]:
 
 
 def submit(manifest: Manifest, cells: Sequence[SweepCell], cluster: str, code: JobCode) -> int:
-    """Sends cells to a queue, and gives how many arrays (or local queues) they became.
+    """Send cells to a queue, and give how many arrays (or local queues) they became.
 
     The caller holds the manifest's lock.
 
@@ -104,7 +104,7 @@ def _make_submission(cluster: str, cells: Sequence[SweepCell]) -> Submission:
 
 
 def _run_here(manifest: Manifest, cells: Sequence[SweepCell]) -> None:
-    """In this process, one after the other, for a debugger."""
+    """Run cells in this process, one after the other, for a debugger."""
     manifest.queue_together(_make_submission("debug", cells), cells)
     for cell in cells:
         if reason := explain_block(
@@ -117,7 +117,7 @@ def _run_here(manifest: Manifest, cells: Sequence[SweepCell]) -> None:
 
 
 def check_with_slurm(manifest: Manifest, together: Sequence[JobArray], code: JobCode) -> None:
-    """Asks sbatch about each distinct set of resources, and tells every refusal at once.
+    """Ask sbatch about each distinct set of resources, and tell every refusal at once.
 
     Raises:
         UsageError: no Slurm, or a partition, account or amount that it does not have.
@@ -162,7 +162,7 @@ def make_sbatch_parameters(
     code: JobCode,
     waits_for: Sequence[str] | None = None,
 ) -> dict[str, Any]:
-    """The array's resources in the names of submitit's Slurm executor, with what we add."""
+    """Make the parameters of submitit's Slurm executor for an array."""
     asked = {k: v for k, v in array.resources.items() if not k.startswith("local_")}
     asked.pop("slurm_max_num_timeout", None)
     parameters = to_slurm_names(asked)
@@ -186,7 +186,7 @@ def make_sbatch_parameters(
 
 
 def _find_jobs(manifest: Manifest, needs: Sequence[str]) -> list[str]:
-    """The jobs of the needed cells that are not done yet."""
+    """Find the jobs of the needed cells that are not done yet."""
     states = {needed: manifest.read_state(needed) for needed in needs}
     waiting = {n: s for n, s in states.items() if s.status in OPEN}
     answers = ask_queues(manifest, list(waiting.values()))
@@ -194,7 +194,7 @@ def _find_jobs(manifest: Manifest, needs: Sequence[str]) -> list[str]:
 
 
 def to_slurm_names(asked: Mapping[str, Any]) -> dict[str, Any]:
-    """`timeout_min` is `time` to sbatch, `slurm_partition` is `partition`; zero GPUs are none."""
+    """Rename resources to sbatch's options, as `timeout_min` to `time`; zero GPUs are dropped."""
     named = {_SLURMS.get(k, k.removeprefix("slurm_")): value for k, value in asked.items()}
     if not named.get("gpus_per_node"):
         named.pop("gpus_per_node", None)
@@ -204,14 +204,14 @@ def to_slurm_names(asked: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class SbatchScript(submitit.SlurmExecutor):
-    """Writes the text that submitit would hand to sbatch; also where there is no Slurm."""
+    """The script that submitit would hand to sbatch, also where there is no Slurm."""
 
     @classmethod
     def affinity(cls) -> int:
         return 1
 
     def render(self, count: int) -> str:
-        """Of one job, or of an array of several."""
+        """Render the script of one job, or of an array of several."""
         if count > 1:
             self.parameters["map_count"] = count
         return str(self._make_submission_file_text(self._submitit_command_str, ""))
@@ -220,14 +220,14 @@ class SbatchScript(submitit.SlurmExecutor):
 def write_sbatch_script(
     manifest: Manifest, array: JobArray, name: str, code: JobCode, waits_for: Sequence[str] = ()
 ) -> str:
-    """The sbatch script of an array."""
+    """Write the sbatch script of an array, as text."""
     scribe = SbatchScript(folder=manifest.logs)
     scribe.update_parameters(**make_sbatch_parameters(manifest, array, name, code, waits_for))
     return scribe.render(len(array.cells))
 
 
 def cancel(manifest: Manifest, rows: Sequence[CellStatus]) -> int:
-    """Cancels every cell that waits or runs, and gives how many.
+    """Cancel every cell that waits or runs, and give how many.
 
     Raises:
         UsageError: a local queue runs on another machine, or Slurm is not there.

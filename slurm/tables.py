@@ -1,4 +1,4 @@
-"""How a sweep looks to a person."""
+"""A sweep as a table on the terminal."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from cirbench.slurm.status import CellStatus
 
 
 def make_table(rows: Sequence[CellStatus]) -> Table:
-    """One row a cell."""
+    """Make a table with a row for each cell."""
     table = Table(box=None, pad_edge=False)
     for column in ("cell", "state", "job", "node", "time", "reason"):
         least = 30 if column == "reason" else None  # on a narrow terminal the cell's name folds
@@ -25,7 +25,7 @@ def make_table(rows: Sequence[CellStatus]) -> Table:
 
 
 def _escape(value: str | None) -> str:
-    """Without what rich would take for markup."""
+    """Escape what rich would take for markup."""
     return (value or "").replace("[", "\\[")
 
 
@@ -36,6 +36,6 @@ def _format_duration(seconds: float) -> str:
 
 
 def count_states(rows: Sequence[CellStatus]) -> str:
-    """How many cells are in each state, in a line."""
+    """Count the cells in each state, in a line."""
     counted = Counter(row.state.status for row in rows)
     return ", ".join(f"{count} {status}" for status, count in counted.items())

@@ -136,7 +136,7 @@ class TorchBackbone:
         )
 
     def _check_tokens(self) -> str:
-        """Holds tokenizer, special tokens, placeholder and table of tokens to each other.
+        """Hold tokenizer, special tokens, placeholder and table of tokens to each other.
 
         Returns:
             sha256 of all that turns a text into rows of the table.
@@ -232,7 +232,7 @@ class TorchBackbone:
     def _encode_by_length(
         self, rows: Sequence[Sequence[int]], encode: Callable[[Tensor, Tensor], Tensor]
     ) -> Tensor:
-        """(B, C) float32, texts of about one length at a time.
+        """Encode texts of about one length at a time → (B, C) float32.
 
         A text's padding depends on itself alone, so its embedding does not on its neighbours'
         lengths.

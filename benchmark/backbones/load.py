@@ -1,4 +1,4 @@
-"""The backbone of a name."""
+"""Loading a backbone by its name."""
 
 from __future__ import annotations
 

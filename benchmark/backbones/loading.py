@@ -1,4 +1,4 @@
-"""What may go wrong when a library loads weights, each said one way; nothing is ever filled in."""
+"""Checks and errors of loading weights through a library; missing weights are never filled in."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _SAMPLE = 4096
 
 @contextmanager
 def translate_errors(name: str, folder: Path | None) -> Iterator[list[str]]:
-    """Turns what a library raises into an error about the backbone, and collects what it logs.
+    """Turn what a library raises into an error about the backbone, and collect what it logs.
 
     Args:
         folder: where the files must be; None where they come from a hub.
@@ -79,7 +79,7 @@ def _say(error: BaseException) -> str:
 
 
 def check_folder(name: str, folder: Path, needed: Mapping[str, Collection[str]]) -> None:
-    """Holds a folder to what a model needs: kind of file → names, one of which must be there.
+    """Hold a folder to what a model needs: kind of file → names, one of which must be there.
 
     Raises:
         MissingData: a kind is not there.
@@ -110,7 +110,7 @@ def _check_stored(name: str, path: Path) -> None:
 
 
 def check_report(name: str, report: Mapping[str, Collection[str]]) -> None:
-    """Holds a library's loading report to "everything was in the file".
+    """Hold a library's loading report to "everything was in the file".
 
     Raises:
         CorruptData: a weight was missing or of another shape; names the first.
@@ -166,7 +166,7 @@ def read_square_side(name: str, size: int | Sequence[int]) -> int:
 
 
 def check_weights(name: str, weights: Mapping[str, Tensor]) -> None:
-    """Refuses weights that can't have been trained.
+    """Refuse weights that can't have been trained.
 
     Raises:
         CorruptData: a weight is not finite, or a whole matrix is zero or of whole numbers.

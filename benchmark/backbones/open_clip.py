@@ -57,7 +57,7 @@ def _check_names(architecture: str, tag: str) -> None:
 
 
 def _check_text_tower(name: str, settings: Any) -> None:
-    """Refuses, from a model's settings alone, texts that are tokenized by another library.
+    """Refuse, from a model's settings alone, texts that are tokenized by another library.
 
     Raises:
         UsageError: they are.
@@ -120,7 +120,7 @@ _RESIZED = ("Resizing position embedding", "Resizing text position embedding")
 def from_model(
     name: str, model: nn.Module, tokenizer: Any, *, device: str = "cpu", precision: str = "fp32"
 ) -> TorchBackbone:
-    """Wraps a CLIP that open_clip made, with either of its two text-tower layouts."""
+    """Wrap a CLIP that open_clip made, with either of its two text-tower layouts."""
     text: Any = getattr(model, "text", model)
     visual: Any = model.visual
     if not hasattr(text, "token_embedding"):

@@ -55,7 +55,7 @@ def find_placeholders(
 
 
 def check_context(lengths: Sequence[int], texts: Sequence[str], context_length: int) -> None:
-    """Refuses texts longer than the context, start and end tokens counted.
+    """Refuse texts longer than the context, start and end tokens counted.
 
     Raises:
         TextTooLong: names the first such text and how many tokens would be cut.
@@ -72,7 +72,7 @@ def check_context(lengths: Sequence[int], texts: Sequence[str], context_length: 
 
 @contextmanager
 def substitute_embeddings(embedding: nn.Module, positions: Tensor, words: Tensor) -> Iterator[None]:
-    """While open, row i of what `embedding` gives has words[i, p] at positions[i, p].
+    """Put words[i, p] at positions[i, p] of row i of what `embedding` gives, in a block.
 
     The rest of the text tower runs as it does for plain text: position embeddings are added
     after, and the end of text is found in the original ids (Pic2Word replaces one token by one).

@@ -61,7 +61,7 @@ def load(name: str, *, device: str, precision: str) -> TorchBackbone:
 
 @contextmanager
 def _silence_library(chatter: Any) -> Iterator[None]:
-    """Keeps the library's progress bars and reports off the terminal: we read the report."""
+    """Keep the library's progress bars and reports off the terminal: we read the report."""
     shown, verbosity = chatter.is_progress_bar_enabled(), chatter.get_verbosity()
     chatter.disable_progress_bar()
     chatter.set_verbosity_error()
@@ -93,7 +93,7 @@ def from_model(
     device: str = "cpu",
     precision: str = "fp32",
 ) -> TorchBackbone:
-    """Wraps a `transformers.CLIPModel`.
+    """Wrap a `transformers.CLIPModel`.
 
     Args:
         own: its image processor's settings.

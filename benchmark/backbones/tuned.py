@@ -58,7 +58,7 @@ def replace_weights(
     device: str,
     precision: str,
 ) -> TorchBackbone:
-    """The base with other weights, under a name of its own."""
+    """Replace the weights of a base, and name it after the new ones."""
     own = base.model.state_dict()
     misfits = [n for n, t in own.items() if n not in weights or weights[n].shape != t.shape]
     if misfits:

@@ -83,7 +83,7 @@ def _print_pairs(pairs: "list[Pair]") -> None:
 
 
 def _name_records(pairs: "list[Pair]") -> dict[Path, str]:
-    """A record's path → its name, with its weights where another's would be the same."""
+    """Name each record by its path, with its weights where two names would be the same."""
     records = {record.path: record for pair in pairs for record in (pair.a, pair.b)}
     count = Counter(map(_label, records.values()))
     return {

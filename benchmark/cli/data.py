@@ -43,7 +43,7 @@ def where(
 
 
 def _find_places(places: "Sequence[Place]", data_root: Path | None) -> list[dict[str, Any]]:
-    """What a task looks for, and what of it is there."""
+    """List what a task looks for, and what of it is there."""
     return [
         {
             "name": place.name,

@@ -1,4 +1,4 @@
-"""What `bench info NAME` tells."""
+"""Descriptions of tasks, methods and backbones, for `bench info`."""
 
 from __future__ import annotations
 

@@ -101,7 +101,7 @@ def _bench(
 
 
 def main() -> None:
-    """Runs `bench`; every error a person can act on ends in its documented exit code."""
+    """Run `bench`; every error a person can act on ends in its documented exit code."""
     _prepare_process()
     try:
         with _choose_results():
@@ -133,7 +133,7 @@ def _prepare_process() -> None:
 
 @contextmanager
 def _choose_results() -> Iterator[None]:
-    """In a clone of cirbench, whose results/ is the project's own, a user's runs go to runs/."""
+    """Send a user's runs to runs/ in a clone of cirbench, whose results/ is the project's own."""
     if "CIRBENCH_RESULTS" in os.environ or not is_clone(Path.cwd()):
         yield
         return

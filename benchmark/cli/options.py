@@ -20,7 +20,7 @@ HELP = {
 
 
 def complete(kind: str) -> Callable[[str], list[str]]:
-    """Has a shell complete the registry's names of a kind."""
+    """Make the shell complete the registry's names of a kind."""
 
     def completed(incomplete: str) -> list[str]:
         from cirbench.benchmark.api import registry
@@ -94,5 +94,5 @@ def as_text(data: Mapping[str, Any], indent: str = "") -> Iterator[str]:
 
 
 def print_json(data: object) -> None:
-    """What --json prints."""
+    """Print JSON on stdout, for --json."""
     print(json.dumps(data, indent=2, sort_keys=True))

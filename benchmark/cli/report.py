@@ -91,7 +91,7 @@ def _split_names(text: str, option: str) -> list[str]:
 
 
 def register(app: typer.Typer) -> None:
-    """Adds both commands to `bench`."""
+    """Add both commands to `bench`."""
     app.command(epilog="Examples: bench report · bench report --check")(report)
     app.command(
         epilog="Examples: bench show emoji --methods pic2word,image-text"

@@ -187,7 +187,7 @@ def serve(
 
 
 def _check_output(path: Path | None, option: str, endings: tuple[str, ...]) -> None:
-    """Finds out before the work whether a page or a grid can be written.
+    """Find out before the work whether a page or a grid can be written.
 
     Raises:
         UsageError: it can't, or another kind of file is asked for.
@@ -202,7 +202,7 @@ def _check_output(path: Path | None, option: str, endings: tuple[str, ...]) -> N
 
 
 def _report_pictures(gallery: "Gallery", reporter: "Reporter") -> None:
-    """What was left out, and what is lost of the rest."""
+    """Report what was left out of a gallery, and what is lost of the rest."""
     from cirbench.benchmark.images.reading import describe_deep_greys
     from cirbench.benchmark.search.search import name_unreadable
 
@@ -255,5 +255,5 @@ def _print_answers(answers: "Sequence[MethodAnswer]", about: str) -> None:
 
 
 def _strip_controls(name: str) -> str:
-    """A file's name without the control characters that would move the terminal's cursor."""
+    """Remove control characters from a name, which would move the terminal's cursor."""
     return "".join(letter if letter.isprintable() else "\ufffd" for letter in name)

@@ -1,4 +1,4 @@
-"""A record as a table on the terminal."""
+"""Records, verdicts and checks as tables on the terminal."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _NAMED = 20
 
 
 def print_record(record: Record, console: Console) -> None:
-    """One row a group and an average, one column a metric, each with its 95 % interval."""
+    """Print a row for each group and average, a column for each metric, with 95 % intervals."""
     cell, protocol = record.cell, record.protocol
     console.print(to_line(f"{record.method_label} on {cell.task} ({cell.split}), {cell.backbone}"))
     if not record.metrics:
@@ -40,7 +40,7 @@ def print_record(record: Record, console: Console) -> None:
 
 
 def _arrange_metrics(record: Record, width: int) -> list[Sequence[str]]:
-    """The metrics in as few rows of columns as fit, of about the same length."""
+    """Arrange the metrics in as few tables as fit the width, of about the same length."""
     metrics, groups = record.protocol.metrics, _list_rows(record)
     widest = max(len(line) for g in groups for m in metrics for line in _format_cell(record, g, m))
     fitting = max(1, (width - max(map(len, groups)) - 2) // (max(widest, *map(len, metrics)) + 3))
@@ -65,7 +65,7 @@ def _format_cell(record: Record, group: str, metric: str) -> tuple[str, str]:
 
 
 def print_verdicts(verdicts: Sequence[Verdict]) -> None:
-    """A line a verdict, one a task for what is not run, and how many there are of each."""
+    """Print a line for each verdict, one for each task not run, and the counts."""
     rows = [
         [
             " ".join((v.published.task, v.published.split, v.published.group, v.published.metric)),
@@ -93,7 +93,7 @@ def print_verdicts(verdicts: Sequence[Verdict]) -> None:
 
 
 def print_checks(checks: Sequence[SplitCheck], collections: Sequence[Count]) -> None:
-    """What each split of a task comes to, then the pictures that are missing or unreadable."""
+    """Print the findings about each split, then the missing or unreadable pictures."""
     rows = [
         [check.split, count.name, f"{count.found:,}", *_format_expectation(count)]
         for check in checks

@@ -40,7 +40,7 @@ def read_rows(path: Path, fields: Mapping[str, type]) -> Iterator[tuple[int, Map
 def check_rows(
     rows: object, fields: Mapping[str, type], origin: str
 ) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    """The same of a part of a JSON file, which `origin` names."""
+    """Check the rows of a part of a JSON file, which `origin` names; see `read_rows`."""
     if not isinstance(rows, list) or not rows:
         raise CorruptData(f"{origin} must be a non-empty list of rows, got {_describe(rows)}")
     for number, row in enumerate(rows, start=1):
@@ -130,7 +130,7 @@ _NAMED = 5
 
 
 def check_none_missing(what: str, missing: Mapping[str, str]) -> None:
-    """For training, where nothing may be left out.
+    """Refuse missing pictures, as training does, which may leave nothing out.
 
     Raises:
         MissingData: some are not there; says how many, and the first.
@@ -152,7 +152,7 @@ def find_row(gallery: Mapping[str, int], name: str, path: Path, number: int) -> 
 
 
 def number_names(names: Sequence[str], path: Path) -> dict[str, int]:
-    """Name → its place.
+    """Map each name to its place in the list.
 
     Raises:
         CorruptData: a name occurs twice.

@@ -1,4 +1,4 @@
-"""Is a data set whole? Counts against the released numbers, and every picture looked for."""
+"""Checks of a data set: counts against the released numbers, and every picture's file."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Count:
 
 @dataclass(frozen=True, kw_only=True)
 class SplitCheck:
-    """What one split of a task comes to.
+    """The findings about one split of a task.
 
     Attributes:
         error: why the split can't be loaded at all; the rest is then empty.
@@ -63,7 +63,7 @@ class SplitCheck:
 def check_split(
     task: Task, split: str, data_root: Path | None, *, deep: bool, reporter: Reporter
 ) -> SplitCheck:
-    """Loads a split under the task's first protocol and looks at every picture's file.
+    """Load a split under the task's first protocol and look at every picture's file.
 
     Args:
         deep: decodes every picture, too.
@@ -122,7 +122,7 @@ def count_collection(collection: Collection) -> Count:
 
 
 def find_unreadable(data: TaskData, stage: Stage, workers: int = 2) -> dict[str, str]:
-    """Decodes every picture that is there: id → what is wrong with it."""
+    """Decode every picture that is there: id → what is wrong with it."""
     refs = [ref for name, ref in data.pictures.items() if name not in data.missing]
     jobs = (partial(_find_fault, ref, row) for row, ref in enumerate(refs))
     faults: dict[str, str] = {}

@@ -17,7 +17,7 @@ _TIMEOUT_SECONDS = 60
 
 
 def fetch(download: Download, root: Path, reporter: Reporter) -> str:
-    """Fetches a file unless it is there, and unpacks an archive; gives a line about it.
+    """Fetch a file unless it is there, and unpack an archive; give a line about it.
 
     Raises:
         MissingData: it can't be fetched; what has come so far is kept and gone on from.
@@ -68,7 +68,7 @@ def _fetch(url: str, part: Path, reporter: Reporter) -> None:
 
 
 def check_checksum(path: Path, checksum: str | None) -> None:
-    """Compares a file with "algorithm:digest".
+    """Compare a file with "algorithm:digest".
 
     Raises:
         CorruptData: they differ; a file that was just fetched is removed.

@@ -10,7 +10,7 @@ from cirbench.benchmark.runtime.errors import MissingData
 
 
 def check_root(root: Path | None) -> None:
-    """Looks whether a data root that is given is there.
+    """Look whether a data root that is given is there.
 
     Raises:
         MissingData: it is not.

@@ -20,7 +20,7 @@ _NAME = re.compile(r"embeddings/[0-9a-f]+/(key\.json|[0-9a-f]+\.safetensors)")
 
 
 def export_spaces(entries: Sequence[StoredSpace], output: Path) -> None:
-    """Writes spaces into one uncompressed .tar; the same spaces give the same bytes."""
+    """Write spaces into one uncompressed .tar; the same spaces give the same bytes."""
     with write_whole(output) as temporary, tarfile.open(temporary, "w") as tar:
         for entry in sorted(entries, key=lambda entry: entry.key):
             for path in (entry.folder / DESCRIPTION, *entry.shards):
@@ -33,7 +33,7 @@ def export_spaces(entries: Sequence[StoredSpace], output: Path) -> None:
 
 
 def import_spaces(archive: Path, root: Path) -> list[StoredSpace]:
-    """Adds an archive's spaces to the store; gives them as they came.
+    """Add an archive's spaces to the store; give them as they came.
 
     Raises:
         MissingData: there is no such file.
@@ -56,7 +56,7 @@ def import_spaces(archive: Path, root: Path) -> list[StoredSpace]:
 
 
 def _unpack(archive: Path, file: BinaryIO, folder: Path) -> None:
-    """Unpacks an archive of which every member is what `export_spaces` writes.
+    """Unpack an archive of which every member is what `export_spaces` writes.
 
     Uncompressed and without holes it can't hold more than its own size; links and other names are
     refused before anything is unpacked.
@@ -98,7 +98,7 @@ def _check(archive: Path, entries: list[StoredSpace]) -> list[StoredSpace]:
 
 
 def _add_shards(entry: StoredSpace, folder: Path) -> None:
-    """Adds a space's shards, in a place of their own: whoever uses them is told."""
+    """Add a space's shards as imported ones, so that records can tell of them."""
     (folder / IMPORTED).mkdir(parents=True, exist_ok=True)
     if not (folder / DESCRIPTION).exists():
         (entry.folder / DESCRIPTION).replace(folder / DESCRIPTION)

@@ -1,11 +1,10 @@
 """The sha256 of pictures' contents, remembered for files that have not changed since.
 
-A file is taken to be the one it was when its size, both its times of change (of the content, which
-anyone can set back, and of the inode, which nobody can) and its inode are the same, and when it was
-already older than two seconds when it was hashed: a file written again within the clock's grain
-could look the same. In doubt it is hashed again. What is remembered of a folder of pictures is one
-small file: the sha256 of what follows, and JSON. Two processes that write it at once lose nothing
-but time.
+A remembered hash is used only if size, mtime (which anyone can set back), ctime (which nobody can)
+and inode match, and if the file was already older than two seconds when it was hashed: a file
+written again within the clock's grain could look the same. In doubt it is hashed again. What is
+remembered of a folder of pictures is one small file: the sha256 of what follows, and JSON. Two
+processes that write it at once lose nothing but time.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ Mark = list[int | str]
 
 @dataclass(kw_only=True)
 class ContentHashes:
-    """What is remembered below `root`, and from now on unless it is `read_only`."""
+    """Hashes of pictures, remembered below `root`; new ones are not if it is `read_only`."""
 
     root: Path
     read_only: bool = False
@@ -47,7 +46,7 @@ class ContentHashes:
     _changed: set[Path] = field(default_factory=set)
 
     def hash_pictures(self, refs: Sequence[ImageRef], stage: Stage, workers: int) -> list[str]:
-        """Of each picture, in order.
+        """Hash each picture, in order.
 
         Raises:
             MissingData: a picture can't be read; the message names it.

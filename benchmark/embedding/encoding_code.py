@@ -1,4 +1,4 @@
-"""The code that makes a vector, by content: what a stored vector must not outlive."""
+"""Hashes of the code that makes a vector; a change of it invalidates stored vectors."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ _DAY_SECONDS = 86_400
 
 @dataclass(frozen=True, kw_only=True)
 class StoredSpace:
-    """A space on disk.
+    """A stored space of embeddings, on disk.
 
     Attributes:
         space: its description, as `space.Space` has it; empty where it can't be read.
@@ -93,7 +93,7 @@ def _describe(path: Path) -> dict[str, Any]:
 
 
 def find_space(root: Path, key: str) -> StoredSpace:
-    """The space whose key begins so.
+    """Find the space whose key begins with `key`.
 
     Raises:
         UsageError: none does, or several do.
@@ -110,7 +110,7 @@ def find_space(root: Path, key: str) -> StoredSpace:
 def verify_spaces(
     entries: Sequence[StoredSpace], sample: int | None
 ) -> Iterator[tuple[Path, str | None]]:
-    """Reads descriptions and shards, all or a sample of each space: path and what is wrong with it,
+    """Read descriptions and shards, all or a sample of each space: path and what is wrong with it,
     if anything."""
     for entry in entries:
         description = entry.folder / DESCRIPTION

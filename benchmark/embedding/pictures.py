@@ -1,5 +1,4 @@
-"""Pictures → embeddings, each distinct picture once: read, decode and preprocess in threads while
-the tower works."""
+"""Embeddings of pictures, each distinct picture once, decoded in threads while the tower works."""
 
 from __future__ import annotations
 
@@ -55,7 +54,7 @@ class ImageFeatures:
 
     @property
     def remarks(self) -> tuple[str, ...]:
-        """What a reader of numbers should know of where the rows are from."""
+        """Remarks for a record: how many rows were made on another machine."""
         if not self.imported:
             return ()
         return (
@@ -85,7 +84,7 @@ class BatchSize:
 def work_in_batches(
     items: Sequence[T], size: BatchSize, work: Callable[[Sequence[T]], Tensor]
 ) -> Iterator[Tensor]:
-    """`work` on successive slices; where memory runs out, the slice is halved and tried again.
+    """Apply `work` to successive slices; one that exceeds memory is halved and tried again.
 
     Raises:
         torch.OutOfMemoryError, MemoryError: even one item is too much.
@@ -125,7 +124,7 @@ class Embedder:
         return make_transform(self.preprocess, self.backbone.image_spec)
 
     def choose_transform(self, ref: ImageRef) -> Transform:
-        """Whole pictures are preprocessed as the protocol says, parts are stretched."""
+        """Choose the preprocessing of a picture: the protocol's, or stretching for a part."""
         if ref.box is None:
             return self._transform
         return partial(stretch, box=ref.box, spec=self.backbone.image_spec)
@@ -143,7 +142,7 @@ class Embedder:
 def embed_together(
     embedders: Sequence[Embedder], refs: Sequence[ImageRef], wanted: Sequence[Sequence[bool]]
 ) -> tuple[list[Tensor], list[str]]:
-    """Decodes each picture once for all towers; tower i sees those that `wanted[i]` marks.
+    """Decode each picture once for all towers; tower i sees those that `wanted[i]` marks.
 
     The first embedder's batch size, workers and stage are those of the decoding.
 
@@ -180,7 +179,7 @@ def embed_together(
 
 
 def embed_images(embedder: Embedder, refs: Sequence[ImageRef]) -> ImageFeatures:
-    """Embeds each distinct picture of `refs` once, without a store."""
+    """Embed each distinct picture of `refs` once, without a store."""
     distinct = list({ref.id: ref for ref in refs}.values())
     [values], hashes = embed_together([embedder], distinct, [[True] * len(distinct)])
     return ImageFeatures(
@@ -200,8 +199,7 @@ def embed_through_stores(
     hashing: Stage,
     say: Callable[[str], None] | None = None,
 ) -> list[ImageFeatures]:
-    """As `embed_images`, for each tower with its store: what a store has is not encoded again, and
-    what it lacks is added.
+    """Embed pictures by each tower through its store, which keeps what was encoded.
 
     Work is done in whole shards, whose batches begin with the shard: a run that was killed and one
     that was not leave the same bytes.
@@ -250,7 +248,7 @@ def embed_through_stores(
 def _find_lacked(
     stores: Sequence[Store], names: Sequence[str]
 ) -> tuple[list[str], list[list[bool]]]:
-    """Those that any store lacks, each once, and for each store whether it lacks them."""
+    """Find the pictures that any store lacks, and for each store which of them it lacks."""
     missing = [set(store.find_missing(names)) for store in stores]
     lacked = [name for name in dict.fromkeys(names) if any(name in own for own in missing)]
     return lacked, [[name in own for name in lacked] for own in missing]
@@ -262,7 +260,7 @@ def embed_with(
     mode: Mode,
     reporter: Reporter,
 ) -> list[ImageFeatures]:
-    """Embeds each distinct picture by each tower, through the store as the mode says."""
+    """Embed each distinct picture by each tower, through the store as the mode says."""
     if mode is Mode.OFF:
         return [embed_images(embedder, refs) for embedder in embedders]
     root = find_default_root()
@@ -282,7 +280,7 @@ def _embed_unchanged(
     pictures: Sequence[tuple[ImageRef, str]],
     wanted: Sequence[Sequence[bool]],
 ) -> list[Tensor]:
-    """The embeddings of pictures whose files are still those that were hashed."""
+    """Embed pictures, and check that their files are still those that were hashed."""
     values, found = embed_together(embedders, [ref for ref, _ in pictures], wanted)
     for (ref, sha256), now in zip(pictures, found, strict=True):
         if now != sha256:

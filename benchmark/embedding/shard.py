@@ -1,4 +1,4 @@
-"""One file of a space of embeddings: rows, and the names they are found by.
+"""A shard: one file of embeddings of a space, and the names that rows are found by.
 
 A safetensors file of at most 4,096 rows, named by the sha256 of its own bytes and put in place by a
 rename: a shard that is there is whole, and one that was altered no longer has its name.
@@ -29,7 +29,7 @@ _NUMBER_BYTES = 4
 
 @dataclass(frozen=True, kw_only=True)
 class Shard:
-    """What a shard says of itself.
+    """A shard's header.
 
     Attributes:
         space: the text of the space that its rows are of.
@@ -65,7 +65,7 @@ class Shard:
 
 
 def write_shard(folder: Path, space: str, identities: Sequence[str], values: Tensor) -> Shard:
-    """Puts (len(identities), C) float32 rows into a folder as one shard."""
+    """Put (len(identities), C) float32 rows into a folder as one shard."""
     header = {"space": space, "identities": list(identities)}
     content = save(
         {"values": values.contiguous()},
@@ -78,7 +78,7 @@ def write_shard(folder: Path, space: str, identities: Sequence[str], values: Ten
 
 
 def check_shard(path: Path, key: str, space: Mapping[str, Any]) -> Shard:
-    """A shard whose bytes are those that it is named by, and which is of the space it lies in.
+    """Read a shard, and check that its bytes fit its name, and its space the folder.
 
     Args:
         key: of that space.
@@ -122,7 +122,7 @@ def _list_differences(found: str, space: Mapping[str, Any]) -> str:
 
 
 def read_shard(path: Path) -> Shard:
-    """A shard by its header alone.
+    """Read a shard's header.
 
     Raises:
         CorruptData: the header is not that of a shard.
@@ -163,7 +163,7 @@ def _is_header(header: Any) -> bool:
 
 
 def make_damage_error(path: Path, why: str) -> CorruptData:
-    """What a user is told of a shard that can't be used."""
+    """Make the error for a shard that cannot be used."""
     return CorruptData(
         f"the shard of embeddings {path} cannot be used: {why}; bench cache verify --repair "
         "removes all such shards, and the next run computes their rows again"

@@ -23,7 +23,7 @@ _DECODERS = ("jpg", "libjpeg_turbo", "webp")
 
 @dataclass(frozen=True, kw_only=True)
 class Space:
-    """Everything but the picture that can change its embedding.
+    """A space of embeddings: everything but the picture that can change a vector.
 
     Attributes:
         preprocess: what is done to a picture, or a text, before it reaches the tower.
@@ -67,13 +67,13 @@ def find_libraries() -> dict[str, str | None]:
 
 
 def write_canonical(space: Mapping[str, Any]) -> str:
-    """One text for one space; those of before `code` had the backbone's name in their keys."""
+    """Write a space as its canonical JSON; before `code` it had the backbone's name in it."""
     said = {name: value for name, value in space.items() if name != "backbone"}
     return json.dumps(said if "code" in space else space, sort_keys=True, separators=(",", ":"))
 
 
 def compute_key(space: Mapping[str, Any]) -> str:
-    """The name of a space's folder, whichever version of this code wrote it."""
+    """Compute the name of a space's folder, whichever version of this code wrote it."""
     return hash_text(write_canonical(space))
 
 
@@ -83,13 +83,16 @@ def hash_text(text: str) -> str:
 
 
 def make_image_space(backbone: Backbone, preprocess: str) -> Space:
-    """Under which a backbone's embeddings of pictures are stored."""
+    """Make the space of a backbone's embeddings of pictures."""
     return _make_space("image", backbone, backbone.image_spec.fingerprint(preprocess))
 
 
 def make_text_space(backbone: Backbone, *, truncate: bool, checkpoint: str | None = None) -> Space:
-    """Under which its embeddings of texts are stored; with a checkpoint, those of prompts with the
-    pseudo-words that these weights make."""
+    """Make the space of a backbone's embeddings of texts.
+
+    Args:
+        checkpoint: weights that make pseudo-words; the space is then that of their prompts.
+    """
     kind = "prompt" if checkpoint else "text"
     space = _make_space(kind, backbone, "cut to the context" if truncate else "uncut")
     return replace(space, tokenizer=backbone.tokenizer_sha256, checkpoint=checkpoint)

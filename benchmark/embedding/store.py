@@ -51,7 +51,7 @@ def find_default_root() -> Path:
 
 @contextmanager
 def explain_write_errors(folder: Path) -> Iterator[None]:
-    """Says what to do where a folder of the store can't be written: full, read-only, no folder.
+    """Turn errors of writing into the store into a UsageError that says what to do.
 
     Raises:
         UsageError: names the file, if the system does.
@@ -67,12 +67,12 @@ def explain_write_errors(folder: Path) -> Iterator[None]:
 
 
 def make_identity(content_sha256: str, box: tuple[int, int, int, int] | None = None) -> str:
-    """What a row is found by: the picture's content, and the part of it that is looked at."""
+    """Name a row by the picture's content, and by the part of it that is embedded."""
     return content_sha256 if box is None else f"{content_sha256}@{','.join(map(str, box))}"
 
 
 def find_open_folders(root: Path) -> list[Path]:
-    """The folders of a store into which everybody can put rows that runs would take for theirs."""
+    """Find the folders of a store that every user of the machine can write to."""
     folders = (root, *root.glob("embeddings"), *root.glob("embeddings/*"))
     return [path for path in folders if path.is_dir() and path.stat().st_mode & stat.S_IWOTH]
 
@@ -118,7 +118,7 @@ class Store:
             os.utime(key)
 
     def find_missing(self, identities: Sequence[str]) -> list[str]:
-        """Those without a row, each once, in order; looks again for shards of other processes."""
+        """Find those without a row, each once, in order, also in new shards of other processes."""
         if lacked := self._find_lacked(identities):
             self._look_for_new()
             lacked = self._find_lacked(lacked)
@@ -129,7 +129,7 @@ class Store:
         return [name for name in distinct if name not in self._places and name not in self._kept]
 
     def forget(self, identities: Sequence[str]) -> None:
-        """Removes the shards that hold any of these, so that they are computed anew."""
+        """Remove the shards that hold any of these, so that they are computed anew."""
         self._look_for_new()
         for path in {self._places[name][0].path for name in identities if name in self._places}:
             with explain_write_errors(self.folder):
@@ -138,7 +138,7 @@ class Store:
             self._places = {n: p for n, p in self._places.items() if p[0].path != path}
 
     def forget_all(self) -> None:
-        """Removes every shard of the space."""
+        """Remove every shard of the space."""
         self._look_for_new()
         self.forget(list(self._places))
 
@@ -158,7 +158,7 @@ class Store:
         return torch.stack([found[name] for name in identities])
 
     def add(self, identities: Sequence[str], values: Tensor) -> None:
-        """Stores (len(identities), C) float32 rows as one shard, or keeps them for this run."""
+        """Store (len(identities), C) float32 rows as one shard, or keep them for this run."""
         if self.mode is Mode.READ_ONLY:
             self._kept.update(zip(identities, values, strict=True))
             return
@@ -169,7 +169,7 @@ class Store:
     def reserve(
         self, identities: Sequence[str], say: Callable[[str], None] | None = None
     ) -> Iterator[None]:
-        """Keeps other processes from computing the same rows; a dead holder's lock is free.
+        """Reserve rows, so that no other process computes them; a dead process holds no lock.
 
         Args:
             say: told how long another process has been waited for.
@@ -191,7 +191,7 @@ class Store:
             yield
 
     def _look_for_new(self) -> None:
-        """Reads the shards that are new, if the folder has changed since it was listed."""
+        """Read the shards that are new, if the folder has changed since it was listed."""
         changed = [
             place.stat().st_mtime_ns
             for place in (self.folder, self.folder / IMPORTED)
@@ -219,7 +219,7 @@ class Store:
 def _wait_for(
     lock: BaseFileLock, say: Callable[[str], None] | None
 ) -> AbstractContextManager[object]:
-    """Holds a lock, or gives up on one that a process on some host has not let go for an hour."""
+    """Take a lock, or go on without it where another process has held it for an hour."""
     waited = 0
     for seconds in _WAITED_SECONDS:
         try:

@@ -1,5 +1,4 @@
-"""Texts and prompts → embeddings: each distinct one once in a run, and once in all runs that share
-a store."""
+"""Embeddings of texts and prompts, each distinct one once in all runs that share a store."""
 
 from __future__ import annotations
 
@@ -20,7 +19,7 @@ from cirbench.benchmark.embedding.store import Store, find_default_root
 
 
 class VectorCache:
-    """Vectors by name: this run's, or with a store those of all runs.
+    """An in-memory cache of vectors by name, optionally backed by the store.
 
     What is new goes to the store in whole shards, and the rest with `flush`.
 
@@ -58,7 +57,7 @@ class VectorCache:
         return store.imported if store else frozenset()
 
     def flush(self) -> None:
-        """Stores what is new."""
+        """Store what is new."""
         if self._new and self._store:
             self._store.add(list(self._new), torch.stack(list(self._new.values())))
             self._new.clear()
@@ -85,7 +84,7 @@ class TextFeatures:
         self._asked = set[str]()
 
     def for_method(self, checkpoint: str | None) -> Self:
-        """With the same texts, and with the prompts of the method that has these weights.
+        """Share the texts' embeddings with a method, whose prompts depend on its weights.
 
         Without a store they are not kept: no other method has the same pseudo-words.
         """
@@ -134,13 +133,13 @@ class TextFeatures:
 
     @property
     def remarks(self) -> tuple[str, ...]:
-        """What a reader of numbers should know of where the vectors are from."""
+        """Remarks for a record: how many vectors were made on another machine."""
         if not self.imported:
             return ()
         return (f"{self.imported:,} embeddings of texts were made on another machine and imported",)
 
     def flush(self) -> None:
-        """Stores what is new, at the end of a method."""
+        """Store what is new, at the end of a method."""
         for kept in (self._texts, self._prompts):
             if kept is not None:
                 kept.flush()

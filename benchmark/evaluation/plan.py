@@ -267,10 +267,14 @@ def parse_checkpoints(given: Sequence[str], chosen: Sequence[str]) -> dict[str, 
 
 def _only_taker(text: str, chosen: Sequence[str]) -> str:
     takers = [name for name in chosen if name != "all" and needs_checkpoint(name)]
-    if len(takers) != 1:
+    if not takers:
         raise UsageError(
-            f"--checkpoint {text} must name its method, since {' and '.join(takers) or 'none'} of "
-            f"the chosen ones can take weights; write METHOD={text}"
+            f"--checkpoint {text} needs a method that takes weights; none of the chosen methods "
+            f"does"
+        )
+    if len(takers) > 1:
+        raise UsageError(
+            f"--checkpoint {text} must name its method, {' or '.join(takers)}; write METHOD={text}"
         )
     return takers[0]
 

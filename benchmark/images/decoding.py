@@ -91,7 +91,7 @@ def _refuse_damaged(most_pixels: int) -> Iterator[None]:
 
 
 def check_size(width: int, height: int, most_pixels: int = MOST_PIXELS) -> None:
-    """Holds a picture to its bounds before its pixels are made.
+    """Hold a picture to its bounds before its pixels are made.
 
     Raises:
         CorruptData: it is too large, or too elongated; does not say which picture it is.

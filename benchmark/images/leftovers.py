@@ -31,12 +31,12 @@ def _show(name: str) -> str:
 
 @dataclass
 class SkippedFiles:
-    """What was not taken: reason → names."""
+    """Files that were skipped: reason → names."""
 
     names: dict[str, list[str]] = field(default_factory=dict)
 
     def add(self, reason: str, name: str) -> None:
-        """Counts one."""
+        """Count a skipped file."""
         self.names.setdefault(reason, []).append(name)
 
     def remarks(self) -> list[str]:
@@ -48,7 +48,7 @@ class SkippedFiles:
         ]
 
     def takes(self, name: str) -> bool:
-        """Whether a path's name is a picture's; counts it otherwise."""
+        """Tell whether a path has a picture's name; count it as skipped otherwise."""
         if any(map(is_leftover, name.removeprefix("./").split("/"))):
             self.add(HIDDEN, name)
         elif os.path.splitext(name)[1].lower() not in EXTENSIONS:  # noqa: PTH122 - of millions
@@ -58,7 +58,7 @@ class SkippedFiles:
         return False
 
     def takes_file(self, path: str, name: str) -> bool:
-        """Whether a picture's name leads to a file; nothing is opened."""
+        """Tell whether a path is a picture's file, without opening it."""
         if not self.takes(to_text(name)):
             return False
         if not os.path.isfile(path):  # noqa: PTH113 - of millions
@@ -82,7 +82,7 @@ def list_folder(folder: Path) -> list[Path]:
 
 
 def count_beside_shards(folder: Path, shards: Collection[Path]) -> SkippedFiles:
-    """What else is in a folder of which only the shards are taken."""
+    """Count what else is in a folder of which only the shards are read."""
     skipped = SkippedFiles()
     for path in list_folder(folder):
         if path not in shards:

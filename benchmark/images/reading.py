@@ -119,7 +119,7 @@ def _has_deep_grey(ref: ImageRef) -> bool:
 
 
 def describe_deep_greys(names: Sequence[str], count: int) -> str:
-    """What is said of them: some of a person's `count` pictures."""
+    """Say which of a person's `count` pictures are 16-bit grey, and what mends it."""
     return (
         f"{len(names):,} of {count:,} pictures have 16 bits of grey, and come out white where they "
         f"exceed 255; convert them to 8 bits: {', '.join(names[:_NAMED])}"
@@ -127,7 +127,7 @@ def describe_deep_greys(names: Sequence[str], count: int) -> str:
 
 
 def prefetch(jobs: Iterable[Callable[[], T]], *, workers: int, ahead: int) -> Iterator[T]:
-    """Runs jobs in threads and gives their results in order, at most `ahead` of the taker."""
+    """Run jobs in threads and give their results in order, at most `ahead` of the taker."""
     with ThreadPoolExecutor(max_workers=workers) as pool:
         waiting: deque[Future[T]] = deque()
         try:

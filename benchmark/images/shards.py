@@ -49,7 +49,7 @@ def find_shards(pattern: str) -> list[Path]:
 
 
 def _expand_braces(pattern: str) -> Iterator[str]:
-    """`{000..012}` as the shell would."""
+    """Expand `{000..012}` as the shell would."""
     match = re.search(r"\{(\d+)\.\.(\d+)\}", pattern)
     if not match:
         yield pattern

@@ -13,7 +13,7 @@ Rows = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Copies:
-    """Which of N rows hold which of V distinct vectors.
+    """The copies among N rows: which of them hold which of V distinct vectors.
 
     Attributes:
         vector: (N,) number of each row's vector; vectors are numbered by their first rows.

@@ -15,7 +15,7 @@ from cirbench.benchmark.ranking.rank import Ranking, join_queries, rank_vectors
 
 
 def rank_queries(data: TaskData, vectors: Tensor, gallery: Tensor, depth: int) -> Ranking:
-    """Ranks (Q, C) queries against (N, C) gallery vectors, each group within its own span."""
+    """Rank (Q, C) queries against (N, C) gallery vectors, each group within its own span."""
     everything = range(len(gallery))
     of_span: dict[range, list[int]] = {}
     for i, query in enumerate(data.queries):
@@ -45,5 +45,5 @@ def _rank_span(
 
 
 def _shift_rows(rows: NDArray[np.int32], start: int) -> NDArray[np.int32]:
-    """Rows of a span as rows of the whole gallery."""
+    """Turn rows of a span into rows of the whole gallery."""
     return np.where(rows < 0, -1, rows + np.int32(start))

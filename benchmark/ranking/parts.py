@@ -1,4 +1,4 @@
-"""What one part of a gallery comes to for each query, and how two parts become one.
+"""Partial rankings of consecutive parts of a gallery, and how they merge.
 
 Fast scores nominate, exact ones decide: what the fast product can't have wrong, being further than
 its margin from the score in question, is counted; the rest is looked at.
@@ -39,7 +39,7 @@ asked for. They are taken as they are, but for those of a `DotProduct`."""
 
 @dataclass(frozen=True, kw_only=True)
 class RankRequest:
-    """What is asked for Q queries, in rows of the whole gallery.
+    """A request to rank Q queries, in rows of the whole gallery.
 
     Attributes:
         depth: K, how many of the best to keep.
@@ -54,7 +54,7 @@ class RankRequest:
     members: Sequence[Sequence[int]] | None = None
 
     def select(self, queries: slice) -> RankRequest:
-        """The same of some queries."""
+        """Select some of the queries."""
         return replace(
             self,
             positives=self.positives[queries],
@@ -117,7 +117,7 @@ class BestPositives:
 
     @classmethod
     def choose(cls, targets: ScoredPairs, queries: int) -> BestPositives:
-        """The best of the positives."""
+        """Choose each query's best-ranked positive."""
         best = np.full(queries, -np.inf, dtype=np.float32)
         np.maximum.at(best, targets.query, targets.score)
         first = np.full(queries, np.iinfo(np.int64).max)
@@ -126,11 +126,11 @@ class BestPositives:
         return cls(np.where(np.isneginf(best), np.float32(np.inf), best), first)
 
     def select(self, queries: slice) -> BestPositives:
-        """Those of some queries."""
+        """Select those of some queries."""
         return BestPositives(self.score[queries], self.row[queries])
 
     def check(self, targets: ScoredPairs, first: int) -> None:
-        """Holds them to positives of one part; `first` is the number of the first query.
+        """Hold them to positives of one part; `first` is the number of the first query.
 
         Raises:
             CorruptData: one of these has another score.
@@ -144,7 +144,7 @@ class BestPositives:
             )
 
     def place(self, pairs: ScoredPairs) -> VectorPairs:
-        """The pairs, with their place before or after the best positive."""
+        """Place each pair before or after its query's best positive."""
         earlier = (pairs.row < self.row[pairs.query]).astype(np.int64)
         return VectorPairs(pairs.query, pairs.score, np.ones_like(pairs.query), earlier)
 
@@ -165,7 +165,7 @@ class BestPositives:
 
 @dataclass(frozen=True, kw_only=True)
 class PartialRanking:
-    """What one part of the gallery came to; parts merge into what the whole comes to.
+    """The ranking of one part of the gallery; `merge` makes one of two.
 
     Attributes:
         top, similarity: (Q, K), as in `Ranking`.
@@ -236,13 +236,13 @@ class _Block:
         )
 
     def score_pairs(self, query: Rows, row: Rows) -> ScoredPairs:
-        """Those of the pairs that are here, with their exact scores."""
+        """Score exactly those of the pairs whose rows are here."""
         here = (row >= self.start) & (row < self.start + len(self.copies.vector))
         query, row = query[here], row[here]
         return ScoredPairs(query, row, self.exact_of_rows(query, row - self.start))
 
     def score_near(self, found: Scan, best: BestPositives) -> VectorPairs:
-        """What may score just what the best positives do."""
+        """Score exactly what may tie with the best positives."""
         query, vector = found.near_row, found.near_column
         row = np.clip(best.row[query] - self.start, 0, len(self.copies.vector))
         earlier = self.copies.count_before(vector, row)
@@ -265,7 +265,7 @@ def rank_part(
     best: BestPositives | None = None,
     floor: Scored | None = None,
 ) -> PartialRanking:
-    """Ranks those rows of the gallery; `scores` are against them alone.
+    """Rank those rows of the gallery; `scores` are against them alone.
 
     Args:
         best: what `find_best_positives` gave; None where the rows are the whole gallery.
@@ -298,7 +298,7 @@ def rank_part(
 
 
 def _choose_block_height(queries: int, columns: int, threads: int) -> int:
-    """How many queries a block has: all, or as many as give every thread as many blocks."""
+    """Choose how many queries a block has: all, or as many as give each thread as many blocks."""
     size = max(BLOCK_BYTES // threads, min(LEAST_BLOCK_BYTES, BLOCK_BYTES))
     highest = max(1, size // (4 * max(1, columns)))
     if queries <= highest:
@@ -372,7 +372,7 @@ def _order_best(
 def _keep_needed(
     block: _Block, query: Rows, vector: Rows, exact: Scored, depth: int
 ) -> tuple[Rows, Rows, Scored]:
-    """The pairs without those that `depth` better rows of their query stand before."""
+    """Drop the pairs that at least `depth` better rows of their query stand before."""
     keys = np.sort(_make_table(query, _make_keys(exact, vector), len(block.fast), 1), axis=1)
     real, score = keys != _LAST, _read_scores(keys)
     count = np.where(real, block.copies.count[np.where(real, keys & _LOWER, 0)], 0)
@@ -409,7 +409,7 @@ _SIGN = np.uint32(2**31)
 
 
 def _make_keys(score: Scored, row: NDArray[np.int64]) -> NDArray[np.uint64]:
-    """Numbers in the order of falling scores, equal ones in that of rising rows.
+    """Make integers that sort by falling score, equal ones by rising row.
 
     The bits of a positive float, read as a number, are in its order; those of a negative one in the
     opposite order (as radix sorts of floats have it; Knuth, TAOCP 3, section 5.2.5).
@@ -448,7 +448,7 @@ def to_pairs(rows: Sequence[Sequence[int]]) -> tuple[Rows, Rows]:
 
 
 def merge(left: PartialRanking, right: PartialRanking) -> PartialRanking:
-    """Two parts of the gallery as one; all rows of the left come before those of the right."""
+    """Merge two partial rankings; all rows of the left come before those of the right."""
     similarity = np.concatenate([left.similarity, right.similarity], axis=1)
     best_first = torch.from_numpy(similarity).sort(dim=1, descending=True, stable=True)
     places = best_first.indices[:, : left.top.shape[1]].numpy()

@@ -40,7 +40,7 @@ _TARGETS_AT_ONCE = 2**15
 
 @dataclass(frozen=True, kw_only=True)
 class Ranking:
-    """What a ranking of Q queries against N gallery items came to.
+    """The ranking of N gallery items for each of Q queries.
 
     Attributes:
         top: (Q, K) int32, gallery rows, best first; -1 where fewer than K items are ranked.
@@ -75,14 +75,14 @@ def rank(
     removed: Sequence[int | None] | None = None,
     members: Sequence[Sequence[int]] | None = None,
 ) -> Ranking:
-    """Ranks the gallery for each query; see `RankRequest` for what is asked."""
+    """Rank the gallery for each query; see `RankRequest` for what is asked."""
     wanted = RankRequest(depth=depth, positives=positives, removed=removed, members=members)
     return merge_parts([rank_part(scores, wanted, range(gallery_size))], wanted)
 
 
 @full_float32()
 def rank_vectors(queries: Tensor, gallery: Tensor, wanted: RankRequest) -> Ranking:
-    """Ranks (N, D) unit vectors by dot product for (Q, D) unit vectors.
+    """Rank (N, D) unit vectors by dot product for (Q, D) unit vectors.
 
     A gallery of more than `PART_ROWS` is read once, a part at a time, so it may be a memory-mapped
     file that is larger than memory.
@@ -107,7 +107,7 @@ def rank_vectors(queries: Tensor, gallery: Tensor, wanted: RankRequest) -> Ranki
 
 
 def find_best_positives(queries: Tensor, gallery: Tensor, wanted: RankRequest) -> BestPositives:
-    """Each query's best-ranked positive, from the rows of the positives alone."""
+    """Find each query's best-ranked positive, reading only the rows of the positives."""
     query, row = wanted.targets
     scores = [np.zeros(0, dtype=np.float32)]
     for start in range(0, len(row), _TARGETS_AT_ONCE):
@@ -123,7 +123,7 @@ def _score_pairs(queries: Tensor, gallery: Tensor, query: Rows, row: Rows) -> Sc
 
 
 def merge_parts(parts: Iterable[PartialRanking], wanted: RankRequest) -> Ranking:
-    """The ranking of the whole gallery from its parts in their order, wherever these were made."""
+    """Merge the partial rankings of a gallery in their order, wherever these were made."""
     whole = reduce(merge, parts)
     found = np.zeros(len(whole.before), dtype=bool)
     found[wanted.targets[0]] = True
@@ -148,7 +148,7 @@ def _rank_members(
 
 
 def join_queries(parts: Sequence[Ranking], order: NDArray[np.int64]) -> Ranking:
-    """Rankings of parts of the queries as one; `order` lists their queries, part after part."""
+    """Join rankings of parts of the queries; `order` lists their queries, part after part."""
     back = np.argsort(order, kind="stable")
     return Ranking(
         top=np.concatenate([part.top for part in parts])[back],
@@ -161,7 +161,7 @@ def join_queries(parts: Sequence[Ranking], order: NDArray[np.int64]) -> Ranking:
 
 
 def _stack(parts: Sequence[NDArray[np.int32]]) -> NDArray[np.int32]:
-    """Arrays one above the other, the narrower ones filled up with -1."""
+    """Stack arrays, the narrower ones filled up with -1."""
     width = max(part.shape[1] for part in parts)
     filled = [
         np.pad(part, ((0, 0), (0, width - part.shape[1])), constant_values=-1) for part in parts

@@ -1,5 +1,4 @@
-"""What ranking wants of a block of fast scores: who may be among the best, and what lies around one
-score.
+"""One pass over a block of fast scores: candidates for the best, and what lies around one score.
 
 On a CPU this costs about a quarter of the matmul that made the scores, since each piece of the
 block is looked at while it is in the cache; `torch.topk` and the counting would cost more than it.
@@ -25,7 +24,7 @@ _FEW = 4
 
 @dataclass(frozen=True, slots=True)
 class Scan:
-    """What (B, N) scores come to; pairs are in the order of rows, then of columns.
+    """The result of a scan of (B, N) scores; pairs are in the order of rows, then of columns.
 
     Attributes:
         row, column, score: those that reach `floor` and lie at most `slack` below the k-th best of
@@ -64,7 +63,7 @@ class Scan:
 
 
 def scan(scores: Tensor, k: int, slack: Tensor, floor: Tensor, low: Tensor, high: Tensor) -> Scan:
-    """Scans (B, N) float32, B ≥ 1 and N ≥ k ≥ 1.
+    """Scan (B, N) float32, B ≥ 1 and N ≥ k ≥ 1.
 
     Scores of -inf are nobody's. The others are (B,) float32 beside the scores; `floor` is -inf
     where nothing is known of what the best reach.
@@ -129,10 +128,11 @@ def _nominate(
 
 
 def _choose_floor(scores: NDArray[np.float32], k: int) -> NDArray[np.float32]:
-    """(B,) what the k best of each row reach, and not many more.
+    """Choose (B,) bounds that the k best of each row reach, and not many more.
 
     The maxima of disjoint groups are as many different scores, so at least k scores reach the k-th
-    best maximum. Groups are interleaved, since neighbours in a gallery are often alike.
+    best maximum (bins as in TPU-KNN, Chern et al., NeurIPS 2022; here they only bound). Groups are
+    interleaved, since neighbours in a gallery are often alike.
     """
     groups = GROUPS_PER_PLACE * k
     each = scores.shape[1] // groups

@@ -1,4 +1,4 @@
-"""Tar files that are whole."""
+"""Archives of others: read whole, and unpacked without leaving their folder."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ _DAMAGED = (
 
 
 def unpack(archive: Path, folder: Path) -> None:
-    """Unpacks a .tar or .zip, of which no member may leave the folder; what is there already stays.
+    """Unpack a .tar or .zip, of which no member may leave the folder; what is there already stays.
 
     Raises:
         CorruptData: a member climbs out or is no plain file, all together are said to be far
@@ -78,7 +78,7 @@ def unpack(archive: Path, folder: Path) -> None:
 
 
 def _extract(archive: Path, folder: str) -> None:
-    """Unpacks an archive when each of its members has been looked at."""
+    """Unpack an archive when each of its members has been looked at."""
     if zipfile.is_zipfile(archive):
         with zipfile.ZipFile(archive) as packed:
             check_members(archive, map(_read_zip_member, packed.infolist()))
@@ -114,7 +114,7 @@ def _read_tar_member(info: tarfile.TarInfo) -> Member:
 
 
 def check_members(archive: Path, members: Iterable[Member]) -> None:
-    """Looks at each member of an archive before one is unpacked.
+    """Look at each member of an archive before one is unpacked.
 
     Raises:
         CorruptData: a name climbs out, is none or comes twice, a member is a link, a device or

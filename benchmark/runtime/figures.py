@@ -1,4 +1,4 @@
-"""How figures look, and their bytes."""
+"""The style of all figures, and their rendering to reproducible bytes."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ STYLE: dict[Any, Any] = {
 
 
 def render_svg(figure: Figure, digest: str) -> bytes:
-    """Without a date; `digest` says what data it shows."""
+    """Render a figure as SVG without a date; `digest` says what data it shows."""
     return _render(figure, "svg", {"Date": None, "Description": f"data {digest}"})
 
 
 def render_png(figure: Figure) -> bytes:
-    """At 150 dots an inch, without a date."""
+    """Render a figure as PNG of 150 dots an inch, without a date."""
     return _render(figure, "png", {"Software": None})
 
 

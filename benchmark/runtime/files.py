@@ -30,7 +30,7 @@ _MOST_CHARACTERS = 40
 
 @contextmanager
 def write_whole(path: Path) -> Iterator[Path]:
-    """Gives a temporary path in the same folder that becomes `path` if no error is raised.
+    """Yield a temporary path in the same folder, which becomes `path` if no error is raised.
 
     It is on the disk before it has the name, so that a power cut leaves the old file or the new
     one.
@@ -57,7 +57,7 @@ def write_whole(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def _name_in_errors(path: Path) -> Iterator[None]:
-    """Has errors name a file, where they name none (a full disk) or its temporary one."""
+    """Name `path` in errors that name no file (a full disk) or the temporary one."""
     try:
         yield
     except OSError as error:
@@ -69,7 +69,7 @@ def _name_in_errors(path: Path) -> Iterator[None]:
 
 @contextmanager
 def temporary_folder(parent: Path) -> Iterator[Path]:
-    """A folder in another, for the time being."""
+    """Yield a new folder in `parent`, which is removed in the end."""
     parent.mkdir(parents=True, exist_ok=True)
     remove_abandoned(parent.absolute())
     with tempfile.TemporaryDirectory(dir=parent, prefix=f".{_make_mark()}") as name:
@@ -85,7 +85,7 @@ _MARKED = re.compile(r"\..*cirbench-([0-9a-f]{12})-([0-9]+)-\w+(\..*)?")
 
 @cache
 def _identify_home() -> str:
-    """Where a process number means one process: this machine since its start, this container."""
+    """Name the scope of process ids: this machine since it started, or this container."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii")
         home = f"{boot}{Path('/proc/self/ns/pid').readlink()}"
@@ -96,7 +96,7 @@ def _identify_home() -> str:
 
 @cache
 def remove_abandoned(folder: Path) -> None:
-    """Removes what dead processes left unfinished in a folder, once in a process.
+    """Remove what dead processes left unfinished in a folder, once in a process.
 
     They are dead if they were here and are gone; of those elsewhere a day must have passed.
     """
@@ -110,7 +110,7 @@ def remove_abandoned(folder: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """Removes a file, a link, or a folder with all that is in it."""
+    """Remove a file, a link, or a folder with all that is in it."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
@@ -128,7 +128,7 @@ def _is_alive(process: int) -> bool:
 
 
 def _flush(path: Path) -> None:
-    """Waits until a file, or a folder's list of files, is on the disk."""
+    """Wait until a file, or a folder's list of files, is on the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -146,7 +146,7 @@ def _read_umask() -> int:
 
 
 def check_is_file(path: Path, what: str) -> None:
-    """Raises MissingData if there is no such file."""
+    """Raise MissingData if there is no such file."""
     if not path.is_file():
         raise MissingData(f"no {what} at {to_text(path)}; check the path")
 
@@ -162,7 +162,7 @@ def read_regular_file(path: Path) -> bytes:
 
 
 def check_regular(path: Path, state: os.stat_result) -> None:
-    """Raises an OSError where a path leads to a folder, a pipe or a device."""
+    """Raise an OSError where a path leads to a folder, a pipe or a device."""
     if not stat.S_ISREG(state.st_mode):
         raise OSError(errno.EINVAL, "not a regular file", str(path))
 

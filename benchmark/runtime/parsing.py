@@ -15,11 +15,11 @@ from cirbench.benchmark.runtime.files import read_regular_file
 
 
 def say_nothing(_sentence: str) -> None:
-    """For whoever does not want to be told."""
+    """Discard a sentence; the default for callers that want no remarks."""
 
 
 class TabSeparated(csv.excel):
-    """Quotes are characters like any other."""
+    """Fields between tabs, in which a quote is a character like any other."""
 
     quoting = csv.QUOTE_NONE
 

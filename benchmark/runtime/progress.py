@@ -1,4 +1,4 @@
-"""How long work shows that it goes on: a bar on a terminal, a line every 30 s elsewhere."""
+"""Progress of long work: a bar on a terminal or in a notebook, a line every 30 s elsewhere."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PLAIN_INTERVAL_SECONDS = 30.0
 
 @dataclass
 class _PlainLine:
-    """Says where the work stands, at most once an interval."""
+    """Progress as lines, at most one an interval."""
 
     label: str
     total: int
@@ -89,13 +89,13 @@ class Reporter:
         return reporter
 
     def say(self, message: str) -> None:
-        """A line for the person, unless they asked for quiet."""
+        """Print a line for the person, unless they asked for quiet."""
         if not self.quiet:
             self.console.print(message, highlight=False, markup=False, emoji=False, soft_wrap=True)
 
     @contextmanager
     def stage(self, label: str, total: int) -> Iterator[Stage]:
-        """A piece of work of `total` items; call `advance(n)` on what is given."""
+        """Show the progress of `total` items; call `advance(n)` on what is yielded."""
         if self.console.is_jupyter and not self.quiet:
             yield _NotebookBar(label, total)
             return

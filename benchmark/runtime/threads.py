@@ -1,6 +1,6 @@
-"""Torch's threads: how they wait, and work in which each has a piece of its own.
+"""Torch's threads: a limit to their busy waiting, and work that is split among them.
 
-Imports nothing heavy, since how they wait must be said before torch is imported.
+Imports nothing heavy, since the limit must be set before torch is imported.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ less than a tower waits for the next batch."""
 
 
 def limit_openmp_spin() -> None:
-    """Lets torch's waiting threads sleep soon, unless the environment says otherwise.
+    """Shorten the busy wait of OpenMP's threads, unless the environment sets it.
 
     By default GNU's OpenMP, which torch brings on Linux, lets them spin for 300,000 rounds, on
     cores that the threads which decode pictures could use: embedding is then a fifth slower. Child
@@ -29,7 +29,7 @@ def limit_openmp_spin() -> None:
 
 
 def map_on_cores(make: Callable[[Item], Made], items: Sequence[Item]) -> list[Made]:
-    """Each item by one thread, as many at a time as torch has; results in the items' order.
+    """Make each item in one thread, as many at a time as torch has; results in the items' order.
 
     Inside, an operation of torch has that one thread alone. That is faster than a thread after
     thread in which each operation has all, wherever there is work between the operations.

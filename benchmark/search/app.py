@@ -50,7 +50,7 @@ _NO_FORM = FormData()
 
 @dataclass(frozen=True, kw_only=True)
 class SearchApp:
-    """What the page searches, and with what.
+    """The state of the page: a searcher and the methods to choose from.
 
     Attributes:
         about: a line that says so.
@@ -196,7 +196,7 @@ def listen(port: int) -> socket.socket:
 
 
 def run(demo: SearchApp, listener: socket.socket) -> None:
-    """Serves until interrupted."""
+    """Serve until interrupted."""
     import uvicorn
 
     config = uvicorn.Config(make_application(demo), log_level="warning", server_header=False)

@@ -1,4 +1,4 @@
-"""What a browser sends: read in memory, limited while it is read, and held to what is allowed."""
+"""Forms that a browser sends: read in memory, limited while they are read, and checked."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class TooSlow(UsageError):
 
 @dataclass(frozen=True, kw_only=True)
 class SearchForm:
-    """A form as it was filled in.
+    """A search form as it was filled in.
 
     Attributes:
         key: of the picture among the recent ones, for asking again with the same one.
@@ -57,7 +57,7 @@ class RecentPictures:
     _kept: OrderedDict[str, ImageRef] = field(default_factory=OrderedDict)
 
     def keep(self, name: str, content: bytes) -> str:
-        """Checks and keeps a picture, and gives its key.
+        """Check and keep a picture, and give its key.
 
         Raises:
             CorruptData: it is no picture, or too large a one.
@@ -80,8 +80,8 @@ class _InMemory(MultiPartParser):
 
 
 async def _limit_body(request: Request) -> AsyncGenerator[bytes, None]:
-    """The body, as long as it is not too large. What follows is thrown away, up to a limit: a
-    browser shows an answer only when it has sent everything."""
+    """Yield the body as long as it is not too large, and read and drop what follows, up to a limit:
+    a browser shows an answer only when it has sent everything."""
     received = 0
     async for chunk in request.stream():
         received += len(chunk)
@@ -124,7 +124,7 @@ async def read_form(request: Request) -> FormData:
 
 
 async def check_form(form: FormData, known: Sequence[str], recent: RecentPictures) -> SearchForm:
-    """Holds a form to what is allowed.
+    """Hold a form to what is allowed.
 
     Raises:
         UsageError, CorruptData: a field is wrong; says which.

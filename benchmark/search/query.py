@@ -34,7 +34,7 @@ class FreeQuery:
 
 
 def pair_queries(images: Sequence[ImageRef], prompts: Sequence[str]) -> list[FreeQuery]:
-    """Pairs pictures and prompts by position, a prompt of P placeholders taking P pictures; or one
+    """Pair pictures and prompts by position, a prompt of P placeholders taking P pictures; or one
     picture with every prompt. Where there are no prompts each picture is a query, and the reverse.
 
     Raises:

@@ -91,7 +91,7 @@ def choose_backbone(wanted: str | None, of_gallery: str | None, methods: Sequenc
 
 
 def check_checkpoint(checkpoint: Path | None, methods: Sequence[str]) -> None:
-    """Finds out before any weights are loaded that a file can't be those of the methods.
+    """Find out before any weights are loaded that a file can't be those of the methods.
 
     Raises:
         UsageError: none of them takes weights.
@@ -119,7 +119,7 @@ def build_method(method: str, backbone: Backbone, name: str, checkpoint: Path | 
 
 @dataclass(frozen=True, kw_only=True)
 class Gallery:
-    """What is searched.
+    """A gallery to search.
 
     Attributes:
         vectors: (N, C) float32, of unit length.
@@ -136,8 +136,8 @@ class Gallery:
 def embed_pictures(
     backbone: Backbone, refs: Sequence[ImageRef], mode: Mode, *, workers: int, reporter: Reporter
 ) -> ImageFeatures:
-    """The one place where a search embeds pictures: a gallery through the store, queries without,
-    so that nothing of an uploaded picture is ever written.
+    """Embed pictures of a search: a gallery through the store, queries without, so that nothing of
+    an uploaded picture is ever written.
 
     Raises:
         MissingData, CorruptData: a picture can't be read.
@@ -161,7 +161,7 @@ def open_gallery(
     workers: int,
     reporter: Reporter,
 ) -> Gallery:
-    """Embeds a gallery; where a picture can't be read, looks for all such pictures.
+    """Embed a gallery; where a picture can't be read, look for all such pictures.
 
     Raises:
         CorruptData: some can't be read and are not to be skipped, or none can; names them.
@@ -200,7 +200,7 @@ def find_unreadable(refs: Sequence[ImageRef], transform: Transform, workers: int
 
 
 def name_unreadable(bad: Mapping[str, str]) -> str:
-    """The first of them, by reason, and how many more there are."""
+    """Name the first unreadable pictures by reason, and how many more there are."""
     names: dict[str, list[str]] = {}
     for name, why in list(bad.items())[:_NAMED]:
         names.setdefault(why, []).append(name)

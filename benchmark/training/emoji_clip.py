@@ -160,7 +160,7 @@ def contrastive_loss(images: Tensor, texts: Tensor, scale: Tensor, ignored: Tens
 def train(
     output: Path, recipe: EmojiClipRecipe, report: Callable[[int, float], None] = lambda *_: None
 ) -> None:
-    """Trains and writes the model folder; `report` hears each step and its loss."""
+    """Train and write the model folder; `report` hears each step and its loss."""
     rng = np.random.default_rng(recipe.seed)
     generator = torch.Generator().manual_seed(recipe.seed)
     pictures = read_training_pictures()
@@ -199,7 +199,7 @@ def train(
 def export_model(
     model: open_clip.CLIP, seen: Tensor, recipe: EmojiClipRecipe, output: Path
 ) -> None:
-    """Writes open_clip_config.json and open_clip_model.safetensors (fp16)."""
+    """Write open_clip_config.json and open_clip_model.safetensors (fp16)."""
     weights = {name: t.detach().clone() for name, t in model.state_dict().items()}
     weights["token_embedding.weight"][~seen] = 0
     positions = weights["positional_embedding"]

@@ -1,4 +1,4 @@
-"""What a training moves: weights, their optimizer, and the loss scale that float16 wants."""
+"""Network, optimizer and loss scaler of one training."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ class Learner(Generic[Network]):
     scaler: torch.amp.GradScaler
 
     def scale(self, loss: Tensor) -> Tensor:
-        """What is to be sent back, so that small gradients do not vanish."""
+        """Scale a loss before its backward pass, so that small gradients do not vanish."""
         scaled: Tensor = self.scaler.scale(loss)
         return scaled
 
     def step(self) -> None:
-        """One step of the optimizer on the scaled loss's gradients.
+        """Take a step of the optimizer on the scaled loss's gradients.
 
         One whose gradient overflows is left out and the scale halved, as torch has it.
 
@@ -47,6 +47,6 @@ class Learner(Generic[Network]):
 
 
 def make_loss_scaler(backbone: Backbone) -> torch.amp.GradScaler:
-    """One that does nothing unless the towers compute in float16."""
+    """Make a loss scaler, which does nothing unless the towers compute in float16."""
     float16 = PRECISIONS[backbone.precision].compute is torch.float16
     return torch.amp.GradScaler(torch.device(backbone.device).type, enabled=float16)

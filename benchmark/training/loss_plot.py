@@ -18,7 +18,7 @@ _SMOOTHED_SHARE = 0.05
 def write_loss_plot(
     path: Path, losses: Sequence[float], validation: Sequence[tuple[int, float]] = ()
 ) -> None:
-    """Draws every step's loss, its running mean over a twentieth of the training, as PNG.
+    """Draw every step's loss, its running mean over a twentieth of the training, as PNG.
 
     Args:
         validation: (step, loss) on pictures that were left out.

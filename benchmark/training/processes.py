@@ -1,4 +1,4 @@
-"""The processes of one training."""
+"""The processes that share one training, and what they exchange."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from cirbench.benchmark.runtime.errors import UsageError
 
 @dataclass(frozen=True, kw_only=True)
 class Processes:
-    """Which of how many processes this one is."""
+    """The rank of this process, and how many there are."""
 
     rank: int = 0
     count: int = 1
 
     def choose_rows(self, batch_size: int) -> slice:
-        """This process's rows of a batch.
+        """Choose this process's rows of a batch.
 
         Raises:
             UsageError: the batch can't be split evenly.
@@ -33,7 +33,7 @@ class Processes:
         return slice(self.rank * share, (self.rank + 1) * share)
 
     def gather(self, rows: Tensor) -> Tensor:
-        """(b, C) of each process → (B, C), in the order of ranks."""
+        """Gather (b, C) of each process → (B, C), in the order of ranks."""
         if self.count == 1:
             return rows
         parts = [torch.empty_like(rows) for _ in range(self.count)]
@@ -41,7 +41,7 @@ class Processes:
         return torch.cat(parts)
 
     def sum_gradients(self, network: nn.Module, *, divided: bool) -> None:
-        """Over processes, in place."""
+        """Sum the gradients of a network over processes, in place."""
         if self.count == 1:
             return
         for parameter in network.parameters():
@@ -52,7 +52,7 @@ class Processes:
 
 
 def join_processes(device: str) -> Processes:
-    """As torchrun or Slurm's srun says; one process where neither does."""
+    """Join the processes that torchrun or Slurm's srun started; one where neither did."""
     environment = os.environ
     count = int(environment.get("WORLD_SIZE") or environment.get("SLURM_NTASKS") or 1)
     if count == 1:
@@ -69,7 +69,7 @@ def join_processes(device: str) -> Processes:
 
 
 def choose_own_device(device: str, processes: Processes) -> str:
-    """The GPU of this process, where several share a machine; Slurm may show each only its own."""
+    """Choose the GPU of this process where several share a machine."""
     if device != "cuda" or processes.count == 1 or torch.cuda.device_count() == 1:
         return device
     return f"cuda:{os.environ.get('LOCAL_RANK') or os.environ.get('SLURM_LOCALID') or 0}"

@@ -1,4 +1,4 @@
-"""What supervised training saw, and how good it is on the split that selects among its states."""
+"""Triplets of a task, and the validation score that selects a checkpoint."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from cirbench.benchmark.scoring.summary import find_depth, score
 
 
 def find_supervision(task: str, data_root: Path | None) -> dict[str, Any]:
-    """A task's triplets, and how the best epoch is selected: fields of a training's job.
+    """Find a task's triplets, and how the best epoch is selected: fields of a training's job.
 
     Raises:
         UsageError: the task has no triplets.
@@ -48,7 +48,7 @@ def find_supervision(task: str, data_root: Path | None) -> dict[str, Any]:
 def describe_supervision(
     triplets: Sequence[Triplet], selection: Selection, validation: TaskData
 ) -> dict[str, Any]:
-    """What was learned from and selected on, for a resume to compare and a header to tell."""
+    """Describe triplets and selection, for a resume to compare and a header to keep."""
     lines = (f"{t.reference.id}|{t.target.id}|{t.captions}" for t in triplets)
     digest = hashlib.sha256("\n".join(lines).encode())
     return {
@@ -69,7 +69,7 @@ def score_selection(
     images: ImageFeatures,
     texts: TextFeatures,
 ) -> float:
-    """The selection's metrics in percent: their mean within a group, then over the groups.
+    """Score a method by the selection's metrics, in percent: mean within groups, then over them.
 
     Args:
         data: the selection's split.

@@ -1,4 +1,4 @@
-"""What must not be left half done when a person or a scheduler stops the process."""
+"""Defer SIGINT and SIGTERM across a critical section."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An unfinished training on disk: weights, optimizer, identity; enough to go on from."""
+"""The saved state of an unfinished training: weights, optimizer, and what identifies it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from cirbench.benchmark.training.learner import Learner
 
 
 def should_resume(path: Path, *, resume: bool) -> bool:
-    """Whether a training begins from the saved state at `path`.
+    """Tell whether a training resumes from the saved state at `path`.
 
     Raises:
         UsageError: there is one, and none was asked for; it would be lost.
@@ -52,7 +52,7 @@ def save_state(
     provenance: Mapping[str, Any],
     more: Mapping[str, Tensor] | None = None,
 ) -> None:
-    """Everything a resume needs, as tensors and JSON."""
+    """Save everything a resume needs, as tensors and JSON."""
     tensors = {f"network.{name}": tensor for name, tensor in learner.network.state_dict().items()}
     for name, parameter in learner.network.named_parameters():
         for key, value in learner.optimizer.state[parameter].items():
@@ -64,7 +64,7 @@ def save_state(
 def load_state(
     path: Path, learner: Learner[Any], identity: Mapping[str, Any]
 ) -> tuple[Mapping[str, Any], Mapping[str, Tensor]]:
-    """Puts a saved state back; gives its provenance and what was saved besides.
+    """Restore a saved state; give its provenance and what was saved besides.
 
     Args:
         identity: section → its fields; what must be the same for the training to be the same.
@@ -103,7 +103,7 @@ def _select_prefix(content: Mapping[str, Tensor], prefix: str) -> dict[str, Tens
 
 
 def write_epochs(path: Path, log: Sequence[tuple[float, float]]) -> None:
-    """Mean loss and selection score of each epoch, as CSV."""
+    """Write mean loss and selection score of each epoch as CSV."""
     with (
         write_whole(path) as temporary,
         temporary.open("w", newline="", encoding="utf-8") as file,
@@ -114,7 +114,7 @@ def write_epochs(path: Path, log: Sequence[tuple[float, float]]) -> None:
 
 
 def read_epochs(path: Path, epochs: int) -> list[tuple[float, float]]:
-    """The first `epochs` rows of such a log.
+    """Read the first `epochs` rows of what `write_epochs` wrote.
 
     Raises:
         CorruptData: it is not there, damaged, or shorter.

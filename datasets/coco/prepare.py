@@ -57,7 +57,7 @@ class Photo:
 
 
 def prepare(root: Path, *, seed: int, reporter: Reporter) -> list[str]:
-    """Writes coco_eval.csv and val2017_masked/ below `root`/coco; files that are there stay.
+    """Write coco_eval.csv and val2017_masked/ below `root`/coco; files that are there stay.
 
     Returns:
         Lines about what was made.

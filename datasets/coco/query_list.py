@@ -20,7 +20,7 @@ _EMPTY = ("nan", "NaN")
 
 @dataclass(frozen=True, kw_only=True)
 class ObjectQuery:
-    """A query: an object of an image.
+    """A query of COCO: an object of an image.
 
     Attributes:
         image: the file name.

@@ -227,7 +227,7 @@ class IconifySet:
 
 
 def encode(concept: Concept, style: str, image: Image.Image) -> Drawing:
-    """Packs a picture; what is compared later are the decoded pixels."""
+    """Pack a picture; what is compared later are the decoded pixels."""
     buffer = io.BytesIO()
     image.save(buffer, "WEBP", quality=WEBP_QUALITY, method=6)
     decoded = decode(buffer.getvalue()).convert("RGB")
@@ -252,7 +252,7 @@ def draw_all(packages: Mapping[str | None, Files]) -> list[Drawing]:
 
 
 def drop_twins(drawings: Sequence[Drawing]) -> list[Drawing]:
-    """Leaves out concepts that some core style draws just like an earlier concept."""
+    """Leave out concepts that some core style draws just like an earlier concept."""
     seen: dict[bytes, str] = {}
     twins = set()
     for drawing in drawings:
@@ -276,7 +276,7 @@ def split_concepts(drawings: Sequence[Drawing]) -> dict[Concept, str]:
 
 
 def drop_leaks(drawings: Sequence[Drawing], splits: Mapping[Concept, str]) -> list[Drawing]:
-    """Leaves out training pictures that are (nearly) the drawing of a held-out picture."""
+    """Leave out training pictures that are (nearly) the drawing of a held-out picture."""
     held_out = [d.style in CORE_STYLES and splits[d.concept] != "train" for d in drawings]
     evaluation = np.stack([d.thumbnail for d, held in zip(drawings, held_out, strict=True) if held])
     return [
@@ -304,7 +304,7 @@ def write(drawings: Sequence[Drawing], splits: Mapping[Concept, str], output: Pa
 
 
 def build(output: Path, cache: Path) -> None:
-    """Fetches, draws, splits, packs."""
+    """Fetch, draw, splits, pack."""
     packages = {source.style: fetch(source, cache) for source in SOURCES}
     drawn = draw_all(packages)
     distinct = drop_twins(drawn)

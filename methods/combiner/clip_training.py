@@ -98,7 +98,7 @@ class ClipSumJob:
 
 
 def unfreeze_encoders(model: nn.Module, encoders: str) -> list[nn.Parameter]:
-    """The encoders' parameters, made trainable; all others, and the temperature, stay frozen.
+    """Make the encoders' parameters trainable; all others, and the temperature, stay frozen.
 
     Raises:
         UsageError: no encoders have that name.
@@ -139,7 +139,7 @@ def make_batches(job: ClipSumJob, epoch: int) -> Iterator[tuple[Tensor, list[str
 
 @full_float32()
 def train(job: ClipSumJob, reporter: Reporter, *, resume: bool = False) -> float:
-    """Fine-tunes, writes the best epoch's towers and a log, gives its selection score in percent.
+    """Fine-tune, write the best epoch's towers and a log, give its selection score in percent.
 
     Raises:
         UsageError: no triplets, unknown encoders, a resume with another recipe, or a state that
@@ -193,7 +193,7 @@ def train(job: ClipSumJob, reporter: Reporter, *, resume: bool = False) -> float
 
 
 def save_memory(model: nn.Module) -> None:
-    """Activations are computed twice rather than kept, where the library offers it.
+    """Compute activations twice rather than keep them, where the library offers it.
 
     The released code does not, and its recipe then needs more than one 24 GB card.
     """
@@ -205,7 +205,7 @@ def save_memory(model: nn.Module) -> None:
 def _train_epoch(
     learner: Learner[nn.Module], job: ClipSumJob, epoch: int, reporter: Reporter
 ) -> float:
-    """The mean loss."""
+    """Train one epoch, and give its mean loss."""
     losses = []
     steps = max(1, len(job.triplets) // job.recipe.batch_size)
     with reporter.stage(f"epoch {epoch + 1}", steps) as stage:
@@ -228,7 +228,7 @@ def _train_epoch(
 
 
 def score_towers(job: ClipSumJob) -> float:
-    """The selection score of the sum of raw features, with the towers as they stand."""
+    """Score the sum of raw features on the selection split, by the towers as they stand."""
     protocol = replace(job.selection.protocol, image_text_sum="raw")
     with Reporter(quiet=True).stage("selection", len(job.validation.pictures)) as stage:
         embedder = Embedder(

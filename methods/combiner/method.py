@@ -65,7 +65,7 @@ class CombinerNetwork(nn.Module):
         )
 
     def forward(self, images: Tensor, texts: Tensor) -> Tensor:
-        """Composes; the residual is of the raw features, so their norms matter."""
+        """Compose; the residual is of the raw features, so their norms matter."""
         text = self.dropout(self.text_projection_layer(texts).relu())
         image = self.dropout(self.image_projection_layer(images).relu())
         raw = torch.cat([text, image], dim=-1)  # (B, 2P), text first
@@ -75,7 +75,7 @@ class CombinerNetwork(nn.Module):
 
     @classmethod
     def from_weights(cls, weights: Mapping[str, Tensor]) -> CombinerNetwork:
-        """Infers the widths from the shapes; for use within `loading_network`."""
+        """Infer the widths from the shapes; for use within `loading_network`."""
         projection, width = weights["text_projection_layer.weight"].shape
         hidden = weights["combiner_layer.weight"].shape[0]
         with torch.random.fork_rng(devices=[]):

@@ -127,7 +127,7 @@ class CombinerTraining(Training):
 
 @dataclass(frozen=True, kw_only=True)
 class TripletFeatures:
-    """What the frozen towers make of T triplets and of the selection split.
+    """Features of T triplets and of the selection split, by the frozen towers.
 
     Attributes:
         references, targets: (T,) rows of `images`.
@@ -144,7 +144,7 @@ class TripletFeatures:
 
 
 def embed_triplets(job: CombinerJob, reporter: Reporter) -> TripletFeatures:
-    """Embeds each distinct image and text once."""
+    """Embed each distinct image and text once."""
     data = job.validation
     refs = [ref for t in job.triplets for ref in (t.reference, t.target)]
     distinct = {ref.id: ref for ref in [*refs, *data.pictures.values()]}
@@ -197,7 +197,7 @@ def make_batches(
 
 @full_float32()
 def train(job: CombinerJob, reporter: Reporter, *, resume: bool = False) -> float:
-    """Trains, writes the best epoch's weights and a log, and gives its selection score in percent.
+    """Train, write the best epoch's weights and a log, and give its selection score in percent.
 
     Raises:
         UsageError: no triplets, a resume with another recipe, or a state that would be lost.
@@ -248,7 +248,7 @@ def train(job: CombinerJob, reporter: Reporter, *, resume: bool = False) -> floa
 
 
 def make_learner(job: CombinerJob) -> Learner[CombinerNetwork]:
-    """Before the first epoch."""
+    """Make network and optimizer as they are before the first epoch."""
     with seeded(job.recipe.seed):
         network = CombinerNetwork(
             job.backbone.embedding_width, job.recipe.projection, job.recipe.hidden
@@ -266,7 +266,7 @@ def _train_epoch(
     features: TripletFeatures,
     epoch: int,
 ) -> float:
-    """The mean loss."""
+    """Train one epoch, and give its mean loss."""
     learner.network.train()
     losses = []
     with seeded(job.recipe.seed * 1_000_003 + epoch, job.backbone.device):  # dropout
@@ -286,7 +286,7 @@ def _train_epoch(
 
 
 def score_network(network: CombinerNetwork, job: CombinerJob, features: TripletFeatures) -> float:
-    """The selection score of a network as it stands, which is left in eval mode."""
+    """Score a network on the selection split; it is left in eval mode."""
     method = Combiner(network, job.trained_on)
     images, texts = features.found, features.query_texts
     return score_selection(method, job.selection, job.validation, images, texts)

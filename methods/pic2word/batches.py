@@ -1,4 +1,4 @@
-"""What Pic2Word's mapping network is trained on, step by step, in any number of processes.
+"""The batches of Pic2Word's training, step by step, in any number of processes.
 
 Which pictures a step sees, and how each is cropped, is a function of seed, epoch and picture alone.
 A picture that can't be decoded is counted, and its place is taken by the next one that can.
@@ -59,7 +59,7 @@ def _draw_order(seed: int, epoch: int, count: int) -> NDArray[np.int64]:
 
 
 def choose_rows(step: int, count: int, batch_size: int, seed: int) -> NDArray[np.int64]:
-    """(B,) the pictures of a step; each epoch sees each once, an incomplete batch is dropped."""
+    """Choose the (B,) pictures of a step; each epoch sees each once, without incomplete batches."""
     epoch, place = divmod(step, count // batch_size)
     return _draw_order(seed, epoch, count)[place * batch_size : (place + 1) * batch_size]
 
@@ -115,12 +115,12 @@ class TrainingPictures:
             )
 
     def remarks(self) -> list[str]:
-        """What a person should know of the pictures that were used."""
+        """Remarks for the person about the pictures that were used."""
         names = sorted(self.deep_greys)
         return [describe_deep_greys(names, len(self.refs))] if names else []
 
     def report(self) -> dict[str, object]:
-        """For the weights' header."""
+        """Report unreadable pictures, for the weights' header."""
         first = [self.unreadable[row] for row in sorted(self.unreadable)[:_NAMED]]
         return {"count": len(self.unreadable), "first": first}
 

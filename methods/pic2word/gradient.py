@@ -1,5 +1,7 @@
 """The gradient of Pic2Word's contrastive loss, exactly, over processes and in pieces.
 
+This is GradCache (Gao et al., RepL4NLP 2021), with exact dropout masks.
+
 The loss of a batch of B pictures needs all B texts at once, but the gradient with respect to the
 texts, dL/dT, can be had from their values alone. So each process computes its own b texts (in
 pieces, keeping nothing), all gather, each computes the same loss and dL/dT, and sends its own rows
@@ -34,7 +36,7 @@ def draw_dropout_masks(network: MappingNetwork, rows: int, seed: int) -> list[Te
 
 @dataclass(frozen=True, kw_only=True)
 class GradientStep:
-    """One step of one process.
+    """The gradient of one step, computed by one process.
 
     Attributes:
         images: (b, C) this process's embeddings.
@@ -52,16 +54,18 @@ class GradientStep:
     released_gather: bool = False
 
     def backward(self, scaled: Callable[[Tensor], Tensor] = lambda loss: loss) -> Tensor:
-        """Leaves the gradient of the scaled loss in the network; gives the whole batch's loss."""
+        """Add the gradient of the scaled loss to the network's; give the whole batch's loss."""
         whole = self.processes.count == 1 and (self.piece or len(self.images)) >= len(self.images)
         if whole:
             loss = self._compute_loss(self.images, self._encode_texts(slice(None)))
             scaled(loss).backward()  # type: ignore[no-untyped-call]  # untyped in torch
             return loss.detach()
+        # First pass: the values of all texts, without a graph.
         with torch.no_grad():
             own = torch.cat([self._encode_texts(part) for part in self._split()])
         texts = self.processes.gather(own).requires_grad_()
         loss = self._compute_loss(self.processes.gather(self.images), texts)
+        # The loss's gradient stops at the texts; their graph is built again below, piece by piece.
         (gradient,) = torch.autograd.grad(scaled(loss), texts)
         gradient = gradient[self.processes.choose_rows(len(texts))]
         for part in self._split():

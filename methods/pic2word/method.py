@@ -85,7 +85,7 @@ class MappingNetwork(nn.Module):
 
     @classmethod
     def from_weights(cls, weights: Mapping[str, Tensor]) -> MappingNetwork:
-        """Infers widths and depth from the shapes; for use within `loading_network`."""
+        """Infer widths and depth from the shapes; for use within `loading_network`."""
         layers = sum(name.startswith("layers.") and name.endswith("weight") for name in weights)
         middle, embedding_width = weights["layers.0.0.weight"].shape
         token_width = weights["fc_out.weight"].shape[0]
@@ -96,7 +96,7 @@ class MappingNetwork(nn.Module):
 
 
 def describe_carried_clip(checkpoint: Checkpoint, backbone: Backbone) -> tuple[str, ...]:
-    """What is to be said of the CLIP that a released checkpoint carries besides the mapper.
+    """Remark on the CLIP that a released checkpoint carries besides the mapper.
 
     It was frozen in training, so it should be the backbone; the backbone is what is used.
     """

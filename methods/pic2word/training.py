@@ -158,7 +158,7 @@ class Pic2WordTraining(Training):
 def make_optimizer(
     mapper: MappingNetwork, recipe: Pic2WordRecipe, backbone_name: str
 ) -> torch.optim.AdamW:
-    """No decay on biases; betas and eps as the released code sets them by the kind of tower."""
+    """Make AdamW without decay of biases, with betas and eps as in the released code."""
     biases = [p for name, p in mapper.named_parameters() if name.endswith("bias")]
     weights = [p for name, p in mapper.named_parameters() if not name.endswith("bias")]
     resnet = backbone_name.startswith("RN")
@@ -174,7 +174,7 @@ def make_optimizer(
 
 
 def embed_steps(job: Pic2WordJob, pictures: TrainingPictures, first_step: int) -> Iterator[Tensor]:
-    """(b, C) raw image embeddings of this process's rows, for every step from `first_step` on."""
+    """Yield (b, C) raw image embeddings of this process's rows for each step from `first_step`."""
     recipe, own = job.recipe, job.processes.choose_rows(job.recipe.batch_size)
     steps = (
         (
@@ -224,7 +224,7 @@ def embed_once(job: Pic2WordJob, pictures: TrainingPictures) -> Tensor:
 def compute_gradient(
     learner: Learner[MappingNetwork], job: Pic2WordJob, images: Tensor, step: int
 ) -> Tensor:
-    """Leaves the step's gradient in the mapper, and gives the whole batch's loss."""
+    """Compute the step's gradient in the mapper, and give the whole batch's loss."""
     recipe, mapper = job.recipe, learner.network
     masks = draw_dropout_masks(mapper, recipe.batch_size, recipe.seed * 1_000_003 + step)
     return GradientStep(
@@ -241,7 +241,7 @@ def compute_gradient(
 
 @full_float32()
 def train(job: Pic2WordJob, reporter: Reporter, *, resume: bool = False) -> float:
-    """Trains, writes `job.output` and the loss log beside it, and gives the last loss.
+    """Train, write `job.output` and the loss log beside it, and give the last loss.
 
     Raises:
         UsageError: fewer pictures than a batch, a resume with another recipe, or a state that
@@ -261,6 +261,7 @@ def train(job: Pic2WordJob, reporter: Reporter, *, resume: bool = False) -> floa
     pictures = TrainingPictures(refs=job.images, most_unreadable=job.most_unreadable)
     watch = _make_validator(job, first)
     learner.network.train()
+    # A step is whole or not done: Ctrl-C in between saves a state that a resume can start from.
     try:
         with reporter.stage("training", job.steps) as stage:
             stage.advance(first)
@@ -277,7 +278,7 @@ def train(job: Pic2WordJob, reporter: Reporter, *, resume: bool = False) -> floa
             f"interrupted after step {len(losses)}; the same command with --resume continues"
         )
         raise
-    if job.processes.rank:
+    if job.processes.rank:  # the first process alone writes
         return losses[-1]
     for remark in pictures.remarks():
         reporter.say(remark)
@@ -303,7 +304,7 @@ def train(job: Pic2WordJob, reporter: Reporter, *, resume: bool = False) -> floa
 
 
 def _make_validator(job: Pic2WordJob, first_step: int) -> Validator:
-    """Over the held-out pictures' embeddings, in the first process; over none in the others."""
+    """Make the validator, which has pictures in the first process and none in the others."""
     images = torch.empty(0)
     if job.validation and job.processes.rank == 0:
         pictures = TrainingPictures(refs=job.validation, most_unreadable=job.most_unreadable)
@@ -320,7 +321,7 @@ def _make_validator(job: Pic2WordJob, first_step: int) -> Validator:
 
 
 def make_learner(job: Pic2WordJob) -> Learner[MappingNetwork]:
-    """Before the first step."""
+    """Make network and optimizer as they are before the first step."""
     with seeded(job.recipe.seed):
         mapper = MappingNetwork(
             job.backbone.embedding_width,
@@ -339,7 +340,7 @@ def make_learner(job: Pic2WordJob) -> Learner[MappingNetwork]:
 def train_step(
     learner: Learner[MappingNetwork], job: Pic2WordJob, images: Tensor, step: int
 ) -> float:
-    """Moves the mapper by one batch's gradient, and gives the batch's loss.
+    """Update the mapper by one batch's gradient, and give the batch's loss.
 
     Raises:
         CheckFailed: the loss is not finite.
@@ -361,7 +362,7 @@ def train_step(
 
 
 def save_state(job: Pic2WordJob, learner: Learner[MappingNetwork], losses: Sequence[float]) -> None:
-    """Everything a resume needs, as tensors and JSON; the first process's work."""
+    """Save everything a resume needs, as tensors and JSON, in the first process."""
     if job.processes.rank:
         return
     _write_log(job, losses)
@@ -370,7 +371,7 @@ def save_state(job: Pic2WordJob, learner: Learner[MappingNetwork], losses: Seque
 
 
 def load_state(job: Pic2WordJob, learner: Learner[MappingNetwork]) -> int:
-    """Puts a saved state back, and gives how many steps it has done.
+    """Put a saved state back, and give how many steps it has done.
 
     Raises:
         UsageError: it is of another training; the fields that differ are named.
@@ -388,7 +389,7 @@ def _write_log(job: Pic2WordJob, losses: Sequence[float]) -> None:
 
 
 def _read_log(job: Pic2WordJob, steps: int) -> list[float]:
-    """The losses of the steps already done."""
+    """Read the losses of the steps already done."""
     if steps == 0:
         return []
     try:

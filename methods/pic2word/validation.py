@@ -22,7 +22,7 @@ _TEXTS_AT_ONCE = 256
 
 
 class PictureSubset(Sequence[ImageRef]):
-    """Some pictures of many, looked up when they are asked for."""
+    """A subset of many pictures, which looks each up when it is asked for."""
 
     def __init__(self, refs: Sequence[ImageRef], rows: NDArray[np.int64]) -> None:
         self._refs, self._rows = refs, rows
@@ -39,7 +39,7 @@ class PictureSubset(Sequence[ImageRef]):
 def hold_out(
     refs: Sequence[ImageRef], share: float, seed: int
 ) -> tuple[Sequence[ImageRef], Sequence[ImageRef]]:
-    """Pictures to train on, and a share of them that are left out, drawn by the seed."""
+    """Split pictures into those to train on and a held-out share, drawn by the seed."""
     count = round(share * len(refs))
     if count == 0:
         return refs, ()
@@ -64,7 +64,7 @@ class Validation:
 def validate(
     mapper: MappingNetwork, backbone: Backbone, prompt: str, images: Tensor, step: int
 ) -> Validation:
-    """Without dropout; the network is left in the mode it was in."""
+    """Measure the network without dropout; it is left in the mode it was in."""
     training = mapper.training
     mapper.eval()
     parts = []
@@ -80,7 +80,7 @@ def validate(
 
 
 def write_validations(path: Path, found: Sequence[Validation]) -> None:
-    """As CSV, a row a validation."""
+    """Write validations as CSV, one a row."""
     with (
         write_whole(path) as temporary,
         temporary.open("w", newline="", encoding="utf-8") as file,
@@ -91,7 +91,7 @@ def write_validations(path: Path, found: Sequence[Validation]) -> None:
 
 
 def read_validations(path: Path, steps: int) -> list[Validation]:
-    """Those of the steps already done; none where nothing was written."""
+    """Read the validations of the steps already done; none where nothing was written."""
     if not path.exists():
         return []
     with path.open(newline="", encoding="utf-8") as file:
@@ -107,7 +107,7 @@ def read_validations(path: Path, steps: int) -> list[Validation]:
 
 
 class Validator:
-    """Validates every so many steps and at the end, and keeps what it found."""
+    """Validation every so many steps and at the end, and a log of it."""
 
     def __init__(
         self,
@@ -125,7 +125,7 @@ class Validator:
         self.found = read_validations(path, first_step) if first_step else []
 
     def validate_if_due(self, steps: int, mapper: MappingNetwork) -> None:
-        """After so many steps."""
+        """Validate if it is due after so many steps."""
         due = steps % self.every == 0 or steps == self.total
         if due and len(self.images):
             self.found.append(validate(mapper, self.backbone, self.prompt, self.images, steps))
@@ -133,7 +133,7 @@ class Validator:
 
     @property
     def last(self) -> dict[str, float] | None:
-        """For the weights' header."""
+        """The last validation, for the weights' header."""
         return asdict(self.found[-1]) if self.found else None
 
     @property

@@ -66,7 +66,7 @@ class SweepCell:
 
 @dataclass(frozen=True, kw_only=True)
 class State:
-    """Where a cell stands.
+    """The state of a cell.
 
     Attributes:
         submission, place: which submission it went with, and as which number of it.
@@ -151,14 +151,14 @@ class Manifest:
 
     @property
     def stop_sign(self) -> Path:
-        """Holds the id of the cell whose failure stops the rest, with --fail-fast."""
+        """Hold the id of the cell whose failure stops the rest, with --fail-fast."""
         return self.folder / "stopped-by"
 
     def cell_path(self, cell: str) -> Path:
         return self.folder / "cells" / f"{cell}.json"
 
     def read_plan(self) -> SweepPlan:
-        """Raises MissingData where there is no such sweep, CorruptData where it is damaged."""
+        """Read the plan; raises MissingData if there is no such sweep, CorruptData if damaged."""
         path = self.folder / "sweep.json"
         if not path.is_file():
             known = ", ".join(sorted(p.parent.name for p in path.parents[1].glob("*/sweep.json")))
@@ -170,7 +170,7 @@ class Manifest:
         return _read(path, SweepPlan, "submit the sweep file again; what is done stays done")
 
     def read_cell(self, cell: str) -> SweepCell:
-        """Raises CorruptData: the file is missing, damaged, or another cell's."""
+        """Read a cell; raises CorruptData if its file is missing, damaged, or another cell's."""
         path = self.cell_path(cell)
         mend = "submit the sweep file again to write it anew"
         found = _read(path, SweepCell, mend)
@@ -179,11 +179,11 @@ class Manifest:
         return found
 
     def read_cells(self) -> list[SweepCell]:
-        """In the plan's order."""
+        """Read all cells, in the plan's order."""
         return [self.read_cell(cell) for cell in self.read_plan().cells]
 
     def read_state(self, cell: str) -> State:
-        """A damaged file is a failure that retry mends, and never hides the other cells."""
+        """Read a cell's state; a damaged file is a failure that retry mends."""
         path = self.folder / "states" / f"{cell}.json"
         if not path.exists():
             return State()
@@ -208,7 +208,7 @@ class Manifest:
         _write(self.folder / "submissions" / f"{submission.id}.json", submission)
 
     def read_submissions(self) -> dict[str, Submission]:
-        """By id. A damaged one counts as lost, and so do its cells that had not begun."""
+        """Read submissions by id; a damaged one counts as lost, as do its cells not yet begun."""
         found = {}
         for path in sorted((self.folder / "submissions").glob("[!.]*.json")):
             try:
@@ -218,7 +218,7 @@ class Manifest:
         return found
 
     def queue_together(self, submission: Submission, cells: Sequence[SweepCell]) -> None:
-        """Notes, before the queue is asked, which cells it will be asked for."""
+        """Write down which cells will be submitted, before the queue is asked."""
         self.write_submission(submission)
         for place, cell in enumerate(cells):
             attempts = self.read_state(cell.id).attempts
@@ -227,7 +227,7 @@ class Manifest:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """One submitter at a time; the others wait. The system frees it with its process."""
+        """Exclude other submitters, who wait; the system frees the lock with its process."""
         with _explain_disk_errors(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             file = (self.folder / "lock").open("w", encoding="utf-8")
@@ -249,7 +249,7 @@ class Manifest:
 
 
 def open_manifest(name: str, sweeps: Path) -> Manifest:
-    """The manifest of a sweep by name.
+    """Open the folder of a sweep by name.
 
     Raises:
         UsageError: no folder can have that name.
@@ -260,7 +260,7 @@ def open_manifest(name: str, sweeps: Path) -> Manifest:
 
 
 def explain_block(cell: SweepCell, statuses: Mapping[str, str]) -> str:
-    """Why a cell can't be run, by the statuses of the cells it needs; empty where it can."""
+    """Explain why a cell cannot run, by the statuses of those it needs; empty if it can."""
     bad = [need for need in cell.needs if statuses.get(need) in ENDED_BADLY]
     return f"needs {bad[0]}, which is {statuses[bad[0]]}" if bad else ""
 

@@ -27,7 +27,7 @@ def find_task_rank() -> int:
 
 
 def train(request: Mapping[str, Any]) -> None:
-    """Trains what a cell asks for, unless its weights are there."""
+    """Train what a cell asks for, unless its weights are there."""
     training: Training = find_training(request["method"])()
     rank = find_task_rank()
     if Path(request["output"]).is_file() or (rank and not training.parallel):
@@ -48,7 +48,7 @@ def train(request: Mapping[str, Any]) -> None:
 
 
 def _set_meeting_point() -> None:
-    """To torch, as submitit knows it; on one node without a name that others would have to know."""
+    """Tell torch where its processes meet; on one node by an address that needs no name."""
     if "WORLD_SIZE" in os.environ:
         return
     try:

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class CellJob:
-    """What submitit carries to the node: a path. It is called there, and again after a requeue."""
+    """The job that submitit runs on a node, and again after a requeue: one cell's path."""
 
     path: str
 
@@ -52,7 +52,7 @@ class CellJob:
         return state.status
 
     def checkpoint(self) -> submitit.helpers.DelayedSubmission:
-        """Called on preemption and shortly before the time limit; then the job is requeued."""
+        """Requeue the job, on preemption and shortly before the time limit."""
         manifest, cell = _locate(Path(self.path))
         state = manifest.read_state(cell)
         reason = f"requeued after preemption or timeout, attempt {state.attempts}"
@@ -61,7 +61,7 @@ class CellJob:
 
 
 def work(path: Path) -> State:
-    """Runs the cell that a file describes, and gives the state it ended in, already written.
+    """Run the cell that a file describes, and give the state it ended in, already written.
 
     Raises:
         CorruptData: the file is damaged.
@@ -94,7 +94,7 @@ def work(path: Path) -> State:
 
 
 def _work_beside(manifest: Manifest, cell: SweepCell) -> State:
-    """The part of a job's other tasks, in a training of several processes; the first one speaks.
+    """Do the share of a task that is not the job's first, in a training of several processes.
 
     They write a state only to say why the first one will fail.
     """
@@ -141,7 +141,7 @@ def find_job_id() -> str | None:
 
 
 def _attempt(cell: SweepCell) -> tuple[str, str, tuple[str, ...]]:
-    """Does the work; every way it can end becomes a state, a reason and a trace."""
+    """Do the work; every way it can end becomes a state, a reason and a trace."""
     try:
         _check_gpu(cell.resources)
         WORK[cell.kind](cell.request)
@@ -168,14 +168,14 @@ def _shorten(error: Exception) -> str:
 
 
 def _read_log_tail(manifest: Manifest, state: State) -> tuple[str, ...]:
-    """Of the job's own log; none by hand."""
+    """Read the end of the job's own log; none by hand."""
     sys.stderr.flush()
     sys.stdout.flush()
     return manifest.read_log_tail(state.job) if state.job else ()
 
 
 def _check_gpu(resources: Mapping[str, Any]) -> None:
-    """Fails at once on a node whose GPU can't be used, before hours on its CPU."""
+    """Fail at once on a node whose GPU can't be used, before hours on its CPU."""
     if not any("gpu" in f"{name}={value}" for name, value in resources.items() if value):
         return
     import torch
@@ -197,7 +197,7 @@ def _run(request: Mapping[str, Any]) -> None:
 
 
 def _embed(request: Mapping[str, Any]) -> None:
-    """Embeds pictures for the runs that come after, by all their backbones."""
+    """Embed pictures for the runs that come after, by all their backbones."""
     from cirbench.benchmark.backbones.load import load_backbone
     from cirbench.benchmark.evaluation.run import embed
     from cirbench.benchmark.runtime.progress import Reporter
@@ -226,7 +226,7 @@ WORK: Mapping[str, Callable[[Mapping[str, Any]], None]] = {
 
 
 def main() -> None:
-    """Runs one cell by hand; exit code 0 where it is done, else 1, and that of the error."""
+    """Run one cell by hand; exit code 0 where it is done, else 1, and that of the error."""
     if len(sys.argv) != 2:
         sys.exit("usage: python -P -m cirbench.slurm.node.worker SWEEPS/NAME/cells/CELL.json")
     try:

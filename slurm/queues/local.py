@@ -40,7 +40,7 @@ _PATIENCE_SECONDS = 5.0
 
 
 def start(manifest: Manifest, submission: str, environment: Mapping[str, str]) -> dict[str, Any]:
-    """Starts the queue for a submission, and gives what finds its process again."""
+    """Start the queue for a submission, and give what finds its process again."""
     manifest.logs.mkdir(parents=True, exist_ok=True)
     with (manifest.logs / f"local-{submission}.log").open("ab") as log:
         process = subprocess.Popen(
@@ -65,7 +65,7 @@ def is_alive(submission: Submission) -> bool:
 
 
 def stop(submission: Submission) -> None:
-    """Ends a queue and its cells.
+    """End a queue and its cells.
 
     Raises:
         UsageError: it runs on another machine.
@@ -97,7 +97,7 @@ def _list_members(group: int) -> list[int]:
 
 
 def _read_start(process: int) -> str | None:
-    """When a process began, in the kernel's ticks: a process id alone is used again."""
+    """Read when a process began, in kernel ticks: a process id alone is used again."""
     try:
         fields = (
             Path(f"/proc/{process}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
@@ -108,7 +108,7 @@ def _read_start(process: int) -> str | None:
 
 
 def find_gpus() -> list[int]:
-    """Those of CUDA_VISIBLE_DEVICES, else all of the machine."""
+    """Find the GPUs of CUDA_VISIBLE_DEVICES, else all of the machine."""
     if (visible := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
         return [int(number) for number in visible.split(",") if number.strip().isdigit()]
     names = [path.name.removeprefix("nvidia") for path in Path("/dev").glob("nvidia[0-9]*")]
@@ -117,7 +117,7 @@ def find_gpus() -> list[int]:
 
 @dataclass
 class LocalQueue:
-    """Works off one submission."""
+    """The queue of one submission."""
 
     manifest: Manifest
     waiting: list[SweepCell]
@@ -126,7 +126,7 @@ class LocalQueue:
     running: dict[str, tuple[submitit.Job[str], list[int]]] = field(default_factory=dict)
 
     def run(self) -> None:
-        """Returns when every cell has ended."""
+        """Run every cell, and return when all have ended."""
         total_gpus = len(self.free_gpus)
         while self.waiting or self.running:
             self._reap()
@@ -189,7 +189,7 @@ class LocalQueue:
 
 
 def main() -> None:
-    """Works off the submission named on the command line."""
+    """Work off the submission named on the command line."""
     folder, name = sys.argv[1:]
     manifest = Manifest(folder=Path(folder))
     submission = manifest.read_submissions()[name]

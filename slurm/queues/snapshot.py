@@ -24,7 +24,7 @@ _ROOMS = ("benchmark", "methods", "datasets", "slurm")
 
 @dataclass(frozen=True, kw_only=True)
 class JobCode:
-    """What jobs run.
+    """The code that jobs run.
 
     Attributes:
         folder: a snapshot, None for the code as it is installed.
@@ -36,7 +36,7 @@ class JobCode:
 
     @property
     def environment(self) -> dict[str, str]:
-        """For the jobs. Without the first, `datasets/` in a job's folder passes for another's."""
+        """Variables of the jobs; the first keeps folders like `datasets/` off their path."""
         safe = {"PYTHONSAFEPATH": "1"}
         if self.folder is None:
             return safe
@@ -45,7 +45,7 @@ class JobCode:
 
 
 def choose_code(manifest: Manifest, *, snapshot: bool = True) -> JobCode:
-    """The code of a submission; `build_snapshot` makes the snapshot."""
+    """Choose the code of a submission; `build_snapshot` makes the snapshot."""
     state = provenance.read_code_state()
     root = find_checkout()
     folder = None
@@ -57,7 +57,7 @@ def choose_code(manifest: Manifest, *, snapshot: bool = True) -> JobCode:
 
 
 def build_snapshot(code: JobCode) -> None:
-    """Makes the snapshot, unless the sweep has one of the same files.
+    """Make the snapshot, unless the sweep has one of the same files.
 
     Raises:
         CheckFailed: the wheel can't be built.
@@ -68,13 +68,13 @@ def build_snapshot(code: JobCode) -> None:
 
 
 def find_checkout() -> Path | None:
-    """The checkout this code runs from, None for an installed distribution."""
+    """Find the checkout this code runs from; None for an installed distribution."""
     root = provenance.find_source_root()
     return root if (root / ".git").exists() and (root / "pyproject.toml").is_file() else None
 
 
 def _hash_packages(root: Path) -> str:
-    """Of every file of the packages; unlike git's diff it sees files that are not added yet."""
+    """Hash every file of the packages, also those not added to git yet."""
     digest = hashlib.sha256()
     for room in _ROOMS:
         for path in sorted((root / room).rglob("*")):
@@ -85,7 +85,7 @@ def _hash_packages(root: Path) -> str:
 
 
 def _build(root: Path, folder: Path) -> None:
-    """Builds and unpacks aside; the folder is there only when it is whole."""
+    """Build and unpack aside; the folder is there only when it is whole."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as name:
         aside = Path(name)

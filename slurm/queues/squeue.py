@@ -1,4 +1,4 @@
-"""What Slurm says of jobs: `squeue`, and `sacct` only where a site keeps accounts."""
+"""Slurm's commands: `squeue` for jobs, and `sacct` where a site keeps accounts."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class QueuedJob:
 
 
 def check_slurm() -> None:
-    """Raises UsageError where there is no Slurm."""
+    """Check that Slurm is available; raises UsageError where it is not."""
     if shutil.which("sbatch") is None:
         raise UsageError(
             "Slurm is not available (no sbatch on PATH); log in to the cluster, or use --cluster "
@@ -58,7 +58,7 @@ def check_slurm() -> None:
 
 
 def list_jobs() -> dict[str, QueuedJob]:
-    """Every job of this user that Slurm still knows, ended ones among them, by id.
+    """List every job of this user that Slurm still knows, also ended ones, by id.
 
     Raises:
         CheckFailed: Slurm does not answer.
@@ -83,7 +83,7 @@ def list_jobs() -> dict[str, QueuedJob]:
 
 
 def read_accounts(jobs: Iterable[str]) -> dict[str, QueuedJob]:
-    """What the accounts say of jobs that the queue has forgotten; nothing where there are none."""
+    """Read from the accounts the jobs that the queue has forgotten; none where none are kept."""
     wanted = ",".join(jobs)
     if not wanted or shutil.which("sacct") is None:
         return {}
@@ -108,7 +108,7 @@ def read_accounts(jobs: Iterable[str]) -> dict[str, QueuedJob]:
 
 
 def cancel(jobs: Iterable[str]) -> None:
-    """Asks Slurm to cancel jobs; ended ones are no error."""
+    """Ask Slurm to cancel jobs; ended ones are no error."""
     ids = list(jobs)
     if not ids:
         return
@@ -122,7 +122,7 @@ _NOT_NOW = ("down, drained or reserved", "nodes are busy", "nodes required for j
 
 
 def find_refusal(script: str) -> str | None:
-    """Why sbatch would refuse a script; None where it would take it, if not start it yet.
+    """Find why sbatch would refuse a script; None where it would queue it.
 
     Nothing is submitted.
     """
@@ -148,7 +148,7 @@ def _parse_job(values: list[str]) -> QueuedJob:
 
 
 def _describe_exit(code: str) -> str:
-    """The wait status that squeue prints, in words."""
+    """Put the wait status that squeue prints into words."""
     if not code.isdigit() or code == "0":
         return ""
     ended = os.waitstatus_to_exitcode(int(code))

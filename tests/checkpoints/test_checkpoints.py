@@ -174,7 +174,7 @@ def test_a_file_that_is_no_weights_at_all_is_refused(tmp_path, name):
 @pytest.mark.parametrize("content", [torch.zeros(3), [torch.zeros(3)], 5])
 def test_weights_without_names_are_refused(tmp_path, content):
     torch.save(content, tmp_path / "bare.pt")
-    with pytest.raises(CorruptData, match=f"holds a {type(content).__name__}"):
+    with pytest.raises(CorruptData, match=f"named weights, got a {type(content).__name__}"):
         read_checkpoint(tmp_path / "bare.pt")
 
 

@@ -171,12 +171,12 @@ def test_a_picture_that_is_not_listed_is_refused(make, tmp_path):
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ("imgnet/imagenet-r/n01/toy_9.jpg", "row 1: no path"),
+        ("imgnet/imagenet-r/n01/toy_9.jpg", "row 1 must be a path with a label"),
         ("imgnet/imagenet-r/n01/toy_9.jpg 1000 ", "row 1: label 1000 must be of the domain toy"),
         ("imgnet/imagenet-r/n01/toy_0.jpg 2000 ", "listed twice"),
         ("imgnet/imagenet-r/n01/toy_9.jpg 2007 ", "must have one class number, got two"),
         ("imgnet/imagenet-r/../toy_9.jpg 2000 ", "row 1"),
-        ("imgnet/real/n01/ILSVRC2012_val_77.JPEG 6000 ", "very photos"),
+        ("imgnet/real/n01/ILSVRC2012_val_77.JPEG 6000 ", "the same photos"),
     ],
 )
 def test_a_list_that_contradicts_itself_names_file_and_row(make, tmp_path, line, words):

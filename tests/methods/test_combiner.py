@@ -132,7 +132,7 @@ def test_the_released_layout_loads(tmp_path, fake, prefix):
     ("content", "words"),
     [
         ({"Phi": {"0.weight": torch.ones(2, 2)}}, "its keys are Phi"),
-        ({"text_projection_layer.weight": torch.ones(2, 2)}, "no Combiner"),
+        ({"text_projection_layer.weight": torch.ones(2, 2)}, "weights of a Combiner"),
         ({"Combiner": CombinerNetwork(640, 2, 2).state_dict()}, "width 640; fake has 32"),
     ],
 )
@@ -415,8 +415,12 @@ def test_checkpoints_are_given_by_method(given, chosen, found):
 @pytest.mark.parametrize(
     ("given", "chosen", "words"),
     [
-        (["a.pt"], ["pic2word", "combiner"], r"pic2word or combiner take weights; .*METHOD=a\.pt"),
-        (["a.pt"], ["image-only"], "none chosen takes weights"),
+        (
+            ["a.pt"],
+            ["pic2word", "combiner"],
+            r"must name its method, pic2word or combiner; .*METHOD=a\.pt",
+        ),
+        (["a.pt"], ["image-only"], "none of the chosen methods does"),
         (["pic2word=a.pt", "pic2word=b.pt"], ["pic2word"], "two checkpoints"),
     ],
 )

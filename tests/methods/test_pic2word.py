@@ -143,7 +143,7 @@ def test_weights_published_in_half_precision_are_the_same_in_single(fake):
         ({"Combiner": {"output_layer.weight": torch.ones(2, 2)}}, "its keys are Combiner"),
         (
             {"fc_out.weight": torch.ones(3, 4)},
-            "no Pic2Word mapping network .*keys are fc_",
+            "weights of a Pic2Word mapping network .*keys are fc_",
         ),
         ({"epoch": 3}, "its keys are epoch"),
     ],

@@ -570,7 +570,7 @@ def test_a_folder_that_cant_be_written_is_one_clear_error(sweeps):
     ("arguments", "code", "said"),
     [
         (["status", "nobody"], 3, "no sweep 'nobody'"),
-        (["retry", "known"], 2, "say which"),
+        (["retry", "known"], 2, "choose what to retry"),
         (["logs", "known", "x"], 2, "must fit one cell, got 'x', which fits no"),
         (["logs", "known", "image"], 3, "has no log, since no job has run it"),
         (

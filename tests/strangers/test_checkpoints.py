@@ -102,7 +102,7 @@ def another_prefix(weights):
 
 
 NOT_A_MAPPER = {
-    "names twice": (names_twice, "there twice"),
+    "names twice": (names_twice, "occur twice"),
     "one less": (one_less, "missing: fc_out.bias"),
     "one more": (one_more, "unknown: fc_out.scale"),
     "another shape": (another_shape, "of another shape: fc_out.bias (3,), not (128,)"),

@@ -208,7 +208,7 @@ def test_data_prepare_without_a_root_says_how_to_get_the_rest(bench, monkeypatch
     code, out, err = bench("data", "prepare", "imagenet-r")
     assert code == 2
     assert "image-net.org" in out
-    assert "give --data-root" in err
+    assert "pass --data-root" in err
 
 
 def test_the_shipped_data_are_whole(bench):

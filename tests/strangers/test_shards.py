@@ -208,7 +208,7 @@ ARCHIVES = {
     "zip absolute": (zip_with(name="/tmp/out.jpg"), "must stay inside its folder"),
     "zip backslash": (zip_with(name="val2017\\2.jpg"), "must be written with /"),
     "zip drive": (zip_with(name="C:/2.jpg"), "must be written with /"),
-    "zip long": (zip_with(name="x" * 300), "at most 255 bytes"),
+    "zip long": (zip_with(name="x" * 300), "each name in it 255"),
     "zip link": (zip_with(mode=stat.S_IFLNK | 0o777), "must be a plain file"),
     "zip device": (zip_with(mode=stat.S_IFCHR | 0o777), "must be a plain file"),
     "zip locked": (locked(), "without a password"),
