@@ -16,7 +16,7 @@ from cirbench.slurm.status import CellStatus, find_status, refresh_status
 from cirbench.slurm.submit import group_into_arrays, write_sbatch_script
 from cirbench.slurm.sweep.expand import Expansion
 from cirbench.slurm.sweep.resources import read_profile
-from cirbench.slurm.sweep.sweep_file import expanded, read_sweep
+from cirbench.slurm.sweep.sweep_file import expand_path, read_sweep
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,11 +37,11 @@ def plan_sweep(
         MissingData: there is no such file.
         UsageError: every mistake in it.
     """
-    sweep, mistakes = read_sweep(file)
+    sweep, errors = read_sweep(file)
     cluster = read_profile(profile)
     manifest = open_manifest(sweep.name, sweeps)
-    root = sweep.settings.get("data_root") or (expanded(str(data_root)) if data_root else None)
-    cells = Expansion(sweep, cluster, manifest, root, mistakes).cells()
+    root = sweep.settings.get("data_root") or (expand_path(str(data_root)) if data_root else None)
+    cells = Expansion(sweep, cluster, manifest, root, errors).cells()
     plan = SweepPlan(
         name=sweep.name,
         cells=tuple(cell.id for cell in cells),

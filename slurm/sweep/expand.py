@@ -24,8 +24,8 @@ from cirbench.benchmark.records.fields import slug
 from cirbench.benchmark.runtime.errors import CirbenchError, MissingData
 from cirbench.benchmark.training.selection import find_supervision
 from cirbench.slurm.cells.manifest import Manifest, SweepCell
-from cirbench.slurm.sweep.mistakes import Mistakes
-from cirbench.slurm.sweep.resources import Profile, matches, resources_for
+from cirbench.slurm.sweep.errors import ValidationErrors
+from cirbench.slurm.sweep.resources import Profile, choose_resources, matches
 from cirbench.slurm.sweep.sweep_file import DEFAULT, Sweep, TrainTable
 
 _SLUG_LENGTH = 24
@@ -39,7 +39,7 @@ class Expansion:
     profile: Profile
     manifest: Manifest
     data_root: str | None
-    mistakes: Mistakes
+    errors: ValidationErrors
     plans: dict[tuple[str, str], Plan | None] = field(default_factory=dict)
     hashes: dict[Path, str | None] = field(default_factory=dict)
 
@@ -56,9 +56,9 @@ class Expansion:
         }
         names = list(self._names())
         runs = [cell for n in names if (cell := self._run(n, trainings)) is not None]
-        if not runs and not self.mistakes.found:
-            self.mistakes.add("no cell is left; check the exclusions")
-        self.mistakes.tell()
+        if not runs and not self.errors.found:
+            self.errors.add("the sweep is empty after [[exclude]]")
+        self.errors.raise_if_any()
         embeddings, runs = self._with_embeddings(runs)
         needed = {id_ for cell in runs for id_ in cell.needs}
         return [*(t for t in trainings.values() if t.id in needed), *embeddings, *runs]
@@ -85,12 +85,12 @@ class Expansion:
                     yield names
         for i, globs in enumerate(self.sweep.exclude):
             if i not in used:
-                self.mistakes.add(f"[[exclude]] {json.dumps(globs)} excludes nothing")
+                self.errors.add(f"[[exclude]] {json.dumps(globs)} excludes nothing")
 
     def _backbones(self) -> list[str]:
         sound = []
         for backbone in self.sweep.backbones:
-            with self.mistakes.noted():
+            with self.errors.collect():
                 if backbone != DEFAULT:
                     find_backbone(backbone)
                 sound.append(backbone)
@@ -104,7 +104,7 @@ class Expansion:
                 [known[0]] if wanted == DEFAULT else [n for n in known if fnmatchcase(n, wanted)]
             )
             if not fitting:
-                self.mistakes.add(f"task {task} has no protocol {wanted!r}; {', '.join(known)}")
+                self.errors.add(f"task {task} has no protocol {wanted!r}; {', '.join(known)}")
             found += fitting
         return list(dict.fromkeys(found))
 
@@ -113,7 +113,7 @@ class Expansion:
         if (task, protocol) not in self.plans:
             self.plans[task, protocol] = None
             settings = self.sweep.settings
-            with self.mistakes.noted():
+            with self.errors.collect():
                 made = plan(
                     Request(
                         methods=(),
@@ -184,7 +184,7 @@ class Expansion:
             ),
             None,
         )
-        with self.mistakes.noted():
+        with self.errors.collect():
             given = {method: Path(wanted)} if wanted else {}
             path = checkpoint_path(method, backbone, given)
             if path is None:
@@ -198,12 +198,12 @@ class Expansion:
             try:
                 self.hashes[path] = read_checkpoint(path).sha256
             except CirbenchError as error:
-                self.mistakes.add(f"[checkpoints], {user}: {error}")
+                self.errors.add(f"[checkpoints], {user}: {error}")
         return self.hashes[path]
 
     def _sound_trainings(self) -> Iterator[TrainTable]:
         for training in self.sweep.trainings:
-            with self.mistakes.noted():
+            with self.errors.collect():
                 find_backbone(training.backbone)
                 if find_training(training.method).source == "task":
                     root = Path(self.data_root) if self.data_root else None
@@ -231,7 +231,7 @@ class Expansion:
         resources = self._resources(names)
         tasks = resources.get("tasks_per_node", 1) * resources.get("nodes", 1)
         if how.parallel and training.recipe.get("batch_size", tasks) % tasks:
-            self.mistakes.add(
+            self.errors.add(
                 f"[[train]]: a batch of {training.recipe['batch_size']} is not split evenly over "
                 f"{tasks} tasks"
             )
@@ -281,7 +281,7 @@ class Expansion:
         )
 
     def _resources(self, names: Mapping[str, Any]) -> dict[str, Any]:
-        return resources_for(names, self.profile.wishes, self.sweep.wishes)
+        return choose_resources(names, self.profile.resources, self.sweep.resources)
 
 
 def _images(source: str) -> str:

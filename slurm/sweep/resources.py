@@ -1,4 +1,4 @@
-"""What a cell asks a cluster for, in submitit's own names: a profile, then a sweep's wishes."""
+"""What a cell asks a cluster for, in submitit's own names: a profile, then a sweep."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import submitit
+from pydantic import ConfigDict, Field
 
 from cirbench.benchmark.runtime.errors import MissingData, UsageError
-from cirbench.slurm.sweep.mistakes import Mistakes
+from cirbench.slurm.sweep.errors import Table, ValidationErrors
 
 DEFAULTS: Mapping[str, Any] = {
     "timeout_min": 60,
@@ -23,20 +24,57 @@ DEFAULTS: Mapping[str, Any] = {
     "mem_gb": 8,
     "gpus_per_node": 0,
 }
-AXES = ("method", "task", "backbone", "protocol", "seed")
 ON_OOM = ("halve-batch", "double-memory")
-_NEEDS_A_POSITIVE = (
-    "timeout_min",
-    "cpus_per_task",
-    "mem_gb",
-    "nodes",
-    "tasks_per_node",
-    "slurm_array_parallelism",
-)
+
+PositiveNumber = Annotated[float, Field(gt=0, description="a positive number")]
+
+
+class Axes(Table):
+    """What a cell is found by; a glob an axis."""
+
+    method: Annotated[str | int, Field(description="a name or a glob")] = ""
+    task: Annotated[str | int, Field(description="a name or a glob")] = ""
+    backbone: Annotated[str | int, Field(description="a name or a glob")] = ""
+    protocol: Annotated[str | int, Field(description="a name or a glob")] = ""
+    seed: Annotated[str | int, Field(description="a number or a glob")] = ""
+
+
+AXES = tuple(Axes.model_fields)
+
+
+class ResourceTables(Table):
+    """The tables that a sweep file and a profile share."""
+
+    resources: Annotated[dict[str, Any], Field(description="a table")] = Field(default={})
+    override: Annotated[
+        list[dict[str, Any]], Field(description="tables, each under a line [[override]]")
+    ] = Field(default=[])
+
+
+class ProfileFile(ResourceTables):
+    """A profile as it is written."""
+
+    on_oom: Annotated[
+        Literal["halve-batch", "double-memory"], Field(description=" or ".join(map(repr, ON_OOM)))
+    ] = "halve-batch"
+
+
+class Resources(Table):
+    """What must be a positive number; submitit checks the other names and values."""
+
+    model_config = ConfigDict(extra="allow")
+
+    timeout_min: PositiveNumber = 1
+    cpus_per_task: PositiveNumber = 1
+    mem_gb: PositiveNumber = 1
+    nodes: PositiveNumber = 1
+    tasks_per_node: PositiveNumber = 1
+    slurm_array_parallelism: PositiveNumber = 1
+    gpus_per_node: Annotated[int, Field(ge=0, description="an integer, 0 or more")] = 0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wishes:
+class ResourceRequests:
     """Resources for all cells, and for those whose names match an override's globs."""
 
     base: Mapping[str, Any] = field(default_factory=dict)
@@ -47,7 +85,7 @@ class Wishes:
 class Profile:
     """A cluster: what its jobs ask for, and how a retry answers an out-of-memory."""
 
-    wishes: Wishes = field(default_factory=Wishes)
+    resources: ResourceRequests = field(default_factory=ResourceRequests)
     on_oom: str = "halve-batch"
 
 
@@ -58,43 +96,33 @@ def matches(globs: Mapping[str, Any], names: Mapping[str, Any]) -> bool:
     )
 
 
-def resources_for(names: Mapping[str, Any], *wishes: Wishes) -> dict[str, Any]:
-    """The later wish wins, and an override over every base."""
+def choose_resources(names: Mapping[str, Any], *requests: ResourceRequests) -> dict[str, Any]:
+    """Ask for what a cell needs: a later request wins, and an override over every base."""
     asked = dict(DEFAULTS)
-    for wish in wishes:
-        asked |= wish.base
-    for wish in wishes:
-        for override in wish.overrides:
+    for request in requests:
+        asked |= request.base
+    for request in requests:
+        for override in request.overrides:
             if matches(override, names):
                 asked |= {key: value for key, value in override.items() if key not in AXES}
     return asked
 
 
-def read_wishes(content: Mapping[str, Any], mistakes: Mistakes) -> Wishes:
+def read_resources(written: ResourceTables, errors: ValidationErrors) -> ResourceRequests:
     """The tables [resources] and [[override]] of a file, checked by submitit itself."""
-    base, overrides = content.get("resources", {}), content.get("override", [])
-    if not isinstance(base, dict) or not isinstance(overrides, list):
-        mistakes.add("resources are a table [resources], overrides are tables [[override]]")
-        return Wishes()
-    check_resources(base, "[resources]", mistakes)
-    for override in overrides:
+    _check_resources(written.resources, "[resources]", errors)
+    for override in written.override:
         if not any(axis in override for axis in AXES):
-            mistakes.add(f"[[override]] names none of {', '.join(AXES)}; put it in [resources]")
+            errors.add(f"[[override]] names none of {', '.join(AXES)}; put it in [resources]")
         asked = {key: value for key, value in override.items() if key not in AXES}
-        check_resources(asked, "[[override]]", mistakes)
-    return Wishes(base=base, overrides=overrides)
+        _check_resources(asked, "[[override]]", errors)
+    return ResourceRequests(base=written.resources, overrides=written.override)
 
 
-def check_resources(asked: Mapping[str, Any], where: str, mistakes: Mistakes) -> None:
-    """Notes names that submitit does not know, and values that nothing can mean."""
-    for name in _NEEDS_A_POSITIVE:
-        value = asked.get(name, 1)
-        if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
-            mistakes.add(f"{where}: {name} = {value!r} is no positive number")
-    gpus = asked.get("gpus_per_node", 0)
-    if not isinstance(gpus, int) or gpus < 0:
-        mistakes.add(f"{where}: gpus_per_node = {gpus!r} is no count")
-    names = {k: v for k, v in asked.items() if k != "slurm_max_num_timeout"}
+def _check_resources(asked: Mapping[str, Any], where: str, errors: ValidationErrors) -> None:
+    """Note names that submitit does not know, and values that nothing can mean."""
+    sound = errors.validate(Resources, asked, where).model_fields_set
+    names = {k: v for k, v in asked.items() if k in sound - {"slurm_max_num_timeout"}}
     with tempfile.TemporaryDirectory() as folder:
         try:
             executor = submitit.AutoExecutor(folder=folder, cluster="debug")
@@ -102,26 +130,22 @@ def check_resources(asked: Mapping[str, Any], where: str, mistakes: Mistakes) ->
                 warnings.simplefilter("error")  # of names that are spelled slurm_... now
                 executor.update_parameters(**names)
         except (NameError, ValueError, TypeError, AssertionError, UserWarning) as error:
-            mistakes.add(f"{where}: {' '.join(str(error).split())}")
+            errors.add(f"{where}: {' '.join(str(error).split())}")
 
 
 def read_profile(name: str | None) -> Profile:
-    """A profile by path, or a shipped one by name; the defaults where none is asked for.
+    """Read a profile by path, or a shipped one by name; the defaults where none is asked for.
 
     Raises:
         MissingData: there is neither.
-        UsageError: all its mistakes.
+        UsageError: all that is wrong in it.
     """
     if name is None:
         return Profile()
-    content = read_toml(name, "clusters")
-    mistakes = Mistakes(f"profile {name}")
-    mistakes.unknown_keys(content, ("resources", "override", "on_oom"), "top level")
-    on_oom = content.get("on_oom", ON_OOM[0])
-    if on_oom not in ON_OOM:
-        mistakes.add(f"on_oom = {on_oom!r}; known: {', '.join(ON_OOM)}")
-    profile = Profile(wishes=read_wishes(content, mistakes), on_oom=on_oom)
-    mistakes.tell()
+    errors = ValidationErrors(f"profile {name}")
+    written = errors.validate(ProfileFile, read_toml(name, "clusters"))
+    profile = Profile(resources=read_resources(written, errors), on_oom=written.on_oom)
+    errors.raise_if_any()
     return profile
 
 
@@ -130,7 +154,7 @@ def read_toml(name: str, shipped: str) -> dict[str, Any]:
 
     Raises:
         MissingData: there is no such file.
-        UsageError: it is no TOML.
+        UsageError: it is not valid TOML.
     """
     folder = Path(str(files("cirbench.slurm") / shipped))
     path = Path(name)
@@ -142,4 +166,4 @@ def read_toml(name: str, shipped: str) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} is no TOML: {error}") from error
+        raise UsageError(f"{path} is not valid TOML: {error}") from error

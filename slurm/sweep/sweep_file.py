@@ -1,49 +1,81 @@
-"""A sweep file: methods × tasks × backbones × protocols × seeds, in TOML, and its mistakes."""
+"""A sweep file: methods × tasks × backbones × protocols × seeds, in TOML."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from fnmatch import filter as filter_names
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Annotated, Any, get_type_hints
 
-from cirbench.benchmark.api.registry import find_training
-from cirbench.benchmark.api.registry import methods as known_methods
-from cirbench.benchmark.api.registry import tasks as known_tasks
-from cirbench.benchmark.api.registry import trainings as known_trainings
-from cirbench.benchmark.api.values import HIGHEST_SEED
-from cirbench.slurm.sweep.mistakes import Mistakes
-from cirbench.slurm.sweep.resources import AXES, Wishes, read_toml, read_wishes
+from pydantic import Field, create_model
 
-SETTINGS: Mapping[str, type] = {
-    "split": str,
-    "data_root": str,
-    "precision": str,
-    "device": str,
-    "batch_size": int,
-    "workers": int,
-    "limit": int,
-    "label": str,
-}
-"""The other fields of a `plan.Request`."""
-KEYS = (
-    "name",
-    "methods",
-    "tasks",
-    "backbones",
-    "protocols",
-    "seeds",
-    "settings",
-    "exclude",
-    "checkpoints",
-    "train",
-    "resources",
-    "override",
-    "decode_once",
+from cirbench.benchmark.api.registry import (
+    find_method,
+    find_task,
+    find_training,
+    methods,
+    tasks,
+    trainings,
 )
+from cirbench.benchmark.api.values import HIGHEST_SEED
+from cirbench.benchmark.evaluation.plan import Request
+from cirbench.slurm.sweep.errors import Table, ValidationErrors
+from cirbench.slurm.sweep.resources import (
+    Axes,
+    ResourceRequests,
+    ResourceTables,
+    read_resources,
+    read_toml,
+)
+
 DEFAULT = "default"
 """As a backbone or a protocol: the task's own."""
+
+Names = Annotated[list[str], Field(min_length=1, description="a non-empty list of strings")]
+Seeds = Annotated[
+    list[Annotated[int, Field(ge=0, le=HIGHEST_SEED)]],
+    Field(min_length=1, description=f"a non-empty list of integers from 0 to {HIGHEST_SEED}"),
+]
+SubTable = Annotated[dict[str, Any], Field(description="a table")]
+SubTables = Annotated[list[dict[str, Any]], Field(description="tables, each under a line [[…]]")]
+Text = Annotated[str, Field(description="a string")]
+Flag = Annotated[bool, Field(description="true or false")]
+Positive = Annotated[int, Field(ge=1, description="a positive integer")]
+Count = Annotated[int, Field(ge=0, description="an integer, 0 or more")]
+Number = Annotated[float, Field(ge=0, description="a number, 0 or more")]
+
+
+class SweepFile(ResourceTables):
+    """The file as it is written."""
+
+    name: Text = ""
+    methods: Names = Field(default_factory=list)
+    tasks: Names = Field(default_factory=list)
+    backbones: Names = Field(default=[DEFAULT])
+    protocols: Names = Field(default=[DEFAULT])
+    seeds: Seeds = Field(default=[0])
+    settings: SubTable = Field(default={})
+    exclude: SubTables = Field(default=[])
+    checkpoints: SubTable = Field(default={})
+    train: SubTables = Field(default=[])
+    decode_once: Flag = False
+
+
+def _make_settings() -> type[Table]:
+    """A model of the fields of a request that are neither an axis of a sweep nor its own affair."""
+    taken = {"methods", "task", "protocol", "backbone", "seed", "checkpoints"}
+    taken |= {"output", "cache", "allow_missing"}
+    kinds = {int: Positive, int | None: Positive, Path | None: Text, str: Text, str | None: Text}
+    hints = get_type_hints(Request)
+    chosen: dict[str, Any] = {
+        f.name: (kinds[hints[f.name]], None) for f in fields(Request) if f.name not in taken
+    }
+    return create_model("Settings", __base__=Table, **chosen)
+
+
+Settings = _make_settings()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,202 +114,134 @@ class Sweep:
     exclude: tuple[Mapping[str, Any], ...] = ()
     checkpoints: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     trainings: tuple[TrainTable, ...] = ()
-    wishes: Wishes = field(default_factory=Wishes)
+    resources: ResourceRequests = field(default_factory=ResourceRequests)
     decode_once: bool = False
 
 
-def read_sweep(name: str) -> tuple[Sweep, Mistakes]:
-    """A sweep file by path, or a shipped one by name, and the mistakes found so far.
+def read_sweep(name: str) -> tuple[Sweep, ValidationErrors]:
+    """Read a sweep file by path, or a shipped one by name; give what is wrong so far, too.
 
     Raises:
         MissingData: there is no such file.
-        UsageError: it is no TOML.
+        UsageError: it is not valid TOML.
     """
-    content = read_toml(name, "sweeps")
-    mistakes = Mistakes(f"sweep file {name}")
-    mistakes.unknown_keys(content, KEYS, "top level")
+    errors = ValidationErrors(f"sweep file {name}")
+    written = errors.validate(SweepFile, read_toml(name, "sweeps"))
     sweep = Sweep(
-        name=_one(content, "name", str, Path(name).stem, mistakes),
-        methods=_resolved(
-            _many(content, "methods", str, (), mistakes), known_methods(), "method", mistakes
+        name=written.name or Path(name).stem,
+        methods=_resolve_names(written.methods, methods(), find_method, "method", errors),
+        tasks=_resolve_names(written.tasks, tasks(), find_task, "task", errors),
+        backbones=_drop_repeats(written.backbones),
+        protocols=_drop_repeats(written.protocols),
+        seeds=_drop_repeats(written.seeds),
+        settings=_read_settings(written.settings, errors),
+        exclude=tuple(_read_exclusion(table, errors) for table in written.exclude),
+        checkpoints=_read_checkpoints(written.checkpoints, errors),
+        trainings=tuple(
+            training
+            for table in written.train
+            if (training := _read_training(table, errors)) is not None
         ),
-        tasks=_resolved(
-            _many(content, "tasks", str, (), mistakes), known_tasks(), "task", mistakes
-        ),
-        backbones=_many(content, "backbones", str, (DEFAULT,), mistakes),
-        protocols=_many(content, "protocols", str, (DEFAULT,), mistakes),
-        seeds=_seeds(content, mistakes),
-        settings=_settings(_table(content, "settings", mistakes), mistakes),
-        exclude=_exclusions(content, mistakes),
-        checkpoints=_checkpoints(_table(content, "checkpoints", mistakes), mistakes),
-        trainings=_trainings(content.get("train", []), mistakes),
-        wishes=read_wishes(content, mistakes),
-        decode_once=_flag(content, "decode_once", mistakes),
+        resources=read_resources(written, errors),
+        decode_once=written.decode_once,
     )
-    return sweep, mistakes
+    for key in ("methods", "tasks"):
+        if not getattr(written, key) and not errors.found:
+            errors.add(f"{key} must be {SweepFile.model_fields[key].description}, got none")
+    return sweep, errors
 
 
-def _one(table: Mapping[str, Any], key: str, kind: type, default: Any, mistakes: Mistakes) -> Any:
-    value = table.get(key, default)
-    if not isinstance(value, kind) or isinstance(value, bool):
-        mistakes.add(f"{key} = {value!r} is no {kind.__name__}")
-        return default
-    return value
-
-
-def _flag(table: Mapping[str, Any], key: str, mistakes: Mistakes) -> bool:
-    value = table.get(key, False)
-    if not isinstance(value, bool):
-        mistakes.add(f"{key} = {value!r} is neither true nor false")
-    return value is True
-
-
-def _seeds(content: Mapping[str, Any], mistakes: Mistakes) -> tuple[int, ...]:
-    seeds: tuple[int, ...] = _many(content, "seeds", int, (0,), mistakes)
-    if off := [seed for seed in seeds if not 0 <= seed <= HIGHEST_SEED]:
-        mistakes.add(f"seeds must be from 0 to {HIGHEST_SEED}, got {off[0]}")
-    return seeds
-
-
-_PLURALS = {int: "integers", str: "strings"}
-
-
-def _many(
-    table: Mapping[str, Any], key: str, kind: type, default: Sequence[Any], mistakes: Mistakes
-) -> tuple[Any, ...]:
-    values = table.get(key, list(default))
-    sound = isinstance(values, list) and all(type(value) is kind for value in values)
-    if not sound or not values:
-        mistakes.add(f"{key} must be a non-empty list of {_PLURALS[kind]}, got {values!r}")
-        return tuple(default)
+def _drop_repeats(values: Sequence[Any]) -> tuple[Any, ...]:
     return tuple(dict.fromkeys(values))
 
 
-def _table(content: Mapping[str, Any], key: str, mistakes: Mistakes) -> Mapping[str, Any]:
-    return _one(content, key, dict, {}, mistakes)  # type: ignore[no-any-return]  # checked in _one
-
-
-def _resolved(
-    wanted: Sequence[str], known: Mapping[str, Any], kind: str, mistakes: Mistakes
+def _resolve_names(
+    wanted: Sequence[str],
+    known: Mapping[str, Any],
+    find: Callable[[str], Any],
+    kind: str,
+    errors: ValidationErrors,
 ) -> tuple[str, ...]:
     """Globs as the names they stand for; the registry itself tells of unknown names."""
-    from fnmatch import filter as fitting
-
-    from cirbench.benchmark.api import registry
-
-    find = {"method": registry.find_method, "task": registry.find_task}[kind]
     names: list[str] = []
     for pattern in wanted:
-        if found := fitting(known, pattern):
+        if found := filter_names(known, pattern):
             names += found
         elif "*" in pattern or "?" in pattern:
-            mistakes.add(f"no {kind} fits {pattern!r}; known: {', '.join(known)}")
+            errors.add(f"no {kind} fits {pattern!r}; known: {', '.join(known)}")
         else:
-            with mistakes.noted():
+            with errors.collect():
                 find(pattern)
-    return tuple(dict.fromkeys(names))
+    return _drop_repeats(names)
 
 
-def _settings(table: Mapping[str, Any], mistakes: Mistakes) -> Mapping[str, Any]:
-    mistakes.unknown_keys(table, SETTINGS, "[settings]")
-    checked = {}
-    for key, kind in SETTINGS.items():
-        if key in table:
-            checked[key] = _one(table, key, kind, None, mistakes)
-    for key in ("batch_size", "workers", "limit"):
-        if key in checked and (checked[key] or 0) < 1:
-            mistakes.add(f"[settings]: {key} = {table[key]!r} is less than 1")
-    if checked.get("data_root"):
-        checked["data_root"] = expanded(checked["data_root"])
-    return checked
+def _read_settings(table: Mapping[str, Any], errors: ValidationErrors) -> Mapping[str, Any]:
+    settings = errors.validate(Settings, table, "[settings]").model_dump(exclude_unset=True)
+    if settings.get("data_root"):
+        settings["data_root"] = expand_path(settings["data_root"])
+    return settings
 
 
-def _exclusions(content: Mapping[str, Any], mistakes: Mistakes) -> tuple[Mapping[str, Any], ...]:
-    tables = content.get("exclude", [])
-    if not isinstance(tables, list) or not all(isinstance(t, dict) and t for t in tables):
-        mistakes.add("exclusions are tables [[exclude]] that name at least one axis")
-        return ()
-    for table in tables:
-        mistakes.unknown_keys(table, AXES, "[[exclude]]")
-    return tuple(tables)
+def _read_exclusion(table: Mapping[str, Any], errors: ValidationErrors) -> Mapping[str, Any]:
+    if not table:
+        errors.add(f"[[exclude]] must name one of {', '.join(Axes.model_fields)} at least")
+    return errors.validate(Axes, table, "[[exclude]]").model_dump(exclude_unset=True)
 
 
-def _checkpoints(table: Mapping[str, Any], mistakes: Mistakes) -> Mapping[str, Mapping[str, str]]:
+def _read_checkpoints(
+    table: Mapping[str, Any], errors: ValidationErrors
+) -> Mapping[str, Mapping[str, str]]:
     sound = {}
     for method, by_backbone in table.items():
-        _resolved([method], known_methods(), "method", mistakes)
+        with errors.collect():
+            find_method(method)
         if isinstance(by_backbone, str):
             by_backbone = {"*": by_backbone}
         if not isinstance(by_backbone, dict) or not all(
             isinstance(path, str) for path in by_backbone.values()
         ):
-            mistakes.add(f'[checkpoints]: {method} wants "backbone" = "file"')
+            errors.add(f'[checkpoints]: {method} must be "FILE", or a table of "BACKBONE" = "FILE"')
             continue
-        sound[method] = {backbone: expanded(path) for backbone, path in by_backbone.items()}
+        sound[method] = {backbone: expand_path(path) for backbone, path in by_backbone.items()}
         for path in sound[method].values():
             if "$" in path:
-                mistakes.add(f"[checkpoints], {method}: {path} has a variable that is not set")
+                errors.add(f"[checkpoints], {method}: {path} names a variable that is not set")
     return sound
 
 
-def _trainings(tables: Any, mistakes: Mistakes) -> tuple[TrainTable, ...]:
-    if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
-        mistakes.add("trainings are tables [[train]]")
-        return ()
-    return tuple(
-        training for table in tables if (training := _training(table, mistakes)) is not None
-    )
-
-
-def _training(table: Mapping[str, Any], mistakes: Mistakes) -> TrainTable | None:
+def _read_training(table: Mapping[str, Any], errors: ValidationErrors) -> TrainTable | None:
     method: Any = table.get("method")
-    if method not in known_trainings():
-        mistakes.add(f"[[train]]: method = {method!r}; known: {', '.join(known_trainings())}")
+    if method not in trainings():
+        known = ", ".join(trainings())
+        errors.add(f"[[train]]: method must be one that can be trained ({known}), got {method!r}")
         return None
     training = find_training(method)
-    recipe, source = recipe_kinds(training.recipe), training.source
-    mistakes.unknown_keys(
-        table, ("method", "backbone", source, "checkpoint_every", *recipe), "[[train]]"
-    )
-    if missing := [key for key in ("backbone", source) if key not in table]:
-        mistakes.add(f"[[train]] of {method} lacks {', '.join(missing)}")
+    recipe = choose_recipe_fields(training.recipe)
+    needed = {"method": Text, "backbone": Text, training.source: Text}
+    kinds = {**needed, "checkpoint_every": Positive, **recipe}
+    model_fields: dict[str, Any] = {key: (kind, None) for key, kind in kinds.items()}
+    model = create_model("Train", __base__=Table, **model_fields)
+    errors.validate(model, table, "[[train]]")
+    if missing := [key for key in needed if not isinstance(table.get(key), str)]:
+        errors.add(f"[[train]] of {method} lacks {', '.join(missing)}")
         return None
-    for key, kind in recipe.items():
-        if key in table and not _fits(table[key], kind):
-            mistakes.add(f"[[train]]: {key} = {table[key]!r} can't be")
     return TrainTable(
         method=method,
         backbone=table["backbone"],
-        source=table[source],
+        source=table[training.source],
         checkpoint_every=table.get("checkpoint_every", 500),
         recipe={key: table[key] for key in recipe if key in table},
     )
 
 
-_KINDS: Mapping[Any, tuple[type, ...]] = {
-    int: (int,),
-    int | None: (int,),
-    float: (int, float),
-    str: (str,),
-    bool: (bool,),
-}
-"""A field's annotation → what TOML has for it."""
-
-
-def recipe_kinds(recipe: type[Any]) -> Mapping[str, tuple[type, ...]]:
-    """The fields of a recipe that a sweep may set, with their kinds; the seed is the sweep's."""
+def choose_recipe_fields(recipe: type[Any]) -> Mapping[str, Any]:
+    """The fields of a recipe that a sweep may set; the seed is the sweep's."""
+    kinds = {int: Count, int | None: Count, float: Number, str: Text, bool: Flag}
     hints = get_type_hints(recipe)
-    return {
-        field.name: _KINDS[hints[field.name]]
-        for field in fields(recipe)
-        if field.name != "seed" and hints[field.name] in _KINDS
-    }
+    chosen = [name.name for name in fields(recipe) if name.name != "seed"]
+    return {name: kinds[hints[name]] for name in chosen if hints[name] in kinds}
 
 
-def _fits(value: Any, kinds: tuple[type, ...]) -> bool:
-    return type(value) in kinds and (isinstance(value, str) or value >= 0)
-
-
-def expanded(path: str) -> str:
+def expand_path(path: str) -> str:
     """With ~ and $VARIABLES put in, and absolute: jobs start in other folders."""
     return str(Path(os.path.expandvars(path)).expanduser().absolute())

@@ -113,11 +113,11 @@ partition = "gpu"
         "did you mean emoji?",
         "emoji-clip",
         "seeds must be a non-empty list",
-        "did you mean methods?",
+        "unknown key 'methds'; did you mean methods",
         "did you mean batch_size?",
-        "limit = 0 is less than 1",
+        "[settings]: limit must be a positive integer, got 0",
         "excludes nothing",
-        "timeout_min = 0 is no positive number",
+        "[resources]: timeout_min must be a positive number, got 0",
         "partition",
         "task cirr has no protocol 'emoji'",
     ):
@@ -129,13 +129,13 @@ partition = "gpu"
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("methods = [", "no TOML"),
+        ("methods = [", "not valid TOML"),
         (PIC2WORD, "needs --checkpoint"),
         (f'{PIC2WORD}[checkpoints]\npic2word = "nowhere.pt"', "no checkpoint at"),
         ('methods = ["image-only"]\ntasks = ["cirr"]', "task cirr needs its data"),
-        (f'{ONE}[[exclude]]\ntask = "*"', "no cell is left"),
+        (f'{ONE}[[exclude]]\ntask = "*"', "the sweep is empty after [[exclude]]"),
         (f'name = "../x"\n{ONE}', "a sweep's name must be of letters"),
-        (f'{ONE}[[train]]\nmethod = "x"', "known: pic2word, combiner"),
+        (f'{ONE}[[train]]\nmethod = "x"', "(pic2word, combiner)"),
         (f'{ONE}[[train]]\nmethod = "combiner"\nbackbone = "fake"', "combiner lacks task"),
         (f'{ONE}[[train]]\nmethod = "combiner"\nbackbone = "fake"\ntask = "coco"', "triplets"),
         (

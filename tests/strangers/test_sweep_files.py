@@ -17,12 +17,16 @@ backbones = ["fake"]
 [settings]
 limit = 1
 """
+SEEDS = "seeds must be a non-empty list of integers from 0 to 4294967295, got"
 WRONG = {
-    "a seed that no generator takes": ("seeds = [99999999999999999999]", "seeds must be from 0"),
-    "a seed below 0": ("seeds = [-1]", "seeds must be from 0"),
-    "seeds of text": ('seeds = ["one"]', "seeds must be a non-empty list of integers"),
-    "seeds of truth": ("seeds = [true]", "seeds must be a non-empty list of integers"),
-    "no seeds": ("seeds = []", "seeds must be a non-empty list of integers"),
+    "a seed that no generator takes": (
+        "seeds = [99999999999999999999]",
+        SEEDS,
+    ),
+    "a seed below 0": ("seeds = [-1]", SEEDS),
+    "seeds of text": ('seeds = ["one"]', SEEDS),
+    "seeds of truth": ("seeds = [true]", SEEDS),
+    "no seeds": ("seeds = []", SEEDS),
     "a misspelt key": ("sedes = [1]", "did you mean seeds"),
     "no toml": ("= = =", "toml"),
     "half a character": ("name = '\ud800'", ""),
