@@ -62,7 +62,7 @@ class _NotebookBar:
     def __init__(self, label: str, total: int) -> None:
         from IPython.display import ProgressBar, display
 
-        display(label)
+        display({"text/plain": label}, raw=True)
         self.bar = ProgressBar(total)
         self.bar.display()
 
