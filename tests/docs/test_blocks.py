@@ -59,6 +59,7 @@ class Block:
             stderr=subprocess.STDOUT,
             encoding="utf-8",
             check=False,
+            timeout=600,  # seconds; a command that waits for a person must not wait here
         )
         assert done.returncode == 0, f"{self.place}: exit {done.returncode}\n{done.stdout}"
 
