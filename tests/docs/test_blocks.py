@@ -97,6 +97,7 @@ def folder(tmp_path, monkeypatch):
     return folder
 
 
+@pytest.mark.docs
 @pytest.mark.parametrize("page", PAGES)
 def test_the_blocks_of_a_page_run(page, folder):
     before, namespace = set(sys.modules), {"__name__": "__main__"}

@@ -12,9 +12,10 @@ ALL = sorted(path.name for path in FOLDER.glob("*.ipynb"))
 
 
 @pytest.fixture(autouse=True)
-def _draws_in_the_notebook(monkeypatch):
-    """A command line that ran in this process has told matplotlib to draw into files."""
-    monkeypatch.delenv("MPLBACKEND", raising=False)
+def _environment_of_a_person(monkeypatch):
+    """Nothing that a command line told matplotlib in this process, and no warnings of CI."""
+    for name in ("MPLBACKEND", "PYTHONWARNDEFAULTENCODING"):
+        monkeypatch.delenv(name, raising=False)
 
 
 def outputs(name):
@@ -33,6 +34,7 @@ def streams(found):
     return [output for output in found if output.output_type == "stream"]
 
 
+@pytest.mark.docs
 def test_a_method_of_ones_own_is_measured_with_the_notebooks_bar():
     found = outputs("own_method.ipynb")
     assert streams(found) == []
@@ -43,6 +45,7 @@ def test_a_method_of_ones_own_is_measured_with_the_notebooks_bar():
     assert all(style in tables[1] for style in ("mono", "noto", "twemoji", "flat"))
 
 
+@pytest.mark.docs
 def test_the_figure_is_drawn_from_the_committed_records():
     found = outputs("figure.ipynb")
     assert streams(found) == []
