@@ -255,7 +255,7 @@ def test_shipped_files_are_sound(sweeps, tmp_path, monkeypatch):
     assert code == 2
     for task in ("imagenet-r", "fashion-iq", "cirr"):
         assert f"task {task} needs its data" in err
-    assert "$PIC2WORD has a variable that is not set" in err
+    assert "$PIC2WORD names a variable that is not set" in err
     assert "unknown" not in err
 
 
