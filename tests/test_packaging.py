@@ -3,11 +3,76 @@
 from __future__ import annotations
 
 import importlib.util
+import json
+import shutil
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
+from zipfile import ZipFile
 
+import pytest
 from places import ROOT
+
+ROOMS = ("benchmark", "datasets", "methods", "slurm")
+
+
+def run(folder: Path, *command: str | Path) -> str:
+    done = subprocess.run(command, check=True, capture_output=True, cwd=folder, encoding="utf-8")
+    return done.stdout
+
+
+def build(folder: Path, what: str) -> Path:
+    """What setuptools builds in `folder`, as pip has it."""
+    code = f"from setuptools import build_meta; build_meta.build_{what}('dist')"
+    run(folder, sys.executable, "-c", code)
+    [made] = (folder / "dist").iterdir()
+    return made
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    """A checkout of these files with the tag v9.8.7."""
+    folder = tmp_path_factory.mktemp("source")
+    for name in run(ROOT, "git", "ls-files", "-co", "--exclude-standard").splitlines():
+        if (ROOT / name).is_file() and not name.startswith("results/"):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, folder / name)
+    git = ("git", "-c", "user.name=test", "-c", "user.email=test@localhost")
+    run(folder, *git, "init", "-q")
+    run(folder, *git, "add", ".")
+    run(folder, *git, "commit", "-qm", "all")
+    run(folder, *git, "tag", "v9.8.7")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def wheel(source, tmp_path_factory):
+    """The wheel as it is published: built from the source distribution."""
+    unpacked = tmp_path_factory.mktemp("unpacked")
+    with tarfile.open(build(source, "sdist")) as archive:
+        archive.extractall(unpacked, filter="data")
+    return build(unpacked / "cirbench-9.8.7", "wheel")
+
+
+def test_the_wheel_has_the_tags_version(wheel):
+    assert wheel.name == "cirbench-9.8.7-py3-none-any.whl"
+
+
+def test_the_wheel_holds_what_the_rooms_hold(source, wheel):
+    with ZipFile(wheel) as archive:
+        packed = {name for name in archive.namelist() if not name.startswith("cirbench-9.8.7")}
+    tracked = run(source, "git", "ls-files", *ROOMS).splitlines()
+    wanted = {f"cirbench/{name.removeprefix('benchmark/face/')}" for name in tracked}
+    assert packed - wanted == {"cirbench/benchmark/_build.json"}
+    assert wanted - packed == {"cirbench/slurm/README.md"}
+    assert "cirbench/py.typed" in packed
+
+
+def test_the_wheel_of_a_source_distribution_knows_its_commit(source, wheel):
+    with ZipFile(wheel) as archive:
+        stamp = json.loads(archive.read("cirbench/benchmark/_build.json"))
+    assert stamp == {"commit": run(source, "git", "rev-parse", "HEAD").strip(), "dirty": None}
 
 
 def test_hugging_faces_datasets_is_not_shadowed():

@@ -308,7 +308,7 @@ def test_the_figure_has_the_same_bytes_each_time(emoji):
     [
         (["--methods", "pic2wrod"], 2, "image-only, image-text, pic2word, text-only"),
         (["--queries", "noto/1f60"], 2, "noto/1f60"),
-        (["--queries", ","], 2, "--queries names nothing"),
+        (["--queries", ","], 2, "--queries must be names"),
         (["--out", "figure.pdf"], 2, ".png"),
         (["--split", "val"], 3, "emoji · test"),
     ],
