@@ -10,7 +10,7 @@ format: ## what ruff can mend
 	ruff format .
 
 check: ## ruff, mypy, pytest and the leaderboard's freshness: what CI runs
-	bash .ci/run checks
+	bash .ci/run lint types tests browser_tests slurm_tests docs_tests committed_results
 
 docs: ## the documentation, in build/site; wants pip install -e '.[docs]'
 	NO_MKDOCS_2_WARNING=1 mkdocs build --strict
