@@ -29,7 +29,7 @@ class MyTraining(cirbench.Training):
     def train(self, request, reporter, *, resume):
         told = {"source": request.source, "recipe": dict(request.recipe), "resume": resume}
         reporter.say("training")
-        request.output.write_text(json.dumps(told))
+        request.output.write_text(json.dumps(told), encoding="utf-8")
 '''
 
 

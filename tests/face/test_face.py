@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import doctest
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -32,7 +33,11 @@ class Negated(cirbench.Method):
 
 def in_a_new_python(code):
     done = subprocess.run(
-        [sys.executable, "-P", "-c", code], capture_output=True, encoding="utf-8", check=True
+        [sys.executable, "-P", "-c", code],
+        capture_output=True,
+        encoding="utf-8",
+        check=True,
+        env={**os.environ, "PYTHONWARNDEFAULTENCODING": ""},  # torch itself is warned of
     )
     return done.stdout.strip(), done.stderr
 
