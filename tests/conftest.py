@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from cirbench.benchmark.api.values import ImageRef
+from cirbench.benchmark.backbones.load import load_backbone
 from cirbench.benchmark.cli.main import main
 
 # A shell that starts pytest in the background has it, and all it starts, ignore Ctrl-C.
@@ -33,6 +34,12 @@ def png(seed: int, side: int = 24) -> bytes:
 def _own_cache(tmp_path, monkeypatch):
     """No test sees the user's embeddings, or another test's."""
     monkeypatch.setenv("CIRBENCH_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture(scope="module")
+def fake():
+    """The backbone that needs no weights."""
+    return load_backbone("fake")
 
 
 @pytest.fixture

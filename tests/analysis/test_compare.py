@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
-import sys
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -17,7 +17,6 @@ from scipy.stats import permutation_test
 from cirbench.benchmark.analysis.compare import compare, find_pairs, find_records
 from cirbench.benchmark.api.per_query import PerQuery
 from cirbench.benchmark.api.protocol import EvaluationProtocol
-from cirbench.benchmark.cli.main import main
 from cirbench.benchmark.records.record import write_record
 from cirbench.benchmark.runtime.errors import CorruptData, MissingData, UsageError
 from cirbench.benchmark.scoring import paired
@@ -325,19 +324,9 @@ def test_damaged_and_unlabelled_records_are_refused(tmp_path):
 
 
 @pytest.fixture
-def bench(monkeypatch, capsys, tmp_path):
-    """Runs bench compare on the records of tmp_path; gives exit code, stdout, stderr."""
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["bench", "compare", *arguments, "-o", str(tmp_path)])
-        code = 0
-        try:
-            main()
-        except SystemExit as ended:
-            code = ended.code or 0
-        return code, *capsys.readouterr()
-
-    return call
+def bench(bench, tmp_path):
+    """Runs bench compare on the records of tmp_path."""
+    return partial(bench, "compare", "--output", tmp_path)
 
 
 def test_the_table_and_the_json_hold_the_same(bench, tmp_path):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -14,7 +14,6 @@ from making import make_body, make_cell, make_counts, make_run
 from cirbench.benchmark.api.per_query import PerQuery
 from cirbench.benchmark.api.protocol import EvaluationProtocol
 from cirbench.benchmark.api.values import Interval
-from cirbench.benchmark.cli.main import main
 from cirbench.benchmark.records.record import write_record
 
 PROTOCOL = EvaluationProtocol(
@@ -85,17 +84,9 @@ def results(tmp_path):
 
 
 @pytest.fixture
-def bench(monkeypatch, capsys):
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["bench", "diff", *map(str, arguments)])
-        code = 0
-        try:
-            main()
-        except SystemExit as ended:
-            code = ended.code or 0
-        return code, *capsys.readouterr()
-
-    return call
+def bench(bench):
+    """Runs bench diff."""
+    return partial(bench, "diff")
 
 
 def test_nothing_changed(bench, results):

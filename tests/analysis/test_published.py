@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from making import make_body, make_cell
 
+from cirbench.benchmark.analysis import published
 from cirbench.benchmark.analysis.published import (
     DIFFERS,
     NOT_COMPARABLE,
@@ -21,6 +23,7 @@ from cirbench.benchmark.api.protocol import EvaluationProtocol
 from cirbench.benchmark.api.values import Interval
 from cirbench.benchmark.records.fields import Annotations, ArraysFile
 from cirbench.benchmark.records.record import Record
+from cirbench.benchmark.scoring import summary
 
 PROTOCOL = EvaluationProtocol(
     name="pic2word",
@@ -145,3 +148,25 @@ def test_the_file_is_whole():
     assert all("drawn at random" in row.known_cause for row in drawn)
     val = [r for r in rows if r.variant == "val-split gallery"]
     assert {row.protocol for row in val} == {"val"}
+
+
+@pytest.mark.parametrize(
+    ("value", "require", "code", "said"),
+    [
+        ("11.9", [], 0, "1 reproduced · 0 differs · 1 not run"),
+        ("11.9", ["--require"], 1, "1 confirmed numbers: differs or not run"),
+        ("12.1", [], 1, "0 reproduced · 1 differs · 1 not run"),
+    ],
+)
+def test_the_command_counts_verdicts_and_fails_on_a_difference(
+    bench, monkeypatch, value, require, code, said
+):
+    rows = [replace(ROW, value=value), replace(ROW, task="cirr")]
+    monkeypatch.setattr(published, "read_published", lambda: rows)
+    monkeypatch.setattr(summary, "read_scored", lambda output: [record()])
+    got, out, err = bench("verify", *require)
+    assert got == code
+    assert said in out + err
+    one, other = json.loads(bench("verify", "--json")[1])
+    assert one["value"] == value
+    assert other["state"] == NOT_RUN

@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+from importlib.metadata import version
 from typing import ClassVar
 
 import numpy as np
@@ -308,7 +309,13 @@ def test_ls_and_info(bench):
     assert described["protocols"]["emoji"]["templates"]["pseudo-word"] == "a {style} of *"
     assert len(described["protocols"]["emoji"]["hash"]) == 12
     assert "2302.03084" in bench("info", "pic2word")[1]
+    assert json.loads(bench("info", "fake", "--json")[1])["backbone"] == "fake"
     assert json.loads(bench("env", "--json")[1])["packages"]["torch"]
+
+
+def test_the_version_comes_with_the_commit(bench):
+    commit = json.loads(bench("env", "--json")[1])["code"]["commit"]
+    assert bench("--version") == (0, f"cirbench {version('cirbench')}, commit {commit}\n", "")
 
 
 def test_a_shell_completes_names(bench, monkeypatch):

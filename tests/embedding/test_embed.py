@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from making import Stage
 from PIL import Image
 
 from cirbench.benchmark.api.values import ImageRef
@@ -40,13 +41,6 @@ class Pictures:
             return png(i) if content is None else content
 
         return ImageRef(id=f"picture-{i}", read=read)
-
-
-class Stage:
-    done = 0
-
-    def advance(self, count):
-        self.done += count
 
 
 def embed(backbone, refs, batch_size=4, stage=None):

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from making import Stage
 from typer.testing import CliRunner
 
 from cirbench.benchmark.api.values import Mode
@@ -64,11 +65,6 @@ OTHER = {
 }
 FAULTS = int(os.environ.get("CIRBENCH_TEST_FAULTS", "3"))
 """How many kills; `make faults` has thirty."""
-
-
-class Stage:
-    def advance(self, count):
-        pass
 
 
 def test_every_field_has_another_value():

@@ -16,7 +16,6 @@ import torch
 
 from cirbench.benchmark.api.protocol import EvaluationProtocol
 from cirbench.benchmark.api.values import ImageRef, Query, Selection, TaskData, Triplet
-from cirbench.benchmark.backbones.load import load_backbone
 from cirbench.benchmark.checkpoints import read_checkpoint
 from cirbench.benchmark.embedding.texts import TextFeatures
 from cirbench.benchmark.evaluation.compose import QueryBatch
@@ -41,11 +40,6 @@ PROTOCOL = EvaluationProtocol(
     metrics=("R@1", "R@5"),
     headline="R@1",
 )
-
-
-@pytest.fixture(scope="module")
-def fake():
-    return load_backbone("fake")
 
 
 @pytest.mark.parametrize(

@@ -33,11 +33,6 @@ from cirbench.methods.pic2word.method import (
 QUIET = Reporter(quiet=True)
 
 
-@pytest.fixture(scope="module")
-def fake():
-    return load_backbone("fake")
-
-
 def test_the_network_has_the_released_names_shapes_and_size():
     network = MappingNetwork(768, 768)
     shapes = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}

@@ -35,11 +35,6 @@ QUIET = Reporter(quiet=True)
 BATCH, SEED = 12, 7
 
 
-@pytest.fixture(scope="module")
-def fake():
-    return load_backbone("fake")
-
-
 def network(fake):
     torch.manual_seed(0)
     return MappingNetwork(fake.embedding_width, fake.token_width, middle=16).train()

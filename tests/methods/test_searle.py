@@ -10,7 +10,6 @@ import torch
 from torch.nn.functional import normalize
 
 from cirbench.benchmark.api.values import ImageRef, Query
-from cirbench.benchmark.backbones.load import load_backbone
 from cirbench.benchmark.checkpoints import read_checkpoint
 from cirbench.benchmark.embedding.texts import TextFeatures
 from cirbench.benchmark.evaluation.compose import QueryBatch
@@ -18,11 +17,6 @@ from cirbench.benchmark.runtime.errors import CorruptData
 from cirbench.datasets import cirr, fashion_iq
 from cirbench.methods.lincir import LinCIR
 from cirbench.methods.searle import Phi, Searle
-
-
-@pytest.fixture(scope="module")
-def fake():
-    return load_backbone("fake", device="cpu", precision="fp32")
 
 
 @pytest.fixture

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from making import make_body, make_cell, make_counts, make_fingerprints
-from places import GOLDEN
 
 from cirbench.benchmark.analysis.boards import make_boards, read_boards
 from cirbench.benchmark.analysis.published import Published
@@ -23,7 +23,7 @@ from cirbench.benchmark.runtime.figures import render_png, render_svg
 from cirbench.benchmark.scoring.metrics import find_hits, parse_metric
 from cirbench.benchmark.scoring.summary import summarise
 
-EXPECTED = GOLDEN / "leaderboard.md"
+EXPECTED = Path(__file__).with_name("leaderboard.md")
 GROUPS = ("cartoon", "toy")
 PROTOCOL = EvaluationProtocol(
     name="plain",

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from making import make_body, make_cell, make_counts, make_run
-from places import GOLDEN, ROOT
+from places import ROOT
 
 from cirbench.benchmark.analysis.board_statistics import Standing, choose_ks, compute_statistics
 from cirbench.benchmark.analysis.boards import read_boards
@@ -95,16 +95,20 @@ def three(tmp_path):
     return tmp_path
 
 
+def read_expected(name):
+    return Path(__file__).with_name(name).read_text(encoding="utf-8")
+
+
 def test_the_page_is_the_golden_one(three):
     main_part = re.search(r"<main.*</main>\n", page(three), flags=re.DOTALL).group()
-    assert main_part == (GOLDEN / "report.html").read_text(encoding="utf-8")
+    assert main_part == read_expected("report.html")
 
 
 def test_the_tables_are_the_golden_ones(three):
     text = "".join(as_csv(table) + "\n" for table in tables(three))
-    assert text == (GOLDEN / "report.csv").read_text(encoding="utf-8")
+    assert text == read_expected("report.csv")
     text = "".join(as_latex(table) + "\n" for table in tables(three))
-    assert text == (GOLDEN / "report.tex").read_text(encoding="utf-8")
+    assert text == read_expected("report.tex")
 
 
 def test_tied_is_what_the_paired_interval_does_not_tell_from_the_best(three):

@@ -7,8 +7,8 @@ import io
 import json
 import re
 import struct
-import sys
 import zlib
+from functools import partial
 from typing import ClassVar
 
 import numpy as np
@@ -20,8 +20,6 @@ from torch.nn.functional import normalize
 from cirbench.benchmark.api import registry
 from cirbench.benchmark.api.method import Method
 from cirbench.benchmark.api.values import ImageRef
-from cirbench.benchmark.backbones.load import load_backbone
-from cirbench.benchmark.cli.main import main
 from cirbench.benchmark.images.reading import find_images_in_folder
 from cirbench.benchmark.runtime.errors import CorruptData, MissingData, UsageError
 from cirbench.benchmark.runtime.progress import Reporter
@@ -107,11 +105,6 @@ def test_a_pixel_bomb_is_refused(side):
 def test_a_missing_picture_is_named(tmp_path):
     with pytest.raises(MissingData, match=r"dog.jpg"):
         read_picture(tmp_path / "dog.jpg")
-
-
-@pytest.fixture(scope="module")
-def fake():
-    return load_backbone("fake")
 
 
 @pytest.fixture
@@ -269,20 +262,10 @@ def test_thumbnails_are_small_and_white_where_pictures_are_transparent():
 
 
 @pytest.fixture
-def bench(monkeypatch, capsys, tmp_path):
-    """Runs bench search in a temporary folder; gives exit code, stdout, stderr."""
+def bench(bench, monkeypatch, tmp_path):
+    """Runs bench search in a temporary folder."""
     monkeypatch.chdir(tmp_path)
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["bench", "search", *map(str, arguments)])
-        code = 0
-        try:
-            main()
-        except SystemExit as ended:
-            code = ended.code or 0
-        return code, *capsys.readouterr()
-
-    return call
+    return partial(bench, "search")
 
 
 def test_json_table_page_and_grid_hold_the_same_hits(bench, picture_folder, tmp_path):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from patience import wait_until
-from places import GOLDEN, ROOT
+from places import ROOT
 from sweeping import TRAINING, TWO_TASKS, Sweeps, install_faults
 
 from cirbench.benchmark.checkpoints import read_checkpoint
@@ -32,7 +32,7 @@ from cirbench.slurm.queues.squeue import QueuedJob
 from cirbench.slurm.status import LOST, refresh_status
 from cirbench.slurm.submit import group_into_arrays
 
-EXPECTED = GOLDEN / "sweep.sbatch"
+EXPECTED = Path(__file__).with_name("sweep.sbatch")
 
 
 ONE = 'methods = ["image-only"]\ntasks = ["emoji"]\n'

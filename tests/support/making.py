@@ -15,6 +15,16 @@ from cirbench.benchmark.records.fields import (
 )
 from cirbench.benchmark.runtime.provenance import Code, Environment
 
+
+class Stage:
+    """Counts what it is told of."""
+
+    done = 0
+
+    def advance(self, count: int) -> None:
+        self.done += count
+
+
 ENVIRONMENT = Environment(
     code=Code(commit="c0ffee", dirty=None),
     python="3.11",

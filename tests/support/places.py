@@ -5,6 +5,5 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 """The checkout."""
 RESULTS = ROOT / "results"
-GOLDEN = ROOT / "tests" / "golden"
 SHARED = ROOT.parent / "shared"
 """Reference data, where they are; no test needs them."""
