@@ -10,6 +10,7 @@ from functools import partial
 
 import numpy as np
 import pytest
+from patience import PATIENCE_SECONDS
 from PIL import Image
 
 from cirbench.benchmark.api.values import ImageRef
@@ -122,7 +123,7 @@ def visited(chromium):
         context = chromium.new_context(**options)
         contexts.append(context)
         page = context.new_page()
-        page.set_default_timeout(30_000)
+        page.set_default_timeout(1000 * PATIENCE_SECONDS)
         page.on("console", heard)
         page.on("pageerror", lambda error: wrong.append(str(error)))
         page.on("request", asked)
