@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from cirbench.benchmark.api.backbone import Backbone
 from cirbench.benchmark.api.method import Method
@@ -27,6 +28,7 @@ from cirbench.benchmark.data.check import find_unreadable
 from cirbench.benchmark.data.subsets import limit_queries, remove_pictures
 from cirbench.benchmark.runtime.errors import MissingData, UsageError
 from cirbench.benchmark.runtime.files import check_is_file
+from cirbench.benchmark.runtime.hints import suggest
 from cirbench.benchmark.runtime.progress import Reporter
 
 
@@ -54,6 +56,26 @@ class Request:
     allow_missing: bool = False
     cache: str = "use"
     output: Path = Path("results")
+
+    @classmethod
+    def parse(cls, settings: Mapping[str, Any]) -> Request:
+        """Make a request of plain values, as JSON or a caller has them: texts become paths.
+
+        Raises:
+            UsageError: a setting is not known.
+        """
+        known = [setting.name for setting in fields(cls)]
+        if unknown := [name for name in settings if name not in known]:
+            raise UsageError(f"unknown setting {unknown[0]!r}; {suggest(unknown[0], known)}")
+        paths = {
+            name: Path(settings[name])
+            for name in ("data_root", "output")
+            if settings.get(name) is not None
+        }
+        checkpoints = settings.get("checkpoints", {})
+        named = {method: Path(path) for method, path in checkpoints.items()}
+        methods = tuple(settings["methods"])
+        return cls(**{**settings, **paths, "methods": methods, "checkpoints": named})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,12 +13,8 @@ from cirbench.benchmark.api.registry import find_task
 from cirbench.benchmark.api.task import Task
 from cirbench.benchmark.evaluation.plan import Request, plan_each
 from cirbench.benchmark.evaluation.run import run
-from cirbench.benchmark.runtime.errors import UsageError
-from cirbench.benchmark.runtime.hints import suggest
 from cirbench.benchmark.runtime.progress import Reporter
 from cirbench.record_list import RecordList
-
-_SETTINGS = [field.name for field in fields(Request)]
 
 
 def evaluate(
@@ -57,13 +52,16 @@ def evaluate(
         >>> frame[frame.group == "average"].metric.tolist()
         ['R@1', 'R@5', 'R@10', 'R@50']
     """
-    folder = Path(tempfile.mkdtemp(dir=_scratch().name) if output is None else output)
-    request = Request(
-        **{
-            **_parse(settings),
-            "methods": (methods,) if isinstance(methods, str | type) else tuple(methods),
+    backbone = settings.get("backbone")
+    if not isinstance(backbone, str | None):
+        # where it is and how it computes was decided when it was loaded
+        settings |= {"device": str(backbone.device), "precision": backbone.precision}
+    request = Request.parse(
+        {
+            **settings,
+            "methods": (methods,) if isinstance(methods, str | type) else methods,
             "task": task,
-            "output": folder,
+            "output": tempfile.mkdtemp(dir=_scratch().name) if output is None else output,
         }
     )
     reporter = Reporter.for_python() if progress is None else Reporter(quiet=not progress)
@@ -74,22 +72,6 @@ def evaluate(
 def _scratch() -> tempfile.TemporaryDirectory[str]:
     """Removed when Python ends."""
     return tempfile.TemporaryDirectory(prefix="cirbench-")
-
-
-def _parse(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings with texts as paths where paths are wanted."""
-    if unknown := [name for name in settings if name not in _SETTINGS]:
-        raise UsageError(f"unknown setting {unknown[0]!r}; {suggest(unknown[0], _SETTINGS)}")
-    parsed = dict(settings)
-    if settings.get("data_root") is not None:
-        parsed["data_root"] = Path(settings["data_root"])
-    checkpoints = settings.get("checkpoints", {})
-    parsed["checkpoints"] = {method: Path(path) for method, path in checkpoints.items()}
-    backbone = settings.get("backbone")
-    if not isinstance(backbone, str | None):
-        # where it is and how it computes was decided when it was loaded
-        parsed |= {"device": str(backbone.device), "precision": backbone.precision}
-    return parsed
 
 
 def load_task(name: str) -> Task:

@@ -212,10 +212,7 @@ def _embed(request: Mapping[str, Any]) -> None:
 def _plan(request: Mapping[str, Any]) -> Plan:
     from cirbench.benchmark.evaluation.plan import Request, plan
 
-    paths = {k: Path(request[k]) for k in ("data_root", "output") if request.get(k)}
-    checkpoints = {method: Path(path) for method, path in request.get("checkpoints", {}).items()}
-    methods = tuple(request["methods"])
-    return plan(Request(**{**request, **paths, "methods": methods, "checkpoints": checkpoints}))
+    return plan(Request.parse(request))
 
 
 WORK: Mapping[str, Callable[[Mapping[str, Any]], None]] = {
