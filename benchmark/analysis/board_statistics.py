@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cirbench.benchmark.analysis.boards import Board
+from cirbench.benchmark.analysis.series import Series
 from cirbench.benchmark.api.per_query import PerQuery
 from cirbench.benchmark.api.values import Interval
 from cirbench.benchmark.scoring.bootstrap import make_intervals
@@ -45,13 +46,11 @@ class Statistics:
 
     Attributes:
         scores: (average or group, metric) → one score a record, in the board's order.
-        ks: the values of k of the curves.
-        curves: one a record, one interval a k: recall averaged over groups.
+        curves: recall at some k, averaged over groups.
     """
 
     scores: Mapping[tuple[str, str], tuple[Standing, ...]]
-    ks: tuple[int, ...]
-    curves: tuple[tuple[Interval, ...], ...]
+    curves: Series[int]
 
 
 def compute_statistics(board: Board) -> Statistics:
@@ -60,14 +59,13 @@ def compute_statistics(board: Board) -> Statistics:
     Raises:
         CorruptData: per-query data is missing or damaged, or of other queries than the first's.
     """
-    ks = choose_ks(board.per_query[0].hits.shape[1])
     scores = {
         (name, metric): found
         for metric in board.metrics
         for name, found in _compare_in(board, metric).items()
     }
-    curves = tuple(compute_curve(board, arrays, ks) for arrays in board.per_query)
-    return Statistics(scores=scores, ks=tuple(ks), curves=curves)
+    ks = choose_ks(board.per_query[0].hits.shape[1])
+    return Statistics(scores=scores, curves=collect_curves(board, board.per_query, ks))
 
 
 def choose_ks(depth: int) -> list[int]:
@@ -76,8 +74,18 @@ def choose_ks(depth: int) -> list[int]:
     return sorted({round(float(k)) for k in spaced})
 
 
-def compute_curve(board: Board, arrays: PerQuery, ks: Sequence[int]) -> tuple[Interval, ...]:
-    """Compute one record's recall at each k, averaged over groups."""
+def collect_curves(
+    board: Board, records: Iterable[PerQuery], ks: Sequence[int] | None = None
+) -> Series[int]:
+    """Compute recall averaged over groups at each k; None is every k that was kept."""
+    curves = []
+    for arrays in records:
+        ks = range(1, arrays.hits.shape[1] + 1) if ks is None else ks
+        curves.append(_compute_curve(board, arrays, ks))
+    return Series(at=tuple(ks or ()), values=tuple(curves))
+
+
+def _compute_curve(board: Board, arrays: PerQuery, ks: Sequence[int]) -> tuple[Interval, ...]:
     epsilon = board.first.protocol.recall_epsilon
     found = np.stack([recall(arrays.hits, arrays.positives, k, epsilon) for k in ks], axis=1)
     row = board.design.rows.index("average")

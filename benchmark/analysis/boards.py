@@ -70,11 +70,6 @@ class Board:
         return self.first.averages
 
     @property
-    def bar_rows(self) -> list[str]:
-        """The rows of a bar chart: groups, then their average."""
-        return [*self.groups, "average"] if len(self.groups) > 1 else ["average"]
-
-    @property
     def metrics(self) -> list[str]:
         return list(self.first.protocol.metrics)
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from cirbench.benchmark.analysis.board_statistics import Statistics
 from cirbench.benchmark.analysis.boards import Board
 from cirbench.benchmark.analysis.published import DIFFERS, Verdict
+from cirbench.benchmark.analysis.series import collect_bars
 from cirbench.benchmark.api.values import Interval
 
 SERIES = 8
@@ -119,28 +120,25 @@ def _y_axis(top: float) -> tuple[Scale, tuple[Tick, ...]]:
     return scale, tuple(Tick(at=scale(v), text=f"{v:g}") for v in values)
 
 
-def make_bars(board: Board, shown: Statistics, names: Sequence[str]) -> Chart:
+def make_bars(board: Board, names: Sequence[str]) -> Chart:
     """Chart the headline metric per group and on average, one bar a record."""
-    rows = board.bar_rows
     count = min(len(names), SERIES)
-    values = {row: [s.value for s in shown.scores[row, board.headline][:count]] for row in rows}
-    y, y_ticks = _y_axis(max(v.high for row in values.values() for v in row))
-    slot = (WIDTH - LEFT - RIGHT) / len(rows)
+    series = collect_bars(board, board.records[:count])
+    y, y_ticks = _y_axis(series.top)
+    slot = (WIDTH - LEFT - RIGHT) / len(series.at)
     width = min(0.86 * slot / count, 48.0)
-    middles = [LEFT + slot * (i + 0.5) for i in range(len(rows))]
+    middles = [LEFT + slot * (i + 0.5) for i in range(len(series.at))]
     drawn = [
-        _make_bar(
-            values[row][i], middle + (i - count / 2) * width, width, y, i, f"{names[i]}, {row}"
-        )
-        for row, middle in zip(rows, middles, strict=True)
-        for i in range(count)
+        _make_bar(cells[p], middle + (i - count / 2) * width, width, y, i, f"{names[i]}, {row}")
+        for p, (row, middle) in enumerate(zip(series.at, middles, strict=True))
+        for i, cells in enumerate(series.values)
     ]
     return Chart(
         kind="bars",
         title=f"{board.headline} by group, with 95 % intervals",
         x_label="",
         y_label=f"{board.headline} (%)",
-        x_ticks=tuple(Tick(at=m, text=row) for m, row in zip(middles, rows, strict=True)),
+        x_ticks=tuple(Tick(at=m, text=row) for m, row in zip(middles, series.at, strict=True)),
         y_ticks=y_ticks,
         legend=tuple(names[:count]),
         bars=tuple(drawn),
@@ -173,23 +171,24 @@ def _note_left_out(names: Sequence[str]) -> str:
 def make_curves(shown: Statistics, names: Sequence[str]) -> Chart:
     """Chart recall over k, averaged over groups, with its band."""
     count = min(len(names), SERIES)
-    y, y_ticks = _y_axis(max(p.high for curve in shown.curves[:count] for p in curve))
-    x = logarithmic(1, max(2, shown.ks[-1]), LEFT, WIDTH - RIGHT)
-    at = [x(k) for k in shown.ks]
-    ends = _move_apart([y(curve[-1].value) for curve in shown.curves[:count]])
+    ks, curves = shown.curves.at, shown.curves.values[:count]
+    y, y_ticks = _y_axis(max(p.high for curve in curves for p in curve))
+    x = logarithmic(1, max(2, ks[-1]), LEFT, WIDTH - RIGHT)
+    at = [x(k) for k in ks]
+    ends = _move_apart([y(curve[-1].value) for curve in curves])
     lines = [
         Line(
             series=i,
             end_y=ends[i],
-            title=f"{names[i]}: {_format(curve[-1])} at k = {shown.ks[-1]}",
+            title=f"{names[i]}: {_format(curve[-1])} at k = {ks[-1]}",
             points=_points(at, [y(p.value) for p in curve]),
             band=_points(
                 [*at, *at[::-1]], [*(y(p.low) for p in curve), *(y(p.high) for p in curve[::-1])]
             ),
         )
-        for i, curve in enumerate(shown.curves[:count])
+        for i, curve in enumerate(curves)
     ]
-    ticks = [k for k in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000) if k <= shown.ks[-1]]
+    ticks = [k for k in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000) if k <= ks[-1]]
     return Chart(
         kind="curves",
         title="Recall at k, average over groups, with 95 % bands",

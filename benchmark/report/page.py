@@ -72,7 +72,7 @@ def make_section(
     """Gather everything about one board; `verdicts` are those of this board's records."""
     names = label_records(board.records)
     drawn = [
-        charts.make_bars(board, shown, names),
+        charts.make_bars(board, names),
         charts.make_curves(shown, names),
         charts.make_cost(board, shown, names),
         charts.make_scatter(verdicts),

@@ -9,8 +9,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from cirbench.benchmark.analysis.board_statistics import compute_curve
+from cirbench.benchmark.analysis.board_statistics import collect_curves
 from cirbench.benchmark.analysis.boards import Board
+from cirbench.benchmark.analysis.series import collect_bars
 from cirbench.benchmark.records.record import label_records
 from cirbench.benchmark.runtime.figures import COLOURS, STYLE
 from cirbench.benchmark.runtime.paths import to_line
@@ -25,13 +26,12 @@ MOST = len(COLOURS) * len(HATCHES)
 
 def draw_bars(board: Board) -> Figure:
     """Draw the headline metric per group and on average, one bar a record."""
-    names = board.bar_rows
     drawn = _choose_records(board)
-    figure, axes = _make_figure(max(6.0, 1.2 + 0.28 * len(names) * len(drawn)))
+    series = collect_bars(board, list(drawn.values()))
+    figure, axes = _make_figure(max(6.0, 1.2 + 0.28 * len(series.at) * len(drawn)))
     width = 0.84 / len(drawn)
-    places = np.arange(len(names))
-    for i, (label, record) in enumerate(drawn.items()):
-        cells = [record.metrics[name][board.headline] for name in names]
+    places = np.arange(len(series.at))
+    for i, (label, cells) in enumerate(zip(drawn, series.values, strict=True)):
         values = np.array([cell.value for cell in cells])
         error = np.array([[c.value - c.low for c in cells], [c.high - c.value for c in cells]])
         axes.bar(
@@ -44,7 +44,7 @@ def draw_bars(board: Board) -> Figure:
             hatch=HATCHES[i // len(COLOURS) % len(HATCHES)],
             error_kw={"elinewidth": 0.8},
         )
-    axes.set_xticks(places, [to_line(name) for name in names])
+    axes.set_xticks(places, [to_line(row) for row in series.at])
     axes.set_ylabel(f"{board.headline} (%)")
     return _finish(figure, axes, board)
 
@@ -52,10 +52,10 @@ def draw_bars(board: Board) -> Figure:
 def draw_curves(board: Board) -> Figure:
     """Draw recall at every k that was kept, averaged over groups, with its band."""
     figure, axes = _make_figure(6.0)
-    for i, (label, record) in enumerate(_choose_records(board).items()):
-        arrays = record.read_per_query()
-        k = range(1, arrays.hits.shape[1] + 1)
-        curve = compute_curve(board, arrays, k)
+    drawn = _choose_records(board)
+    series = collect_curves(board, (record.read_per_query() for record in drawn.values()))
+    k = series.at
+    for i, (label, curve) in enumerate(zip(drawn, series.values, strict=True)):
         axes.plot(k, [point.value for point in curve], color=_colour(i), label=label, linewidth=1.4)
         low, high = [point.low for point in curve], [point.high for point in curve]
         axes.fill_between(k, low, high, color=_colour(i), alpha=0.15, linewidth=0)

@@ -147,8 +147,8 @@ def test_each_table_is_ranked_by_its_own_average(tmp_path):
 def test_curves_end_in_the_recall_at_the_greatest_k(three):
     [board] = read_boards(three)
     shown = compute_statistics(board)
-    assert shown.ks == (1, 2)
-    for i, curve in enumerate(shown.curves):
+    assert shown.curves.at == (1, 2)
+    for i, curve in enumerate(shown.curves.values):
         score = shown.scores["average", "R@2"][i].value
         assert (curve[-1].value, curve[-1].low, curve[-1].high) == pytest.approx(
             (score.value, score.low, score.high)
@@ -297,7 +297,7 @@ def test_nine_methods_make_eight_bars_a_group_and_a_note(tmp_path):
     for i in range(9):
         store(tmp_path, f"m{i}", 0.1 * i)
     [board] = read_boards(tmp_path)
-    chart = charts.make_bars(board, compute_statistics(board), label_records(board.records))
+    chart = charts.make_bars(board, label_records(board.records))
     assert len(chart.bars) == 8 * (len(GROUPS) + 1)
     assert chart.note == "The best 8 of 9 records."
     assert all(charts.LEFT <= bar.x < bar.x + bar.width <= charts.WIDTH for bar in chart.bars)
@@ -309,7 +309,7 @@ def test_nine_methods_make_eight_bars_a_group_and_a_note(tmp_path):
 def test_a_bars_height_is_its_value(three):
     [board] = read_boards(three)
     shown = compute_statistics(board)
-    chart = charts.make_bars(board, shown, label_records(board.records))
+    chart = charts.make_bars(board, label_records(board.records))
     zero, top = chart.y_ticks[0], chart.y_ticks[-1]
     unit = (zero.at - top.at) / float(top.text)
     wanted = [s.value.value for g in (*GROUPS, "average") for s in shown.scores[g, "R@2"]]
