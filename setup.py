@@ -19,7 +19,9 @@ COMING = "0.1.0"
 
 
 def git(*arguments: str) -> bytes:
-    """What git prints, asked at the root."""
+    """What git prints, asked at the root; FileNotFoundError where another checkout surrounds it."""
+    if not (ROOT / ".git").exists():
+        raise FileNotFoundError(f"{ROOT} is no checkout")
     command = ["git", "-C", ROOT, *arguments]
     return subprocess.run(command, check=True, capture_output=True).stdout
 

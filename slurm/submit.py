@@ -74,8 +74,8 @@ def submit(manifest: Manifest, cells: Sequence[SweepCell], cluster: str, code: J
     The caller holds the manifest's lock.
 
     Raises:
-        UsageError: there is no such cluster or no Slurm, or Slurm refuses what is asked for;
-            then nothing is submitted.
+        UsageError: there is no such cluster, no Slurm or no Linux, or Slurm refuses what is
+            asked for; then nothing is submitted.
         CheckFailed: Slurm stops taking jobs half-way; what it took is noted and runs.
     """
     if not cells:
@@ -88,6 +88,7 @@ def submit(manifest: Manifest, cells: Sequence[SweepCell], cluster: str, code: J
             _submit_array(manifest, array, code)
         return len(together)
     if cluster == "local":
+        local.check_machine()
         submission = _make_submission(cluster, cells)
         manifest.queue_together(submission, cells)
         process = local.start(manifest, submission.id, code.environment)

@@ -15,6 +15,7 @@ import pytest
 from places import ROOT
 
 ROOMS = ("benchmark", "datasets", "methods", "slurm")
+GIT = ("git", "-c", "user.name=test", "-c", "user.email=test@localhost")
 
 
 def run(folder: Path, *command: str | Path) -> str:
@@ -38,11 +39,10 @@ def source(tmp_path_factory):
         if (ROOT / name).is_file() and not name.startswith("results/"):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, folder / name)
-    git = ("git", "-c", "user.name=test", "-c", "user.email=test@localhost")
-    run(folder, *git, "init", "-q")
-    run(folder, *git, "add", ".")
-    run(folder, *git, "commit", "-qm", "all")
-    run(folder, *git, "tag", "v9.8.7")
+    run(folder, *GIT, "init", "-q")
+    run(folder, *GIT, "add", ".")
+    run(folder, *GIT, "commit", "-qm", "all")
+    run(folder, *GIT, "tag", "v9.8.7")
     return folder
 
 
@@ -73,6 +73,17 @@ def test_the_wheel_of_a_source_distribution_knows_its_commit(source, wheel):
     with ZipFile(wheel) as archive:
         stamp = json.loads(archive.read("cirbench/benchmark/_build.json"))
     assert stamp == {"commit": run(source, "git", "rev-parse", "HEAD").strip(), "dirty": None}
+
+
+def test_a_checkout_that_surrounds_the_sources_does_not_name_their_commit(source, tmp_path):
+    copy = tmp_path / "sources"
+    shutil.copytree(source, copy, ignore=shutil.ignore_patterns(".git", "dist", "build"))
+    run(tmp_path, *GIT, "init", "-q")
+    run(tmp_path, *GIT, "commit", "--allow-empty", "-qm", "another project")
+    made = build(copy, "wheel")
+    assert made.name == "cirbench-0.1.0.dev0-py3-none-any.whl"
+    with ZipFile(made) as archive:
+        assert "cirbench/benchmark/_build.json" not in archive.namelist()
 
 
 def test_hugging_faces_datasets_is_not_shadowed():

@@ -35,8 +35,18 @@ from cirbench.slurm.node.worker import CellJob
 
 MODULE = "cirbench.slurm.queues.local"
 """What is started, as another process knows it."""
+_PROCESSES = Path("/proc")
 _POLL_SECONDS = 0.05
 _PATIENCE_SECONDS = 5.0
+
+
+def check_machine() -> None:
+    """Check that this machine lists its processes as Linux does, or raise a UsageError."""
+    if not _PROCESSES.exists():
+        raise UsageError(
+            "--cluster local needs Linux, which lists its processes in /proc; "
+            "--cluster debug runs the cells one after the other in this process"
+        )
 
 
 def start(manifest: Manifest, submission: str, environment: Mapping[str, str]) -> dict[str, Any]:
@@ -86,7 +96,7 @@ def stop(submission: Submission) -> None:
 def _list_members(group: int) -> list[int]:
     """The live processes of a group."""
     found = []
-    for path in Path("/proc").glob("[0-9]*/stat"):
+    for path in _PROCESSES.glob("[0-9]*/stat"):
         try:
             fields = path.read_text(encoding="utf-8").rpartition(")")[2].split()
         except OSError:
@@ -99,9 +109,8 @@ def _list_members(group: int) -> list[int]:
 def _read_start(process: int) -> str | None:
     """Read when a process began, in kernel ticks: a process id alone is used again."""
     try:
-        fields = (
-            Path(f"/proc/{process}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
-        )
+        told = (_PROCESSES / str(process) / "stat").read_text(encoding="utf-8")
+        fields = told.rpartition(")")[2].split()
     except OSError:
         return None
     return None if fields[0] == "Z" else fields[19]

@@ -309,13 +309,22 @@ def test_local_jobs_survive_each_others_faults(sweeps):
 def test_a_local_cell_out_of_time_begins_again(sweeps):
     text = (
         sweeps.file("late", methods=["slow"]).read_text(encoding="utf-8")
-        + "slurm_signal_delay_s = 52\n"
+        + "slurm_signal_delay_s = 40\n"
     )
     file = sweeps.file("late", text.replace("timeout_min = 30", "timeout_min = 1"))
     sweeps("submit", file, "--cluster", "local", "--no-snapshot")
     state = sweeps.wait("late")["slow"].state
     assert state.status == "done"
     assert state.attempts > 1
+
+
+def test_a_machine_without_linuxes_list_of_processes_is_refused(sweeps, monkeypatch):
+    monkeypatch.setattr(local, "_PROCESSES", sweeps.folder / "none")
+    file = sweeps.file("mac", methods=["image-only"])
+    code, _, err = sweeps("submit", file, "--cluster", "local", "--no-snapshot")
+    assert code == 2
+    assert "--cluster local needs Linux" in err
+    assert sweeps.statuses("mac") == {"image-only": "planned"}
 
 
 def test_cancel_ends_a_local_sweep_and_what_it_started(sweeps):
