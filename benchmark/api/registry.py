@@ -28,7 +28,8 @@ class Entry:
     """A name's target ("module:attribute"), where the name comes from, and a line about it.
 
     Attributes:
-        needs_checkpoint: of a built-in method, what its class says, known without importing it.
+        needs_checkpoint, zero_shot: of a built-in method, what its class says, known without
+            importing it.
         clash: who else claims the name, if anybody does; then it can't be had.
     """
 
@@ -36,6 +37,7 @@ class Entry:
     origin: str = "cirbench"
     summary: str = ""
     needs_checkpoint: bool = False
+    zero_shot: bool = True
     clash: str = ""
 
     def load(self) -> Any:
@@ -63,8 +65,8 @@ class Entry:
             ) from error
 
 
-def _built_in(target: str, summary: str, *, needs_checkpoint: bool = False) -> Entry:
-    return Entry(target=target, summary=summary, needs_checkpoint=needs_checkpoint)
+def _built_in(target: str, summary: str, **facts: bool) -> Entry:
+    return Entry(target=target, summary=summary, **facts)
 
 
 _METHODS = {
@@ -84,6 +86,7 @@ _METHODS = {
         "cirbench.methods.combiner.method:Combiner",
         "a network over both embeddings, trained on triplets (Baldrati et al., 2022)",
         needs_checkpoint=True,
+        zero_shot=False,
     ),
     "searle": _built_in(
         "cirbench.methods.searle:Searle",
@@ -219,11 +222,18 @@ def find_method(name: str) -> Any:
 
 def needs_checkpoint(method: str) -> bool:
     """Whether the method of that name takes weights; raises UsageError with suggestions."""
+    return _read_fact(method, "needs_checkpoint")
+
+
+def is_zero_shot(method: str) -> bool:
+    """Whether its training saw no composed-retrieval triplets; raises UsageError as above."""
+    return _read_fact(method, "zero_shot")
+
+
+def _read_fact(method: str, name: str) -> bool:
     entry = _find(method, "method", methods())
-    if entry.origin == "cirbench":
-        return entry.needs_checkpoint
-    wanted: bool = find_method(method).needs_checkpoint
-    return wanted
+    told: bool = getattr(entry if entry.origin == "cirbench" else find_method(method), name)
+    return told
 
 
 def find_training(method: str) -> Any:

@@ -20,8 +20,8 @@ def ls(as_json: AsJson = False) -> None:
 
     from tabulate import tabulate
 
+    from cirbench.benchmark.embedding.folders import find_default_root
     from cirbench.benchmark.embedding.housekeeping import list_spaces
-    from cirbench.benchmark.embedding.store import find_default_root
 
     entries = list_spaces(find_default_root())
     if as_json:
@@ -50,8 +50,8 @@ def info(
     key: Annotated[str, typer.Argument(help="The beginning of a key; bench cache ls.")],
 ) -> None:
     """Print everything that a space's key is made of."""
+    from cirbench.benchmark.embedding.folders import find_default_root
     from cirbench.benchmark.embedding.housekeeping import find_space
-    from cirbench.benchmark.embedding.store import find_default_root
 
     print_json(find_space(find_default_root(), key).as_dict())
 
@@ -70,7 +70,7 @@ def verify(
     Exit 4 if one was cut or altered, unless that is repaired.
     """
     from cirbench.benchmark.embedding import housekeeping as stored_cache
-    from cirbench.benchmark.embedding.store import explain_write_errors, find_default_root
+    from cirbench.benchmark.embedding.folders import explain_write_errors, find_default_root
     from cirbench.benchmark.runtime.files import remove
 
     checked = list(
@@ -95,8 +95,8 @@ def export(
 ) -> None:
     """Write spaces into one file, for another machine."""
     from cirbench.benchmark.embedding.archive import export_spaces as write
+    from cirbench.benchmark.embedding.folders import find_default_root
     from cirbench.benchmark.embedding.housekeeping import find_space
-    from cirbench.benchmark.embedding.store import find_default_root
 
     entries = [find_space(find_default_root(), key) for key in keys]
     write(entries, output)
@@ -109,7 +109,7 @@ def import_spaces(
 ) -> None:
     """Add what another machine exported, if all of it is whole."""
     from cirbench.benchmark.embedding import archive as cache_archive
-    from cirbench.benchmark.embedding.store import find_default_root
+    from cirbench.benchmark.embedding.folders import find_default_root
 
     for entry in cache_archive.import_spaces(archive, find_default_root()):
         unused = "" if entry.is_current else f"; {UNUSED}"
@@ -128,12 +128,12 @@ def prune(
     ] = None,
 ) -> None:
     """Remove what is old or over a size, and what killed runs left."""
+    from cirbench.benchmark.embedding.folders import explain_write_errors, find_default_root
     from cirbench.benchmark.embedding.housekeeping import (
         choose_to_prune,
         find_leftovers,
         list_spaces,
     )
-    from cirbench.benchmark.embedding.store import explain_write_errors, find_default_root
     from cirbench.benchmark.runtime.files import remove
 
     if older_than is None and max_size is None:

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-import inspect
+import ast
+import importlib.util
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from importlib.abc import InspectLoader
 from typing import Any
 
-from cirbench.benchmark.api.method import Method
-from cirbench.benchmark.api.registry import backbone_entry, find_method, find_task, methods, tasks
-from cirbench.benchmark.api.task import Task
+from cirbench.benchmark.api.registry import (
+    Entry,
+    backbone_entry,
+    find_task,
+    is_zero_shot,
+    methods,
+    needs_checkpoint,
+    tasks,
+)
 from cirbench.benchmark.cli.options import as_text
 from cirbench.benchmark.evaluation.plan import shipped_checkpoints
 from cirbench.benchmark.runtime.errors import UsageError
@@ -23,9 +31,9 @@ def describe(name: str) -> Mapping[str, Any]:
         UsageError: nothing has that name.
     """
     if name in tasks():
-        return _describe_task(find_task(name))
+        return _describe_task(name)
     if name in methods():
-        return _describe_method(find_method(name))
+        return _describe_method(name)
     if found := _find_protocols(name):
         return found
     with suppress(UsageError):
@@ -43,10 +51,11 @@ def _find_protocols(name: str) -> Mapping[str, Any]:
     return found
 
 
-def _describe_task(task: type[Task]) -> Mapping[str, Any]:
+def _describe_task(name: str) -> Mapping[str, Any]:
+    task = find_task(name)
     return {
-        "task": task.name,
-        "about": _read_about(task),
+        "task": name,
+        "about": _read_about(tasks()[name]),
         "splits": list(task.splits),
         "default backbone": task.default_backbone,
         "protocols": {
@@ -56,28 +65,41 @@ def _describe_task(task: type[Task]) -> Mapping[str, Any]:
     }
 
 
-def _describe_method(method: type[Method]) -> Mapping[str, Any]:
+def _describe_method(name: str) -> Mapping[str, Any]:
     return {
-        "method": method.name,
-        "about": _read_about(method),
-        "zero-shot": method.zero_shot,
-        "needs a checkpoint": method.needs_checkpoint,
-        "shipped for": list(shipped_checkpoints(method.name)),
+        "method": name,
+        "about": _read_about(methods()[name]),
+        "zero-shot": is_zero_shot(name),
+        "needs a checkpoint": needs_checkpoint(name),
+        "shipped for": list(shipped_checkpoints(name)),
     }
 
 
-def _read_about(thing: type) -> str:
-    """Its own words: the module's, unless that holds several."""
-    module = inspect.getmodule(thing)
-    several = (
-        sum(
-            getattr(other, "__module__", "") == thing.__module__ and hasattr(other, "name")
-            for other in vars(module).values()
-        )
-        > 1
-    )
-    words = thing.__doc__ if several or not module else module.__doc__
-    return inspect.cleandoc(words or thing.__doc__ or "")
+def _read_about(entry: Entry) -> str:
+    """Its own words: the module's, unless that holds several.
+
+    They are read from the source: our own methods import torch, which takes seconds.
+    """
+    module, _, name = entry.target.partition(":")
+    if entry.origin != "cirbench":  # it may be defined elsewhere than where it is offered
+        found = entry.load()
+        module, name = found.__module__, found.__name__
+    spec = importlib.util.find_spec(module)
+    loader = spec and spec.loader
+    source = loader.get_source(module) if isinstance(loader, InspectLoader) else None
+    tree = ast.parse(source or "")
+    named = {
+        part.name: part for part in tree.body if isinstance(part, ast.ClassDef) and _has_name(part)
+    }
+    words = ast.get_docstring(tree) if len(named) == 1 else None
+    return words or (ast.get_docstring(named[name]) if name in named else None) or ""
+
+
+def _has_name(part: ast.ClassDef) -> bool:
+    """Whether a class says what it is called here, as methods and tasks do."""
+    targets = [line.target for line in part.body if isinstance(line, ast.AnnAssign)]
+    targets += [one for line in part.body if isinstance(line, ast.Assign) for one in line.targets]
+    return any(isinstance(one, ast.Name) and one.id == "name" for one in targets)
 
 
 def as_markdown(description: Mapping[str, Any]) -> Iterator[str]:

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
 
+from cirbench.benchmark.embedding.folders import DESCRIPTION, IMPORTED, explain_write_errors
 from cirbench.benchmark.embedding.housekeeping import StoredSpace, list_spaces, verify_spaces
 from cirbench.benchmark.embedding.space import compute_key
-from cirbench.benchmark.embedding.store import DESCRIPTION, IMPORTED, explain_write_errors
 from cirbench.benchmark.runtime.archives import read_members
 from cirbench.benchmark.runtime.errors import CorruptData, MissingData
 from cirbench.benchmark.runtime.files import temporary_folder, write_whole

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cirbench.benchmark.api.values import ImageRef
-from cirbench.benchmark.embedding.store import explain_write_errors
+from cirbench.benchmark.embedding.folders import explain_write_errors
 from cirbench.benchmark.images.reading import split_into_chunks
 from cirbench.benchmark.runtime.errors import MissingData
 from cirbench.benchmark.runtime.files import read_regular_file, sha256_of_file, write_whole

@@ -13,8 +13,6 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
 MODULES = (
     "images/decoding.py",
     "images/reading.py",
@@ -79,6 +77,8 @@ def hash_foreign_code(backbone: object) -> str | None:
 
 def _find_modules(backbone: object) -> Iterator[str]:
     """The modules in which a backbone's class, its functions and its layers are defined."""
+    from torch import nn  # a list of what is stored does without
+
     for part in (backbone, *getattr(backbone, "__dict__", {}).values()):
         layers: Iterator[Any] = part.modules() if isinstance(part, nn.Module) else iter((part,))
         for one in layers:

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from cirbench.benchmark.embedding.encoding_code import hash_own_code
+from cirbench.benchmark.embedding.folders import DESCRIPTION, list_shards
 from cirbench.benchmark.embedding.shard import check_shard, read_shard
 from cirbench.benchmark.embedding.space import compute_key, find_libraries
-from cirbench.benchmark.embedding.store import DESCRIPTION, list_shards
 from cirbench.benchmark.runtime.errors import CorruptData, UsageError
 from cirbench.benchmark.runtime.files import read_regular_file
 

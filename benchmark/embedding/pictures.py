@@ -16,14 +16,10 @@ from torch import Tensor
 from cirbench.benchmark.api.backbone import Backbone
 from cirbench.benchmark.api.values import ImageRef, Mode
 from cirbench.benchmark.embedding.contents import ContentHashes
+from cirbench.benchmark.embedding.folders import find_default_root, find_open_folders
 from cirbench.benchmark.embedding.shard import SHARD_ROWS
 from cirbench.benchmark.embedding.space import make_image_space
-from cirbench.benchmark.embedding.store import (
-    Store,
-    find_default_root,
-    find_open_folders,
-    make_identity,
-)
+from cirbench.benchmark.embedding.store import Store, make_identity
 from cirbench.benchmark.images.preprocess import Transform, make_transform, stretch
 from cirbench.benchmark.images.reading import load_picture, prefetch, split_into_chunks
 from cirbench.benchmark.runtime.errors import CorruptData

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
+import numpy as np
+from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
-from torch import Tensor
+from safetensors.numpy import save
 
 from cirbench.benchmark.embedding.space import KEY_DIGITS, hash_text
 from cirbench.benchmark.runtime.errors import CorruptData
@@ -44,31 +44,33 @@ class Shard:
     width: int
     start: int
 
-    def read(self, rows: Sequence[int]) -> Tensor:
+    def read(self, rows: Sequence[int]) -> NDArray[np.float32]:
         """(len(rows), width) float32; no other row is read.
 
         Raises:
             CorruptData: the file is not there any more, or a number in it is not finite.
         """
-        values = torch.empty(len(rows), self.width)
+        values = np.empty((len(rows), self.width), np.float32)
         size = self.width * _NUMBER_BYTES
         try:
             with self.path.open("rb", buffering=0) as file:
-                for row, place in zip(rows, values.numpy(), strict=True):
+                for row, place in zip(rows, values, strict=True):
                     if os.preadv(file.fileno(), [place], self.start + row * size) != size:
                         raise make_damage_error(self.path, "it is truncated")
         except OSError as error:
             raise make_damage_error(self.path, str(error.strerror)) from error
-        if not values.isfinite().all():
+        if not np.isfinite(values).all():
             raise make_damage_error(self.path, "its numbers must be finite")
         return values
 
 
-def write_shard(folder: Path, space: str, identities: Sequence[str], values: Tensor) -> Shard:
+def write_shard(
+    folder: Path, space: str, identities: Sequence[str], values: NDArray[np.float32]
+) -> Shard:
     """Put (len(identities), C) float32 rows into a folder as one shard."""
     header = {"space": space, "identities": list(identities)}
     content = save(
-        {"values": values.contiguous()},
+        {"values": np.ascontiguousarray(values)},
         {"cirbench": json.dumps(header, sort_keys=True, separators=(",", ":"))},
     )
     path = folder / f"{hashlib.sha256(content).hexdigest()[:KEY_DIGITS]}.safetensors"
@@ -131,7 +133,7 @@ def read_shard(path: Path) -> Shard:
         check_regular(path, path.stat())
         with path.open("rb") as file:
             start = 8 + int.from_bytes(file.read(8), "little")
-        with safe_open(path, framework="pt") as file:
+        with safe_open(path, framework="np") as file:
             names, header = list(file.keys()), json.loads((file.metadata() or {})["cirbench"])
             values = file.get_slice("values")
             shape, kind = values.get_shape(), values.get_dtype()

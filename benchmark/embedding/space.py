@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-import torch
 from PIL import features
 
 from cirbench.benchmark.api.backbone import Backbone
@@ -106,7 +105,7 @@ def _make_space(kind: str, backbone: Backbone, preprocess: str) -> Space:
         architecture=backbone.architecture_sha256,
         preprocess=preprocess,
         precision=backbone.precision,
-        device=torch.device(backbone.device).type,
+        device=str(backbone.device).partition(":")[0],
         width=backbone.embedding_width,
         plug_in=hash_foreign_code(backbone),
     )

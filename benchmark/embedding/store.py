@@ -20,7 +20,6 @@ import errno
 import hashlib
 import json
 import os
-import stat
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import asdict
@@ -28,62 +27,27 @@ from pathlib import Path
 
 import torch
 from filelock import BaseFileLock, FileLock, Timeout
-from platformdirs import user_cache_path
 from torch import Tensor
 
 from cirbench.benchmark.api.values import Mode
+from cirbench.benchmark.embedding.folders import (
+    DESCRIPTION,
+    IMPORTED,
+    explain_write_errors,
+    list_shards,
+)
 from cirbench.benchmark.embedding.shard import Shard, check_shard, write_shard
 from cirbench.benchmark.embedding.space import Space
-from cirbench.benchmark.runtime.errors import CorruptData, UsageError
+from cirbench.benchmark.runtime.errors import CorruptData
 from cirbench.benchmark.runtime.files import remove, write_whole
 
-DESCRIPTION = "key.json"
-IMPORTED = "imported"
-"""The folder in a space's for shards that another machine made."""
 _WAITED_SECONDS = (5, 55, 540, 3000)
 """How long a lock is waited for before each word about it; after the last, nobody waits."""
-
-
-def find_default_root() -> Path:
-    """CIRBENCH_CACHE, else the platform's place for caches."""
-    return Path(os.environ.get("CIRBENCH_CACHE") or user_cache_path("cirbench")).absolute()
-
-
-@contextmanager
-def explain_write_errors(folder: Path) -> Iterator[None]:
-    """Turn errors of writing into the store into a UsageError that says what to do.
-
-    Raises:
-        UsageError: names the file, if the system does.
-    """
-    try:
-        yield
-    except OSError as error:
-        raise UsageError(
-            f"the store of embeddings cannot write {folder / str(error.filename or '')} "
-            f"({error.strerror}); what is stored is intact; free space with bench cache prune, "
-            "set CIRBENCH_CACHE to another folder, or pass --cache read-only or --cache off"
-        ) from error
 
 
 def make_identity(content_sha256: str, box: tuple[int, int, int, int] | None = None) -> str:
     """Name a row by the picture's content, and by the part of it that is embedded."""
     return content_sha256 if box is None else f"{content_sha256}@{','.join(map(str, box))}"
-
-
-def find_open_folders(root: Path) -> list[Path]:
-    """Find the folders of a store that every user of the machine can write to."""
-    folders = (root, *root.glob("embeddings"), *root.glob("embeddings/*"))
-    return [path for path in folders if path.is_dir() and path.stat().st_mode & stat.S_IWOTH]
-
-
-def list_shards(folder: Path) -> list[Path]:
-    """The shards in a space's folder: those that were made here, then the imported ones."""
-    return [
-        path
-        for place in (folder, folder / IMPORTED)
-        for path in sorted(place.glob("[!.]*.safetensors"))
-    ]
 
 
 class Store:
@@ -151,7 +115,7 @@ class Store:
                 wanted.setdefault(self._places[name][0].path, []).append(name)
         for path, names in wanted.items():
             shard = self._places[names[0]][0]
-            rows = shard.read([self._places[name][1] for name in names])
+            rows = torch.from_numpy(shard.read([self._places[name][1] for name in names]))
             found.update(zip(names, rows, strict=True))
             if path.parent.name == IMPORTED:
                 self.imported.update(names)
@@ -163,7 +127,7 @@ class Store:
             self._kept.update(zip(identities, values, strict=True))
             return
         with explain_write_errors(self.folder):
-            self._index(write_shard(self.folder, self.space.canonical, identities, values))
+            self._index(write_shard(self.folder, self.space.canonical, identities, values.numpy()))
 
     @contextmanager
     def reserve(

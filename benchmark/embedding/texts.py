@@ -13,9 +13,10 @@ from torch import Tensor
 
 from cirbench.benchmark.api.backbone import Backbone
 from cirbench.benchmark.api.values import Mode
+from cirbench.benchmark.embedding.folders import find_default_root
 from cirbench.benchmark.embedding.shard import SHARD_ROWS
 from cirbench.benchmark.embedding.space import make_text_space
-from cirbench.benchmark.embedding.store import Store, find_default_root
+from cirbench.benchmark.embedding.store import Store
 
 
 class VectorCache:

@@ -63,6 +63,7 @@ def test_a_name_like_no_other_lists_all(find, kind, known):
 @pytest.mark.parametrize("name", registry._METHODS)
 def test_methods_are_what_they_are_called(name):
     assert find_method(name).name == name
+    assert registry.is_zero_shot(name) == find_method(name).zero_shot
     assert registry.needs_checkpoint(name) == find_method(name).needs_checkpoint
 
 

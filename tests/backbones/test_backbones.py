@@ -7,8 +7,8 @@ import logging
 import open_clip
 import pytest
 import torch
-from torch.nn.functional import normalize
 from models import write_hf, write_open_clip
+from torch.nn.functional import normalize
 from transformers import CLIPConfig, CLIPModel
 
 from cirbench.benchmark.backbones import open_clip as open_clip_backbones

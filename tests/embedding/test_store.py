@@ -26,8 +26,8 @@ from cirbench.benchmark.api.values import Mode
 from cirbench.benchmark.backbones.load import load_backbone
 from cirbench.benchmark.cli.main import app
 from cirbench.benchmark.embedding import pictures as embed_module
-from cirbench.benchmark.embedding import store as store_module
 from cirbench.benchmark.embedding.contents import ContentHashes
+from cirbench.benchmark.embedding.folders import find_default_root
 from cirbench.benchmark.embedding.pictures import BatchSize, Embedder, embed_through_stores
 from cirbench.benchmark.embedding.shard import check_shard
 from cirbench.benchmark.embedding.space import Space, make_image_space
@@ -586,7 +586,7 @@ def test_an_unknown_mode_is_refused(tmp_path):
 def cached(tmp_path):
     """Two spaces in the test's cache."""
     root = tmp_path / "cache"
-    assert store_module.find_default_root() == root
+    assert find_default_root() == root
     return [one_shard(root), one_shard(root, replace(SPACE, backbone="other", weights="w2"))]
 
 

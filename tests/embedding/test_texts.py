@@ -9,7 +9,7 @@ from cirbench.benchmark.api.values import Mode
 from cirbench.benchmark.backbones.load import load_backbone
 from cirbench.benchmark.checkpoints import write_checkpoint
 from cirbench.benchmark.embedding import texts as texts_module
-from cirbench.benchmark.embedding.store import find_default_root
+from cirbench.benchmark.embedding.folders import find_default_root
 from cirbench.benchmark.embedding.texts import TextFeatures
 from cirbench.benchmark.evaluation.plan import Request, plan
 from cirbench.benchmark.evaluation.run import run

@@ -22,9 +22,10 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save
 
 from cirbench.benchmark.backbones.load import load_backbone
+from cirbench.benchmark.embedding.folders import find_default_root
 from cirbench.benchmark.embedding.shard import read_shard
 from cirbench.benchmark.embedding.space import make_image_space
-from cirbench.benchmark.embedding.store import Store, find_default_root
+from cirbench.benchmark.embedding.store import Store
 
 RUN = ("run", "-m", "image-only", "-t", "emoji", "-b", "fake", "--limit", "1", "-q", "-o", "r")
 
