@@ -97,8 +97,12 @@ def _read_about(entry: Entry) -> str:
 
 def _has_name(part: ast.ClassDef) -> bool:
     """Whether a class says what it is called here, as methods and tasks do."""
-    targets = [line.target for line in part.body if isinstance(line, ast.AnnAssign)]
-    targets += [one for line in part.body if isinstance(line, ast.Assign) for one in line.targets]
+    targets: list[ast.expr] = []
+    for line in part.body:
+        if isinstance(line, ast.AnnAssign):
+            targets.append(line.target)
+        elif isinstance(line, ast.Assign):
+            targets += line.targets
     return any(isinstance(one, ast.Name) and one.id == "name" for one in targets)
 
 

@@ -55,7 +55,7 @@ class Shard:
         try:
             with self.path.open("rb", buffering=0) as file:
                 for row, place in zip(rows, values, strict=True):
-                    if os.preadv(file.fileno(), [place], self.start + row * size) != size:
+                    if os.preadv(file.fileno(), [place.data], self.start + row * size) != size:
                         raise make_damage_error(self.path, "it is truncated")
         except OSError as error:
             raise make_damage_error(self.path, str(error.strerror)) from error
