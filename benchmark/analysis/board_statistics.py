@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import TypeAdapter
 
-from cirbench.benchmark.analysis.boards import Board
+from cirbench.benchmark.analysis.boards import INTERVALS, Board
 from cirbench.benchmark.analysis.series import Series
-from cirbench.benchmark.api.per_query import PerQuery
 from cirbench.benchmark.api.values import Interval
+from cirbench.benchmark.records.record import Record
+from cirbench.benchmark.runtime.kept import keep
 from cirbench.benchmark.scoring.bootstrap import make_intervals
 from cirbench.benchmark.scoring.metrics import recall
 
@@ -19,6 +22,7 @@ CURVE_POINTS = 24
 """At most so many values of k, evenly spaced on a logarithmic axis."""
 
 Array = NDArray[np.float64]
+_FROM_BEST = TypeAdapter(dict[str, list[Interval]])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +69,7 @@ def compute_statistics(board: Board) -> Statistics:
         for name, found in _compare_in(board, metric).items()
     }
     ks = choose_ks(board.per_query[0].hits.shape[1])
-    return Statistics(scores=scores, curves=collect_curves(board, board.per_query, ks))
+    return Statistics(scores=scores, curves=collect_curves(board, board.records, ks))
 
 
 def choose_ks(depth: int) -> list[int]:
@@ -75,39 +79,49 @@ def choose_ks(depth: int) -> list[int]:
 
 
 def collect_curves(
-    board: Board, records: Iterable[PerQuery], ks: Sequence[int] | None = None
+    board: Board, records: Sequence[Record], ks: Sequence[int] | None = None
 ) -> Series[int]:
     """Compute recall averaged over groups at each k; None is every k that was kept."""
     curves = []
-    for arrays in records:
-        ks = range(1, arrays.hits.shape[1] + 1) if ks is None else ks
-        curves.append(_compute_curve(board, arrays, ks))
-    return Series(at=tuple(ks or ()), values=tuple(curves))
+    for record in records:
+        compute = partial(_compute_curve, board, record, ks)
+        curves.append(keep(INTERVALS, ("curve", ks, *record.identity), compute))
+    return Series(at=tuple(ks or range(1, len(curves[0]) + 1)), values=tuple(map(tuple, curves)))
 
 
-def _compute_curve(board: Board, arrays: PerQuery, ks: Sequence[int]) -> tuple[Interval, ...]:
-    epsilon = board.first.protocol.recall_epsilon
+def _compute_curve(board: Board, record: Record, ks: Sequence[int] | None) -> list[Interval]:
+    arrays, epsilon = record.read_per_query(), board.first.protocol.recall_epsilon
+    if ks is None:
+        ks = range(1, arrays.hits.shape[1] + 1)
     found = np.stack([recall(arrays.hits, arrays.positives, k, epsilon) for k in ks], axis=1)
     row = board.design.rows.index("average")
     means, draws = board.design.means(found)[row], board.design.draws(found)[:, row]
-    return tuple(make_intervals(means, draws, [len(found)] * len(ks)))
+    return make_intervals(means, draws, [len(found)] * len(ks))
 
 
 def _compare_in(board: Board, metric: str) -> dict[str, tuple[Standing, ...]]:
     """Compare the records in one metric: average or group → a standing for each record."""
+    kept = ("differences from the best", metric, *board.identity)
+    found = keep(_FROM_BEST, kept, partial(_find_differences_from_best, board, metric))
+    return {
+        name: tuple(
+            Standing(
+                value=record.metrics[name][metric],
+                difference=difference,
+                best=difference.value == 0,
+            )
+            for record, difference in zip(board.records, differences, strict=True)
+        )
+        for name, differences in found.items()
+    }
+
+
+def _find_differences_from_best(board: Board, metric: str) -> dict[str, list[Interval]]:
     means, draws = board.sample(metric)
     sizes = [record.counts.queries for record in board.records]
     found = {}
     for row, name in enumerate(board.design.rows):
         best = int(means[row].argmax())
         from_best = draws[:, row] - draws[:, row, [best]]
-        spans = make_intervals(means[row] - means[row, best], from_best, sizes)
-        found[name] = tuple(
-            Standing(
-                value=record.metrics[name][metric],
-                difference=spans[i],
-                best=bool(means[row, i] == means[row, best]),
-            )
-            for i, record in enumerate(board.records)
-        )
+        found[name] = make_intervals(means[row] - means[row, best], from_best, sizes)
     return found

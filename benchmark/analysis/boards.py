@@ -12,15 +12,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import TypeAdapter
 
 from cirbench.benchmark.api.per_query import PerQuery, Scores
 from cirbench.benchmark.api.values import Interval
 from cirbench.benchmark.records.fields import slug
 from cirbench.benchmark.records.record import Record
 from cirbench.benchmark.runtime.errors import CorruptData, MissingData
+from cirbench.benchmark.runtime.kept import keep
 from cirbench.benchmark.scoring.bootstrap import Array, Design, make_intervals
-from cirbench.benchmark.scoring.summary import make_design, read_scored
+from cirbench.benchmark.scoring.summary import find_facts, make_design, read_scored
 
+INTERVALS = TypeAdapter(list[Interval])
 _KEPT = 8
 """How many records' per-query data are in memory at a time."""
 
@@ -88,25 +91,24 @@ class Board:
         return hashlib.sha256(json.dumps(shown, sort_keys=True, default=vars).encode()).hexdigest()
 
     @cached_property
-    def scores(self) -> tuple[Scores, ...]:
-        """Scores of each record.
+    def queries(self) -> Scores:
+        """The queries of all records, with the first record's values.
 
         Raises:
             CorruptData: a file is missing or altered, or two records are of other queries.
         """
-        found = tuple(record.scores for record in self.records)
-        for record, scores in zip(self.records, found, strict=True):
-            if not np.array_equal(scores.query, found[0].query):
+        for record in self.records:
+            if find_facts(record).order != find_facts(self.first).order:
                 raise CorruptData(
-                    f"{record.path} and {self.records[0].path} must have the same queries, as they "
+                    f"{record.path} and {self.first.path} must have the same queries, as they "
                     f"share a protocol and annotations; run both cells again"
                 )
-        return found
+        return self.first.scores
 
     @cached_property
     def design(self) -> Design:
         """Which reference and group each query is of."""
-        return make_design(self.scores[0], self.groups, self.first.protocol)
+        return make_design(self.queries, self.groups, self.first.protocol)
 
     @cached_property
     def per_query(self) -> PerQueryCache:
@@ -119,9 +121,18 @@ class Board:
 
     def differences(self, average: str) -> list[Interval]:
         """Subtract the first record from each, in the headline metric, with paired intervals."""
-        means, draws = (part[..., self.design.rows.index(average), :] for part in self._headline)
-        sizes = [len(self.scores[0].query)] * len(self.records)
-        return make_intervals(means - means[0], draws - draws[:, :1], sizes)
+
+        def compute() -> list[Interval]:
+            means, draws = (p[..., self.design.rows.index(average), :] for p in self._headline)
+            sizes = [record.counts.queries for record in self.records]
+            return make_intervals(means - means[0], draws - draws[:, :1], sizes)
+
+        return keep(INTERVALS, ("differences", average, *self.identity), compute)
+
+    @property
+    def identity(self) -> tuple[object, ...]:
+        """All that decides what is computed of the records together."""
+        return tuple(record.identity for record in self.records)
 
     @cached_property
     def _headline(self) -> tuple[Array, Array]:
@@ -138,8 +149,9 @@ class Board:
         The same references are drawn for all records, so that differences are paired.
         """
         column = self.metrics.index(metric)
-        values = np.stack([scores.values[:, column] for scores in self.scores], axis=1)
-        return self.design.means(values), self.design.draws(values)
+        design = self.design  # checks that all have the same queries
+        values = np.stack([record.scores.values[:, column] for record in self.records], axis=1)
+        return design.means(values), design.draws(values)
 
 
 class PerQueryCache:

@@ -6,18 +6,27 @@ from collections import Counter
 from collections.abc import Sequence, Set
 from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatchcase
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import TypeAdapter
 
 from cirbench.benchmark.api.per_query import Scores
 from cirbench.benchmark.records.record import Record, read_record
 from cirbench.benchmark.runtime.errors import CorruptData, MissingData, UsageError
+from cirbench.benchmark.runtime.kept import keep
 from cirbench.benchmark.scoring.paired import Difference, adjust_by_holm, find_differences
-from cirbench.benchmark.scoring.summary import check_scored, make_design, read_scored
+from cirbench.benchmark.scoring.summary import (
+    check_scored,
+    make_design,
+    read_scored,
+)
+
+_DIFFERENCES = TypeAdapter(dict[str, list[Difference]])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,13 +108,13 @@ def _compare_cells(
 ) -> tuple[Comparison, ...]:
     check_comparable(a, b)
     protocol = a.protocol
-    of_a, of_b = align(a, b)
-    design = make_design(of_a, a.groups, protocol)
-    told_apart = design.rows if len(a.groups) > 1 else a.groups  # one group is its own average
-    shown_rows = _check_known("group", groups, design.rows) or told_apart
+    rows = [*a.averages, *a.groups]
+    told_apart = rows if len(a.groups) > 1 else a.groups  # one group is its own average
+    shown_rows = _check_known("group", groups, rows) or told_apart
     shown_metrics = _check_known("metric", metrics, protocol.metrics) or [protocol.headline]
     columns = [protocol.metrics.index(metric) for metric in shown_metrics]
-    found = find_differences((of_a.values - of_b.values)[:, columns], design)
+    kept = ("paired differences", columns, a.identity, b.identity)
+    found = keep(_DIFFERENCES, kept, partial(_find_differences, a, b, columns))
     return tuple(
         Comparison(
             group=row,
@@ -118,6 +127,12 @@ def _compare_cells(
         for row in shown_rows
         for column, metric in enumerate(shown_metrics)
     )
+
+
+def _find_differences(a: Record, b: Record, columns: Sequence[int]) -> dict[str, list[Difference]]:
+    of_a, of_b = align(a, b)
+    design = make_design(of_a, a.groups, a.protocol)
+    return find_differences((of_a.values - of_b.values)[:, columns], design)
 
 
 def _check_known(kind: str, wanted: Sequence[str], known: Sequence[str]) -> Sequence[str]:
@@ -154,7 +169,7 @@ def _list_shared(record: Record) -> dict[str, Any]:
     return {
         "task": record.cell.task,
         "split": record.cell.split,
-        **{f"protocol {name}": value for name, value in vars(record.protocol).items()},
+        **{f"protocol {name}": value for name, value in record.protocol.as_dict().items()},
         "annotations": prints.annotations,
         "gallery": prints.gallery,
         "references": prints.references,

@@ -10,6 +10,7 @@ import json
 import string
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
+from functools import cached_property
 from typing import Any, Literal
 
 from cirbench.benchmark.runtime.errors import UsageError
@@ -61,7 +62,7 @@ class EvaluationProtocol:
         """The protocol as plain data, for a record or for the terminal."""
         return asdict(self)
 
-    @property
+    @cached_property
     def hash(self) -> str:
         """Twelve hexadecimal digits that any change of any field changes.
 

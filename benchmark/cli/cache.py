@@ -20,10 +20,10 @@ def ls(as_json: AsJson = False) -> None:
 
     from tabulate import tabulate
 
-    from cirbench.benchmark.embedding.folders import find_default_root
     from cirbench.benchmark.embedding.housekeeping import list_spaces
+    from cirbench.benchmark.runtime.kept import find_cache_root, list_results
 
-    entries = list_spaces(find_default_root())
+    entries = list_spaces(find_cache_root())
     if as_json:
         print_json([entry.as_dict() for entry in entries])
         return
@@ -40,7 +40,10 @@ def ls(as_json: AsJson = False) -> None:
     ]
     headers = ["key", "", "kind", "backbone", "precision", "device", "rows", "MB", "last used"]
     print(tabulate(rows, headers, disable_numparse=True))
-    print(f"\n{sum(entry.bytes for entry in entries) / 1e6:,.1f} MB in {find_default_root()}")
+    print(f"\n{sum(entry.bytes for entry in entries) / 1e6:,.1f} MB in {find_cache_root()}")
+    results = list_results()
+    megabytes = sum(path.stat().st_size for path in results) / 1e6
+    print(f"{len(results):,} results computed of records, {megabytes:,.1f} MB")
     if not all(entry.is_current for entry in entries):
         print(f"{UNUSED}; bench cache prune removes what is old")
 
@@ -50,10 +53,10 @@ def info(
     key: Annotated[str, typer.Argument(help="The beginning of a key; bench cache ls.")],
 ) -> None:
     """Print everything that a space's key is made of."""
-    from cirbench.benchmark.embedding.folders import find_default_root
     from cirbench.benchmark.embedding.housekeeping import find_space
+    from cirbench.benchmark.runtime.kept import find_cache_root
 
-    print_json(find_space(find_default_root(), key).as_dict())
+    print_json(find_space(find_cache_root(), key).as_dict())
 
 
 @cache.command(epilog="Examples: bench cache verify · bench cache verify --repair")
@@ -70,12 +73,11 @@ def verify(
     Exit 4 if one was cut or altered, unless that is repaired.
     """
     from cirbench.benchmark.embedding import housekeeping as stored_cache
-    from cirbench.benchmark.embedding.folders import explain_write_errors, find_default_root
+    from cirbench.benchmark.embedding.folders import explain_write_errors
     from cirbench.benchmark.runtime.files import remove
+    from cirbench.benchmark.runtime.kept import find_cache_root
 
-    checked = list(
-        stored_cache.verify_spaces(stored_cache.list_spaces(find_default_root()), sample)
-    )
+    checked = list(stored_cache.verify_spaces(stored_cache.list_spaces(find_cache_root()), sample))
     faults = {path: fault for path, fault in checked if fault}
     print(f"{len(checked) - len(faults)} shards are whole, {len(faults)} are not")
     if faults and not repair:
@@ -95,10 +97,10 @@ def export(
 ) -> None:
     """Write spaces into one file, for another machine."""
     from cirbench.benchmark.embedding.archive import export_spaces as write
-    from cirbench.benchmark.embedding.folders import find_default_root
     from cirbench.benchmark.embedding.housekeeping import find_space
+    from cirbench.benchmark.runtime.kept import find_cache_root
 
-    entries = [find_space(find_default_root(), key) for key in keys]
+    entries = [find_space(find_cache_root(), key) for key in keys]
     write(entries, output)
     print(f"{output}: {sum(entry.rows() or 0 for entry in entries):,} rows")
 
@@ -109,9 +111,9 @@ def import_spaces(
 ) -> None:
     """Add what another machine exported, if all of it is whole."""
     from cirbench.benchmark.embedding import archive as cache_archive
-    from cirbench.benchmark.embedding.folders import find_default_root
+    from cirbench.benchmark.runtime.kept import find_cache_root
 
-    for entry in cache_archive.import_spaces(archive, find_default_root()):
+    for entry in cache_archive.import_spaces(archive, find_cache_root()):
         unused = "" if entry.is_current else f"; {UNUSED}"
         print(f"added {entry.key[:12]}, {entry.space.get('backbone', '?')}{unused}")
 
@@ -128,19 +130,20 @@ def prune(
     ] = None,
 ) -> None:
     """Remove what is old or over a size, and what killed runs left."""
-    from cirbench.benchmark.embedding.folders import explain_write_errors, find_default_root
+    from cirbench.benchmark.embedding.folders import explain_write_errors
     from cirbench.benchmark.embedding.housekeeping import (
         choose_to_prune,
         find_leftovers,
         list_spaces,
     )
     from cirbench.benchmark.runtime.files import remove
+    from cirbench.benchmark.runtime.kept import find_cache_root, list_results
 
     if older_than is None and max_size is None:
         raise UsageError("nothing to prune: pass --older-than or --max-size")
     limit = None if max_size is None else int(max_size * 1e9)
     chosen = choose_to_prune(
-        list_spaces(find_default_root()), older_than_days=older_than, max_bytes=limit
+        list_spaces(find_cache_root()), older_than_days=older_than, max_bytes=limit
     )
     for entry in chosen:
         with explain_write_errors(entry.folder):
@@ -148,7 +151,12 @@ def prune(
         backbone = entry.space.get("backbone", "?")
         print(f"removed {entry.key[:12]}, {backbone}, {entry.bytes / 1e6:,.1f} MB")
     print(f"{len(chosen)} removed")
-    for path in find_leftovers(find_default_root()):
+    if older_than is not None and (results := list_results(older_than)):
+        for path in results:
+            with explain_write_errors(path):
+                remove(path)
+        print(f"removed {len(results):,} results computed of records")
+    for path in find_leftovers(find_cache_root()):
         with explain_write_errors(path):
             remove(path)
         print(f"removed {path.name}, which a killed run left")

@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-
-from platformdirs import user_cache_path
 
 from cirbench.benchmark.runtime.errors import UsageError
 
 DESCRIPTION = "key.json"
 IMPORTED = "imported"
 """The folder in a space's for shards that another machine made."""
-
-
-def find_default_root() -> Path:
-    """CIRBENCH_CACHE, else the platform's place for caches."""
-    return Path(os.environ.get("CIRBENCH_CACHE") or user_cache_path("cirbench")).absolute()
 
 
 def find_open_folders(root: Path) -> list[Path]:

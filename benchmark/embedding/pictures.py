@@ -16,13 +16,14 @@ from torch import Tensor
 from cirbench.benchmark.api.backbone import Backbone
 from cirbench.benchmark.api.values import ImageRef, Mode
 from cirbench.benchmark.embedding.contents import ContentHashes
-from cirbench.benchmark.embedding.folders import find_default_root, find_open_folders
+from cirbench.benchmark.embedding.folders import find_open_folders
 from cirbench.benchmark.embedding.shard import SHARD_ROWS
 from cirbench.benchmark.embedding.space import make_image_space
 from cirbench.benchmark.embedding.store import Store, make_identity
 from cirbench.benchmark.images.preprocess import Transform, make_transform, stretch
 from cirbench.benchmark.images.reading import load_picture, prefetch, split_into_chunks
 from cirbench.benchmark.runtime.errors import CorruptData
+from cirbench.benchmark.runtime.kept import find_cache_root
 from cirbench.benchmark.runtime.progress import Reporter, Stage
 
 T = TypeVar("T")
@@ -259,7 +260,7 @@ def embed_with(
     """Embed each distinct picture by each tower, through the store as the mode says."""
     if mode is Mode.OFF:
         return [embed_images(embedder, refs) for embedder in embedders]
-    root = find_default_root()
+    root = find_cache_root()
     contents = ContentHashes(root=root, read_only=mode is Mode.READ_ONLY)
     stores = [Store(root, make_image_space(e.backbone, e.preprocess), mode) for e in embedders]
     for folder in find_open_folders(root):

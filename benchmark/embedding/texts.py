@@ -13,10 +13,10 @@ from torch import Tensor
 
 from cirbench.benchmark.api.backbone import Backbone
 from cirbench.benchmark.api.values import Mode
-from cirbench.benchmark.embedding.folders import find_default_root
 from cirbench.benchmark.embedding.shard import SHARD_ROWS
 from cirbench.benchmark.embedding.space import make_text_space
 from cirbench.benchmark.embedding.store import Store
+from cirbench.benchmark.runtime.kept import find_cache_root
 
 
 class VectorCache:
@@ -99,7 +99,7 @@ class TextFeatures:
         if self.mode is Mode.OFF:
             return VectorCache()
         space = make_text_space(self.backbone, truncate=self.truncate, checkpoint=checkpoint)
-        return VectorCache(partial(Store, find_default_root(), space, self.mode))
+        return VectorCache(partial(Store, find_cache_root(), space, self.mode))
 
     def of(self, texts: Sequence[str]) -> Tensor:
         """(len(texts), C) float32, not normalised."""

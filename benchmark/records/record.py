@@ -92,11 +92,28 @@ class Record(_Stored):
         """
         return self._read(Scores)
 
-    def _read(self, kind: type[Kind]) -> Kind:
+    @cached_property
+    def identity(self) -> tuple[object, ...]:
+        """All that decides what its per-query data comes to."""
+        return self.per_query.sha256, self.protocol.hash, tuple(self.groups)
+
+    def check_arrays(self) -> Path:
+        """Check that the per-query data is what the record was written with, and give its file.
+
+        Raises:
+            CorruptData: it is missing or altered.
+        """
         path = self.path.parent / check_inside(self.per_query.file, str(self.path))
         try:
             if sha256_of_file(path) != self.per_query.sha256:
                 raise CorruptData(f"{path} is not the file that {self.path} was written with")
+        except OSError as error:
+            raise CorruptData(f"{path} can't be read ({error}); run the cell again") from error
+        return path
+
+    def _read(self, kind: type[Kind]) -> Kind:
+        path = self.check_arrays()
+        try:
             with np.load(path, allow_pickle=False) as arrays:
                 if unknown := set(arrays.files) - {f.name for f in fields(PerQuery)}:
                     raise ValueError(f"{min(unknown)} is not known")

@@ -81,7 +81,7 @@ def _choose_record(board: Board, name: str) -> int:
 
 def choose_rows(board: Board, ids: Sequence[str]) -> list[int]:
     """Choose queries by their ids, and give their rows; raises UsageError with suggestions."""
-    known = board.scores[0].query.tolist()
+    known = board.queries.query.tolist()
     row = {name: i for i, name in enumerate(known)}
     for name in ids:
         if name not in row:

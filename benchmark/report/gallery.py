@@ -109,7 +109,7 @@ class QueryViews:
     def _texts(self, row: int) -> tuple[str, ...]:
         """Give the query's text in each family of the protocol; none where it needs a caption."""
         query = self._query(row)
-        group = str(self.board.scores[0].group[row])
+        group = str(self.board.queries.group[row])
         fields = {} if query is None else query.fields
         try:
             texts = [self.protocol.text(f, group, fields) for f in sorted(self.protocol.templates)]
@@ -129,7 +129,7 @@ class QueryViews:
     def _reference(self, row: int) -> Picture:
         query = self._query(row)
         if query is None:
-            return Picture(name=str(self.board.scores[0].reference[row]))
+            return Picture(name=str(self.board.queries.reference[row]))
         return self._picture(query.reference)
 
     def _gallery(self, item: int) -> Picture:
@@ -168,7 +168,7 @@ def render_gallery(board: Board, data: TaskData | None) -> str:
     views = QueryViews(board=board, data=data, album=Album(), protocol=board.first.protocol)
     names = label_records(board.records)
     methods = names[:METHODS]
-    rows = choose_queries(board.scores[0].group, QUERIES)
+    rows = choose_queries(board.queries.group, QUERIES)
     shown = [views.view(row, methods) for row in rows]
     return render(
         "gallery.html",
@@ -177,7 +177,7 @@ def render_gallery(board: Board, data: TaskData | None) -> str:
         methods=methods,
         top=TOP,
         left_out=len(names) - len(methods),
-        total=len(board.scores[0].query),
+        total=len(board.queries.query),
         ks=[k for k in (1, 5, 10, 50) if k <= board.per_query[0].top.shape[1]] or [1],
         groups=[name for name in board.groups if any(a.group == name for a in shown)],
         pictures=data is not None,

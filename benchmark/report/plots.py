@@ -53,7 +53,7 @@ def draw_curves(board: Board) -> Figure:
     """Draw recall at every k that was kept, averaged over groups, with its band."""
     figure, axes = _make_figure(6.0)
     drawn = _choose_records(board)
-    series = collect_curves(board, (record.read_per_query() for record in drawn.values()))
+    series = collect_curves(board, list(drawn.values()))
     k = series.at
     for i, (label, curve) in enumerate(zip(drawn, series.values, strict=True)):
         axes.plot(k, [point.value for point in curve], color=_colour(i), label=label, linewidth=1.4)

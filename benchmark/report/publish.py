@@ -3,32 +3,47 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
+
+from pydantic import ConfigDict, TypeAdapter
 
 from cirbench.benchmark.analysis.boards import Board, read_boards
 from cirbench.benchmark.analysis.published import read_published
 from cirbench.benchmark.report.markdown import name_plots, render_leaderboard
 from cirbench.benchmark.runtime.files import write_whole
+from cirbench.benchmark.runtime.kept import keep
 
 PAGE = "leaderboard.md"
+_PLOTS = TypeAdapter(
+    dict[str, bytes], config=ConfigDict(ser_json_bytes="base64", val_json_bytes="base64")
+)
 
 
 def publish(root: Path, found: Sequence[Board]) -> list[Path]:
     """Write what differs from what is there, and return all paths."""
-    from cirbench.benchmark.report.plots import draw
-    from cirbench.benchmark.runtime.figures import render_png, render_svg
-
     contents = {root / PAGE: render_leaderboard(found, read_published()).encode()}
     for board in found:
-        for kind, figure in draw(board).items():
-            path = root / name_plots(board)[kind]
-            contents[_add_ending(path, ".svg")] = render_svg(figure, board.digest)
-            contents[_add_ending(path, ".png")] = render_png(figure)
+        plots = keep(_PLOTS, ("plots", board.digest), partial(_render_plots, board))
+        contents |= {root / name: content for name, content in plots.items()}
     for path, content in contents.items():
         if not path.is_file() or path.read_bytes() != content:
             with write_whole(path) as temporary:
                 temporary.write_bytes(content)
     return list(contents)
+
+
+def _render_plots(board: Board) -> dict[str, bytes]:
+    """Render a board's plots, by their path below the results folder."""
+    from cirbench.benchmark.report.plots import draw  # matplotlib, which takes a while
+    from cirbench.benchmark.runtime.figures import render_png, render_svg
+
+    rendered = {}
+    for kind, figure in draw(board).items():
+        path = name_plots(board)[kind]
+        rendered[f"{path}.svg"] = render_svg(figure, board.digest)
+        rendered[f"{path}.png"] = render_png(figure)
+    return rendered
 
 
 def find_stale(root: Path) -> list[Path]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from pydantic import TypeAdapter
 
 from cirbench.benchmark.api.per_query import PerQuery, Scores
 from cirbench.benchmark.api.protocol import EvaluationProtocol
@@ -14,6 +17,7 @@ from cirbench.benchmark.api.values import Interval, TaskData
 from cirbench.benchmark.records.fields import Cell, Metrics
 from cirbench.benchmark.records.record import Record, read_records
 from cirbench.benchmark.runtime.errors import CorruptData, UsageError
+from cirbench.benchmark.runtime.kept import keep
 from cirbench.benchmark.scoring.bootstrap import Design, make_intervals
 from cirbench.benchmark.scoring.metrics import SUBSET, Metric, Values, find_hits, parse_metrics
 
@@ -123,30 +127,64 @@ def check_scored(record: Record) -> None:
     }
     if odd := sorted(rows | cells):
         raise CorruptData(f"{record.path} was edited or cut: {odd[0]}; run the cell again")
-    _check_means(record, record.scores)
+    record.check_arrays()
+    facts = find_facts(record)
+    if facts.queries != record.counts.queries:
+        raise CorruptData(
+            f"{record.path} was edited: counts.queries must be {facts.queries} as in its "
+            f"per-query data, got {record.counts.queries}; run the cell again"
+        )
+    for name, means in facts.means.items():
+        for metric, mean in means.items():
+            place = f"{record.path} was edited: metrics.{name}.{metric}"
+            _check_interval(record.metrics[name][metric], mean, place)
 
 
-def _check_means(record: Record, scores: Scores) -> None:
-    """Check that a record's metrics equal those of its per-query data.
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """What a record's per-query data says of the whole.
+
+    Attributes:
+        queries: how many there are.
+        order: sha256 of the queries, in their order.
+        means: row (average or group) → metric → mean, in percent.
+    """
+
+    queries: int
+    order: str
+    means: Mapping[str, Mapping[str, float]]
+
+
+_FACTS = TypeAdapter(Facts)
+
+
+def find_facts(record: Record) -> Facts:
+    """Find the facts of a record's per-query data, which is read once and not again.
 
     Raises:
-        CorruptData: one is another; says which.
+        CorruptData: the data is missing or altered, or has other groups than the record.
     """
+    return keep(_FACTS, ("facts", *record.identity), lambda: _read_facts(record))
+
+
+def _read_facts(record: Record) -> Facts:
+    scores = record.scores
     if unknown := set(scores.group.tolist()) ^ set(record.groups):
         raise CorruptData(
             f"{record.path} was edited: its groups and those of its per-query data differ in "
             f"{min(unknown)!r}; run the cell again"
         )
-    if len(scores.query) != record.counts.queries:
-        raise CorruptData(
-            f"{record.path} was edited: counts.queries must be {len(scores.query)} as in its "
-            f"per-query data, got {record.counts.queries}; run the cell again"
-        )
     design = make_design(scores, record.groups, record.protocol)
-    for name, row in zip(design.rows, design.means(scores.values), strict=True):
-        for metric, mean in zip(map(str, scores.metrics), row, strict=True):
-            place = f"{record.path} was edited: metrics.{name}.{metric}"
-            _check_interval(record.metrics[name][metric], float(mean), place)
+    metrics = list(map(str, scores.metrics))
+    order = hashlib.sha256("\n".join(map(str, scores.query)).encode()).hexdigest()
+    return Facts(
+        queries=len(scores.query),
+        order=order,
+        means={
+            name: dict(zip(metrics, map(float, row), strict=True))
+            for name, row in zip(design.rows, design.means(scores.values), strict=True)
+        },
+    )
 
 
 def _check_interval(interval: Interval, mean: float, place: str) -> None:

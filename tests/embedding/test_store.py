@@ -20,6 +20,7 @@ from pathlib import Path
 import pytest
 import torch
 from making import Stage
+from pydantic import TypeAdapter
 from typer.testing import CliRunner
 
 from cirbench.benchmark.api.values import Mode
@@ -27,7 +28,6 @@ from cirbench.benchmark.backbones.load import load_backbone
 from cirbench.benchmark.cli.main import app
 from cirbench.benchmark.embedding import pictures as embed_module
 from cirbench.benchmark.embedding.contents import ContentHashes
-from cirbench.benchmark.embedding.folders import find_default_root
 from cirbench.benchmark.embedding.pictures import BatchSize, Embedder, embed_through_stores
 from cirbench.benchmark.embedding.shard import check_shard
 from cirbench.benchmark.embedding.space import Space, make_image_space
@@ -36,6 +36,7 @@ from cirbench.benchmark.evaluation.plan import Request, plan
 from cirbench.benchmark.evaluation.run import run
 from cirbench.benchmark.images.reading import find_images_in_folder, make_file_ref
 from cirbench.benchmark.runtime.errors import CorruptData, MissingData, UsageError
+from cirbench.benchmark.runtime.kept import find_cache_root, keep
 from cirbench.benchmark.runtime.progress import Reporter
 from cirbench.datasets.emoji.pictures import FOLDER
 
@@ -586,7 +587,7 @@ def test_an_unknown_mode_is_refused(tmp_path):
 def cached(tmp_path):
     """Two spaces in the test's cache."""
     root = tmp_path / "cache"
-    assert find_default_root() == root
+    assert find_cache_root() == root
     return [one_shard(root), one_shard(root, replace(SPACE, backbone="other", weights="w2"))]
 
 
@@ -632,6 +633,14 @@ def test_prune_removes_what_killed_runs_left(cached):
     os.utime(left, (1, 1))
     assert left.name in bench("prune", "--older-than", "99").stdout
     assert [left.exists(), cached[0].exists()] == [False, True]
+
+
+def test_prune_removes_old_results(cached):
+    keep(TypeAdapter(int), ["a number"], lambda: 7)
+    assert "1 results computed of records" in bench("ls").stdout
+    assert "results" not in bench("prune", "--older-than", "1").stdout
+    assert "removed 1 results" in bench("prune", "--older-than", "0").stdout
+    assert "0 results computed of records" in bench("ls").stdout
 
 
 def test_prune_goes_by_age_and_by_size(cached):

@@ -9,10 +9,10 @@ from cirbench.benchmark.api.values import Mode
 from cirbench.benchmark.backbones.load import load_backbone
 from cirbench.benchmark.checkpoints import write_checkpoint
 from cirbench.benchmark.embedding import texts as texts_module
-from cirbench.benchmark.embedding.folders import find_default_root
 from cirbench.benchmark.embedding.texts import TextFeatures
 from cirbench.benchmark.evaluation.plan import Request, plan
 from cirbench.benchmark.evaluation.run import run
+from cirbench.benchmark.runtime.kept import find_cache_root
 from cirbench.benchmark.runtime.progress import Reporter
 from cirbench.methods.pic2word.method import MappingNetwork
 
@@ -101,7 +101,7 @@ def test_a_cut_text_and_a_whole_one_have_places_of_their_own(counted):
         found = TextFeatures(backbone=backbone, truncate=truncate, mode=Mode.USE)
         found.of(TEXTS)
         found.flush()
-    assert len(list((find_default_root() / "embeddings").glob("*/key.json"))) == 2
+    assert len(list((find_cache_root() / "embeddings").glob("*/key.json"))) == 2
 
 
 def test_a_killed_run_loses_the_shard_in_work_alone(counted, monkeypatch):
@@ -122,7 +122,7 @@ def test_nothing_is_written_where_nothing_may_be(counted, mode):
     found.of(TEXTS)
     found.of_prompts(PROMPTS, words(backbone))
     found.flush()
-    assert not find_default_root().exists()
+    assert not find_cache_root().exists()
 
 
 def test_a_refresh_keeps_what_it_has_made_itself(counted):

@@ -123,6 +123,23 @@ def test_published_numbers_stand_beside_ours_with_their_verdict(tmp_path):
     ]
 
 
+def test_what_was_computed_of_unchanged_records_is_not_computed_again(tmp_path, monkeypatch):
+    store(tmp_path, "good", 0.8)
+    store(tmp_path, "bad", 0.3)
+    first = publish(tmp_path, read_boards(tmp_path))
+    contents = [path.read_bytes() for path in first]
+    for path in first:
+        path.unlink()
+    monkeypatch.setattr("numpy.load", lambda *_, **__: pytest.fail("read per-query data again"))
+    assert publish(tmp_path, read_boards(tmp_path)) == first
+    assert [path.read_bytes() for path in first] == contents
+    monkeypatch.undo()
+    store(tmp_path, "better", 0.9)
+    [board] = read_boards(tmp_path)
+    assert [record.cell.method for record in board.records] == ["better", "good", "bad"]
+    assert board.differences("average")[2].value < board.differences("average")[1].value < 0
+
+
 def test_the_difference_is_paired(tmp_path):
     store(tmp_path, "good", 0.8)
     store(tmp_path, "twin", 0.8)

@@ -22,10 +22,10 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save
 
 from cirbench.benchmark.backbones.load import load_backbone
-from cirbench.benchmark.embedding.folders import find_default_root
 from cirbench.benchmark.embedding.shard import read_shard
 from cirbench.benchmark.embedding.space import make_image_space
 from cirbench.benchmark.embedding.store import Store
+from cirbench.benchmark.runtime.kept import find_cache_root
 
 RUN = ("run", "-m", "image-only", "-t", "emoji", "-b", "fake", "--limit", "1", "-q", "-o", "r")
 
@@ -34,7 +34,7 @@ ROW = torch.ones(1, 32)
 
 
 def nothing_stored():
-    return not [path for path in find_default_root().rglob("*") if path.is_file()]
+    return not [path for path in find_cache_root().rglob("*") if path.is_file()]
 
 
 def out_records(out):
@@ -46,7 +46,7 @@ def out_records(out):
 def space_folder():
     [key] = [
         path
-        for path in find_default_root().glob("embeddings/*/key.json")
+        for path in find_cache_root().glob("embeddings/*/key.json")
         if json.loads(path.read_text(encoding="utf-8"))["kind"] == "image"
     ]
     return key.parent
@@ -104,7 +104,7 @@ BAD_ROWS = {
 @pytest.mark.parametrize("case", BAD_ROWS)
 def test_an_archive_with_wrong_rows_is_refused_whole(refused, tmp_path, case):
     refused(4, "cache", "import", archive(tmp_path, *BAD_ROWS[case]))
-    assert not list(find_default_root().rglob("*.safetensors"))
+    assert not list(find_cache_root().rglob("*.safetensors"))
 
 
 def hole(name, size):
@@ -234,15 +234,15 @@ def test_an_archive_with_any_byte_changed_is_whole_or_refused(bench, small_archi
     if code == 4:
         assert nothing_stored()
     else:
-        [shard] = find_default_root().rglob("*.safetensors")
+        [shard] = find_cache_root().rglob("*.safetensors")
         assert torch.equal(load_file(shard)["values"], torch.ones(1, 32))
-        shutil.rmtree(find_default_root())
+        shutil.rmtree(find_cache_root())
 
 
 def export_all(bench, method="image-only"):
     """Runs a method, and carries all it stored to another cache."""
     bench(*RUN, "-m", method)
-    keys = [path.parent.name for path in find_default_root().glob("embeddings/*/key.json")]
+    keys = [path.parent.name for path in find_cache_root().glob("embeddings/*/key.json")]
     assert bench("cache", "export", *keys, "-o", "a.tar")[0] == 0
     return Path("a.tar")
 
@@ -259,7 +259,7 @@ def test_a_record_of_imported_rows_says_so(bench, tmp_path, monkeypatch):
     assert text_only["run"]["imported_rows"] == pictures + queries
     assert text_only["counts"]["image_passes"] == 0
     assert ["imported" in remark for remark in text_only["annotations"]["remarks"]] == [True, True]
-    shutil.rmtree(find_default_root())
+    shutil.rmtree(find_cache_root())
     bench(*RUN)
     [record] = out_records(bench(*RUN, "--json")[1])
     assert (record["run"]["imported_rows"], record["annotations"]["remarks"]) == (0, [])
@@ -339,7 +339,7 @@ def test_a_damaged_shard_is_named_repaired_and_refreshed(bench, case):
 @pytest.mark.parametrize("content", ["", "[]", "{", "\ud800", "[" * 100_000])
 def test_a_damaged_space_stops_no_other(bench, content):
     bench(*RUN)
-    bad = find_default_root() / "embeddings" / "bad"
+    bad = find_cache_root() / "embeddings" / "bad"
     bad.mkdir()
     (bad / "key.json").write_bytes(content.encode("utf-8", "surrogatepass"))
     assert bench("cache", "ls")[0] == 0
@@ -442,25 +442,25 @@ def test_another_users_store_is_read_without_a_write(bench, monkeypatch, lacking
     )
     code, _, err = bench(*RUN, *lacking)
     assert (code, encoded) == (2, [])
-    assert str(find_default_root()) in err
+    assert str(find_cache_root()) in err
     assert "--cache read-only" in err
 
 
 def test_a_run_without_texts_opens_no_space_for_them(bench):
     assert bench(*RUN)[0] == 0
-    assert len(list(find_default_root().glob("embeddings/*"))) == 1
+    assert len(list(find_cache_root().glob("embeddings/*"))) == 1
 
 
 def test_a_store_that_lacks_rows_is_completed_in_memory(bench, monkeypatch):
     assert bench(*RUN)[0] == 0
-    before = sorted(find_default_root().rglob("*"))
+    before = sorted(find_cache_root().rglob("*"))
     forbid_writing(monkeypatch)
     assert bench(*RUN, "-m", "text-only", "--cache", "read-only")[0] == 0
-    assert sorted(find_default_root().rglob("*")) == before
+    assert sorted(find_cache_root().rglob("*")) == before
 
 
 def test_a_store_that_everybody_can_write_is_said(bench):
-    root = find_default_root()
+    root = find_cache_root()
     root.mkdir(parents=True)
     root.chmod(0o777)
     loud = [part for part in RUN if part != "-q"]
