@@ -120,6 +120,7 @@ def main() -> None:
             rows.append(row)
             print(f"{row.name}: {row.ratio:.2f} ({row.target}), {row.measured}", flush=True)
         grown = growth.growth(towers.jpegs(folder, growth.images_needed()))
+        grown |= growth.large_growth(folder)
         changes = towers.bf16_changes(folder)
     growth.write_plot(output / PLOT, grown)
     for file, text in (("perf.md", markdown(rows, changes, grown)), ("perf.json", as_json(rows))):

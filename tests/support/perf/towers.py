@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from unittest import mock
@@ -134,8 +135,13 @@ def forward(backbone: TorchBackbone, pixels: torch.Tensor) -> None:
 def emoji_records(folder: Path, precision: str = "fp32") -> list[Record]:
     """The four methods on emoji, with a store below the folder."""
     request = Request(methods=METHODS, task="emoji", precision=precision, output=folder / "results")
-    with mock.patch.dict(os.environ, CIRBENCH_CACHE=str(folder / "cache")):
+    with store_in(folder / "cache"):
         return list(run(plan(request), QUIET))
+
+
+def store_in(folder: Path) -> AbstractContextManager[object]:
+    """Keep what is computed in a folder of its own."""
+    return mock.patch.dict(os.environ, CIRBENCH_CACHE=str(folder))
 
 
 def store_rows(folder: Path) -> Iterator[Row]:
