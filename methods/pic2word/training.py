@@ -36,7 +36,6 @@ from cirbench.benchmark.runtime.provenance import read_code_state, read_package_
 from cirbench.benchmark.runtime.torch_state import full_float32, seeded
 from cirbench.benchmark.training import state as training_state
 from cirbench.benchmark.training.learner import Learner, make_loss_scaler
-from cirbench.benchmark.training.loss_plot import write_loss_plot
 from cirbench.benchmark.training.processes import Processes, choose_own_device, join_processes
 from cirbench.benchmark.training.schedule import warm_up_then_cosine
 from cirbench.benchmark.training.signals import defer_signals
@@ -295,6 +294,8 @@ def train(job: Pic2WordJob, reporter: Reporter, *, resume: bool = False) -> floa
     job.state_path.unlink(missing_ok=True)
     _write_log(job, losses)
     try:
+        from cirbench.benchmark.training.loss_plot import write_loss_plot  # matplotlib
+
         write_loss_plot(job.output.with_suffix(".loss.png"), losses, watch.points)
     except Exception as error:  # no fault of a drawing may cost a training
         reporter.say(

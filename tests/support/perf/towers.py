@@ -79,6 +79,7 @@ def random_vit_b_32(precision: str = "fp32") -> TorchBackbone:
 
 def jpegs(folder: Path, count: int) -> list[ImageRef]:
     """Photo-like pictures of 224 × 224."""
+    folder.mkdir(exist_ok=True)
     rng = np.random.default_rng(0)
     refs = []
     for i in range(count):
