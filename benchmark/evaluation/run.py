@@ -61,7 +61,9 @@ def run(plan: Plan, reporter: Reporter) -> Iterator[Record]:
         truncate=plan.protocol.overlong_text == "truncate",
         mode=Mode(request.cache),
     )
-    gallery = _unit_gallery(images.of(plan.data.gallery)).to(plan.device)
+    gallery = _unit_gallery(images.of(plan.data.gallery))
+    if plan.device.startswith("cuda"):
+        gallery = gallery.pin_memory()  # ranking copies from it, a part at a time
     for remark in backbone.remarks:
         reporter.say(remark)
     for method, checkpoint in methods:
@@ -143,4 +145,4 @@ def _rank_method(
         texts.flush()
     with clock.stage("rank"), torch.inference_mode():
         depth = find_depth(plan.protocol)
-        return rank_queries(plan.data, vectors.to(gallery.device), gallery, depth)
+        return rank_queries(plan.data, vectors.to(plan.device), gallery, depth)

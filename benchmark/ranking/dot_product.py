@@ -29,6 +29,8 @@ from cirbench.benchmark.runtime.errors import CorruptData
 _PAIRS_AT_ONCE = 200_000
 _SLICE = 192
 _TERMS_AT_ONCE = 2**22
+_TERMS_AT_ONCE_ON_GPU = 2**24
+"""More, since each portion costs a wait for the GPU."""
 _FEW = 8
 """A gallery is widened whole where more than one pair in so many rows is asked for."""
 
@@ -37,6 +39,8 @@ Scored = NDArray[np.float32]
 
 class DotProduct:
     """Scores of (Q, D) unit vectors against the V distinct ones among (N, D) unit vectors.
+
+    They are computed where the queries are; the gallery may lie in the CPU's memory.
 
     Attributes:
         copies: which rows of the gallery hold which of the V.
@@ -47,8 +51,10 @@ class DotProduct:
     """
 
     def __init__(self, queries: Tensor, gallery: Tensor) -> None:
-        self.queries, self.vectors = queries.float(), gallery.float()
-        self.copies = Copies.find(self.vectors.cpu().numpy())
+        self.queries, gallery = queries.float(), gallery.float()
+        # from pinned memory the copy goes on while the CPU looks for equal vectors
+        self.vectors = gallery.to(self.queries.device, non_blocking=True)
+        self.copies = Copies.find(gallery.cpu().numpy())
         if self.copies.any:
             self.vectors = self.vectors[torch.from_numpy(self.copies.first_rows)]
         self._lock = threading.Lock()
@@ -135,7 +141,8 @@ class DotProduct:
     def _add_in_fixed_order(self, query: Rows, row: Rows) -> Scored:
         """(P,) float32 by the definition, term for term."""
         found = np.empty(len(query), dtype=np.float32)
-        size = max(1, _TERMS_AT_ONCE // self.queries.shape[1])
+        terms = _TERMS_AT_ONCE if self.on_cpu else _TERMS_AT_ONCE_ON_GPU
+        size = max(1, terms // self.queries.shape[1])
         for start in range(0, len(query), size):
             part = slice(start, start + size)
             q = self.queries[torch.from_numpy(query[part]).to(self.queries.device)]

@@ -62,7 +62,7 @@ class Ranking:
 
 
 def dot_product(queries: Tensor, gallery: Tensor) -> DotProduct:
-    """Scores of (Q, D) unit vectors against (N, D) unit vectors, on their device."""
+    """Scores of (Q, D) unit vectors against (N, D) unit vectors, on the device of the queries."""
     return DotProduct(queries, gallery)
 
 
@@ -85,7 +85,7 @@ def rank_vectors(queries: Tensor, gallery: Tensor, wanted: RankRequest) -> Ranki
     """Rank (N, D) unit vectors by dot product for (Q, D) unit vectors.
 
     A gallery of more than `PART_ROWS` is read once, a part at a time, so it may be a memory-mapped
-    file that is larger than memory.
+    file that is larger than memory, or lie in the CPU's memory where the queries are on a GPU.
 
     Raises:
         CorruptData: a vector is not finite.
