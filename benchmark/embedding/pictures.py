@@ -127,10 +127,10 @@ class Embedder:
         return partial(stretch, box=ref.box, spec=self.backbone.image_spec)
 
     def encode(self, pixels: Sequence[Tensor]) -> Iterator[Tensor]:
-        """(3, S, S) each → (b, C) float32 on the CPU, in batches."""
+        """(3, S, S) each → (b, C) float32 in batches, on the device; a GPU may still be at work."""
 
         def work(part: Sequence[Tensor]) -> Tensor:
-            return self.backbone.encode_images(torch.stack(list(part))).cpu()
+            return self.backbone.encode_images(torch.stack(list(part)))
 
         with torch.inference_mode():
             yield from work_in_batches(pixels, self.size, work)
@@ -159,16 +159,21 @@ def embed_together(
 
     first, hashes = embedders[0], list[str]()
     values: list[list[Tensor]] = [[] for _ in embedders]
+    queued: list[list[Tensor]] = [[] for _ in embedders]
     batch = first.size.value
     jobs = (partial(load_picture, ref, transformed(ref, row), row) for row, ref in enumerate(refs))
     for chunk in split_into_chunks(prefetch(jobs, workers=first.workers, ahead=2 * batch), batch):
         hashes += [sha256 for _, sha256 in chunk]
         for i, embedder in enumerate(embedders):
             own = [pixels[i] for pixels, _ in chunk]
-            values[i] += embedder.encode([picture for picture in own if picture is not None])
+            fresh = list(embedder.encode([picture for picture in own if picture is not None]))
+            # fetched one chunk late, so that a GPU has work while it is waited for
+            values[i] += [part.cpu() for part in queued[i]]
+            queued[i] = fresh
         first.stage.advance(len(chunk))
     features = []
-    for embedder, parts, marked in zip(embedders, values, wanted, strict=True):
+    for embedder, parts, last, marked in zip(embedders, values, queued, wanted, strict=True):
+        parts += [part.cpu() for part in last]
         width = 0 if parts else embedder.backbone.embedding_width
         features.append(torch.cat(parts or [torch.empty(0, width)]))
         _check_finite(features[-1], [ref for ref, mark in zip(refs, marked, strict=True) if mark])
