@@ -22,10 +22,15 @@ def seeded(seed: int, device: torch.device | str = "cpu") -> Iterator[None]:
 
 @contextmanager
 def full_float32() -> Iterator[None]:
-    """Multiply float32 matrices in float32 in a block: no TF32 on a GPU, no bfloat16 on a CPU."""
-    before = torch.get_float32_matmul_precision()
+    """Multiply and convolve float32 in float32 in a block: no TF32 on a GPU, no bfloat16 on a CPU.
+
+    Convolutions on a GPU are in TF32 by torch's default, which keeps three digits.
+    """
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
     torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = False
     try:
         yield
     finally:
-        torch.set_float32_matmul_precision(before)
+        torch.set_float32_matmul_precision(before[0])
+        torch.backends.cudnn.allow_tf32 = before[1]
