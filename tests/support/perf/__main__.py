@@ -53,8 +53,8 @@ def markdown(
             [
                 "# Speed and memory",
                 f"Written by `make perf` on {cpu.cpu}, {cpu.cpu_count} cores, torch "
-                f"{cpu.packages['torch']}. Each ratio is of two measurements in one run; `make gpu` "
-                f"measures a GPU.",
+                f"{cpu.packages['torch']}. Each ratio is of two measurements in one run; GPUs "
+                f"are measured by `make gpu`.",
                 _table(
                     [
                         [
