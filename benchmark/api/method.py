@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from cirbench.benchmark.api.protocol import EvaluationProtocol
+
+    ScoreOfVectors = Callable[[Tensor, Tensor], Tensor]
 
 
 class Queries(Protocol):
@@ -40,14 +42,17 @@ class Queries(Protocol):
         """(B, W) pseudo-words → (B, C) float32, not normalised."""
         ...
 
+    def texts(self, family: str = "text") -> Sequence[str]:
+        """The B texts themselves, for an encoder of the method's own."""
+        ...
+
 
 class Method(ABC):
     """A way to compose a query. One paper a file in `methods/`.
 
-    A subclass has a `name` and a `compose`; `build` where it has weights or needs the backbone.
-
-    A method whose score is no dot product would add a `score(queries, gallery)` to this seam:
-    `ranking.rank` already takes its scores from a function of query rows.
+    A subclass has a `name` and a `compose`; `build` where it has weights or needs the backbone;
+    `gallery` where pictures are ranked as other vectors than their unit embeddings; `score` where
+    the score is no dot product.
 
     Examples:
         >>> import cirbench
@@ -81,7 +86,29 @@ class Method(ABC):
 
     @abstractmethod
     def compose(self, queries: Queries) -> Tensor:
-        """B queries → (B, C) float32 unit vectors, ranked by dot product with the gallery's."""
+        """B queries → (B, C) float32 unit vectors, ranked by dot product with the gallery's.
+
+        With a `score` of its own it may give (B, …) of any shape and length.
+        """
+
+    def gallery(self, features: Tensor) -> Tensor:
+        """(N, C) float32 embeddings, not normalised → (N, D) float32, what is ranked."""
+        from torch.nn.functional import normalize  # the seams are imported without torch
+
+        return normalize(features, dim=1)
+
+    def score(self, queries: Tensor, gallery: Tensor) -> Tensor:
+        """(B, …) composed queries and (N, D) of the gallery → (B, N) float32, higher is better.
+
+        A method's own is asked for part of the queries and all of the gallery at a time, from
+        several threads; it must not change anything. A query's scores may not depend on the others.
+        """
+        return queries @ gallery.T
+
+    @property
+    def own_score(self) -> ScoreOfVectors | None:
+        """Its `score`; None where that is the dot product, which is ranked by exact scores."""
+        return None if type(self).score is Method.score else self.score
 
 
 @dataclass(frozen=True, kw_only=True)

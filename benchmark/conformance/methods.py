@@ -8,7 +8,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from cirbench.benchmark.api.method import Method
 from cirbench.benchmark.api.protocol import EvaluationProtocol
@@ -53,17 +52,22 @@ class MethodTrial:
             protocol=self.protocol,
             queries=queries,
             reference_features=features.to(self.texts.backbone.device),
-            texts=self.texts,
+            encoder=self.texts,
         )
         with torch.inference_mode(), seeded(0, self.texts.backbone.device):
             return self.method.compose(batch)
 
     def rank(self, data: TaskData) -> list[int]:
         """The rank of each query's best positive."""
-        gallery = normalize(self.images.of(data.gallery), dim=1)
-        vectors = self.compose(data.queries).float().cpu()
-        ranks: list[int] = rank_queries(data, vectors, gallery, 1).first_rank.tolist()
+        vectors, gallery = self.compose(data.queries).float().cpu(), self.make_gallery(data)
+        found = rank_queries(data, vectors, gallery, 1, self.method.own_score)
+        ranks: list[int] = found.first_rank.tolist()
         return ranks
+
+    def make_gallery(self, data: TaskData) -> Tensor:
+        """(N, D) as the method wants it ranked."""
+        with torch.inference_mode():
+            return self.method.gallery(self.images.of(data.gallery))
 
 
 def inspect_method(
@@ -112,7 +116,9 @@ def _make_trial(method: str | type[Method], backbone: str, weights: Path | None)
 def _gives_vectors(trial: MethodTrial) -> str | None:
     queries = trial.data.queries
     found = trial.compose(queries)
-    wanted = (len(queries), trial.texts.backbone.embedding_width)
+    wanted: tuple[int, ...] = (len(queries), trial.texts.backbone.embedding_width)
+    if trial.method.own_score and isinstance(found, Tensor):  # which takes any shape
+        wanted = (len(queries), *found.shape[1:])
     if not isinstance(found, Tensor) or found.dtype != torch.float32:
         return f"compose must give a float32 tensor, got {getattr(found, 'dtype', type(found))}"
     if tuple(found.shape) != wanted:
@@ -121,9 +127,26 @@ def _gives_vectors(trial: MethodTrial) -> str | None:
 
 
 def _gives_unit_vectors(trial: MethodTrial) -> str | None:
-    lengths = trial.compose(trial.data.queries).norm(dim=-1)
+    found = trial.compose(trial.data.queries)
+    if trial.method.own_score:
+        return None if found.isfinite().all() else "vectors must be finite"
+    lengths = found.norm(dim=-1)
     off = (lengths - 1).abs().max().item()
     return None if off < _SAME else f"vectors must have length 1, one is off by {off:.2g}"
+
+
+def _scores_each_picture(trial: MethodTrial) -> str | None:
+    score, gallery = trial.method.score, trial.make_gallery(trial.data)
+    queries = trial.compose(trial.data.queries).float().cpu()
+    with torch.inference_mode():
+        found = score(queries, gallery)
+        alone = torch.cat([score(query[None], gallery) for query in queries])
+        parts = torch.cat([score(queries, part) for part in gallery.tensor_split(2)], dim=1)
+    wanted = (len(queries), len(gallery))
+    if tuple(found.shape) != wanted:
+        return f"score must give {wanted} for so many queries and pictures, got {found.shape}"
+    off = max((other - found).abs().max().item() for other in (alone, parts))
+    return None if off < _SAME else f"a score must not depend on others, off by {off:.2g}"
 
 
 def _is_deterministic(trial: MethodTrial) -> str | None:
@@ -175,6 +198,7 @@ METHOD_RULES: Rules[MethodTrial] = {
     "names itself": _says_what_it_is,
     "gives one float32 vector a query": _gives_vectors,
     "gives unit vectors": _gives_unit_vectors,
+    "scores each picture by itself": _scores_each_picture,
     "is deterministic": _is_deterministic,
     "does not depend on the batch": _ignores_batches,
     "does not depend on the order of queries": _ignores_query_order,

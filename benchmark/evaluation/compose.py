@@ -25,15 +25,18 @@ class QueryBatch:
     protocol: EvaluationProtocol
     queries: Sequence[Query]
     reference_features: Tensor
-    texts: TextFeatures
+    encoder: TextFeatures
 
     def text_features(self, family: str = "text") -> Tensor:
         with self._name_query(family):
-            return self.texts.of(self._texts(family))
+            return self.encoder.of(self.texts(family))
 
     def prompt_features(self, words: Tensor, family: str = "pseudo-word") -> Tensor:
         with self._name_query(family):
-            return self.texts.of_prompts(self._texts(family), words)
+            return self.encoder.of_prompts(self.texts(family), words)
+
+    def texts(self, family: str = "text") -> list[str]:
+        return [self.protocol.text(family, query.group, query.fields) for query in self.queries]
 
     @contextmanager
     def _name_query(self, family: str) -> Iterator[None]:
@@ -41,11 +44,8 @@ class QueryBatch:
         try:
             yield
         except TextTooLong as error:
-            query = self.queries[self._texts(family).index(error.text)]
+            query = self.queries[self.texts(family).index(error.text)]
             raise UsageError(f"query {query.id}: {error}") from error
-
-    def _texts(self, family: str) -> list[str]:
-        return [self.protocol.text(family, query.group, query.fields) for query in self.queries]
 
 
 def compose(
@@ -58,7 +58,7 @@ def compose(
     size: BatchSize,
     stage: Stage,
 ) -> Tensor:
-    """Q queries → (Q, C) float32 unit vectors on the CPU.
+    """Q queries → (Q, C) float32 unit vectors on the CPU; (Q, …) where the method scores them.
 
     Raises:
         CorruptData: the method gave a vector that is not finite or not of unit length.
@@ -67,7 +67,7 @@ def compose(
     def work(chunk: Sequence[Query]) -> Tensor:
         features = images.of([query.reference for query in chunk]).to(texts.backbone.device)
         batch = QueryBatch(
-            protocol=protocol, queries=chunk, reference_features=features, texts=texts
+            protocol=protocol, queries=chunk, reference_features=features, encoder=texts
         )
         return method.compose(batch).float().cpu()
 
@@ -77,15 +77,18 @@ def compose(
             vectors.append(part)
             stage.advance(len(part))
     composed = torch.cat(vectors)
-    _check_unit(composed, method.name, queries)
+    _check_vectors(composed, method, queries)
     return composed
 
 
-def _check_unit(vectors: Tensor, name: str, queries: Sequence[Query]) -> None:
-    off = ~((vectors.norm(dim=1) - 1).abs() < 1e-3)
+def _check_vectors(vectors: Tensor, method: Method, queries: Sequence[Query]) -> None:
+    if method.own_score:
+        off, rule = ~vectors.isfinite().flatten(1).all(dim=1), "finite"
+    else:
+        off, rule = ~((vectors.norm(dim=1) - 1).abs() < 1e-3), "of unit length"
     if off.any():
         first = int(off.nonzero()[0])
         raise CorruptData(
-            f"{name} composed {int(off.sum())} of {len(vectors)} queries into vectors that are not "
-            f"of unit length, the first for query {queries[first].id}; check its checkpoint"
+            f"{method.name} composed {int(off.sum())} of {len(vectors)} queries into vectors that "
+            f"are not {rule}, the first for query {queries[first].id}; check its checkpoint"
         )

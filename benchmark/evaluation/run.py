@@ -61,9 +61,6 @@ def run(plan: Plan, reporter: Reporter) -> Iterator[Record]:
         truncate=plan.protocol.overlong_text == "truncate",
         mode=Mode(request.cache),
     )
-    gallery = _unit_gallery(images.of(plan.data.gallery))
-    if plan.device.startswith("cuda"):
-        gallery = gallery.pin_memory()  # ranking copies from it, a part at a time
     for remark in backbone.remarks:
         reporter.say(remark)
     for method, checkpoint in methods:
@@ -71,7 +68,7 @@ def run(plan: Plan, reporter: Reporter) -> Iterator[Record]:
             reporter.say(f"{method.name}: {remark}")
         cell_clock = Clock(dict(clock.seconds))
         own_texts = texts.for_method(checkpoint.sha256 if checkpoint else None)
-        ranking = _rank_method(plan, method, images, own_texts, gallery, cell_clock, reporter)
+        ranking = _rank_method(plan, method, images, own_texts, cell_clock, reporter)
         with cell_clock.stage("score"):
             outcome = Outcome(
                 plan=plan,
@@ -124,8 +121,13 @@ def embed(plan: Plan, backbones: Sequence[Backbone], reporter: Reporter) -> list
         return embed_with(embedders, refs, Mode(request.cache), reporter)
 
 
-def _unit_gallery(features: Tensor) -> Tensor:
-    return torch.nn.functional.normalize(features, dim=1)
+def make_gallery(method: Method, features: Tensor, device: str) -> Tensor:
+    """(N, C) embeddings of a gallery on the CPU → (N, D), as the method wants them ranked."""
+    if type(method).gallery is not Method.gallery:
+        return method.gallery(features.to(device))  # where its weights are
+    vectors = method.gallery(features)
+    # from there ranking copies to a GPU, a part at a time
+    return vectors.pin_memory() if device.startswith("cuda") else vectors
 
 
 def _rank_method(
@@ -133,7 +135,6 @@ def _rank_method(
     method: Method,
     images: ImageFeatures,
     texts: TextFeatures,
-    gallery: Tensor,
     clock: Clock,
     reporter: Reporter,
 ) -> Ranking:
@@ -144,5 +145,6 @@ def _rank_method(
             vectors = compose(method, queries, plan.protocol, images, texts, size=size, stage=stage)
         texts.flush()
     with clock.stage("rank"), torch.inference_mode():
-        depth = find_depth(plan.protocol)
-        return rank_queries(plan.data, vectors.to(plan.device), gallery, depth)
+        gallery = make_gallery(method, images.of(plan.data.gallery), plan.device)
+        depth, score = find_depth(plan.protocol), method.own_score
+        return rank_queries(plan.data, vectors.to(plan.device), gallery, depth, score)

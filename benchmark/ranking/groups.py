@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -14,21 +14,36 @@ from cirbench.benchmark.ranking.parts import RankRequest
 from cirbench.benchmark.ranking.rank import Ranking, join_queries, rank_vectors
 
 
-def rank_queries(data: TaskData, vectors: Tensor, gallery: Tensor, depth: int) -> Ranking:
-    """Rank (Q, C) queries against (N, C) gallery vectors, each group within its own span."""
+def rank_queries(
+    data: TaskData,
+    vectors: Tensor,
+    gallery: Tensor,
+    depth: int,
+    score: Callable[[Tensor, Tensor], Tensor] | None = None,
+) -> Ranking:
+    """Rank Q composed queries against (N, D) gallery vectors, each group within its own span.
+
+    Args:
+        score: as `rank_vectors` has it.
+    """
     everything = range(len(gallery))
     of_span: dict[range, list[int]] = {}
     for i, query in enumerate(data.queries):
         of_span.setdefault(data.spans.get(query.group, everything), []).append(i)
     parts = [
-        _rank_span([data.queries[i] for i in rows], vectors[rows], gallery, span, depth)
+        _rank_span([data.queries[i] for i in rows], vectors[rows], gallery, span, depth, score)
         for span, rows in of_span.items()
     ]
     return join_queries(parts, np.concatenate(list(of_span.values())))
 
 
 def _rank_span(
-    queries: Sequence[Query], vectors: Tensor, gallery: Tensor, span: range, depth: int
+    queries: Sequence[Query],
+    vectors: Tensor,
+    gallery: Tensor,
+    span: range,
+    depth: int,
+    score: Callable[[Tensor, Tensor], Tensor] | None,
 ) -> Ranking:
     wanted = RankRequest(
         depth=depth,
@@ -36,7 +51,7 @@ def _rank_span(
         removed=[None if q.removed is None else q.removed - span.start for q in queries],
         members=[[row - span.start for row in query.members] for query in queries],
     )
-    found = rank_vectors(vectors, gallery[span.start : span.stop], wanted)
+    found = rank_vectors(vectors, gallery[span.start : span.stop], wanted, score)
     return replace(
         found,
         top=_shift_rows(found.top, span.start),

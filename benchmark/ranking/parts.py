@@ -18,6 +18,7 @@ from torch import Tensor
 
 from cirbench.benchmark.ranking.dot_product import DotProduct, Scored
 from cirbench.benchmark.ranking.equal_vectors import Copies, Rows
+from cirbench.benchmark.ranking.own_score import OwnScore
 from cirbench.benchmark.ranking.scan import Scan, scan
 from cirbench.benchmark.runtime.errors import CorruptData
 from cirbench.benchmark.runtime.threads import map_on_cores
@@ -34,7 +35,8 @@ the band are rounded."""
 
 ScoreFunction = Callable[[slice], Tensor]
 """Query rows → their scores against the gallery's rows, (rows, N) float32, read before the next are
-asked for. They are taken as they are, but for those of a `DotProduct`."""
+asked for. They are taken as they are, but for those of a `DotProduct`; those of an `OwnScore` are
+against its distinct vectors."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -222,15 +224,17 @@ class _Block:
                 first=queries.start,
             )
 
-        def given(query: Rows, column: Rows) -> Scored:
-            return fast[torch.from_numpy(query), torch.from_numpy(column)].cpu().numpy()
+        copies = scores.copies if isinstance(scores, OwnScore) else Copies.single(len(rows))
+
+        def given(query: Rows, vector: Rows) -> Scored:
+            return fast[torch.from_numpy(query), torch.from_numpy(vector)].cpu().numpy()
 
         return cls(
             fast=fast,
             margin=fast.new_zeros(len(fast)),
             exact=given,
-            exact_of_rows=given,
-            copies=Copies.single(len(rows)),
+            exact_of_rows=lambda query, row: given(query, copies.vector[row]),
+            copies=copies,
             start=rows.start,
             first=queries.start,
         )
@@ -277,7 +281,7 @@ def rank_part(
     """
     queries = len(wanted.positives)
     members_width = max((len(own) for own in wanted.members or ()), default=0)
-    by_core = isinstance(scores, DotProduct) and scores.on_cpu
+    by_core = isinstance(scores, DotProduct | OwnScore) and scores.on_cpu
     floor = np.full(queries, -np.inf, dtype=np.float32) if floor is None else floor
     size = _choose_block_height(queries, len(rows), torch.get_num_threads() if by_core else 1)
 

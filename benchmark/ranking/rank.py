@@ -12,7 +12,7 @@ dot product needs no other ranking.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
 
@@ -22,6 +22,7 @@ from torch import Tensor
 
 from cirbench.benchmark.ranking.dot_product import DotProduct, Scored
 from cirbench.benchmark.ranking.equal_vectors import Rows
+from cirbench.benchmark.ranking.own_score import OwnScore
 from cirbench.benchmark.ranking.parts import (
     BestPositives,
     PartialRanking,
@@ -81,16 +82,27 @@ def rank(
 
 
 @full_float32()
-def rank_vectors(queries: Tensor, gallery: Tensor, wanted: RankRequest) -> Ranking:
-    """Rank (N, D) unit vectors by dot product for (Q, D) unit vectors.
+def rank_vectors(
+    queries: Tensor,
+    gallery: Tensor,
+    wanted: RankRequest,
+    score: Callable[[Tensor, Tensor], Tensor] | None = None,
+) -> Ranking:
+    """Rank (N, D) unit vectors by dot product for (Q, D) unit vectors, or by another score.
 
     A gallery of more than `PART_ROWS` is read once, a part at a time, so it may be a memory-mapped
     file that is larger than memory, or lie in the CPU's memory where the queries are on a GPU.
 
+    Args:
+        score: (B, …) of the queries and (N, D) → (B, N) float32; None is the dot product.
+
     Raises:
-        CorruptData: a vector is not finite.
+        CorruptData: a vector or a score is not finite.
     """
     size = len(gallery)
+    if score is not None:
+        whole = rank_part(OwnScore(score, queries, gallery), wanted, range(size))
+        return merge_parts([whole], wanted)
     if size <= PART_ROWS:
         whole = rank_part(DotProduct(queries, gallery), wanted, range(size))
         return merge_parts([whole], wanted)

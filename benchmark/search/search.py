@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from cirbench.benchmark.api.backbone import Backbone
 from cirbench.benchmark.api.method import Method
@@ -21,10 +20,12 @@ from cirbench.benchmark.checkpoints import read_checkpoint
 from cirbench.benchmark.embedding.pictures import BatchSize, Embedder, ImageFeatures, embed_with
 from cirbench.benchmark.embedding.texts import TextFeatures
 from cirbench.benchmark.evaluation.plan import checkpoint_path, shipped_checkpoints
+from cirbench.benchmark.evaluation.run import make_gallery
 from cirbench.benchmark.images.decoding import decode
 from cirbench.benchmark.images.preprocess import Transform, make_transform
 from cirbench.benchmark.images.reading import Say, find_deep_greys, find_images_in_folder, prefetch
-from cirbench.benchmark.ranking.rank import dot_product, rank
+from cirbench.benchmark.ranking.parts import RankRequest
+from cirbench.benchmark.ranking.rank import rank_vectors
 from cirbench.benchmark.runtime.errors import CirbenchError, CorruptData, MissingData, UsageError
 from cirbench.benchmark.runtime.files import check_is_file
 from cirbench.benchmark.runtime.paths import to_text
@@ -122,13 +123,13 @@ class Gallery:
     """A gallery to search.
 
     Attributes:
-        vectors: (N, C) float32, of unit length.
+        features: (N, C) float32, not normalised.
         unreadable: id → what is wrong, of the pictures that were left out.
         deep_greys: ids of pictures whose greys beyond 8 bits are lost.
     """
 
     pictures: tuple[ImageRef, ...]
-    vectors: Tensor
+    features: Tensor
     unreadable: Mapping[str, str] = field(default_factory=dict)
     deep_greys: Sequence[str] = ()
 
@@ -178,9 +179,11 @@ def open_gallery(
             raise CorruptData(_describe_unreadable(bad, len(refs))) from error
         refs = [ref for ref in refs if ref.id not in bad]
         features = embed_pictures(backbone, refs, Mode.USE, workers=workers, reporter=reporter)
-    vectors = normalize(features.of(refs), dim=1)
     return Gallery(
-        pictures=tuple(refs), vectors=vectors, unreadable=bad, deep_greys=find_deep_greys(refs)
+        pictures=tuple(refs),
+        features=features.of(refs),
+        unreadable=bad,
+        deep_greys=find_deep_greys(refs),
     )
 
 
@@ -231,7 +234,7 @@ class _OneQuery:
 
     query: FreeQuery
     images: Tensor  # (P, C) float32
-    texts: TextFeatures
+    encoder: TextFeatures
     protocol: EvaluationProtocol = PROTOCOL
 
     @property
@@ -241,17 +244,17 @@ class _OneQuery:
         return self.images
 
     def text_features(self, family: str = "text") -> Tensor:
-        return self.texts.of([self._fill_template(family)])
+        return self.encoder.of(self.texts(family))
 
     def prompt_features(self, words: Tensor, family: str = "pseudo-word") -> Tensor:
-        return self.texts.backbone.encode_prompts([self._fill_template(family)], words.unsqueeze(0))
+        return self.encoder.backbone.encode_prompts(self.texts(family), words.unsqueeze(0))
 
-    def _fill_template(self, family: str) -> str:
+    def texts(self, family: str = "text") -> list[str]:
         fields = {"text": self.query.text, "prompt": self.query.prompt}
         text = self.protocol.text(family, "all", fields)
         if not text:
             raise UsageError("this method needs a text besides its placeholders")
-        return text
+        return [text]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -261,6 +264,7 @@ class Searcher:
     backbone: Backbone
     gallery: Gallery
     workers: int = 2
+    _galleries: dict[Method | None, Tensor] = field(default_factory=dict, repr=False)
 
     @cached_property
     def texts(self) -> TextFeatures:
@@ -292,35 +296,34 @@ class Searcher:
             CorruptData: it composed no unit vector.
         """
         with torch.inference_mode():
-            view = _OneQuery(query=query, images=images, texts=self.texts)
+            view = _OneQuery(query=query, images=images, encoder=self.texts)
             vector = method.compose(view).float().cpu()
+            gallery = self._rank_vectors_of(method)
         if len(vector) != 1:
             raise UsageError(
                 f"{method.name} takes one picture a query, got {len(query.images)}; only methods "
                 "of prompts take several"
             )
-        if not abs(float(vector.norm()) - 1) < 1e-3:
+        if not method.own_score and not abs(float(vector.norm()) - 1) < 1e-3:
             raise CorruptData(
                 f"{method.name} must compose a vector of unit length, and did not; "
                 "check its checkpoint"
             )
-        [hits] = find_best(vector, self.gallery, top)
-        return hits
-
-
-def find_best(vectors: Tensor, gallery: Gallery, top: int) -> list[list[Hit]]:
-    """(Q, C) unit vectors → the `top` best of the gallery for each; ties go by its order."""
-    count = len(gallery.pictures)
-    found = rank(
-        dot_product(vectors, gallery.vectors), [()] * len(vectors), count, depth=min(top, count)
-    )
-    return [
-        [
-            Hit(rank=i, similarity=float(similarity), picture=gallery.pictures[row])
-            for i, (row, similarity) in enumerate(zip(rows, similarities, strict=True), start=1)
+        count = len(gallery)
+        wanted = RankRequest(depth=min(top, count), positives=[()])
+        found = rank_vectors(vector, gallery, wanted, method.own_score)
+        pairs = zip(found.top[0], found.similarity[0], strict=True)
+        return [
+            Hit(rank=i, similarity=float(similarity), picture=self.gallery.pictures[row])
+            for i, (row, similarity) in enumerate(pairs, start=1)
         ]
-        for rows, similarities in zip(found.top, found.similarity, strict=True)
-    ]
+
+    def _rank_vectors_of(self, method: Method) -> Tensor:
+        """(N, D) of the gallery as the method wants it ranked, made once."""
+        owner = None if type(method).gallery is Method.gallery else method
+        if owner not in self._galleries:
+            self._galleries[owner] = make_gallery(method, self.gallery.features, "cpu")
+        return self._galleries[owner]
 
 
 def as_dict(query: FreeQuery, hits: Sequence[Hit]) -> dict[str, Any]:

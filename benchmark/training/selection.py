@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.nn.functional import normalize
 
 from cirbench.benchmark.api.method import Method
 from cirbench.benchmark.api.registry import find_task
@@ -19,6 +18,7 @@ from cirbench.benchmark.embedding.pictures import ImageFeatures
 from cirbench.benchmark.embedding.texts import TextFeatures
 from cirbench.benchmark.evaluation.compose import QueryBatch
 from cirbench.benchmark.evaluation.plan import check_whole
+from cirbench.benchmark.evaluation.run import make_gallery
 from cirbench.benchmark.ranking.groups import rank_queries
 from cirbench.benchmark.runtime.errors import UsageError
 from cirbench.benchmark.scoring.summary import find_depth, score
@@ -81,10 +81,11 @@ def score_selection(
         protocol=protocol,
         queries=data.queries,
         reference_features=references.to(texts.backbone.device),
-        texts=texts,
+        encoder=texts,
     )
     with torch.inference_mode():
         vectors = method.compose(batch).float().cpu()
-        gallery = normalize(images.of(data.gallery), dim=1)
-        found = score(data, rank_queries(data, vectors, gallery, find_depth(protocol)), protocol)
+        gallery = make_gallery(method, images.of(data.gallery), "cpu")
+        depth, own = find_depth(protocol), method.own_score
+        found = score(data, rank_queries(data, vectors, gallery, depth, own), protocol)
     return float(np.mean([found.values[found.group == group].mean() for group in data.groups]))

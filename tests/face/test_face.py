@@ -142,6 +142,24 @@ def test_a_method_of_ones_own_that_needs_weights_gets_the_file_that_is_named(tmp
         cirbench.evaluate(Weighty, "emoji", checkpoints={"weighty": tmp_path / "no"}, **FAKE)
 
 
+def test_a_method_may_rank_by_a_score_of_its_own():
+    class Nearest(Negated):
+        name = "nearest"
+
+        def compose(self, queries):
+            assert len(queries.texts()) == len(queries.reference_features)
+            return torch.stack([queries.reference_features] * 2, dim=1)  # no vector a query
+
+        def gallery(self, features):
+            return torch.nn.functional.normalize(features, dim=1)
+
+        def score(self, queries, gallery):
+            return queries.mean(dim=1) @ gallery.T
+
+    own, plain = cirbench.evaluate([Nearest, "image-only"], "emoji", **FAKE)
+    assert own.metrics == plain.metrics
+
+
 def test_a_method_without_a_compose_fails_at_once():
     class Empty(cirbench.Method):
         name = "empty"

@@ -145,7 +145,7 @@ def test_it_reads_the_caption_where_a_protocol_has_one(fake, templates):
     )
     v = torch.randn(1, fake.embedding_width)
     texts = TextFeatures(backbone=fake, truncate=False)
-    batch = QueryBatch(protocol=protocol, queries=[query], reference_features=v, texts=texts)
+    batch = QueryBatch(protocol=protocol, queries=[query], reference_features=v, encoder=texts)
     text = "dog" if "caption" in templates else "the dog"
     with torch.no_grad():
         wanted = method.network(v, fake.encode_texts([text]))

@@ -82,7 +82,7 @@ def composed(method, fake, protocol, fields):
     v = torch.randn(1, fake.embedding_width, generator=torch.Generator().manual_seed(0))
     query = Query(id="q", reference=ImageRef(id="r", read=bytes), positives=(), fields=fields)
     texts = TextFeatures(backbone=fake, truncate=False)
-    batch = QueryBatch(protocol=protocol, queries=[query], reference_features=v, texts=texts)
+    batch = QueryBatch(protocol=protocol, queries=[query], reference_features=v, encoder=texts)
     with torch.no_grad():
         return method.compose(batch), method.phi(v)
 

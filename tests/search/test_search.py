@@ -26,7 +26,7 @@ from cirbench.benchmark.runtime.progress import Reporter
 from cirbench.benchmark.search import search as searching
 from cirbench.benchmark.search.pages import SIDE, make_thumbnail
 from cirbench.benchmark.search.query import FreeQuery, make_picture, pair_queries, read_picture
-from cirbench.benchmark.search.search import Gallery, Searcher, find_best, open_gallery
+from cirbench.benchmark.search.search import Gallery, Searcher, open_gallery
 from cirbench.datasets.emoji.pictures import read_pictures
 from cirbench.methods.baselines import ImageOnly, ImageText, TextOnly
 from cirbench.methods.pic2word.method import MappingNetwork, Pic2Word
@@ -154,7 +154,7 @@ def test_each_kind_of_method_composes_its_equation(searcher, mapper, picture_fol
         (mapper, query, tower.encode_prompts(["a cartoon of *"], mapper.mapper(v))),
         (mapper, two, tower.encode_prompts(["a * and a *"], words.unsqueeze(0))),
     ):
-        cosines = searcher.gallery.vectors @ normalize(vector, dim=1)[0]
+        cosines = normalize(searcher.gallery.features, dim=1) @ normalize(vector, dim=1)[0]
         order = cosines.argsort(descending=True, stable=True)
         hits = found(searcher, method, asked)
         names = [searcher.gallery.pictures[row].id for row in order]
@@ -215,9 +215,9 @@ def test_unreadable_pictures_are_counted_named_and_left_out_only_when_asked(fake
         open_gallery(fake, given, skip_unreadable=False, **options)
     gallery = open_gallery(fake, given, skip_unreadable=True, **options)
     assert tuple(gallery.unreadable) == ("04.png", "09.png", "bomb.png")
-    assert len(gallery.pictures) == len(gallery.vectors) == 22
+    assert len(gallery.pictures) == len(gallery.features) == 22
     whole = open_gallery(fake, gallery.pictures, skip_unreadable=False, **options)
-    assert torch.equal(whole.vectors, gallery.vectors)
+    assert torch.equal(whole.features, gallery.features)
     with pytest.raises(CorruptData, match="1 of 1 gallery"):
         open_gallery(fake, [r for r in given if r.id == "04.png"], skip_unreadable=True, **options)
 
@@ -228,20 +228,51 @@ def test_many_unreadable_pictures_are_not_all_named(fake):
         open_gallery(fake, given, skip_unreadable=False, workers=1, reporter=QUIET)
 
 
-def test_the_best_of_ten_thousand_pictures_are_found_in_order():
+class Given(ImageOnly):
+    """Composes one query into a vector that is given."""
+
+    def __init__(self, vector):
+        self.vector = vector
+
+    def compose(self, queries):
+        return self.vector
+
+
+def test_the_best_of_ten_thousand_pictures_are_found_in_order(fake):
     vectors = normalize(torch.randn(10_000, 768, generator=torch.Generator().manual_seed(0)), dim=1)
-    gallery = Gallery(pictures=tuple(refs(*map(str, range(10_000)))), vectors=vectors)
-    [hits] = find_best(vectors[[17]], gallery, 20)
-    order = np.argsort(-(vectors.numpy() @ vectors[17].numpy()), kind="stable")
-    assert [hit.picture.id for hit in hits] == [str(row) for row in order[:20]]
-    assert (
-        len(
-            find_best(
-                vectors[[17]], Gallery(pictures=tuple(refs("a", "b")), vectors=vectors[:2]), 20
-            )[0]
+
+    def find(names, features, top):
+        searcher = Searcher(
+            backbone=fake, gallery=Gallery(pictures=refs(*names), features=features)
         )
-        == 2
-    )
+        hits = searcher.find(
+            Given(vectors[[17]]), FreeQuery(images=(), prompt="a"), vectors[:0], top
+        )
+        return [hit.picture.id for hit in hits]
+
+    order = np.argsort(-(vectors.numpy() @ vectors[17].numpy()), kind="stable")
+    assert find(map(str, range(10_000)), 3 * vectors, 20) == [str(row) for row in order[:20]]
+    assert len(find("ab", vectors[:2], 20)) == 2
+
+
+class Nearest(Given):
+    """Scores by distance from a picture's embedding, twice as long as it was."""
+
+    def gallery(self, features):
+        return 2 * features
+
+    def score(self, queries, gallery):
+        return -torch.cdist(queries, gallery)
+
+
+def test_a_method_is_searched_by_its_own_score_and_gallery(fake):
+    features = torch.tensor([[4.0, 0], [1, 0], [0, 1], [1, 0]])
+    searcher = Searcher(backbone=fake, gallery=Gallery(pictures=refs(*"abcd"), features=features))
+    query = FreeQuery(images=(), prompt="a")
+    for vector, order in (([2.0, 0], "bdca"), ([8.0, 0], "abdc"), ([0, 3.0], "cbda")):
+        hits = searcher.find(Nearest(torch.tensor([vector])), query, features[:0], 4)
+        assert "".join(hit.picture.id for hit in hits) == order
+    assert hits[0].similarity == -1
 
 
 def test_the_backbone_is_the_one_asked_for_the_tasks_or_the_one_with_shipped_weights():
