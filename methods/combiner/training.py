@@ -127,7 +127,7 @@ class CombinerTraining(Training):
 
 @dataclass(frozen=True, kw_only=True)
 class TripletFeatures:
-    """Features of T triplets and of the selection split, by the frozen towers.
+    """Features of T triplets and of the selection split, by the frozen towers and on their device.
 
     Attributes:
         references, targets: (T,) rows of `images`.
@@ -167,8 +167,8 @@ def embed_triplets(job: CombinerJob, reporter: Reporter) -> TripletFeatures:
             ]
         )
     return TripletFeatures(
-        images=found.values,
-        texts=texts.clone(),
+        images=found.values.to(job.backbone.device),
+        texts=texts.clone().to(job.backbone.device),
         references=torch.tensor([found.rows[t.reference.id] for t in job.triplets]),
         targets=torch.tensor([found.rows[t.target.id] for t in job.triplets]),
         captions=[tuple(row[caption] for caption in t.captions) for t in job.triplets],
@@ -270,8 +270,7 @@ def _train_epoch(
     learner.network.train()
     losses = []
     with seeded(job.recipe.seed * 1_000_003 + epoch, job.backbone.device):  # dropout
-        for batch in make_batches(job, features, epoch):
-            references, texts, targets = (part.to(job.backbone.device) for part in batch)
+        for references, texts, targets in make_batches(job, features, epoch):
             loss = contrastive_loss(learner.network(references, texts), targets)
             if not loss.isfinite():
                 raise CheckFailed(
