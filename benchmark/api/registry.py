@@ -156,6 +156,10 @@ _BACKBONES = {
         "cirbench.benchmark.backbones.open_clip:load",
         "an open_clip model in a folder, local-dir:PATH",
     ),
+    "torchvision:": _built_in(
+        "cirbench.benchmark.backbones.trunks:load",
+        "a ResNet trained on ImageNet, without a text tower: torchvision:resnet18, 50 or 152",
+    ),
     "tuned:": _built_in(
         "cirbench.benchmark.backbones.tuned:load",
         "a fine-tuned CLIP: tuned:FOLDER of bench train clip-sum, tuned:NAME@FILE of CLIP4Cir",

@@ -71,12 +71,70 @@ _LAYOUT = torch.channels_last
 
 
 @dataclass(kw_only=True)
-class TorchBackbone:
-    """A frozen CLIP in torch.
+class ImageTower:
+    """A frozen tower of pictures in torch.
 
     Attributes:
         model: the whole model; its weights are frozen and hashed before any cast.
         image_tower: (B, 3, S, S) → (B, C).
+    """
+
+    name: str
+    model: nn.Module
+    image_tower: Callable[[Tensor], Tensor]
+    embedding_width: int
+    image_spec: ImageSpec
+    device: torch.device
+    precision: str = "fp32"
+    weights_sha256: str = field(init=False)
+    architecture_sha256: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        if self.precision not in PRECISIONS:
+            raise UsageError(
+                f"unknown precision {self.precision!r}; known: {', '.join(PRECISIONS)}"
+            )
+        check_weights(self.name, self.model.state_dict())
+        self.model.requires_grad_(False).eval()
+        self.weights_sha256 = sha256_of_tensors(self.model.state_dict())
+        self.architecture_sha256 = hash_architecture(self.model)
+        self.model.to(device=self.device, dtype=self._precision.weights).to(memory_format=_LAYOUT)
+
+    @property
+    def _precision(self) -> Precision:
+        return PRECISIONS[self.precision]
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        return ()
+
+    def parameters(self) -> Iterable[Tensor]:
+        return self.model.parameters()
+
+    def state_dict(self) -> Mapping[str, Tensor]:
+        return self.model.state_dict()
+
+    def encode_images(self, pixels: Tensor) -> Tensor:
+        if self.device.type == "cuda" and not pixels.is_cuda:
+            pixels = pixels.pin_memory()  # from there a copy does not wait for the GPU
+        pixels = pixels.to(self.device, self._precision.weights, non_blocking=True)
+        with self._set_arithmetic():
+            return self.image_tower(pixels.contiguous(memory_format=_LAYOUT)).float()
+
+    @contextmanager
+    def _set_arithmetic(self) -> Iterator[None]:
+        autocast = torch.autocast(
+            self.device.type, self._precision.compute, enabled=self._precision.autocast
+        )
+        with full_float32(), autocast:
+            yield
+
+
+@dataclass(kw_only=True)
+class TorchBackbone(ImageTower):
+    """A frozen CLIP in torch.
+
+    Attributes:
         text_tower: (B, L) token ids → (B, C).
         token_embedding: the module that gives (B, L, W).
         tokenizer_content: all that the tokenizer is made of, as text.
@@ -88,9 +146,6 @@ class TorchBackbone:
         own_preprocess: how the model itself resizes pictures, and by which interpolation.
     """
 
-    name: str
-    model: nn.Module
-    image_tower: Callable[[Tensor], Tensor]
     text_tower: Callable[[Tensor], Tensor]
     token_embedding: nn.Embedding
     tokenize: Tokenizer
@@ -99,32 +154,14 @@ class TorchBackbone:
     end_of_text: int | None = None
     pad_id: int
     context_length: int
-    embedding_width: int
-    image_spec: ImageSpec
     logit_scale: float
     causal: bool = False
-    device: torch.device
-    precision: str = "fp32"
     own_preprocess: str = CLIP_RESIZE
-    weights_sha256: str = field(init=False)
-    architecture_sha256: str = field(init=False)
     tokenizer_sha256: str = field(init=False)
 
     def __post_init__(self) -> None:
-        if self.precision not in PRECISIONS:
-            raise UsageError(
-                f"unknown precision {self.precision!r}; known: {', '.join(PRECISIONS)}"
-            )
-        check_weights(self.name, self.model.state_dict())
+        super().__post_init__()
         self.tokenizer_sha256 = self._check_tokens()
-        self.model.requires_grad_(False).eval()
-        self.weights_sha256 = sha256_of_tensors(self.model.state_dict())
-        self.architecture_sha256 = hash_architecture(self.model)
-        self.model.to(device=self.device, dtype=self._precision.weights).to(memory_format=_LAYOUT)
-
-    @property
-    def _precision(self) -> Precision:
-        return PRECISIONS[self.precision]
 
     @property
     def remarks(self) -> tuple[str, ...]:
@@ -173,19 +210,6 @@ class TorchBackbone:
     def token_width(self) -> int:
         return self.token_embedding.embedding_dim
 
-    def parameters(self) -> Iterable[Tensor]:
-        return self.model.parameters()
-
-    def state_dict(self) -> Mapping[str, Tensor]:
-        return self.model.state_dict()
-
-    def encode_images(self, pixels: Tensor) -> Tensor:
-        if self.device.type == "cuda" and not pixels.is_cuda:
-            pixels = pixels.pin_memory()  # from there a copy does not wait for the GPU
-        pixels = pixels.to(self.device, self._precision.weights, non_blocking=True)
-        with self._set_arithmetic():
-            return self.image_tower(pixels.contiguous(memory_format=_LAYOUT)).float()
-
     def encode_texts(self, texts: Sequence[str], *, truncate: bool = False) -> Tensor:
         return self._encode_by_length(
             self._tokenize_rows(texts, truncate), lambda _, ids: self.text_tower(ids)
@@ -212,14 +236,6 @@ class TorchBackbone:
                 return self.text_tower(ids)
 
         return self._encode_by_length(rows, encode)
-
-    @contextmanager
-    def _set_arithmetic(self) -> Iterator[None]:
-        autocast = torch.autocast(
-            self.device.type, self._precision.compute, enabled=self._precision.autocast
-        )
-        with full_float32(), autocast:
-            yield
 
     def _tokenize_rows(self, texts: Sequence[str], truncate: bool) -> list[list[int]]:
         """Token ids of each text; a cut one keeps its end-of-text token."""
