@@ -20,11 +20,7 @@ from cirbench.benchmark.records.record import Record, read_record
 from cirbench.benchmark.runtime.errors import CorruptData, MissingData, UsageError
 from cirbench.benchmark.runtime.kept import keep
 from cirbench.benchmark.scoring.paired import Difference, adjust_by_holm, find_differences
-from cirbench.benchmark.scoring.summary import (
-    check_scored,
-    make_design,
-    read_scored,
-)
+from cirbench.benchmark.scoring.summary import check_scored, make_design, read_scored
 
 _DIFFERENCES = TypeAdapter(dict[str, list[Difference]])
 

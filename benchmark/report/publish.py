@@ -24,7 +24,8 @@ def publish(root: Path, found: Sequence[Board]) -> list[Path]:
     """Write what differs from what is there, and return all paths."""
     contents = {root / PAGE: render_leaderboard(found, read_published()).encode()}
     for board in found:
-        plots = keep(_PLOTS, ("plots", board.digest), partial(_render_plots, board))
+        kept = ("plots", board.digest, name_plots(board))
+        plots = keep(_PLOTS, kept, partial(_render_plots, board))
         contents |= {root / name: content for name, content in plots.items()}
     for path, content in contents.items():
         if not path.is_file() or path.read_bytes() != content:

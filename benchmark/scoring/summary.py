@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -176,7 +177,7 @@ def _read_facts(record: Record) -> Facts:
         )
     design = make_design(scores, record.groups, record.protocol)
     metrics = list(map(str, scores.metrics))
-    order = hashlib.sha256("\n".join(map(str, scores.query)).encode()).hexdigest()
+    order = hashlib.sha256(json.dumps(scores.query.tolist()).encode()).hexdigest()
     return Facts(
         queries=len(scores.query),
         order=order,
