@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from perf import gpu
@@ -37,6 +39,32 @@ def test_a_difference_is_found(bench, monkeypatch):
     monkeypatch.setattr(gpu, "_embed", embed_otherwise)
     [found] = gpu.check_features(bench)
     assert found.ok is False
+
+
+def answers(top, similarity, first_rank=1, fragile=False):
+    per_query = SimpleNamespace(
+        top=np.array([top]),
+        similarity=np.array([similarity], dtype=np.float32),
+        first_rank=np.array([first_rank]),
+        fragile=np.array([fragile]),
+    )
+    metrics = {"average": {"R@1": SimpleNamespace(value=50.0)}}
+    return SimpleNamespace(metrics=metrics, read_per_query=lambda: per_query)
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "moved"),
+    [
+        (answers([1, 2, 3], [0.9, 0.5, 0.1]), answers([1, 3, 2], [0.9, 0.5, 0.1]), 1),
+        (answers([1, 2, 3], [0.9, 0.5, 0.500001]), answers([1, 3, 2], [0.9, 0.5, 0.5]), 0),
+        (answers([1, 2], [0.9, 0.5]), answers([1, 7], [0.9, 0.5]), 0),  # 7 may tie with our last
+        (answers([1, 2], [0.9, 0.5]), answers([7, 2], [0.9, 0.5]), 1),
+        (answers([1], [0.9]), answers([1], [0.9], first_rank=2), 1),
+        (answers([1], [0.9], fragile=True), answers([1], [0.9], first_rank=2), 0),
+    ],
+)
+def test_only_items_that_score_alike_may_change_places(ours, theirs, moved):
+    assert gpu._compare(ours, theirs) == (moved, 0)
 
 
 def test_a_part_that_fails_or_takes_too_long_does_not_stop_the_others(

@@ -32,6 +32,7 @@ from tabulate import tabulate
 from torch import Tensor
 
 from cirbench.benchmark.api.backbone import ImageSpec
+from cirbench.benchmark.api.per_query import PerQuery
 from cirbench.benchmark.api.values import ImageRef
 from cirbench.benchmark.backbones.base import TorchBackbone
 from cirbench.benchmark.backbones.load import load_backbone
@@ -419,11 +420,24 @@ def _compare(one: Any, other: Any) -> tuple[int, float]:
         for metric, value in values.items()
     )
     ours, theirs = one.read_per_query(), other.read_per_query()
-    top = (ours.top != theirs.top)[:, :_SHOWN]
-    # where neighbours change places whose scores are as good as equal, nothing is wrong
-    close = np.abs(ours.similarity - theirs.similarity)[:, :_SHOWN] <= 1e-5
-    moved = (top & ~close).any(axis=1) | ((ours.first_rank != theirs.first_rank) & ~ours.fragile)
+    moved = (ours.first_rank != theirs.first_rank) & ~ours.fragile
+    for query in np.flatnonzero((ours.top != theirs.top)[:, :_SHOWN].any(axis=1)).tolist():
+        moved[query] |= not _only_ties(ours, theirs, query)
     return int(moved.sum()), points
+
+
+def _only_ties(ours: PerQuery, theirs: PerQuery, query: int) -> bool:
+    """Whether each place holds two items that we score as good as equal.
+
+    Scores place by place would not tell: sorted, they agree whichever items they are of. An item
+    that is not among ours scores at most what our last one does.
+    """
+    score = dict(zip(ours.top[query].tolist(), ours.similarity[query].tolist(), strict=True))
+    last = float(ours.similarity[query, -1])
+    places = zip(
+        ours.top[query, :_SHOWN].tolist(), theirs.top[query, :_SHOWN].tolist(), strict=True
+    )
+    return all(abs(score[own] - score.get(other, last)) <= 1e-5 for own, other in places)
 
 
 def _train_pic2word(
