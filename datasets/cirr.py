@@ -13,7 +13,8 @@ Protocols: `pic2word` follows google-research/composed_image_retrieval, --eval-m
 reference really removed (its released code compares full paths with bare names, removes nothing and
 stops); `clip4cir` is ABaldrati/CLIP4Cir with targetpad and the raw sum; `searle` and `lincir` add
 the prompts of miccunifi/SEARLE and navervision/lincir, the latter with Hugging Face's
-preprocessing.
+preprocessing. `soft` is how Cuberick-Orion/CIRPLANT and naver/artemis report the val split: SR@k is
+the greatest grade, by the annotations' soft targets, among the first k, so it is no R@k.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from math import isfinite
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -60,6 +62,16 @@ SEARLE = replace(
     CLIP4CIR, name="searle", templates={**CLIP4CIR.templates, "that": "a photo of * that {caption}"}
 )
 LINCIR = replace(SEARLE, name="lincir", preprocess="clip-hf")
+SOFT = replace(
+    PIC2WORD,
+    name="soft",
+    preprocess="imagenet",
+    metrics=(
+        *("SR@1", "SR@2", "SR@5", "SR@10", "SR@50", "SR@100", "SRs@1", "SRs@2", "SRs@3"),
+        "(SR@5+SRs@1)/2",
+    ),
+    headline="SR@1",
+)
 
 FOLDERS = {"val": "dev", "test1": "test1", "train": "train"}
 """Split → the folder of its images."""
@@ -120,7 +132,7 @@ class CIRR(Task):
     splits: ClassVar[tuple[str, ...]] = ("val", "test1")
     default_backbone: ClassVar[str] = "ViT-L-14/openai"
     protocols: ClassVar[Mapping[str, EvaluationProtocol]] = {
-        protocol.name: protocol for protocol in (PIC2WORD, CLIP4CIR, SEARLE, LINCIR)
+        protocol.name: protocol for protocol in (PIC2WORD, CLIP4CIR, SEARLE, LINCIR, SOFT)
     }
     places: ClassVar[Sequence[Place]] = PLACES
     released: ClassVar[Mapping[str, Released]] = {
@@ -270,6 +282,7 @@ def read_queries(
     queries = []
     seen: set[int] = set()
     fields = {**_FIELDS, "target_hard": str} if labelled else _FIELDS
+    graded = labelled and protocol.name == SOFT.name
     for number, row in read_rows(path, fields):
         if row["pairid"] in seen:
             raise CorruptData(f"{path}, row {number}: pair id {row['pairid']} occurs twice")
@@ -284,9 +297,32 @@ def read_queries(
                 fields={"caption": row["caption"]},
                 removed=reference if protocol.reference_removed else None,
                 members=tuple(member for member in members if member != reference),
+                grades=read_grades(rows, row, path, number) if graded else {},
             )
         )
     return queries
+
+
+def read_grades(
+    rows: Mapping[str, int], row: Mapping[str, Any], path: Path, number: int
+) -> dict[int, float]:
+    """Gallery row → grade, of a row's soft targets: 1, 0.5, 0.2 or -1 in the released annotations.
+
+    Raises:
+        CorruptData: the row has none, one is not in the gallery, or a grade is no number.
+    """
+    soft = row.get("target_soft")
+    if not isinstance(soft, dict):
+        raise CorruptData(
+            f"{path}, row {number}: `target_soft` must be an object of image names and grades, "
+            f"got {soft!r:.40}"
+        )
+    for name, grade in soft.items():
+        if isinstance(grade, bool) or not isinstance(grade, int | float) or not isfinite(grade):
+            raise CorruptData(
+                f"{path}, row {number}: the grade of {name} must be a number, got {grade!r:.40}"
+            )
+    return {find_row(rows, name, path, number): float(grade) for name, grade in soft.items()}
 
 
 def _read_members(row: Mapping[str, Any], path: Path, number: int) -> Sequence[str]:

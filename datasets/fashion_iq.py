@@ -3,7 +3,7 @@
 Wu et al., CVPR 2021; splits and captions of XiaoxiaoGuo/fashion-iq. The val split is reported, as
 everybody does (its test labels are not used), and the same split usually selects the checkpoint.
 Three categories, each with a gallery of its own; the plain mean over them is the average. A query's
-own reference stays in the gallery.
+own reference stays in the gallery, but for the last three protocols, whose numbers that raises.
 
 Protocols:
 
@@ -15,6 +15,12 @@ clip4cir  ABaldrati/CLIP4Cir: targetpad, "C1 and c2" of stripped captions, image
 searle    miccunifi/SEARLE: as clip4cir, with both orders of the captions for pseudo-words.
 lincir    navervision/lincir: as searle, with Hugging Face's preprocessing.
 val       as pic2word, with the smaller gallery of VAL and CoSMo: images that occur in triplets.
+maaf      the 2020 code of yahoo/maaf: the whole split without the reference, and the captions, as
+          they are, joined by a marker word.
+artemis   naver/artemis: as maaf, with white squares, and each pair of captions asked in both
+          orders, as two queries.
+cosmo     postBG/CosMo.pytorch: as artemis, with ImageNet's preprocessing and captions joined by
+          "and". The paper's higher numbers have the gallery of val.
 """
 
 from __future__ import annotations
@@ -96,6 +102,24 @@ SEARLE = replace(
 )
 LINCIR = replace(SEARLE, name="lincir", preprocess="clip-hf")
 VAL = replace(PIC2WORD, name="val", gallery=TRIPLETS)
+MAAF = replace(
+    PIC2WORD,
+    name="maaf",
+    reference_removed=True,
+    preprocess="imagenet",
+    templates={
+        **CLIP4CIR.templates,
+        "inadditiontothat": "{first} inadditiontothat {second}",
+        "and-token": "{first} <and> {second}",
+    },
+)
+ARTEMIS = replace(MAAF, name="artemis", preprocess="white-square", caption_orders="both")
+COSMO = replace(
+    ARTEMIS,
+    name="cosmo",
+    preprocess="imagenet",
+    templates={**MAAF.templates, "text": "{first} and {second}"},
+)
 
 ROW_FIELDS = {"candidate": str, "target": str, "captions": list}
 ROOTS = ("fashion-iq", "fashionIQ_dataset", "FashionIQ", "fashioniq", "fashion_iq")
@@ -169,7 +193,8 @@ class FashionIQ(Task):
     splits: ClassVar[tuple[str, ...]] = ("val",)
     default_backbone: ClassVar[str] = "ViT-L-14/openai"
     protocols: ClassVar[Mapping[str, EvaluationProtocol]] = {
-        protocol.name: protocol for protocol in (PIC2WORD, CLIP4CIR, VAL, SEARLE, LINCIR)
+        protocol.name: protocol
+        for protocol in (PIC2WORD, CLIP4CIR, VAL, SEARLE, LINCIR, MAAF, ARTEMIS, COSMO)
     }
     places: ClassVar[Sequence[Place]] = PLACES
     released: ClassVar[Mapping[str, Released]] = {
@@ -290,13 +315,24 @@ def read_category(
     rows = number_names(gallery, split_file)
     queries = []
     for number, row in triplets:
-        find_row(rows, row["candidate"], caption_file, number)
+        reference = find_row(rows, row["candidate"], caption_file, number)
         target = find_row(rows, row["target"], caption_file, number)
-        fields = {
-            "id": f"{category}/{number}",
-            "positives": (start + target,),
-            "group": category,
-            "fields": make_caption_fields(row["captions"]),
-        }
-        queries.append((row["candidate"], fields))
+        for ending, captions in order_captions(row["captions"], protocol):
+            fields = {
+                "id": f"{category}/{number}{ending}",
+                "positives": (start + target,),
+                "group": category,
+                "fields": make_caption_fields(captions),
+                "removed": start + reference if protocol.reference_removed else None,
+            }
+            queries.append((row["candidate"], fields))
     return gallery, queries
+
+
+def order_captions(
+    captions: Sequence[str], protocol: EvaluationProtocol
+) -> list[tuple[str, Sequence[str]]]:
+    """The captions in each order in which they are asked, and what its query's id ends in."""
+    if protocol.caption_orders == "first":
+        return [("", captions)]
+    return [("/0", captions), ("/1", captions[::-1])]

@@ -25,9 +25,12 @@ class EvaluationProtocol:
         gallery: which pictures are ranked, in words that the task's own documentation defines.
         reference: what of the reference picture is looked at, in the same way.
         reference_removed: whether a query's own reference is taken out of its ranking.
+        caption_orders: whether a query of two captions is asked once, as annotated, or twice, the
+            second time with its captions exchanged.
         preprocess: a name in `cirbench.benchmark.images.preprocess.PREPROCESSES`.
         templates: text per family of methods ("text" for encoders of plain text, "pseudo-word"
-            for prompts with a placeholder), in `str.format` syntax over a query's fields.
+            for prompts with a placeholder, "inadditiontothat" and "and-token" for vocabularies in
+            which that is a word), in `str.format` syntax over a query's fields.
         group_fields: template fields that all queries of one group share.
         image_text_sum: how image+text adds: features normalised first, or raw.
         overlong_text: "error" refuses a text that exceeds the context; "truncate" cuts it.
@@ -49,6 +52,7 @@ class EvaluationProtocol:
     reference_removed: bool
     preprocess: str
     reference: str = "whole picture"
+    caption_orders: Literal["first", "both"] = "first"
     templates: Mapping[str, str]
     group_fields: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     image_text_sum: Literal["normalised", "raw"] = "normalised"
@@ -59,8 +63,15 @@ class EvaluationProtocol:
     averages: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
-        """The protocol as plain data, for a record or for the terminal."""
-        return asdict(self)
+        """The protocol as plain data, for a record or for the terminal.
+
+        A field that earlier records lack is there only where it says something, so that a record
+        of before is written as it was read.
+        """
+        said = asdict(self)
+        if self.caption_orders == "first":
+            del said["caption_orders"]
+        return said
 
     @cached_property
     def hash(self) -> str:
@@ -72,6 +83,11 @@ class EvaluationProtocol:
         said = {k: v for k, v in self.as_dict().items() if v != defaults[k] and v != {}}
         canonical = json.dumps(said, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:12]
+
+    @property
+    def times_asked(self) -> int:
+        """How many queries one annotation of two captions makes."""
+        return 2 if self.caption_orders == "both" else 1
 
     def averages_over(self, groups: Sequence[str]) -> Mapping[str, Sequence[str]]:
         """Name the averages of a task with these groups, and the groups of each."""

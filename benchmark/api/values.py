@@ -67,6 +67,8 @@ class Query:
         removed: the gallery row that is left out of this query's ranking, if any.
         members: gallery rows among which alone the positives are ranked a second time, for
             subset metrics (CIRR's image sets, without the reference).
+        grades: gallery row → how well it answers, for graded metrics: 1 wholly, below 0 not at
+            all; a row that is not named has 0.
 
     Examples:
         >>> import cirbench
@@ -82,6 +84,7 @@ class Query:
     fields: Mapping[str, str] = field(default_factory=dict)
     removed: int | None = None
     members: tuple[int, ...] = ()
+    grades: Mapping[int, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,7 +174,7 @@ class Released:
     """What the annotations that everybody uses come to, so that others can be told from them.
 
     Attributes:
-        queries: group → how many.
+        queries: group → how many are annotated; a protocol may ask each twice.
         gallery: protocol name → how many images are ranked.
         annotations_sha256: as `TaskData.annotations_sha256`; None where only the counts are known.
         others: what else everybody uses, where there is more than one.
@@ -191,9 +194,13 @@ class Released:
         """Whether these are released annotations, as far as can be told."""
         return self.choose(data, protocol)._is(data, protocol)
 
+    def count_queries(self, protocol: EvaluationProtocol) -> Mapping[str, int]:
+        """Group → how many queries a protocol makes of the annotations."""
+        return {group: protocol.times_asked * count for group, count in self.queries.items()}
+
     def _is(self, data: TaskData, protocol: EvaluationProtocol) -> bool:
         return (
-            data.query_counts == self.queries
+            data.query_counts == self.count_queries(protocol)
             and len(data.gallery) == self.gallery[protocol.name]
             and self.annotations_sha256 in (None, data.annotations_sha256)
         )

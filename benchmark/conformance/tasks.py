@@ -85,6 +85,9 @@ def _has_queries(trial: TaskTrial) -> str | None:
         if not data.gallery or not data.queries:
             return f"{where}: there must be a gallery and queries"
         check_averages(data.groups, protocol)
+        graded = [m.name for name in protocol.metrics for m in parse_metrics(name) if m.graded]
+        if graded and data.labelled and not any(query.grades for query in data.queries):
+            return f"{where}: {graded[0]} needs queries that have grades"
         if len({query.id for query in data.queries}) < len(data.queries):
             return f"{where}: each query must have an id of its own"
     return None
@@ -105,7 +108,7 @@ def _points_into_the_gallery(trial: TaskTrial) -> str | None:
         for query in data.queries:
             span = data.spans.get(query.group, range(len(data.gallery)))
             removed = () if query.removed is None else (query.removed,)
-            for row in (*query.positives, *query.members, *removed):
+            for row in (*query.positives, *query.members, *query.grades, *removed):
                 if row not in span:
                     return f"{where}, query {query.id}: row {row} must be in its gallery, {span}"
             if len(set(query.positives)) < len(query.positives):

@@ -99,11 +99,12 @@ def _count(task: Task, split: str, data: TaskData) -> Sequence[Count]:
     protocol = next(iter(task.protocols.values()))
     released = task.released.get(split)
     expected = released.choose(data, protocol) if released else None
+    queries = expected.count_queries(protocol) if expected else {}
     counts = [
         Count(
             name="queries" if group == "all" else f"queries of {group}",
             found=found,
-            expected=expected.queries.get(group) if expected else None,
+            expected=queries.get(group),
         )
         for group, found in data.query_counts.items()
     ]

@@ -12,6 +12,12 @@ clip-hf  Hugging Face's CLIPImageProcessor on Pillow: conversion to RGB first, a
 
 targetpad  CLIP4Cir's (ABaldrati/CLIP4Cir): a picture whose sides differ by a factor of 1.25 or
       more is first padded with zeros along its shorter side to that factor, then as clip.
+
+imagenet  what ResNets are evaluated with: conversion to RGB, bilinear resize of the shorter side,
+          centre crop. Mean and deviation are the tower's own, as everywhere here.
+
+white-square  that of naver/artemis: conversion to RGB, padded with white to a square, an odd pixel
+              right or below, bilinear resize to 256/224 of the tower's side, centre crop.
 """
 
 from __future__ import annotations
@@ -74,6 +80,30 @@ def _make_targetpad(spec: ImageSpec) -> Transform:
     return transform
 
 
+def _make_imagenet(spec: ImageSpec) -> Transform:
+    def transform(image: Image.Image) -> Tensor:
+        rgb = image.convert("RGB")
+        resized = tv.resize(rgb, [spec.size], interpolation=InterpolationMode.BILINEAR)
+        return to_tensor(tv.center_crop(resized, [spec.size, spec.size]), spec)
+
+    return transform
+
+
+def _make_white_square(spec: ImageSpec) -> Transform:
+    wide = [spec.size * 256 // 224] * 2
+
+    def transform(image: Image.Image) -> Tensor:
+        side = max(image.size)
+        check_size(side, side)  # as for targetpad
+        square = Image.new("RGB", (side, side), "white")
+        left, top = ((side - own) // 2 for own in image.size)
+        square.paste(image.convert("RGB"), (left, top))
+        resized = tv.resize(square, wide, interpolation=InterpolationMode.BILINEAR)
+        return to_tensor(tv.center_crop(resized, [spec.size, spec.size]), spec)
+
+    return transform
+
+
 def stretch(image: Image.Image, box: tuple[int, int, int, int], spec: ImageSpec) -> Tensor:
     """A part of a picture, resized to the tower's square without keeping its shape.
 
@@ -91,6 +121,8 @@ PREPROCESSES: dict[str, Callable[[ImageSpec], Transform]] = {
     "clip": _make_clip,
     "clip-hf": _make_clip_hf,
     "targetpad": _make_targetpad,
+    "imagenet": _make_imagenet,
+    "white-square": _make_white_square,
 }
 
 

@@ -72,7 +72,7 @@ class Record(_Stored):
         """Give the record as plain data, as its file has it; a part that is absent has no key."""
         absent = {f.name for f in fields(self) if getattr(self, f.name) == f.default}
         data = {name: v for name, v in asdict(self).items() if name not in {*absent, "path"}}
-        data["protocol"]["hash"] = self.protocol.hash
+        data["protocol"] = {**self.protocol.as_dict(), "hash": self.protocol.hash}
         return {"schema": SCHEMA, **data}
 
     def read_per_query(self) -> PerQuery:

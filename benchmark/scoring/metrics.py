@@ -1,14 +1,15 @@
 """Retrieval metrics, per query first; a mean over queries is the second step.
 
 A metric is written as the tables write it: `R@10`, `HR@10`, `mAP@10`, `Rs@1` (recall in CIRR's
-subsets), `(R@5+Rs@1)/2`. All are in percent.
+subsets), `SR@10` and `SRs@1` (the same of graded answers), `(R@5+Rs@1)/2`. All are in percent.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,8 @@ from cirbench.benchmark.runtime.errors import UsageError
 
 Hits = NDArray[np.bool_]
 """(Q, K): whether the item at each rank is a positive."""
+Grades = NDArray[np.float64]
+"""(Q, K): how well the item at each rank answers; see `Query.grades`."""
 Counts = NDArray[np.int64]
 """(Q,): how many positives the gallery has for a query."""
 Values = NDArray[np.float64]
@@ -48,14 +51,21 @@ def average_precision(hits: Hits, positives: Counts, k: int, epsilon: float = 0.
     return 100.0 * average
 
 
-SUBSET = "Rs"
-"""Kind of a recall among a query's members alone."""
+def soft_recall(grades: Grades, positives: Counts, k: int, epsilon: float = 0.0) -> Values:
+    """The greatest grade among the first k, and 0 where all are below it.
 
-_KINDS: dict[str, Callable[[Hits, Counts, int, float], Values]] = {
+    What CIRPLANT and ARTEMIS report on CIRR's val split under its soft targets.
+    """
+    return 100.0 * grades[:, :k].max(axis=1, initial=0.0)
+
+
+_KINDS: dict[str, Callable[[NDArray[Any], Counts, int, float], Values]] = {
     "R": recall,
-    SUBSET: recall,
+    "Rs": recall,
     "HR": hit_rate,
     "mAP": average_precision,
+    "SR": soft_recall,
+    "SRs": soft_recall,
 }
 
 
@@ -67,9 +77,19 @@ class Metric:
     kind: str
     k: int
 
-    def per_query(self, hits: Hits, positives: Counts, epsilon: float = 0.0) -> Values:
-        """(Q, K ≥ k) hits and (Q,) counts → (Q,) percent."""
-        return _KINDS[self.kind](hits, positives, self.k, epsilon)
+    @property
+    def of_members(self) -> bool:
+        """Whether it looks at a query's members alone."""
+        return self.kind in {"Rs", "SRs"}
+
+    @property
+    def graded(self) -> bool:
+        """Whether it looks at grades, where the others look at hits."""
+        return self.kind in {"SR", "SRs"}
+
+    def per_query(self, found: Hits | Grades, positives: Counts, epsilon: float = 0.0) -> Values:
+        """(Q, K ≥ k) hits, or grades for a graded one, and (Q,) counts → (Q,) percent."""
+        return _KINDS[self.kind](found, positives, self.k, epsilon)
 
 
 def parse_metric(name: str) -> Metric:
@@ -104,3 +124,12 @@ def find_hits(top: NDArray[np.int32], positives: Sequence[Sequence[int]]) -> Hit
     wanted = np.unique(query * width + item)
     ranked = np.arange(len(positives))[:, None] * width + top.astype(np.int64)
     return (top >= 0) & np.isin(ranked, wanted)
+
+
+def find_grades(top: NDArray[np.int32], grades: Sequence[Mapping[int, float]]) -> Grades:
+    """Find the grades of (Q, K) gallery rows in rank order; 0 where a row has none."""
+    found = np.zeros(top.shape)
+    for ranked, row_of_found, of_row in zip(top, found, grades, strict=True):
+        for row, grade in of_row.items():
+            row_of_found[ranked == row] = grade
+    return found

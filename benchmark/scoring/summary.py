@@ -20,7 +20,13 @@ from cirbench.benchmark.records.record import Record, read_records
 from cirbench.benchmark.runtime.errors import CorruptData, UsageError
 from cirbench.benchmark.runtime.kept import keep
 from cirbench.benchmark.scoring.bootstrap import Design, make_intervals
-from cirbench.benchmark.scoring.metrics import SUBSET, Metric, Values, find_hits, parse_metrics
+from cirbench.benchmark.scoring.metrics import (
+    Metric,
+    Values,
+    find_grades,
+    find_hits,
+    parse_metrics,
+)
 
 if TYPE_CHECKING:  # a report, which summarises too, need not wait for torch
     from cirbench.benchmark.ranking.rank import Ranking
@@ -31,7 +37,7 @@ _ROUNDING = 1e-6
 def find_depth(protocol: EvaluationProtocol) -> int:
     """Find how many of the best a protocol's metrics look at."""
     metrics = [metric for name in protocol.metrics for metric in parse_metrics(name)]
-    return max(metric.k for metric in metrics if metric.kind != SUBSET)
+    return max(metric.k for metric in metrics if not metric.of_members)
 
 
 def score(data: TaskData, ranking: Ranking, protocol: EvaluationProtocol) -> PerQuery:
@@ -42,7 +48,11 @@ def score(data: TaskData, ranking: Ranking, protocol: EvaluationProtocol) -> Per
     member_hits = find_hits(ranking.members, positives)
 
     def values_of(metric: Metric) -> Values:
-        found = member_hits if metric.kind == SUBSET else hits
+        if metric.graded:
+            rows = ranking.members if metric.of_members else ranking.top
+            grades = find_grades(rows, [query.grades for query in data.queries])
+            return metric.per_query(grades, counts, protocol.recall_epsilon)
+        found = member_hits if metric.of_members else hits
         return metric.per_query(found, counts, protocol.recall_epsilon)
 
     values = [

@@ -26,6 +26,7 @@ OTHER = {
     "reference_removed": True,
     "preprocess": "squash",
     "reference": "its left half",
+    "caption_orders": "both",
     "templates": {**PROTOCOL.templates, "text": "a {style} of {name}."},
     "group_fields": {"flat": {"style": "flat icons"}},
     "image_text_sum": "raw",

@@ -159,6 +159,7 @@ def rename(data):
             "an id of its own",
         ),
         (lambda data: change_first(data, positives=(750,)), "points into its gallery", "row 750"),
+        (lambda data: change_first(data, grades={750: 1.0}), "points into its gallery", "row 750"),
         (lambda data: change_first(data, positives=(3, 3)), "points into its gallery", "once"),
         (
             lambda data: change_first(data, positives=(3,), removed=3),
@@ -189,6 +190,20 @@ def test_a_task_that_loads_otherwise_the_second_time_is_told():
         return replace(data, gallery=data.gallery[:: (-1) ** len(turns)])
 
     assert "in order" in faults(inspect_task(Emoji(change)))["loads the same twice"]
+
+
+def test_graded_metrics_need_grades():
+    def grade(data):
+        return change_first(data, grades={data.queries[0].positives[0]: 1.0})
+
+    protocol = replace(Emoji.protocols["emoji"], metrics=("R@10", "SR@1"))
+    for change, said in (
+        (lambda data: data, "val, emoji: SR@1 needs queries that have grades"),
+        (grade, None),
+    ):
+        task = Emoji(change)
+        task.protocols = {"emoji": protocol}
+        assert faults(inspect_task(task)).get("has a gallery and queries") == said
 
 
 def test_a_task_that_is_not_what_it_calls_released_is_told():

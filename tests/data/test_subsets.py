@@ -50,6 +50,17 @@ def test_a_missing_reference_takes_its_query(data):
     assert set(shown(remove_pictures(data, {"picture-0", "picture-5"}))) == {"b", "none"}
 
 
+def test_grades_keep_to_their_pictures(data):
+    graded = replace(data.queries[0], positives=(2,), grades={2: 1.0, 3: -1.0, 1: 0.5})
+    data = replace(data, queries=(graded, *data.queries[1:]))
+    [query, *_] = remove_pictures(data, {"picture-1"}).queries
+    assert query.grades == {1: 1.0, 2: -1.0}
+    limited = limit_queries(data, 1)
+    names = [ref.id for ref in limited.gallery]
+    by_name = {names[row]: grade for row, grade in limited.queries[0].grades.items()}
+    assert by_name == {"picture-2": 1.0, "picture-3": -1.0, "picture-1": 0.5}
+
+
 def test_nothing_missing_changes_nothing(data):
     assert remove_pictures(data, {}) == replace(data)
 

@@ -17,7 +17,14 @@ from cirbench.benchmark.ranking.rank import dot_product, rank
 from cirbench.benchmark.records.record import read_records
 from cirbench.benchmark.runtime.errors import CorruptData
 from cirbench.benchmark.runtime.progress import Reporter
-from cirbench.datasets.cirr import CIRR, CLIP4CIR, PIC2WORD, check_names, format_server_file
+from cirbench.datasets.cirr import (
+    CIRR,
+    CLIP4CIR,
+    PIC2WORD,
+    SOFT,
+    check_names,
+    format_server_file,
+)
 
 NAMES = [f"dev-{i}-0-img0" for i in range(12)]
 
@@ -121,6 +128,80 @@ def test_recall_and_subset_recall_by_hand(make, tmp_path):
             assert arrays.values[i, column[name]] == value
     mean = record.metrics["all"]["(R@5+Rs@1)/2"].value
     assert mean == pytest.approx(np.mean(arrays.values[:, column["(R@5+Rs@1)/2"]]))
+
+
+GRADES = [
+    {1: 1.0, 4: 0.5, 5: -1.0},
+    {3: 1.0, 2: 0.2},  # the reference, as in 37 released rows
+    {7: -1.0},
+]
+
+
+def edit_rows(root, changes):
+    """Changes the val rows; a change to None leaves a field out."""
+    path = root / "cirr" / "captions" / "cap.rc2.val.json"
+    rows = json.loads(path.read_text(encoding="utf-8"))
+    for row, change in zip(rows, changes, strict=False):
+        row.update(change)
+    kept = [{k: v for k, v in row.items() if v is not None} for row in rows]
+    path.write_text(json.dumps(kept), encoding="utf-8")
+
+
+def name_grades(grades):
+    return {"target_soft": {NAMES[row]: grade for row, grade in grades.items()}}
+
+
+def test_soft_targets_are_grades_of_gallery_rows(make, tmp_path):
+    edit_rows(make(tmp_path), map(name_grades, GRADES))
+    assert [query.grades for query in load(tmp_path, SOFT).queries] == GRADES
+    assert all(query.grades == {} for query in load(tmp_path).queries)
+
+
+def test_graded_recall_by_hand(make, tmp_path):
+    edit_rows(make(tmp_path), map(name_grades, GRADES))
+    request = Request(
+        methods=("image-only",),
+        task="cirr",
+        protocol="soft",
+        backbone="fake",
+        data_root=tmp_path,
+        output=tmp_path / "results",
+    )
+    [record] = run(plan(request), Reporter(quiet=True))
+    arrays = record.read_per_query()
+    column = {name: i for i, name in enumerate(arrays.metrics.tolist())}
+    for i, one in enumerate(load(tmp_path, SOFT).queries):
+        order = [row for row in arrays.top[i].tolist() if row >= 0]
+        inside = [row for row in order if row in one.members]
+        for kind, ranked, cutoffs in (("SR", order, (1, 2, 5, 10)), ("SRs", inside, (1, 2, 3))):
+            for k in cutoffs:
+                best = max(0, *(GRADES[i].get(row, 0) for row in ranked[:k]))
+                assert arrays.values[i, column[f"{kind}@{k}"]] == pytest.approx(100 * best)
+    whole = arrays.values[:, column["SR@50"]].tolist()
+    assert whole == pytest.approx([100, 20, 0])  # the removed reference's 1.0 is never found
+
+
+def test_only_soft_asks_for_soft_targets(make, tmp_path):
+    edit_rows(make(tmp_path), [{"target_soft": None}])
+    assert len(load(tmp_path).queries) == len(ROWS)
+    with pytest.raises(CorruptData, match="row 1: `target_soft` must be an object"):
+        load(tmp_path, SOFT)
+
+
+@pytest.mark.parametrize(
+    ("soft", "words"),
+    [
+        ({"dev-99": 1.0}, "row 1: dev-99 is not in the gallery"),
+        ({NAMES[1]: "1"}, f"row 1: the grade of {NAMES[1]} must be a number, got '1'"),
+        ({NAMES[1]: True}, "must be a number, got True"),
+        ({NAMES[1]: float("nan")}, "must be a number, got nan"),
+        ([], "`target_soft` must be an object"),
+    ],
+)
+def test_a_wrong_soft_target_is_named(make, tmp_path, soft, words):
+    edit_rows(make(tmp_path), [{"target_soft": soft}])
+    with pytest.raises(CorruptData, match=words):
+        load(tmp_path, SOFT)
 
 
 def test_test1_gives_the_two_server_files_and_no_metrics(make, tmp_path, capsys):

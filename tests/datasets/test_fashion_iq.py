@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from functools import partial
 
 import pytest
 from places import SHARED
 
+from cirbench.benchmark.api.values import Released
 from cirbench.benchmark.evaluation.plan import Request, plan, plan_each
 from cirbench.benchmark.evaluation.run import run
 from cirbench.benchmark.runtime.errors import CorruptData, MissingData
 from cirbench.benchmark.runtime.progress import Reporter
 from cirbench.datasets.fashion_iq import (
+    ARTEMIS,
     CATEGORIES,
     CLIP4CIR,
+    COSMO,
+    MAAF,
     PIC2WORD,
     VAL,
     FashionIQ,
@@ -90,6 +95,68 @@ def test_an_empty_caption_stays(make, tmp_path):
 def test_clip4cir_differs_in_preprocess_text_and_sum():
     assert (CLIP4CIR.preprocess, CLIP4CIR.image_text_sum) == ("targetpad", "raw")
     assert len({PIC2WORD.hash, CLIP4CIR.hash, VAL.hash}) == 3
+
+
+@pytest.mark.parametrize("protocol", [MAAF, ARTEMIS, COSMO], ids=lambda made: made.name)
+def test_the_reference_is_removed_from_the_whole_split(make, tmp_path, protocol):
+    data = load(make(tmp_path), protocol)
+    assert [ref.id for ref in data.gallery] == [ref.id for ref in load(tmp_path).gallery]
+    assert all(data.gallery[query.removed] is query.reference for query in data.queries)
+
+
+@pytest.mark.parametrize("protocol", [ARTEMIS, COSMO], ids=lambda made: made.name)
+def test_both_orders_of_the_captions_are_queries_of_one_reference(make, tmp_path, protocol):
+    once, twice = load(make(tmp_path), MAAF).queries, load(tmp_path, protocol).queries
+    assert [query.id for query in twice[:4]] == ["dress/1/0", "dress/1/1", "dress/2/0", "dress/2/1"]
+    for query, first, second in zip(once, twice[::2], twice[1::2], strict=True):
+        assert replace(first, id=query.id) == query
+        assert replace(second, id=query.id, fields=query.fields) == query
+        assert second.fields["first"] == query.fields["second"]
+        assert second.fields["second_stripped"] == query.fields["first_stripped"]
+
+
+def test_each_family_has_its_own_marker_between_the_captions_as_they_are(make, tmp_path):
+    first, second = load(make(tmp_path), ARTEMIS).queries[:2]
+    said = {
+        (protocol.name, family): protocol.text(family, "dress", query.fields)
+        for protocol, family, query in (
+            (MAAF, "inadditiontothat", first),
+            (ARTEMIS, "and-token", second),
+            (COSMO, "text", second),
+        )
+    }
+    assert said == {
+        ("maaf", "inadditiontothat"): "is Longer.  inadditiontothat has no star *",
+        ("artemis", "and-token"): "has no star * <and> is Longer. ",
+        ("cosmo", "text"): "has no star * and is Longer. ",
+    }
+    assert ARTEMIS.templates == MAAF.templates
+
+
+def test_two_orders_are_evaluated_as_two_queries_of_one_cluster(make, tmp_path):
+    request = Request(
+        methods=("text-only",),
+        task="fashion-iq",
+        protocol="artemis",
+        backbone="fake",
+        data_root=make(tmp_path),
+        output=tmp_path / "results",
+    )
+    [record] = run(plan(request), Reporter(quiet=True))
+    assert (record.counts.queries, record.counts.references) == (12, 6)
+    arrays = record.read_per_query()
+    ranked = [[row for row in top if row >= 0] for top in arrays.top.tolist()]
+    for query, rows in zip(load(tmp_path, ARTEMIS).queries, ranked, strict=True):
+        assert len(rows) == 3
+        assert query.removed not in rows
+
+
+def test_what_is_released_is_counted_in_annotations(make, tmp_path):
+    data = load(make(tmp_path), ARTEMIS)
+    known = Released(queries=dict.fromkeys(CATEGORIES, 2), gallery={"artemis": 12, "maaf": 12})
+    assert known.matches(data, ARTEMIS)
+    assert not known.matches(data, MAAF)
+    assert known.matches(load(tmp_path, MAAF), MAAF)
 
 
 @pytest.mark.parametrize("folder", ["fashion-iq", "fashionIQ_dataset", "FashionIQ"])
@@ -207,3 +274,17 @@ def test_the_real_annotations_have_the_published_counts(category, queries, whole
     gallery, found = read_category(*files, PIC2WORD, category, 0)
     assert (len(found), len(gallery)) == (queries, whole)
     assert len(read_category(*files, VAL, category, 0)[0]) == used
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason="needs the reference data: the real annotations")
+def test_both_orders_of_the_real_captions_are_12032_released_queries(tmp_path):
+    for name in ("captions", "image_splits"):
+        (tmp_path / "fashion-iq").mkdir(exist_ok=True)
+        (tmp_path / "fashion-iq" / name).symlink_to(REAL / name)
+    (tmp_path / "fashion-iq/images").mkdir()
+    references = {query.reference.id for query in load(tmp_path).queries}
+    for protocol, queries in ((MAAF, 6016), (ARTEMIS, 12_032), (COSMO, 12_032)):
+        data = load(tmp_path, protocol)
+        assert len(data.queries) == queries
+        assert {query.reference.id for query in data.queries} == references
+        assert FashionIQ.released["val"].matches(data, protocol)

@@ -10,7 +10,7 @@ from torchvision import transforms
 
 from cirbench.benchmark.api.backbone import CLIP_MEAN, CLIP_STD, ImageSpec
 from cirbench.benchmark.images.preprocess import compute_target_padding, make_transform
-from cirbench.benchmark.runtime.errors import UsageError
+from cirbench.benchmark.runtime.errors import CorruptData, UsageError
 
 SPEC = ImageSpec(size=224)
 
@@ -104,6 +104,52 @@ def test_targetpad_pads_the_shorter_side_with_zeros(size, padding):
     assert torch.equal(
         make_transform("targetpad", SPEC)(image), make_transform("clip", SPEC)(padded)
     )
+
+
+@pytest.mark.parametrize("size", [(300, 224), (227, 224), (100, 350)])
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L"])
+def test_imagenet_is_rgb_bilinear_resize_crop(size, mode):
+    theirs = transforms.Compose(
+        [
+            transforms.Resize(224, interpolation=transforms.InterpolationMode.BILINEAR),
+            transforms.CenterCrop(224),
+            transforms.ToTensor(),
+            transforms.Normalize(CLIP_MEAN, CLIP_STD),
+        ]
+    )
+    image = noise(*size, mode)
+    assert torch.equal(make_transform("imagenet", SPEC)(image), theirs(image.convert("RGB")))
+
+
+def test_imagenet_converts_a_palette_before_it_resizes():
+    image = noise(300, 260).quantize(16)
+    transform = make_transform("imagenet", SPEC)
+    assert torch.equal(transform(image), transform(image.convert("RGB")))
+
+
+@pytest.mark.parametrize(
+    ("size", "corner"),
+    [((300, 201), (0, 49)), ((201, 300), (49, 0)), ((240, 240), (0, 0)), ((31, 40), (4, 0))],
+)
+@pytest.mark.parametrize("mode", ["RGB", "P"])
+def test_white_square_pads_with_the_odd_pixel_right_or_below(size, corner, mode):
+    image = noise(*size, mode)
+    square = Image.new("RGB", (max(size), max(size)), (255, 255, 255))
+    square.paste(image.convert("RGB"), corner)
+    theirs = transforms.Compose(
+        [
+            transforms.Resize((256, 256), interpolation=transforms.InterpolationMode.BILINEAR),
+            transforms.CenterCrop(224),
+            transforms.ToTensor(),
+            transforms.Normalize(CLIP_MEAN, CLIP_STD),
+        ]
+    )
+    assert torch.equal(make_transform("white-square", SPEC)(image), theirs(square))
+
+
+def test_white_square_makes_no_square_beyond_the_bounds_of_a_picture():
+    with pytest.raises(CorruptData, match="pixels"):
+        make_transform("white-square", SPEC)(Image.new("RGB", (60_000, 700)))
 
 
 def test_an_unknown_preprocess_is_refused():

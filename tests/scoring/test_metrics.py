@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from ir_measures import AP, R, Success
 
 from cirbench.benchmark.runtime.errors import UsageError
-from cirbench.benchmark.scoring.metrics import find_hits, parse_metric
+from cirbench.benchmark.scoring.metrics import find_grades, find_hits, parse_metric
 
 
 def per_query(name, hits, positives, epsilon=0.0):
@@ -82,6 +82,27 @@ def test_hits_by_hand():
     top = np.array([[3, 0, 1], [2, -1, -1], [0, 1, 2]], dtype=np.int32)
     hits = find_hits(top, [[0, 1, 9], [2], []])
     assert hits.tolist() == [[False, True, True], [True, False, False], [False] * 3]
+
+
+def test_a_graded_recall_is_the_greatest_grade_among_the_first():
+    grades = np.array([[-1, 0.5, 1], [0, 0.2, 0.5], [-1, -1, -1]])
+    counts = np.ones(3, dtype=np.int64)
+    by_cutoff = {k: parse_metric(f"SR@{k}").per_query(grades, counts) for k in (1, 2, 3, 9)}
+    assert {k: values.tolist() for k, values in by_cutoff.items()} == {
+        1: [0, 0, 0],
+        2: [50, 20, 0],
+        3: [100, 50, 0],
+        9: [100, 50, 0],
+    }
+    subset = parse_metric("SRs@2")
+    assert subset.per_query(grades, counts).tolist() == [50, 20, 0]
+    assert (subset.of_members, subset.graded) == (True, True)
+
+
+def test_grades_by_hand():
+    top = np.array([[3, 0, 1], [2, -1, -1]], dtype=np.int32)
+    grades = find_grades(top, [{0: 1.0, 3: -1.0, 7: 0.5}, {}])
+    assert grades.tolist() == [[-1, 1, 0], [0, 0, 0]]
 
 
 @st.composite

@@ -1,0 +1,34 @@
+"""Protocols of all tasks: a record is held to a hash, so none may move."""
+
+from __future__ import annotations
+
+from cirbench.benchmark.api.registry import find_task, tasks
+
+HASHES = {
+    ("emoji", "emoji"): "6d247013dd41",
+    ("cirr", "pic2word"): "c42e26541513",
+    ("cirr", "clip4cir"): "2f40391a083f",
+    ("cirr", "searle"): "53bddb056b75",
+    ("cirr", "lincir"): "3b22b9089584",
+    ("cirr", "soft"): "f3abc75b2842",
+    ("coco", "pic2word"): "e56f54cd3467",
+    ("fashion-iq", "pic2word"): "c28c629a3745",
+    ("fashion-iq", "clip4cir"): "e4efe239e436",
+    ("fashion-iq", "val"): "d07ff62e3aab",
+    ("fashion-iq", "searle"): "4a15fea80d52",
+    ("fashion-iq", "lincir"): "d7deb0c7ac60",
+    ("fashion-iq", "maaf"): "d3caee7d0fbd",
+    ("fashion-iq", "artemis"): "61531f598105",
+    ("fashion-iq", "cosmo"): "33982ec95ea7",
+    ("imagenet-r", "pic2word"): "f18f5b2d36a5",
+}
+
+
+def test_no_protocol_moves():
+    found = {
+        (task, name): protocol.hash
+        for task, entry in tasks().items()
+        if entry.origin == "cirbench"
+        for name, protocol in find_task(task).protocols.items()
+    }
+    assert found == HASHES
