@@ -1,9 +1,9 @@
 """Published numbers, and whether ours agree with them.
 
 `published.csv` keeps, for every number, where it was read. `confirmed` says how: "yes" in a paper
-or in several reprints, "derived" computed from confirmed ones, "no" recalled. A number is
-reproduced when ours lies within its own rounding plus a fixed tolerance; the bootstrap interval is
-about other queries and plays no part.
+or in several reprints, "derived" computed from confirmed ones, "no" recalled, read in one reprint,
+or printed otherwise by others. A number is reproduced when ours lies within its own rounding plus a
+fixed tolerance; the bootstrap interval is about other queries and plays no part.
 """
 
 from __future__ import annotations
@@ -34,7 +34,10 @@ class Published:
     Attributes:
         variant: which of the method's numbers it is, where it isn't the authors' own.
         trained_on: what the record must be trained on; empty where any will do.
-        protocol: the protocol of ours that it was measured under; empty where we have none.
+        protocol: the protocol of ours that it was measured under; empty where we have none, or
+            where it is not known to be one of ours.
+        gallery: what was ranked, as an `EvaluationProtocol` says it, where that is known and no
+            protocol of ours is.
         value: as printed, so that its rounding is known.
         known_cause: why a right evaluation may give another number, if that is known.
     """
@@ -46,6 +49,7 @@ class Published:
     task: str
     split: str
     protocol: str = ""
+    gallery: str = ""
     group: str
     metric: str
     value: str
@@ -60,8 +64,9 @@ class Published:
 
     @property
     def gates(self) -> bool:
-        """Whether a difference is a failure: confirmed, and the authors' own row."""
-        return self.confirmed == "yes" and bool(not self.variant or self.trained_on)
+        """Whether a difference is a failure: confirmed, comparable, and the authors' own row."""
+        own = self.variant in ("", self.trained_on)
+        return self.confirmed == "yes" and bool(self.protocol) and own
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,6 +142,8 @@ def _find_obstacles(row: Published, record: Record) -> list[str]:
         "split": (row.split, cell.split),
         "protocol": (row.protocol or "one that is not built here", protocol),
     }
+    if row.gallery:
+        wanted["gallery"] = (row.gallery, record.protocol.gallery)
     if row.trained_on:
         wanted["trained on"] = (row.trained_on, cell.trained_on)
     found = [

@@ -56,7 +56,8 @@ def soft_recall(grades: Grades, positives: Counts, k: int, epsilon: float = 0.0)
 
     What CIRPLANT and ARTEMIS report on CIRR's val split under its soft targets.
     """
-    return 100.0 * grades[:, :k].max(axis=1, initial=0.0)
+    best: Values = grades[:, :k].max(axis=1, initial=0.0)
+    return 100.0 * best
 
 
 _KINDS: dict[str, Callable[[NDArray[Any], Counts, int, float], Values]] = {

@@ -20,10 +20,12 @@ from cirbench.benchmark.analysis.published import (
     verify,
 )
 from cirbench.benchmark.api.protocol import EvaluationProtocol
+from cirbench.benchmark.api.registry import find_task, tasks
 from cirbench.benchmark.api.values import Interval
 from cirbench.benchmark.records.fields import Annotations, ArraysFile
 from cirbench.benchmark.records.record import Record
 from cirbench.benchmark.scoring import summary
+from cirbench.datasets.cirr import SOFT
 
 PROTOCOL = EvaluationProtocol(
     name="pic2word",
@@ -99,6 +101,15 @@ def test_what_is_not_the_same_is_not_compared(change, reason):
     assert (verdict.state, verdict.reason, verdict.measured) == (NOT_COMPARABLE, reason, None)
 
 
+def test_another_gallery_is_named():
+    row = replace(ROW, protocol="", gallery="a part")
+    [verdict] = verify([row], [record()])
+    assert verdict.state == NOT_COMPARABLE
+    assert "gallery everything, published a part" in verdict.reason
+    [same] = verify([replace(row, gallery="everything")], [record()])
+    assert (same.state, "gallery" in same.reason) == (NOT_COMPARABLE, False)
+
+
 def test_a_known_cause_stands_beside_a_difference():
     cause = "queries are drawn at random"
     row = replace(ROW, task="coco", split="val2017", known_cause=cause)
@@ -135,19 +146,47 @@ def test_only_confirmed_rows_of_the_authors_gate():
     assert not replace(ROW, confirmed="no").gates
     assert not replace(ROW, confirmed="derived").gates
     assert not replace(ROW, variant="public ckpt, third-party rerun").gates
+    assert not replace(ROW, variant="OSCAR initialisation", trained_on="CIRR").gates
+    assert not replace(ROW, protocol="").gates
 
 
 def test_the_file_is_whole():
     rows = read_published()
-    assert len(rows) == 768
+    assert len(rows) == 884
     assert {row.confirmed for row in rows} == {"yes", "derived", "no"}
     assert all(float(row.value) >= 0 and row.source for row in rows)
     pic2word = [r for r in rows if r.method == "pic2word" and r.task == "imagenet-r" and r.gates]
     assert {row.protocol for row in pic2word} == {"pic2word"}
     drawn = [row for row in rows if row.task == "coco"]
     assert all("drawn at random" in row.known_cause for row in drawn)
-    val = [r for r in rows if r.variant == "val-split gallery"]
-    assert {row.protocol for row in val} == {"val"}
+
+
+def test_a_row_names_what_ours_would_be_measured_under():
+    known = {task: find_task(task).protocols for task in tasks()}
+    for row in read_published():
+        protocols = known.get(row.task, {})
+        assert not (row.protocol and row.gallery)
+        if row.gallery:
+            assert row.gallery in {protocol.gallery for protocol in protocols.values()}
+        if row.protocol and protocols:
+            assert row.metric in protocols[row.protocol].metrics
+
+
+def test_what_soft_targets_gave_is_no_recall():
+    found = [
+        r for r in read_published() if (r.method, r.task, r.split) == ("cirplant", "cirr", "val")
+    ]
+    assert {row.metric for row in found} == set(SOFT.metrics)
+    assert {row.protocol for row in found} == {"soft"}
+
+
+def test_two_values_of_one_number_are_both_listed_and_the_doubted_one_does_not_gate():
+    found = {
+        row.value: row.gates
+        for row in read_published()
+        if (row.method, row.task, row.group, row.metric) == ("maaf", "fashion-iq", "toptee", "R@10")
+    }
+    assert found == {"27.9": True, "27.8": False}
 
 
 @pytest.mark.parametrize(
