@@ -51,7 +51,7 @@ def test_a_missing_reference_takes_its_query(data):
 
 
 def test_grades_keep_to_their_pictures(data):
-    graded = replace(data.queries[0], positives=(2,), grades={2: 1.0, 3: -1.0, 1: 0.5})
+    graded = replace(data.queries[0], positives=(2,), members=(), grades={2: 1.0, 3: -1.0, 1: 0.5})
     data = replace(data, queries=(graded, *data.queries[1:]))
     [query, *_] = remove_pictures(data, {"picture-1"}).queries
     assert query.grades == {1: 1.0, 2: -1.0}
