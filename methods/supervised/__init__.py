@@ -1,0 +1,1 @@
+"""What the supervised networks with towers of their own share: trunks, words, losses."""
