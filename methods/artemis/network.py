@@ -31,7 +31,7 @@ from torch.nn.functional import normalize
 from torch.nn.utils.rnn import pack_padded_sequence
 
 from cirbench.benchmark.checkpoints import fill_network
-from cirbench.methods.supervised.official import rename
+from cirbench.methods.supervised.official import T, rename
 from cirbench.methods.supervised.towers import Texts, TowerShape
 from cirbench.methods.supervised.trunks import make_trunk
 from cirbench.methods.supervised.vocabulary import TokenBatch
@@ -202,7 +202,7 @@ class ArtemisNetwork(nn.Module):
             trunk: its name, where the file is no network over frozen features.
         """
         frozen = "img_enc.linear.weight" in state
-        lstm = "txt_enc.sent_enc.2.weight" in state
+        lstm = _LSTM_OUTPUT in state
         words, word_width = state["txt_enc.embed.weight"].shape
         shape = ArtemisShape(
             width=state["Transform_m.0.weight"].shape[0],
@@ -211,18 +211,27 @@ class ArtemisNetwork(nn.Module):
             words=words,
             word_width=word_width,
             text_tower="lstm" if lstm else "bigru",
-            lstm_width=state["txt_enc.sent_enc.2.weight"].shape[1] if lstm else 1024,
+            lstm_width=state[_LSTM_OUTPUT].shape[1] if lstm else 1024,
         )
         with torch.random.fork_rng(devices=[]):
             network = cls(shape)
-        steps = _OFFICIAL_LSTM if lstm else _OFFICIAL_GRU
-        fill_network(network, rename(state, {**_OFFICIAL_NAMES, **steps}))
+        fill_network(network, rename_official(state))
         return network
 
 
 def _unit(vectors: Tensor) -> Tensor:
     squares = vectors.square().sum(dim=1, keepdim=True)
     return vectors / squares.clamp(min=_LEAST_SQUARE).sqrt()
+
+
+def rename_official(state: Mapping[str, T]) -> dict[str, T]:
+    """Put our names in place of naver/artemis's.
+
+    Raises:
+        ValueError: a name is unknown.
+    """
+    steps = _OFFICIAL_LSTM if _LSTM_OUTPUT in state else _OFFICIAL_GRU
+    return rename(state, {**_OFFICIAL_NAMES, **steps})
 
 
 _OFFICIAL_NAMES = {
@@ -235,6 +244,6 @@ _OFFICIAL_NAMES = {
     "Attention_EM.attention.": "explicit_attention.",
     "Attention_IS.attention.": "implicit_attention.",
 }
-"""naver/artemis's → ours."""
+_LSTM_OUTPUT = "txt_enc.sent_enc.2.weight"
 _OFFICIAL_GRU = {"txt_enc.sent_enc.": "text.gru."}
 _OFFICIAL_LSTM = {"txt_enc.sent_enc.0.": "text.lstm.", "txt_enc.sent_enc.2.": "text.output."}

@@ -23,7 +23,7 @@ from torch.nn.functional import pad as pad_zeros
 from transformers import BertConfig, BertModel, BertTokenizer
 
 from cirbench.benchmark.checkpoints import fill_network
-from cirbench.methods.supervised.official import rename
+from cirbench.methods.supervised.official import T, rename
 from cirbench.methods.supervised.vocabulary import TokenBatch, pad
 
 BOX = 6
@@ -130,8 +130,17 @@ class CirplantNetwork(nn.Module):
         )
         with torch.random.fork_rng(devices=[]):
             network = cls(shape)
-        fill_network(network, rename(state, _OFFICIAL_NAMES, _UNUSED))
+        fill_network(network, rename_official(state))
         return network
+
+
+def rename_official(state: Mapping[str, T]) -> dict[str, T]:
+    """Put our names in place of Cuberick-Orion/CIRPLANT's.
+
+    Raises:
+        ValueError: a name is unknown.
+    """
+    return rename(state, _OFFICIAL_NAMES, _UNUSED)
 
 
 _BERT = "imageBert.bert."
@@ -140,5 +149,4 @@ _OFFICIAL_NAMES = {
     f"{_BERT}img_embedding.": "image_projection.",
     "normalization_layer.norm_s": "scale",
 }
-"""Cuberick-Orion/CIRPLANT's → ours."""
 _UNUSED = (f"{_BERT}pooler.",)

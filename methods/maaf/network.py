@@ -25,10 +25,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import dropout
 
 from cirbench.benchmark.checkpoints import fill_network
-from cirbench.methods.supervised.official import rename
+from cirbench.methods.supervised.official import T, rename
 from cirbench.methods.supervised.towers import Texts, TowerShape, WordLstm
 from cirbench.methods.supervised.trunks import make_trunk
 from cirbench.methods.supervised.vocabulary import TokenBatch
@@ -82,6 +81,7 @@ class Attention(nn.Module):
         self.heads, self.softmax = heads, softmax
         self.query, self.key = nn.Linear(width, width), nn.Linear(width, width)
         self.value, self.output = nn.Linear(width, width), nn.Linear(width, width)
+        self.dropout = nn.Dropout(DROPOUT)
 
     def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
         def split(projected: Tensor) -> Tensor:  # (B, heads, T, d / heads)
@@ -95,8 +95,7 @@ class Attention(nn.Module):
         weights = scores.masked_fill(hidden, _MASKED if self.softmax else 0.0)
         if self.softmax:
             weights = weights.softmax(dim=-1)
-        weights = dropout(weights, DROPOUT, self.training)
-        return self.output((weights @ value).transpose(1, 2).flatten(2))  # type: ignore[no-any-return]  # nn.Module is untyped
+        return self.output((self.dropout(weights) @ value).transpose(1, 2).flatten(2))  # type: ignore[no-any-return]  # nn.Module is untyped
 
 
 class Block(nn.Module):
@@ -208,31 +207,44 @@ class MaafNetwork(nn.Module):
             heads, softmax: what no weight's shape tells.
         """
         words, width = state["text_model.embedding_layer.weight"].shape
-        inner = "feed_forward.w_1.weight"
         shape = MaafShape(
             width=width,
             trunk=trunk,
             words=words,
-            blocks=sum(n.startswith(_LAYERS) and n.endswith(inner) for n in state),
+            blocks=_count_blocks(state),
             heads=heads,
-            hidden=state[f"{_LAYERS}0.{inner}"].shape[0],
-            layer3="img_model.l3_conv_proj.conv.weight" in state,
+            hidden=state[f"{_LAYERS}0.{_INNER}"].shape[0],
+            layer3=f"{_PROJECTIONS[0]}conv.weight" in state,
             softmax=softmax,
         )
         with torch.random.fork_rng(devices=[]):
             network = cls(shape)
-        projections = (["l3_conv_proj"] if shape.layer3 else []) + ["l4_conv_proj"]
-        names = {**_OFFICIAL_NAMES}
-        for i, name in enumerate(projections):
-            names[f"img_model.{name}.conv."] = f"projections.{i}.conv."
-            names[f"img_model.{name}.bn."] = f"projections.{i}.norm."
-        for i in range(shape.blocks):
-            names.update({f"{_LAYERS}{i}.{n}": f"blocks.{i}.{o}" for n, o in _OF_BLOCK.items()})
-        fill_network(network, rename(state, names, _UNUSED))
+        fill_network(network, rename_official(state))
         return network
 
 
-_LAYERS = "composer.encoder.layers."
+def rename_official(state: Mapping[str, T]) -> dict[str, T]:
+    """Put our names in place of yahoo/maaf's.
+
+    Raises:
+        ValueError: a name is unknown.
+    """
+    names = {**_OFFICIAL_NAMES}
+    projections = [n for n in _PROJECTIONS if f"{n}conv.weight" in state]
+    for i, name in enumerate(projections):
+        names[f"{name}conv."] = f"projections.{i}.conv."
+        names[f"{name}bn."] = f"projections.{i}.norm."
+    for i in range(_count_blocks(state)):
+        names |= {f"{_LAYERS}{i}.{theirs}": f"blocks.{i}.{o}" for theirs, o in _OF_BLOCK.items()}
+    return rename(state, names, _UNUSED)
+
+
+def _count_blocks(state: Mapping[str, object]) -> int:
+    return sum(name.startswith(_LAYERS) and name.endswith(_INNER) for name in state)
+
+
+_LAYERS, _INNER = "composer.encoder.layers.", "feed_forward.w_1.weight"
+_PROJECTIONS = ("img_model.l3_conv_proj.", "img_model.l4_conv_proj.")
 _OFFICIAL_NAMES = {
     "normalization_layer.norm_s": "scale",
     "img_model.model.": "trunk.",
@@ -242,7 +254,6 @@ _OFFICIAL_NAMES = {
     "composer.encoder.norm.a_2": "norm.gain",
     "composer.encoder.norm.b_2": "norm.bias",
 }
-"""yahoo/maaf's → ours."""
 _OF_BLOCK = {
     "self_attn.linears.0.": "attention.query.",
     "self_attn.linears.1.": "attention.key.",

@@ -3,29 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TypeVar
 
-from torch import Tensor
+T = TypeVar("T")
 
 
 def rename(
-    state: Mapping[str, Tensor], names: Mapping[str, str], unused: Sequence[str] = ()
-) -> dict[str, Tensor]:
-    """Replace the beginnings of names, by the longest that fits.
+    state: Mapping[str, T], names: Mapping[str, str], unused: Sequence[str] = ()
+) -> dict[str, T]:
+    """Replace whole names, and beginnings of names that end in a dot; the longest that fits.
 
     Args:
         names: theirs → ours.
-        unused: beginnings of names that are left out, even where a shorter one would fit.
+        unused: theirs that are left out, even where a shorter beginning would fit.
 
     Raises:
-        ValueError: a name has a beginning that is not known.
+        ValueError: a name is not known.
     """
-    known = {**names, **dict.fromkeys(unused, "")}
+    known = (*names, *unused)
     found = {}
-    for name, tensor in state.items():
-        fitting = [beginning for beginning in known if name.startswith(beginning)]
+    for name, value in state.items():
+        fitting = [k for k in known if name == k or (k.endswith(".") and name.startswith(k))]
         if not fitting:
-            raise ValueError(f"{name} must begin with one of {', '.join(sorted(names))}")
+            raise ValueError(f"{name} must be, or begin with, one of {', '.join(sorted(names))}")
         longest = max(fitting, key=len)
         if longest not in unused:
-            found[names[longest] + name.removeprefix(longest)] = tensor
+            found[names[longest] + name.removeprefix(longest)] = value
     return found

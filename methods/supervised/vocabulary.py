@@ -164,6 +164,8 @@ class ArtemisVocabulary(Vocabulary):
 
     def encode(self, text: str) -> list[int]:
         """Look words up; captions joined by <and> are split apart there."""
-        parts = [[self._ids.get(word, 4) for word in split_tokens(p)] for p in text.split(AND)]
-        first, *others = parts
-        return [1, *first, *(i for part in others for i in (2, *part)), 3]
+        ids = [self._ids["<start>"]]
+        for i, caption in enumerate(text.split(AND)):
+            ids += [self._ids[AND]] if i else []
+            ids += [self._ids.get(word, self._ids["<unk>"]) for word in split_tokens(caption)]
+        return [*ids, self._ids["<end>"]]

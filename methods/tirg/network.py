@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from cirbench.benchmark.checkpoints import fill_network
-from cirbench.methods.supervised.official import rename
+from cirbench.methods.supervised.official import T, rename
 from cirbench.methods.supervised.towers import Texts, TowerShape, WordLstm
 from cirbench.methods.supervised.trunks import make_trunk
 from cirbench.methods.supervised.vocabulary import TokenBatch
@@ -168,11 +168,20 @@ class TirgNetwork(nn.Module):
         shape = TirgShape(width=width, trunk=trunk, words=words, fusion=fusion)
         with torch.random.fork_rng(devices=[]):
             network = cls(shape)
-        weights = rename(state, _OFFICIAL_NAMES)
+        weights = rename_official(state)
         if "fusion.weights" in weights:
             weights["fusion.weights"] = weights["fusion.weights"][:2]
         fill_network(network, weights)
         return network
+
+
+def rename_official(state: Mapping[str, T]) -> dict[str, T]:
+    """Put our names in place of google/tirg's.
+
+    Raises:
+        ValueError: a name is unknown.
+    """
+    return rename(state, _OFFICIAL_NAMES)
 
 
 _OFFICIAL_NAMES = {
@@ -192,4 +201,3 @@ _OFFICIAL_NAMES = {
     "mod2d.": "fusion.residual.",
     "composer.m.": "fusion.layers.",
 }
-"""google/tirg's → ours."""
