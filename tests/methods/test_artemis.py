@@ -21,6 +21,7 @@ from networks import (
     without_dropout,
 )
 from torch.nn.functional import normalize
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from cirbench.methods.artemis.network import (
     ArtemisNetwork,
@@ -175,6 +176,25 @@ def test_a_part_of_the_gallery_scores_as_it_does_in_the_whole():
         queries, gallery = network.compose(draw(3, 5), draw(3, 4)), draw(40, 8)
         parts = [score(queries, part) for part in gallery.split(7)]
         assert_near(torch.cat(parts, dim=1), score(queries, gallery), 1e-6)
+
+
+class LargestResult(TorchDispatchMode):
+    """Watches how many numbers any operation gives."""
+
+    numbers = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, torch.Tensor):
+            self.numbers = max(self.numbers, result.numel())
+        return result
+
+
+def test_no_step_of_the_score_holds_a_vector_for_each_pair():
+    queries, gallery = draw(20, 4, 8).abs(), draw(50, 8)
+    with LargestResult() as largest:
+        score(queries, gallery)
+    assert largest.numbers == 20 * 50
 
 
 def test_frozen_features_keep_their_length():
