@@ -15,9 +15,9 @@ from networks import (
     draw,
     golden_trunk,
     needs_golden,
+    prepare_gradients,
     read_golden,
     scramble,
-    without_dropout,
 )
 from torch.nn.functional import normalize
 
@@ -75,9 +75,11 @@ def test_the_authors_vectors_and_scores(golden, network, texts):
 
 @needs_golden
 def test_the_authors_loss_and_gradients_in_training(golden, network, texts):
-    without_dropout(network)
-    queries = network.compose(golden.pixels[:4], texts)
-    loss = scaled_cosine_loss(queries, network.embed_images(golden.pixels[4:]), network.scale)
+    prepare_gradients(network)
+    queries = network.compose(golden.pixels.double()[:4], texts)
+    loss = scaled_cosine_loss(
+        queries, network.embed_images(golden.pixels.double()[4:]), network.scale
+    )
     assert loss.item() == pytest.approx(golden.facts["loss_train_no_dropout"], rel=1e-4)
     loss.backward()
     assert_gradients(network, rename_official({n: n for n in golden.state}), golden)

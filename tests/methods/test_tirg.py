@@ -14,9 +14,9 @@ from networks import (
     draw,
     golden_trunk,
     needs_golden,
+    prepare_gradients,
     read_golden,
     scramble,
-    without_dropout,
 )
 from torch.nn import functional
 from torch.nn.functional import normalize
@@ -63,9 +63,11 @@ def test_the_authors_vectors_and_scores(load, name):
 @needs_golden
 def test_the_authors_loss_and_gradients_in_training(load):
     golden, network, texts = load("dev_tirg")
-    without_dropout(network)
-    queries = network.compose(golden.pixels[:4], texts)
-    loss = scaled_cosine_loss(queries, network.embed_images(golden.pixels[4:]), network.scale)
+    prepare_gradients(network)
+    queries = network.compose(golden.pixels.double()[:4], texts)
+    loss = scaled_cosine_loss(
+        queries, network.embed_images(golden.pixels.double()[4:]), network.scale
+    )
     assert loss.item() == pytest.approx(golden.facts["loss_train_no_dropout"], rel=1e-4)
     loss.backward()
     assert_gradients(network, rename_official({n: n for n in golden.state}), golden)
@@ -74,9 +76,9 @@ def test_the_authors_loss_and_gradients_in_training(load):
 @needs_golden
 def test_the_authors_soft_triplets_have_half_of_our_gradient(load):
     golden, network, texts = load("dev_tirg_softtriplet")
-    without_dropout(network)
-    queries = network.compose(golden.pixels[:4], texts)
-    targets = network.embed_images(golden.pixels[4:])
+    prepare_gradients(network)
+    queries = network.compose(golden.pixels.double()[:4], texts)
+    targets = network.embed_images(golden.pixels.double()[4:])
     stack = network.scale * normalize(torch.cat([queries, targets]), dim=1)
     stack.retain_grad()
     loss = soft_triplet_loss(stack, torch.tensor(golden.facts["triplets"]))
