@@ -19,20 +19,18 @@ docs: ## the documentation, in build/site; wants pip install -e '.[docs]'
 perf: ## time and memory of the harness
 	PYTHONPATH=tests/support python -P -m perf results
 
-# Where there is no network, first `make wheels` where there is one, and bring build/wheels along. The
-# folders are shown to Python under the name they are imported by: cirbench need not be installed.
-gpu: ## checks and measures on a CUDA GPU, in at most six minutes, into results/gpu.md
-	if [ -d build/wheels ]; then \
-		python -m pip install --quiet --no-index --no-deps build/wheels/*.whl; fi
-	mkdir -p build/gpu/cirbench && ln -sfn $(CURDIR)/benchmark/face/*.py build/gpu/cirbench/
-	for room in benchmark methods datasets slurm; do ln -sfn $(CURDIR)/$$room build/gpu/cirbench/$$room; done
-	PYTHONPATH=build/gpu:tests/support python -P -m perf.gpu results
+# python3: a machine with a GPU may have no other name for the Python that holds its PyTorch.
+gpu: ## checks and measures on a CUDA GPU, in six minutes, into results/gpu.md
+	PYTHONPATH=tests/support python3 -P -m gpu results
 
+# What a machine with its own PyTorch is likely to lack; PYTHON_THERE is its Python.
 PYTHON_THERE ?= 3.12
-wheels: ## what `make gpu` needs on a machine with torch, torchvision, transformers and numpy
-	python -m pip download --quiet --no-deps --only-binary=:all: --python-version $(PYTHON_THERE) \
-		$(foreach libc,28 27 17 12 5,--platform manylinux_2_$(libc)_x86_64) --platform manylinux2014_x86_64 \
-		--dest build/wheels `PYTHONPATH=tests/support python -P -m perf.needs`
+LACKING ?= filelock ftfy jinja2 markdown-it-py markupsafe mdurl open_clip_torch pillow platformdirs \
+	pygments rich tabulate timm wcwidth
+FETCH = python3 -m pip download -q -d build/wheels --python-version $(PYTHON_THERE) --only-binary=:all:
+wheels: ## packages for `make gpu` on a machine without a network, into build/wheels
+	$(FETCH) --no-deps $(LACKING)
+	$(FETCH) pydantic
 
 faults: ## the kill and resume tests with thirty kills
 	CIRBENCH_TEST_FAULTS=30 pytest -q tests/embedding/test_store.py

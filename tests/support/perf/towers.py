@@ -77,15 +77,14 @@ def random_vit_b_32(precision: str = "fp32") -> TorchBackbone:
     return from_model(f"{name}, random weights", model, tokenizer, precision=precision)
 
 
-def jpegs(folder: Path, count: int) -> list[ImageRef]:
-    """Photo-like pictures of 224 × 224."""
-    folder.mkdir(exist_ok=True)
+def jpegs(folder: Path, count: int, size: tuple[int, int] = (224, 224)) -> list[ImageRef]:
+    """Photo-like pictures, of so many pixels across and down."""
     rng = np.random.default_rng(0)
     refs = []
     for i in range(count):
         coarse = Image.fromarray(rng.integers(0, 255, (14, 14, 3), dtype=np.uint8))
         path = folder / f"{i}.jpg"
-        coarse.resize((224, 224), Image.Resampling.BICUBIC).save(path, quality=90)
+        coarse.resize(size, Image.Resampling.BICUBIC).save(path, quality=90)
         refs.append(make_file_ref(path, path.name))
     return refs
 
