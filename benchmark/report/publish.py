@@ -24,9 +24,10 @@ def publish(root: Path, found: Sequence[Board]) -> list[Path]:
     """Write what differs from what is there, and return all paths."""
     contents = {root / PAGE: render_leaderboard(found, read_published()).encode()}
     for board in found:
-        kept = ("plots", board.digest, name_plots(board))
-        plots = keep(_PLOTS, kept, partial(_render_plots, board))
-        contents |= {root / name: content for name, content in plots.items()}
+        plots = keep(_PLOTS, ("plots", board.digest), partial(_render_plots, board))
+        for kind, name in name_plots(board).items():
+            for ending in (".svg", ".png"):
+                contents[_add_ending(root / name, ending)] = plots[kind + ending]
     for path, content in contents.items():
         if not path.is_file() or path.read_bytes() != content:
             with write_whole(path) as temporary:
@@ -35,15 +36,14 @@ def publish(root: Path, found: Sequence[Board]) -> list[Path]:
 
 
 def _render_plots(board: Board) -> dict[str, bytes]:
-    """Render a board's plots, by their path below the results folder."""
+    """Render a board's plots, by their kind and ending."""
     from cirbench.benchmark.report.plots import draw  # matplotlib, which takes a while
     from cirbench.benchmark.runtime.figures import render_png, render_svg
 
     rendered = {}
     for kind, figure in draw(board).items():
-        path = name_plots(board)[kind]
-        rendered[f"{path}.svg"] = render_svg(figure, board.digest)
-        rendered[f"{path}.png"] = render_png(figure)
+        rendered[f"{kind}.svg"] = render_svg(figure, board.digest)
+        rendered[f"{kind}.png"] = render_png(figure)
     return rendered
 
 

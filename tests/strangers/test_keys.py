@@ -291,6 +291,7 @@ NO_PART = (
     "data/annotations",
     "embedding/contents",
     "embedding/encoding_code",
+    "embedding/folders",
     "embedding/shard",
     "embedding/space",
     "embedding/store",

@@ -30,6 +30,11 @@ HOSTILE = {
 }
 
 
+def list_outside(folder):
+    """Everything but the results and the user's cache, whose names are digests."""
+    return {path for path in folder.rglob("*") if not {"work", "cache"} & {*path.parts}}
+
+
 @pytest.mark.parametrize(
     "fields", [("cell.method", "cell.backbone", "protocol.name"), ("cell.split",)], ids=len
 )
@@ -39,13 +44,13 @@ def test_a_hostile_name_stays_a_name(results, bench, tmp_path, case, fields):
         for field in fields:
             put(field, HOSTILE[case] + (path.name[0] if field == "cell.method" else ""))(path)
         sign(path)
-    outside = {path for path in tmp_path.rglob("*") if "work" not in path.parts}
+    outside = list_outside(tmp_path)
     for command in (("leaderboard",), ("report",)):
         code, out, err = bench(*command)
         unknown_split = command == ("report",) and fields == ("cell.split",)
         assert code == (4 if unknown_split else 0), err
         assert "\x1b" not in out
-    assert {path for path in tmp_path.rglob("*") if "work" not in path.parts} == outside
+    assert list_outside(tmp_path) == outside
     assert all("results" in path.parts for path in Path().rglob("*") if path.is_file())
     text = Path("results/leaderboard.md").read_text(encoding="utf-8")
     assert "<script" not in text
