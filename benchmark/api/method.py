@@ -34,6 +34,18 @@ class Queries(Protocol):
         """(B, C) float32, not normalised."""
         ...
 
+    @property
+    def reference_pixels(self) -> Tensor:
+        """(B, 3, S, S) float32 on the backbone's device, preprocessed as for its image tower.
+
+        For methods that need more of a reference than its features. Each time it is asked for, the
+        batch's pictures are read and decoded, each distinct one once, and nothing is kept.
+
+        Raises:
+            MissingData, CorruptData: a picture can't be read; the message names it.
+        """
+        ...
+
     def text_features(self, family: str = "text") -> Tensor:
         """(B, C) float32, not normalised; each distinct text is encoded once for all methods."""
         ...

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from typing import TypeVar
 
 import torch
@@ -20,7 +20,7 @@ from cirbench.benchmark.embedding.folders import find_open_folders
 from cirbench.benchmark.embedding.shard import SHARD_ROWS
 from cirbench.benchmark.embedding.space import make_image_space
 from cirbench.benchmark.embedding.store import Store, make_identity
-from cirbench.benchmark.images.preprocess import Transform, make_transform, stretch
+from cirbench.benchmark.images.preprocess import Transform, make_transform
 from cirbench.benchmark.images.reading import load_picture, prefetch, split_into_chunks
 from cirbench.benchmark.runtime.errors import CorruptData
 from cirbench.benchmark.runtime.kept import find_cache_root
@@ -116,15 +116,9 @@ class Embedder:
     workers: int
     stage: Stage
 
-    @cached_property
-    def _transform(self) -> Transform:
-        return make_transform(self.preprocess, self.backbone.image_spec)
-
     def choose_transform(self, ref: ImageRef) -> Transform:
         """Choose the preprocessing of a picture: the protocol's, or stretching for a part."""
-        if ref.box is None:
-            return self._transform
-        return partial(stretch, box=ref.box, spec=self.backbone.image_spec)
+        return make_transform(self.preprocess, self.backbone.image_spec, ref.box)
 
     def encode(self, pixels: Sequence[Tensor]) -> Iterator[Tensor]:
         """(3, S, S) each → (b, C) float32 in batches, on the device; a GPU may still be at work."""

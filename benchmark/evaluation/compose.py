@@ -14,18 +14,30 @@ from cirbench.benchmark.api.protocol import EvaluationProtocol
 from cirbench.benchmark.api.values import Query
 from cirbench.benchmark.embedding.pictures import BatchSize, ImageFeatures, work_in_batches
 from cirbench.benchmark.embedding.texts import TextFeatures
+from cirbench.benchmark.images.pixels import read_pixels
 from cirbench.benchmark.runtime.errors import CorruptData, TextTooLong, UsageError
 from cirbench.benchmark.runtime.progress import Stage
 
 
 @dataclass(frozen=True, kw_only=True)
 class QueryBatch:
-    """The `Queries` seam over one slice of a task's queries."""
+    """The `Queries` seam over one slice of a task's queries.
+
+    Attributes:
+        workers: threads that read the references' pictures, if a method asks for them.
+    """
 
     protocol: EvaluationProtocol
     queries: Sequence[Query]
     reference_features: Tensor
     encoder: TextFeatures
+    workers: int = 2
+
+    @property
+    def reference_pixels(self) -> Tensor:
+        backbone, refs = self.encoder.backbone, [query.reference for query in self.queries]
+        pixels = read_pixels(refs, self.protocol.preprocess, backbone.image_spec, self.workers)
+        return pixels.to(backbone.device)
 
     def text_features(self, family: str = "text") -> Tensor:
         with self._name_query(family):
@@ -56,18 +68,27 @@ def compose(
     texts: TextFeatures,
     *,
     size: BatchSize,
+    workers: int,
     stage: Stage,
 ) -> Tensor:
     """Q queries → (Q, C) float32 unit vectors on the CPU; (Q, …) where the method scores them.
 
+    Args:
+        workers: threads that read the references' pictures, if the method asks for them.
+
     Raises:
         CorruptData: the method gave a vector that is not finite or not of unit length.
+        MissingData, CorruptData: the method asked for pixels, and a picture can't be read.
     """
 
     def work(chunk: Sequence[Query]) -> Tensor:
         features = images.of([query.reference for query in chunk]).to(texts.backbone.device)
         batch = QueryBatch(
-            protocol=protocol, queries=chunk, reference_features=features, encoder=texts
+            protocol=protocol,
+            queries=chunk,
+            reference_features=features,
+            encoder=texts,
+            workers=workers,
         )
         return method.compose(batch).float().cpu()
 

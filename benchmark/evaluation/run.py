@@ -138,11 +138,19 @@ def _rank_method(
     clock: Clock,
     reporter: Reporter,
 ) -> Ranking:
-    queries = plan.data.queries
-    size = BatchSize(value=plan.request.batch_size)
+    request, queries = plan.request, plan.data.queries
     with clock.stage("compose"), reporter.stage(method.name, len(queries)) as stage:
-        with seeded(plan.request.seed, texts.backbone.device):
-            vectors = compose(method, queries, plan.protocol, images, texts, size=size, stage=stage)
+        with seeded(request.seed, texts.backbone.device):
+            vectors = compose(
+                method,
+                queries,
+                plan.protocol,
+                images,
+                texts,
+                size=BatchSize(value=request.batch_size),
+                workers=request.workers,
+                stage=stage,
+            )
         texts.flush()
     with clock.stage("rank"), torch.inference_mode():
         gallery = make_gallery(method, images.of(plan.data.gallery), plan.device)

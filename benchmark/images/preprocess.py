@@ -23,6 +23,7 @@ white-square  that of naver/artemis: conversion to RGB, padded with white to a s
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from PIL import Image
 from torch import Tensor
@@ -126,12 +127,17 @@ PREPROCESSES: dict[str, Callable[[ImageSpec], Transform]] = {
 }
 
 
-def make_transform(name: str, spec: ImageSpec) -> Transform:
+def make_transform(
+    name: str, spec: ImageSpec, box: tuple[int, int, int, int] | None = None
+) -> Transform:
     """The named preprocessing for a backbone.
+
+    Args:
+        box: as `ImageRef` has it; a part of a picture is stretched, whatever the name.
 
     Raises:
         UsageError: no preprocessing has that name.
     """
     if name not in PREPROCESSES:
         raise UsageError(f"unknown preprocess {name!r}; known: {', '.join(PREPROCESSES)}")
-    return PREPROCESSES[name](spec)
+    return PREPROCESSES[name](spec) if box is None else partial(stretch, box=box, spec=spec)

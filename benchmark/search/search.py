@@ -22,6 +22,7 @@ from cirbench.benchmark.embedding.texts import TextFeatures
 from cirbench.benchmark.evaluation.plan import checkpoint_path, shipped_checkpoints
 from cirbench.benchmark.evaluation.run import make_gallery
 from cirbench.benchmark.images.decoding import decode
+from cirbench.benchmark.images.pixels import read_pixels
 from cirbench.benchmark.images.preprocess import Transform, make_transform
 from cirbench.benchmark.images.reading import Say, find_deep_greys, find_images_in_folder, prefetch
 from cirbench.benchmark.ranking.parts import RankRequest
@@ -235,13 +236,24 @@ class _OneQuery:
     query: FreeQuery
     images: Tensor  # (P, C) float32
     encoder: TextFeatures
+    workers: int
     protocol: EvaluationProtocol = PROTOCOL
 
     @property
     def reference_features(self) -> Tensor:
+        self._check_pictures()
+        return self.images
+
+    @property
+    def reference_pixels(self) -> Tensor:
+        self._check_pictures()
+        backbone, preprocess = self.encoder.backbone, self.protocol.preprocess
+        pixels = read_pixels(self.query.images, preprocess, backbone.image_spec, self.workers)
+        return pixels.to(backbone.device)
+
+    def _check_pictures(self) -> None:
         if not self.query.images:
             raise UsageError("this method needs a picture")
-        return self.images
 
     def text_features(self, family: str = "text") -> Tensor:
         return self.encoder.of(self.texts(family))
@@ -296,7 +308,7 @@ class Searcher:
             CorruptData: it composed no unit vector.
         """
         with torch.inference_mode():
-            view = _OneQuery(query=query, images=images, encoder=self.texts)
+            view = _OneQuery(query=query, images=images, encoder=self.texts, workers=self.workers)
             vector = method.compose(view).float().cpu()
             gallery = self._rank_vectors_of(method)
         if len(vector) != 1:

@@ -10,15 +10,17 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from cirbench.benchmark.api.method import Method
 from cirbench.benchmark.api.registry import find_task
-from cirbench.benchmark.api.values import Selection, TaskData, Triplet
+from cirbench.benchmark.api.values import Query, Selection, TaskData, Triplet
 from cirbench.benchmark.embedding.pictures import ImageFeatures
 from cirbench.benchmark.embedding.texts import TextFeatures
 from cirbench.benchmark.evaluation.compose import QueryBatch
 from cirbench.benchmark.evaluation.plan import check_whole
 from cirbench.benchmark.evaluation.run import make_gallery
+from cirbench.benchmark.images.reading import split_into_chunks
 from cirbench.benchmark.ranking.groups import rank_queries
 from cirbench.benchmark.runtime.errors import UsageError
 from cirbench.benchmark.scoring.summary import find_depth, score
@@ -68,23 +70,35 @@ def score_selection(
     data: TaskData,
     images: ImageFeatures,
     texts: TextFeatures,
+    *,
+    batch_size: int | None = None,
+    workers: int = 2,
 ) -> float:
     """Score a method by the selection's metrics, in percent: mean within groups, then over them.
 
     Args:
         data: the selection's split.
         images: holds at least the split's pictures.
+        batch_size: so many queries are composed at a time; None: all, which is quickest where a
+            method reads no pixels.
+        workers: threads that read pictures, if the method asks for pixels.
     """
     protocol = replace(selection.protocol, metrics=selection.metrics, headline=selection.metrics[0])
-    references = images.of([query.reference for query in data.queries])
-    batch = QueryBatch(
-        protocol=protocol,
-        queries=data.queries,
-        reference_features=references.to(texts.backbone.device),
-        encoder=texts,
-    )
+
+    def compose(queries: Sequence[Query]) -> Tensor:
+        references = images.of([query.reference for query in queries])
+        batch = QueryBatch(
+            protocol=protocol,
+            queries=queries,
+            reference_features=references.to(texts.backbone.device),
+            encoder=texts,
+            workers=workers,
+        )
+        return method.compose(batch).float().cpu()
+
     with torch.inference_mode():
-        vectors = method.compose(batch).float().cpu()
+        chunks = split_into_chunks(data.queries, batch_size or len(data.queries))
+        vectors = torch.cat([compose(chunk) for chunk in chunks])
         gallery = make_gallery(method, images.of(data.gallery), "cpu")
         depth, own = find_depth(protocol), method.own_score
         found = score(data, rank_queries(data, vectors, gallery, depth, own), protocol)

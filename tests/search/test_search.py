@@ -275,6 +275,24 @@ def test_a_method_is_searched_by_its_own_score_and_gallery(fake):
     assert hits[0].similarity == -1
 
 
+class Seeing(ImageOnly):
+    """Embeds its reference once more, from its pixels."""
+
+    def __init__(self, tower):
+        self.tower = tower
+
+    def compose(self, queries):
+        return normalize(self.tower.encode_images(queries.reference_pixels), dim=-1)
+
+
+def test_a_method_may_read_the_pixels_of_a_searchs_picture(searcher, picture_folder):
+    query = FreeQuery(images=(read_picture(picture_folder / "07.png"),))
+    seeing, plain = (found(searcher, m, query) for m in (Seeing(searcher.backbone), ImageOnly()))
+    assert [hit.picture.id for hit in seeing] == [hit.picture.id for hit in plain]
+    with pytest.raises(UsageError, match="needs a picture"):
+        found(searcher, Seeing(searcher.backbone), FreeQuery(images=(), prompt="a"))
+
+
 def test_the_backbone_is_the_one_asked_for_the_tasks_or_the_one_with_shipped_weights():
     choose = searching.choose_backbone
     assert choose("fake", "emoji-clip", ["pic2word"]) == "fake"
