@@ -6,7 +6,6 @@ A picture that can't be decoded is counted, and its place is taken by the next o
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
@@ -17,10 +16,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from torchvision.transforms import InterpolationMode
-from torchvision.transforms import functional as tv
 
 from cirbench.benchmark.api.backbone import ImageSpec
 from cirbench.benchmark.api.values import ImageRef
+from cirbench.benchmark.images.augmentation import crop_and_resize
 from cirbench.benchmark.images.decoding import is_deep_grey
 from cirbench.benchmark.images.preprocess import Transform, to_tensor
 from cirbench.benchmark.images.reading import (
@@ -38,18 +37,10 @@ def random_crop(
     image: Image.Image, spec: ImageSpec, scale: tuple[float, float], rng: np.random.Generator
 ) -> Tensor:
     """RandomResizedCrop with torchvision's ratios (3/4 to 4/3), bicubic, converted to RGB after."""
-    width, height = image.size
-    for _ in range(10):
-        area = width * height * rng.uniform(*scale)
-        ratio = math.exp(rng.uniform(math.log(3 / 4), math.log(4 / 3)))
-        w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
-        if 0 < w <= width and 0 < h <= height:
-            break
-    else:
-        w, h = min(width, round(height * 4 / 3)), min(height, round(width * 4 / 3))
-    top, left = int(rng.integers(0, height - h + 1)), int(rng.integers(0, width - w + 1))
-    side = [spec.size, spec.size]
-    cropped = tv.resized_crop(image, top, left, h, w, side, InterpolationMode.BICUBIC)
+    bicubic = InterpolationMode.BICUBIC
+    cropped = crop_and_resize(
+        image, spec.size, rng, scale=scale, ratio=(3 / 4, 4 / 3), interpolation=bicubic
+    )
     return to_tensor(cropped, spec)
 
 
