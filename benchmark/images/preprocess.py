@@ -81,26 +81,38 @@ def _make_targetpad(spec: ImageSpec) -> Transform:
     return transform
 
 
-def _make_imagenet(spec: ImageSpec) -> Transform:
-    def transform(image: Image.Image) -> Tensor:
-        rgb = image.convert("RGB")
-        resized = tv.resize(rgb, [spec.size], interpolation=InterpolationMode.BILINEAR)
-        return to_tensor(tv.center_crop(resized, [spec.size, spec.size]), spec)
+def fit_square(image: Image.Image, size: int) -> Image.Image:
+    """The middle square of a picture, in RGB and of `size` pixels a side: `imagenet`'s."""
+    resized = tv.resize(image.convert("RGB"), [size], interpolation=InterpolationMode.BILINEAR)
+    square: Image.Image = tv.center_crop(resized, [size, size])
+    return square
 
-    return transform
+
+def _make_imagenet(spec: ImageSpec) -> Transform:
+    return lambda image: to_tensor(fit_square(image, spec.size), spec)
+
+
+def fit_white_square(image: Image.Image, size: int) -> Image.Image:
+    """A whole picture on a white square of size*256//224 pixels a side: `white-square`'s, before
+    it is cropped to `size`.
+
+    Raises:
+        CorruptData: the square would have more pixels than a picture may have.
+    """
+    side = max(image.size)
+    check_size(side, side)  # as for targetpad
+    square = Image.new("RGB", (side, side), "white")
+    left, top = ((side - own) // 2 for own in image.size)
+    square.paste(image.convert("RGB"), (left, top))
+    wide = [size * 256 // 224] * 2
+    resized: Image.Image = tv.resize(square, wide, interpolation=InterpolationMode.BILINEAR)
+    return resized
 
 
 def _make_white_square(spec: ImageSpec) -> Transform:
-    wide = [spec.size * 256 // 224] * 2
-
     def transform(image: Image.Image) -> Tensor:
-        side = max(image.size)
-        check_size(side, side)  # as for targetpad
-        square = Image.new("RGB", (side, side), "white")
-        left, top = ((side - own) // 2 for own in image.size)
-        square.paste(image.convert("RGB"), (left, top))
-        resized = tv.resize(square, wide, interpolation=InterpolationMode.BILINEAR)
-        return to_tensor(tv.center_crop(resized, [spec.size, spec.size]), spec)
+        square = fit_white_square(image, spec.size)
+        return to_tensor(tv.center_crop(square, [spec.size, spec.size]), spec)
 
     return transform
 
