@@ -10,23 +10,29 @@ from functools import cached_property, partial
 from typing import TypeVar
 
 import torch
-from PIL import Image
 from torch import Tensor
 
-from cirbench.benchmark.api.backbone import Backbone
+from cirbench.benchmark.api.backbone import Backbone, FileDecoder
 from cirbench.benchmark.api.values import ImageRef, Mode
 from cirbench.benchmark.embedding.contents import ContentHashes
 from cirbench.benchmark.embedding.folders import find_open_folders
 from cirbench.benchmark.embedding.shard import SHARD_ROWS
 from cirbench.benchmark.embedding.space import make_image_space
 from cirbench.benchmark.embedding.store import Store, make_identity
-from cirbench.benchmark.images.preprocess import Transform, make_transform, stretch
-from cirbench.benchmark.images.reading import load_picture, prefetch, split_into_chunks
-from cirbench.benchmark.runtime.errors import CorruptData
+from cirbench.benchmark.images.preprocess import make_transform, stretch
+from cirbench.benchmark.images.reading import (
+    EncodedPicture,
+    load_encoded,
+    prefetch,
+    split_into_chunks,
+)
+from cirbench.benchmark.runtime.errors import CorruptData, UsageError
 from cirbench.benchmark.runtime.kept import find_cache_root
 from cirbench.benchmark.runtime.progress import Reporter, Stage
 
 T = TypeVar("T")
+Way = Callable[[EncodedPicture], Tensor]
+"""From a picture's file to one row of a tower's input."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,6 +106,19 @@ def work_in_batches(
         start += len(chunk)
 
 
+def make_way(backbone: Backbone, preprocess: str) -> Way:
+    """Make the way of whole pictures: the backbone's own, or Pillow and the named preprocessing.
+
+    Raises:
+        UsageError: no preprocessing has that name.
+    """
+    if isinstance(backbone, FileDecoder):
+        decode = backbone.decode
+        return lambda picture: decode(picture.content)
+    transform = make_transform(preprocess, backbone.image_spec)
+    return lambda picture: transform(picture.image)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Embedder:
     """How pictures become embeddings by one backbone.
@@ -117,17 +136,28 @@ class Embedder:
     stage: Stage
 
     @cached_property
-    def _transform(self) -> Transform:
-        return make_transform(self.preprocess, self.backbone.image_spec)
+    def _way(self) -> Way:
+        return make_way(self.backbone, self.preprocess)
 
-    def choose_transform(self, ref: ImageRef) -> Transform:
-        """Choose the preprocessing of a picture: the protocol's, or stretching for a part."""
+    def choose_way(self, ref: ImageRef) -> Way:
+        """Choose the way of a picture: that of whole ones, or stretching for a part.
+
+        Raises:
+            UsageError: it is a part, and the backbone decodes its files itself.
+        """
         if ref.box is None:
-            return self._transform
-        return partial(stretch, box=ref.box, spec=self.backbone.image_spec)
+            return self._way
+        if isinstance(self.backbone, FileDecoder):
+            raise UsageError(
+                f"{self.backbone.name} takes whole pictures, got a part of {ref.id}; choose "
+                f"another backbone for this task"
+            )
+        part = partial(stretch, box=ref.box, spec=self.backbone.image_spec)
+        return lambda picture: part(picture.image)
 
     def encode(self, pixels: Sequence[Tensor]) -> Iterator[Tensor]:
-        """(3, S, S) each → (b, C) float32 in batches, on the device; a GPU may still be at work."""
+        """One row of the tower's input each, as (3, S, S) → (b, C) float32 in batches, on the
+        device; a GPU may still be at work."""
 
         def work(part: Sequence[Tensor]) -> Tensor:
             return self.backbone.encode_images(torch.stack(list(part)))
@@ -150,18 +180,17 @@ def embed_together(
         MissingData, CorruptData: a picture can't be read; the message names it and its row.
     """
 
-    def transformed(ref: ImageRef, row: int) -> Callable[[Image.Image], list[Tensor | None]]:
+    def go_all_ways(ref: ImageRef, row: int) -> Callable[[EncodedPicture], list[Tensor | None]]:
         ways = [
-            e.choose_transform(ref) if w[row] else None
-            for e, w in zip(embedders, wanted, strict=True)
+            e.choose_way(ref) if w[row] else None for e, w in zip(embedders, wanted, strict=True)
         ]
-        return lambda image: [way(image) if way else None for way in ways]
+        return lambda picture: [way(picture) if way else None for way in ways]
 
     first, hashes = embedders[0], list[str]()
     values: list[list[Tensor]] = [[] for _ in embedders]
     queued: list[list[Tensor]] = [[] for _ in embedders]
     batch = first.size.value
-    jobs = (partial(load_picture, ref, transformed(ref, row), row) for row, ref in enumerate(refs))
+    jobs = (partial(load_encoded, ref, go_all_ways(ref, row), row) for row, ref in enumerate(refs))
     for chunk in split_into_chunks(prefetch(jobs, workers=first.workers, ahead=2 * batch), batch):
         hashes += [sha256 for _, sha256 in chunk]
         for i, embedder in enumerate(embedders):
