@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -46,7 +46,10 @@ class Backbone(Protocol):
         ...
 
     def encode_images(self, pixels: Tensor) -> Tensor:
-        """(B, 3, S, S) float32, preprocessed → (B, C) float32, not normalised."""
+        """(B, 3, S, S) float32, preprocessed → (B, C) float32, not normalised.
+
+        Of a backbone that is a `FileDecoder` too, B of what its `decode` gives, stacked.
+        """
         ...
 
     def encode_texts(self, texts: Sequence[str], *, truncate: bool = False) -> Tensor:
@@ -83,6 +86,22 @@ class Backbone(Protocol):
 
     def state_dict(self) -> Mapping[str, Tensor]:
         """The towers' weights by their library's names; open_clip's are OpenAI's."""
+        ...
+
+
+@runtime_checkable
+class FileDecoder(Protocol):
+    """What a backbone may have besides: a way of its own from a picture's file to its input.
+
+    Without it Pillow decodes the file, and the protocol's preprocessing makes the input.
+    """
+
+    def decode(self, content: bytes) -> Tensor:
+        """A picture's file → float32, one row of what `encode_images` takes; called from threads.
+
+        Raises:
+            CorruptData: the file is of another kind, or damaged; the caller adds which picture.
+        """
         ...
 
 

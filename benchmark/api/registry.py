@@ -144,6 +144,10 @@ _BACKBONES = {
     "fake": _built_in(
         "cirbench.benchmark.backbones.fake:load", "deterministic random projections, for tests"
     ),
+    "features:": _built_in(
+        "cirbench.benchmark.backbones.features:load",
+        "frozen features, an .npy vector in place of each picture, no texts: features:2048",
+    ),
     "hf:": _built_in(
         "cirbench.benchmark.backbones.transformers_clip:load",
         "a transformers CLIP, hf:openai/clip-vit-large-patch14 or hf:/FOLDER",

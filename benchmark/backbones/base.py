@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import BuiltinFunctionType, FunctionType, NoneType
+from typing import NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,7 @@ from cirbench.benchmark.backbones.text import (
     PRECISIONS,
     Precision,
     check_context,
+    check_precision,
     find_placeholders,
     substitute_embeddings,
 )
@@ -90,10 +92,7 @@ class ImageTower:
     architecture_sha256: str = field(init=False)
 
     def __post_init__(self) -> None:
-        if self.precision not in PRECISIONS:
-            raise UsageError(
-                f"unknown precision {self.precision!r}; known: {', '.join(PRECISIONS)}"
-            )
+        check_precision(self.precision)
         check_weights(self.name, self.model.state_dict())
         self.model.requires_grad_(False).eval()
         self.weights_sha256 = sha256_of_tensors(self.model.state_dict())
@@ -128,6 +127,36 @@ class ImageTower:
         )
         with full_float32(), autocast:
             yield
+
+
+@dataclass(kw_only=True)
+class TextlessBackbone:
+    """What a backbone has in place of a tower of texts: each text is refused."""
+
+    name: str
+    context_length: int = 0
+    token_width: int = 0
+    tokenizer_sha256: str = ""
+    logit_scale: float = 1.0
+
+    def encode_texts(self, texts: Sequence[str], *, truncate: bool = False) -> Tensor:
+        self._refuse()
+
+    def encode_prompts(
+        self,
+        prompts: Sequence[str],
+        words: Tensor,
+        *,
+        placeholder: str = "*",
+        truncate: bool = False,
+    ) -> Tensor:
+        self._refuse()
+
+    def _refuse(self) -> NoReturn:
+        raise UsageError(
+            f"{self.name} has no text tower; choose a method that encodes texts itself or looks at "
+            f"pictures alone, or a backbone with both towers (bench ls backbones)"
+        )
 
 
 @dataclass(kw_only=True)

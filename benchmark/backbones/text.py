@@ -35,6 +35,12 @@ PRECISIONS = {
 """By open_clip's names."""
 
 
+def check_precision(name: str) -> None:
+    """Raise UsageError if no precision has that name."""
+    if name not in PRECISIONS:
+        raise UsageError(f"unknown precision {name!r}; known: {', '.join(PRECISIONS)}")
+
+
 def find_placeholders(
     rows: Sequence[Sequence[int]], placeholder_id: int, prompts: Sequence[str], count: int = 1
 ) -> Tensor:

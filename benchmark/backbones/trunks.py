@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 import torchvision
 from torch import Tensor, nn
 
 from cirbench.benchmark.api.backbone import ImageSpec
-from cirbench.benchmark.backbones.base import ImageTower
+from cirbench.benchmark.backbones.base import ImageTower, TextlessBackbone
 from cirbench.benchmark.backbones.loading import translate_errors
 from cirbench.benchmark.runtime.errors import CorruptData, MissingData, UsageError
 from cirbench.benchmark.runtime.files import sha256_of_file
@@ -24,32 +24,8 @@ IMAGENET = ImageSpec(size=224, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.
 
 
 @dataclass(kw_only=True)
-class Trunk(ImageTower):
-    """A trunk as a `Backbone`; what is asked of its texts is refused."""
-
-    context_length: int = 0
-    token_width: int = 0
-    tokenizer_sha256: str = ""
-    logit_scale: float = 1.0
-
-    def encode_texts(self, texts: Sequence[str], *, truncate: bool = False) -> Tensor:
-        self._refuse()
-
-    def encode_prompts(
-        self,
-        prompts: Sequence[str],
-        words: Tensor,
-        *,
-        placeholder: str = "*",
-        truncate: bool = False,
-    ) -> Tensor:
-        self._refuse()
-
-    def _refuse(self) -> NoReturn:
-        raise UsageError(
-            f"{self.name} has no text tower; choose a method that encodes texts itself or looks at "
-            f"pictures alone, or a backbone with both towers (bench ls backbones)"
-        )
+class Trunk(TextlessBackbone, ImageTower):
+    """A trunk as a `Backbone`."""
 
 
 def load(name: str, *, device: str, precision: str) -> Trunk:

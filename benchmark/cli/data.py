@@ -92,6 +92,34 @@ def check(
 
 
 @data.command(
+    epilog="Examples: bench data convert-features img_feat_res152 ~/features/cirr/img_raw"
+    " · bench data convert-features vectors.npz ~/features/fashion-iq/images"
+)
+def convert_features(
+    source: Annotated[
+        Path, typer.Argument(help="A folder of .pkl files, an .npz or a .safetensors file.")
+    ],
+    output: Annotated[
+        Path, typer.Argument(help="Folder of the .npy files: where the task has its pictures.")
+    ],
+    quiet: Quiet = False,
+) -> None:
+    """Make released features into vector files.
+
+    Each stands for its picture where the backbone is features:WIDTH.
+    """
+    from cirbench.benchmark.data.features import convert_features
+    from cirbench.benchmark.runtime.paths import to_text
+    from cirbench.benchmark.runtime.progress import Reporter
+
+    made = convert_features(source, output, Reporter(quiet=quiet))
+    print(
+        f"{made.count:,} vectors of {made.width:,} numbers are in {to_text(output)}; their "
+        f"backbone is features:{made.width}"
+    )
+
+
+@data.command(
     epilog="Examples: bench data prepare imagenet-r --data-root ~/data"
     " · bench data prepare coco --seed 1"
 )

@@ -9,6 +9,7 @@ from typing import Any
 from cirbench.benchmark.api.values import ImageRef, Query
 from cirbench.benchmark.images.decoding import EXTENSIONS
 from cirbench.benchmark.images.leftovers import list_folder
+from cirbench.benchmark.images.vectors import VECTOR_ENDING
 from cirbench.benchmark.runtime.errors import CorruptData, MissingData
 from cirbench.benchmark.runtime.files import sha256_of_file
 from cirbench.benchmark.runtime.parsing import read_json
@@ -74,25 +75,33 @@ def hash_files(files: Sequence[Path]) -> dict[str, str]:
 def find_image_files(folder: Path, names: Sequence[str], origin: Path) -> Mapping[str, Path]:
     """Name → file `name.jpg`, `name.png` or alike in a flat folder; a .jpg before a .png.
 
+    Frozen features, `name.npy`, stand for a picture that has no file of its own.
     A name that no file answers gets the path of a .jpg that is not there; see `find_absent`.
 
     Raises:
         CorruptData: a name climbs out of the folder.
     """
     files: dict[str, Path] = {}
+    vectors: dict[str, Path] = {}
     for path in list_folder(folder):
         if path.suffix.lower() in EXTENSIONS:
             files.setdefault(path.stem, path)
+        elif path.suffix == VECTOR_ENDING:
+            vectors[path.stem] = path
+    files = {**vectors, **files}
     return {
         name: files.get(name) or folder / f"{check_inside(name, str(origin))}.jpg" for name in names
     }
 
 
 def find_with_any_ending(path: Path) -> Path:
-    """The file, or one of the same name with another picture's ending where that is there."""
+    """The file, or one of the same name with another picture's ending where that is there.
+
+    Frozen features (.npy) stand for a picture that has no file of its own.
+    """
     if path.is_file():
         return path
-    others = (path.with_suffix(ending) for ending in sorted(EXTENSIONS))
+    others = (path.with_suffix(ending) for ending in (*sorted(EXTENSIONS), VECTOR_ENDING))
     return next((other for other in others if other.is_file()), path)
 
 

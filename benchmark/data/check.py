@@ -6,18 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-from PIL import Image
+from typing import Any
 
 from cirbench.benchmark.api.task import Task
 from cirbench.benchmark.api.values import Collection, ImageRef, TaskData
-from cirbench.benchmark.images.reading import load_picture, prefetch
+from cirbench.benchmark.images.reading import EncodedPicture, load_encoded, prefetch
+from cirbench.benchmark.images.vectors import VECTOR_ENDING, decode_vector
 from cirbench.benchmark.runtime.errors import CirbenchError, CorruptData, MissingData
 from cirbench.benchmark.runtime.progress import Reporter, Stage
-
-if TYPE_CHECKING:  # a table of verdicts, which knows of these checks, need not wait for torch
-    from torch import Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,13 +132,14 @@ def find_unreadable(data: TaskData, stage: Stage, workers: int = 2) -> dict[str,
 
 def _find_fault(ref: ImageRef, row: int) -> str | None:
     try:
-        load_picture(ref, _discard, row)
+        load_encoded(ref, partial(_decode, ref), row)
     except (MissingData, CorruptData) as error:
         return str(error)
     return None
 
 
-def _discard(_image: Image.Image) -> Tensor:
-    import torch
-
-    return torch.empty(0)
+def _decode(ref: ImageRef, picture: EncodedPicture) -> None:
+    if ref.path and ref.path.suffix == VECTOR_ENDING:
+        decode_vector(picture.content)
+    else:
+        picture.image.load()

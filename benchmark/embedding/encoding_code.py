@@ -17,6 +17,7 @@ MODULES = (
     "images/decoding.py",
     "images/reading.py",
     "images/preprocess.py",
+    "images/vectors.py",
     "embedding/pictures.py",
     "embedding/texts.py",
     "backbones/*.py",

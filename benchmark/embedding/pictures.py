@@ -10,23 +10,29 @@ from functools import partial
 from typing import TypeVar
 
 import torch
-from PIL import Image
 from torch import Tensor
 
-from cirbench.benchmark.api.backbone import Backbone
+from cirbench.benchmark.api.backbone import Backbone, FileDecoder
 from cirbench.benchmark.api.values import ImageRef, Mode
 from cirbench.benchmark.embedding.contents import ContentHashes
 from cirbench.benchmark.embedding.folders import find_open_folders
 from cirbench.benchmark.embedding.shard import SHARD_ROWS
 from cirbench.benchmark.embedding.space import make_image_space
 from cirbench.benchmark.embedding.store import Store, make_identity
-from cirbench.benchmark.images.preprocess import Transform, make_transform
-from cirbench.benchmark.images.reading import load_picture, prefetch, split_into_chunks
-from cirbench.benchmark.runtime.errors import CorruptData
+from cirbench.benchmark.images.preprocess import make_transform
+from cirbench.benchmark.images.reading import (
+    EncodedPicture,
+    load_encoded,
+    prefetch,
+    split_into_chunks,
+)
+from cirbench.benchmark.runtime.errors import CorruptData, UsageError
 from cirbench.benchmark.runtime.kept import find_cache_root
 from cirbench.benchmark.runtime.progress import Reporter, Stage
 
 T = TypeVar("T")
+Way = Callable[[EncodedPicture], Tensor]
+"""From a picture's file to one row of a tower's input."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,6 +106,30 @@ def work_in_batches(
         start += len(chunk)
 
 
+def make_way(
+    backbone: Backbone, preprocess: str, box: tuple[int, int, int, int] | None = None
+) -> Way:
+    """Make the way of a picture: the backbone's own, or Pillow and the named preprocessing.
+
+    Args:
+        box: as `ImageRef` has it.
+
+    Raises:
+        UsageError: no preprocessing has that name, or the backbone decodes its files itself and a
+            part of one is asked for.
+    """
+    if not isinstance(backbone, FileDecoder):
+        transform = make_transform(preprocess, backbone.image_spec, box)
+        return lambda picture: transform(picture.image)
+    if box is not None:
+        raise UsageError(
+            f"{backbone.name} takes whole pictures, got a part of one; choose another backbone for "
+            f"this task"
+        )
+    decode = backbone.decode
+    return lambda picture: decode(picture.content)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Embedder:
     """How pictures become embeddings by one backbone.
@@ -116,12 +146,9 @@ class Embedder:
     workers: int
     stage: Stage
 
-    def choose_transform(self, ref: ImageRef) -> Transform:
-        """Choose the preprocessing of a picture: the protocol's, or stretching for a part."""
-        return make_transform(self.preprocess, self.backbone.image_spec, ref.box)
-
     def encode(self, pixels: Sequence[Tensor]) -> Iterator[Tensor]:
-        """(3, S, S) each → (b, C) float32 in batches, on the device; a GPU may still be at work."""
+        """One row of the tower's input each, as (3, S, S) → (b, C) float32 in batches, on the
+        device; a GPU may still be at work."""
 
         def work(part: Sequence[Tensor]) -> Tensor:
             return self.backbone.encode_images(torch.stack(list(part)))
@@ -144,18 +171,18 @@ def embed_together(
         MissingData, CorruptData: a picture can't be read; the message names it and its row.
     """
 
-    def transformed(ref: ImageRef, row: int) -> Callable[[Image.Image], list[Tensor | None]]:
+    def go_all_ways(ref: ImageRef, row: int) -> Callable[[EncodedPicture], list[Tensor | None]]:
         ways = [
-            e.choose_transform(ref) if w[row] else None
+            make_way(e.backbone, e.preprocess, ref.box) if w[row] else None
             for e, w in zip(embedders, wanted, strict=True)
         ]
-        return lambda image: [way(image) if way else None for way in ways]
+        return lambda picture: [way(picture) if way else None for way in ways]
 
     first, hashes = embedders[0], list[str]()
     values: list[list[Tensor]] = [[] for _ in embedders]
     queued: list[list[Tensor]] = [[] for _ in embedders]
     batch = first.size.value
-    jobs = (partial(load_picture, ref, transformed(ref, row), row) for row, ref in enumerate(refs))
+    jobs = (partial(load_encoded, ref, go_all_ways(ref, row), row) for row, ref in enumerate(refs))
     for chunk in split_into_chunks(prefetch(jobs, workers=first.workers, ahead=2 * batch), batch):
         hashes += [sha256 for _, sha256 in chunk]
         for i, embedder in enumerate(embedders):

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 
 from PIL import Image, UnidentifiedImageError
 
+from cirbench.benchmark.images.vectors import is_array_file
 from cirbench.benchmark.runtime.errors import CirbenchError, CorruptData
 
 PICTURE_FORMATS: Mapping[str, tuple[str, ...]] = {
@@ -41,8 +42,14 @@ def open_picture(content: bytes, *, most_pixels: int = MOST_PIXELS) -> Image.Ima
     """A picture whose header was read, and no pixel yet.
 
     Raises:
-        CorruptData: it is of no format that may be opened, too large, or too elongated.
+        CorruptData: it is of no format that may be opened, too large, or too elongated; of frozen
+            features it says which backbone takes them.
     """
+    if is_array_file(content):
+        raise CorruptData(
+            "it must be a picture, got a vector (.npy); choose the backbone features:WIDTH, or a "
+            "--data-root with pictures"
+        )
     with _refuse_damaged(most_pixels):
         formats = tuple(PICTURE_FORMATS)
         image = Image.open(io.BytesIO(_drop_png_texts(content)), formats=formats)

@@ -6,7 +6,8 @@ import hashlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import partial
+from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -75,6 +76,18 @@ def read_image_table(
     return tuple(make_file_ref(table.parent / name, name) for name in names)
 
 
+@dataclass(frozen=True)
+class EncodedPicture:
+    """A picture's file, decoded once its pixels are asked for."""
+
+    content: bytes
+
+    @cached_property
+    def image(self) -> Image.Image:
+        """The picture with its pixels; raises as `decode` does."""
+        return decode(self.content)
+
+
 def load_picture(ref: ImageRef, transform: Callable[[Image.Image], T], row: int) -> tuple[T, str]:
     """What `transform` makes of the picture, and the sha256 of its file; `row` is for errors.
 
@@ -82,6 +95,11 @@ def load_picture(ref: ImageRef, transform: Callable[[Image.Image], T], row: int)
         MissingData: its file is gone, or can't be opened.
         CorruptData: it can't be decoded; see `decode`.
     """
+    return load_encoded(ref, lambda picture: transform(picture.image), row)
+
+
+def load_encoded(ref: ImageRef, work: Callable[[EncodedPicture], T], row: int) -> tuple[T, str]:
+    """What `work` makes of a picture's file, and the file's sha256; raises as `load_picture`."""
     try:
         content = ref.read()
     except OSError as error:
@@ -89,12 +107,12 @@ def load_picture(ref: ImageRef, transform: Callable[[Image.Image], T], row: int)
             f"picture {ref.id} (row {row}): {error.filename} cannot be read ({error.strerror})"
         ) from error
     try:
-        pixels = transform(decode(content))
+        made = work(EncodedPicture(content))
     except (CorruptData, OSError, ValueError) as error:  # of a transform: a mode it can't convert
         raise CorruptData(
             f"picture {ref.id} (row {row}, {len(content)} bytes) cannot be decoded: {error}"
         ) from error
-    return pixels, hashlib.sha256(content).hexdigest()
+    return made, hashlib.sha256(content).hexdigest()
 
 
 def find_deep_greys(refs: Iterable[ImageRef]) -> list[str]:

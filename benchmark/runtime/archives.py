@@ -81,7 +81,7 @@ def _extract(archive: Path, folder: str) -> None:
     """Unpack an archive when each of its members has been looked at."""
     if zipfile.is_zipfile(archive):
         with zipfile.ZipFile(archive) as packed:
-            check_members(archive, map(_read_zip_member, packed.infolist()))
+            check_zip(archive, packed)
             packed.extractall(folder)
     else:
         with tarfile.open(archive) as tar:
@@ -100,6 +100,11 @@ class Member:
     name: str
     size: int
     plain: bool
+
+
+def check_zip(archive: Path, packed: zipfile.ZipFile) -> None:
+    """Look at each member of an open .zip file; raises as `check_members`."""
+    check_members(archive, map(_read_zip_member, packed.infolist()))
 
 
 def _read_zip_member(info: zipfile.ZipInfo) -> Member:

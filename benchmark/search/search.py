@@ -17,14 +17,25 @@ from cirbench.benchmark.api.protocol import EvaluationProtocol
 from cirbench.benchmark.api.registry import find_method, find_task, needs_checkpoint, tasks
 from cirbench.benchmark.api.values import ImageRef, Mode
 from cirbench.benchmark.checkpoints import read_checkpoint
-from cirbench.benchmark.embedding.pictures import BatchSize, Embedder, ImageFeatures, embed_with
+from cirbench.benchmark.embedding.pictures import (
+    BatchSize,
+    Embedder,
+    ImageFeatures,
+    Way,
+    embed_with,
+    make_way,
+)
 from cirbench.benchmark.embedding.texts import TextFeatures
 from cirbench.benchmark.evaluation.plan import checkpoint_path, shipped_checkpoints
 from cirbench.benchmark.evaluation.run import make_gallery
-from cirbench.benchmark.images.decoding import decode
 from cirbench.benchmark.images.pixels import read_pixels
-from cirbench.benchmark.images.preprocess import Transform, make_transform
-from cirbench.benchmark.images.reading import Say, find_deep_greys, find_images_in_folder, prefetch
+from cirbench.benchmark.images.reading import (
+    EncodedPicture,
+    Say,
+    find_deep_greys,
+    find_images_in_folder,
+    prefetch,
+)
 from cirbench.benchmark.ranking.parts import RankRequest
 from cirbench.benchmark.ranking.rank import rank_vectors
 from cirbench.benchmark.runtime.errors import CirbenchError, CorruptData, MissingData, UsageError
@@ -172,8 +183,7 @@ def open_gallery(
     try:
         features = embed_pictures(backbone, refs, Mode.USE, workers=workers, reporter=reporter)
     except (MissingData, CorruptData) as error:
-        transform = make_transform(PROTOCOL.preprocess, backbone.image_spec)
-        bad = find_unreadable(refs, transform, workers)
+        bad = find_unreadable(refs, make_way(backbone, PROTOCOL.preprocess), workers)
         if not bad:
             raise
         if not skip_unreadable or len(bad) == len(refs):
@@ -188,12 +198,12 @@ def open_gallery(
     )
 
 
-def find_unreadable(refs: Sequence[ImageRef], transform: Transform, workers: int) -> dict[str, str]:
+def find_unreadable(refs: Sequence[ImageRef], way: Way, workers: int) -> dict[str, str]:
     """Id → what is wrong, of the pictures that can't be read or decoded."""
 
     def fault(ref: ImageRef) -> str:
         try:
-            transform(decode(ref.read()))
+            way(EncodedPicture(ref.read()))
         except (CirbenchError, OSError, ValueError) as error:
             return str(error)
         return ""

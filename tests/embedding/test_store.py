@@ -388,10 +388,10 @@ def test_two_towers_share_one_decoding_and_store_what_each_alone_would(
     spaces = [SPACE, replace(SPACE, backbone="other", weights="w2")]
     alone = [embed(tmp_path / "alone", refs, space=space) for space in spaces]
     embed(tmp_path / "joint", refs[:5], space=spaces[1])
-    decoded, real = [], embed_module.load_picture
+    decoded, real = [], embed_module.load_encoded
     monkeypatch.setattr(
         embed_module,
-        "load_picture",
+        "load_encoded",
         lambda ref, *more: (decoded.append(ref.id), real(ref, *more))[1],
     )
     embedders = [embedder(Counting()) for _ in spaces]
