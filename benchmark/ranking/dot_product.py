@@ -27,7 +27,7 @@ from cirbench.benchmark.ranking.equal_vectors import Copies, Rows
 from cirbench.benchmark.runtime.errors import CorruptData
 
 _PAIRS_AT_ONCE = 200_000
-_SLICE = 192
+_SLICE = 384
 _TERMS_AT_ONCE = 2**22
 _TERMS_AT_ONCE_ON_GPU = 2**24
 """More, since each portion costs a wait for the GPU."""
