@@ -33,7 +33,7 @@ from torch.nn.utils.rnn import pack_padded_sequence
 from cirbench.benchmark.checkpoints import fill_network
 from cirbench.methods.supervised.official import T, rename
 from cirbench.methods.supervised.towers import Texts, TowerShape
-from cirbench.methods.supervised.trunks import make_trunk
+from cirbench.benchmark.backbones.trunks import make_trunk
 from cirbench.methods.supervised.vocabulary import TokenBatch
 
 TEXT_TOWERS = ("bigru", "lstm")

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from cirbench.benchmark.checkpoints import fill_network
 from cirbench.methods.supervised.official import T, rename
 from cirbench.methods.supervised.towers import Texts, TowerShape, WordLstm
-from cirbench.methods.supervised.trunks import make_trunk
+from cirbench.benchmark.backbones.trunks import make_trunk
 from cirbench.methods.supervised.vocabulary import TokenBatch
 
 DROPOUT = 0.1

@@ -23,6 +23,7 @@ from networks import (
 from torch.nn.functional import normalize
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from cirbench.benchmark.backbones import trunks
 from cirbench.methods.artemis.network import (
     ArtemisNetwork,
     ArtemisShape,
@@ -30,7 +31,6 @@ from cirbench.methods.artemis.network import (
     rename_official,
     score,
 )
-from cirbench.methods.supervised import trunks
 from cirbench.methods.supervised.losses import tempered_score_loss
 from cirbench.methods.supervised.vocabulary import ArtemisVocabulary, TokenBatch, pad
 

@@ -21,6 +21,7 @@ from networks import (
 )
 from torch.nn.functional import normalize
 
+from cirbench.benchmark.backbones import trunks
 from cirbench.methods.maaf.network import (
     Attention,
     MaafNetwork,
@@ -29,7 +30,6 @@ from cirbench.methods.maaf.network import (
     SampleNorm,
     rename_official,
 )
-from cirbench.methods.supervised import trunks
 from cirbench.methods.supervised.losses import scaled_cosine_loss
 from cirbench.methods.supervised.vocabulary import MaafVocabulary, TokenBatch, pad
 

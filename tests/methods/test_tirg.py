@@ -21,7 +21,7 @@ from networks import (
 from torch.nn import functional
 from torch.nn.functional import normalize
 
-from cirbench.methods.supervised import trunks
+from cirbench.benchmark.backbones import trunks
 from cirbench.methods.supervised.losses import scaled_cosine_loss, soft_triplet_loss
 from cirbench.methods.supervised.vocabulary import TirgVocabulary, TokenBatch, pad
 from cirbench.methods.tirg.network import TirgNetwork, TirgShape, rename_official

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
-from cirbench.methods.supervised.trunks import MapTrunk
+from cirbench.benchmark.backbones.trunks import MapTrunk
 
 FOLDER = SHARED / "golden" / "supervised"
 needs_golden = pytest.mark.skipif(

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torchvision.models import resnet18
 
-from cirbench.methods.supervised.trunks import fill_trunk, make_trunk
+from cirbench.benchmark.backbones.trunks import fill_trunk, make_trunk
 
 
 def test_the_tiny_trunk_suits_pictures_of_48_pixels():
