@@ -188,13 +188,15 @@ class CIRR(Task):
         )
         check_none_missing("training images", find_absent(files))
         refs = {name: make_file_ref(path, name) for name, path in files.items()}
-        queries = read_queries(caption_file, refs, CLIP4CIR, labelled=True)
+        queries = read_queries(caption_file, refs, SOFT, labelled=True)
         gallery = list(refs.values())
         return [
             Triplet(
                 reference=query.reference,
                 target=gallery[query.positives[0]],
                 captions=(query.fields["caption"],),
+                fields=(query.fields,),
+                equals=tuple(gallery[row] for row in find_equals(query)),
             )
             for query in queries
         ]
@@ -301,6 +303,13 @@ def read_queries(
             )
         )
     return queries
+
+
+def find_equals(query: Query) -> list[int]:
+    """The rows of a query's image set, its target aside, that answer as well: their grade is 1."""
+    return [
+        row for row in query.members if query.grades.get(row) == 1 and row not in query.positives
+    ]
 
 
 def read_grades(

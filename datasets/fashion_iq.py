@@ -265,11 +265,11 @@ class FashionIQ(Task):
         places = locate(data_root, self.name, PLACES)
         captions, splits, images = (places[p.name] or Path() for p in PLACES)
         rows = [
-            row
+            (category, row)
             for category in CATEGORIES
             for _, row in read_triplets(captions / f"cap.{category}.train.json")
         ]
-        names = [row[role] for row in rows for role in ("candidate", "target")]
+        names = [row[role] for _, row in rows for role in ("candidate", "target")]
         paths = find_image_files(images, list(dict.fromkeys(names)), splits)
         check_none_missing("training images", find_absent(paths))
         refs = {name: make_file_ref(path, name) for name, path in paths.items()}
@@ -278,8 +278,13 @@ class FashionIQ(Task):
                 reference=refs[row["candidate"]],
                 target=refs[row["target"]],
                 captions=make_wordings(row["captions"]),
+                group=category,
+                fields=(
+                    make_caption_fields(row["captions"]),
+                    make_caption_fields(row["captions"][::-1]),
+                ),
             )
-            for row in rows
+            for category, row in rows
         ]
 
     def training_images(self, *, data_root: Path | None) -> Sequence[ImageRef]:

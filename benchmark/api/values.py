@@ -149,11 +149,18 @@ class Triplet:
 
     Attributes:
         captions: wordings of one and the same change; training draws one at each step.
+        group: the part of the task it is of.
+        fields: what the protocols' templates speak of, as a query's, once for each order in which
+            its captions may be asked; of these a method makes the texts that it is evaluated with.
+        equals: other pictures that answer as well as the target.
     """
 
     reference: ImageRef
     target: ImageRef
     captions: tuple[str, ...]
+    group: str = "all"
+    fields: tuple[Mapping[str, str], ...] = ()
+    equals: tuple[ImageRef, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

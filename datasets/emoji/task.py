@@ -98,6 +98,8 @@ class Emoji(Task):
                 reference=source.ref,
                 target=known[style, source.code].ref,
                 captions=(PROTOCOL.text("text", style, {}),),
+                group=style,
+                fields=({"name": source.name},),
             )
             for style in TARGET_STYLES
             for source in known.values()

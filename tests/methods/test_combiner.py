@@ -19,7 +19,7 @@ from cirbench.benchmark.api.values import ImageRef, Query, Selection, TaskData, 
 from cirbench.benchmark.checkpoints import read_checkpoint
 from cirbench.benchmark.embedding.texts import TextFeatures
 from cirbench.benchmark.evaluation.compose import QueryBatch
-from cirbench.benchmark.evaluation.plan import parse_checkpoints
+from cirbench.benchmark.evaluation.weights import parse_checkpoints
 from cirbench.benchmark.runtime.errors import CheckFailed, CorruptData, UsageError
 from cirbench.benchmark.runtime.progress import Reporter
 from cirbench.benchmark.training import epochs
@@ -184,6 +184,8 @@ def test_the_triplets_of_the_real_layouts(tmp_path, picture):
         (f"{c}0", f"{c}1") for c in fashion_iq.CATEGORIES
     ]
     assert found[0].captions == ("A and b", "B and a", "A", "B")
+    assert [t.group for t in found] == list(fashion_iq.CATEGORIES)
+    assert [(f["first"], f["second"]) for f in found[0].fields] == [("a", "b"), ("b", "a")]
 
     base = tmp_path / "cirr"
     (base / "img_raw/train/34").mkdir(parents=True)
@@ -196,6 +198,7 @@ def test_the_triplets_of_the_real_layouts(tmp_path, picture):
         "target_hard": names[2],
         "caption": "two of them",
         "img_set": {"id": 1, "members": names},
+        "target_soft": {names[2]: 1.0, names[4]: 1.0, names[5]: 0.5},
     }
     (base / "captions/cap.rc2.train.json").write_text(json.dumps([row]), encoding="utf-8")
     paths = {name: f"./train/34/{name}.png" for name in names}
@@ -205,6 +208,8 @@ def test_the_triplets_of_the_real_layouts(tmp_path, picture):
     [triplet] = cirr.CIRR().triplets(data_root=tmp_path)
     assert (triplet.reference.id, triplet.target.id) == (names[0], names[2])
     assert triplet.captions == ("two of them",)
+    assert triplet.fields == ({"caption": "two of them"},)
+    assert [ref.id for ref in triplet.equals] == [names[4]]
     assert triplet.reference.read() == picture(0)
 
 
@@ -243,7 +248,7 @@ def job(fake, picture_refs, output, **recipe):
 
 
 def log_of(made):
-    with made.log_path.open(encoding="utf-8") as file:
+    with made.output.with_suffix(".log.csv").open(encoding="utf-8") as file:
         return [(float(r["loss"]), float(r["selection_score"])) for r in csv.DictReader(file)]
 
 
@@ -263,7 +268,7 @@ def test_training_lowers_the_loss_raises_recall_and_keeps_the_best(fake, picture
     network = CombinerNetwork.from_weights(saved.content).eval()
     again = training.score_network(network, made, training.embed_triplets(made, QUIET))
     assert again == pytest.approx(best)
-    assert not made.state_path.exists()
+    assert not epochs.state_path_of(made.output).exists()
 
 
 def test_the_selection_score_is_the_mean_over_groups_then_metrics(fake, picture_refs, tmp_path):
@@ -338,7 +343,7 @@ def test_interrupt_and_resume_give_the_same_bits(
 def test_a_resume_with_another_recipe_names_the_difference(fake, picture_refs, tmp_path):
     made = job(fake, picture_refs, tmp_path / "c.safetensors")
     learner = training.make_learner(made)
-    epochs.save_state(made.state_path, learner, {**made.identity(), "epochs": 0})
+    epochs.save_state(epochs.state_path_of(made.output), learner, {**made.identity(), "epochs": 0})
     other = replace(made, recipe=replace(made.recipe, learning_rate=0.5))
     with pytest.raises(UsageError, match=r"recipe.learning_rate: 0.01 then, 0.5 now"):
         training.train(other, QUIET, resume=True)
