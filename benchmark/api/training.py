@@ -69,6 +69,10 @@ class Training(ABC):
     parallel: ClassVar[bool] = False
     """Whether several processes share one training; else the first of a job trains alone."""
 
+    def default_recipe(self, source: str) -> Any:
+        """The recipe for what is trained on, where a person asks for no other numbers."""
+        return self.recipe()
+
     @abstractmethod
     def train(self, request: TrainingRequest, reporter: Reporter, *, resume: bool) -> None:
         """Trains, and writes `request.output` whole.

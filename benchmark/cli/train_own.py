@@ -1,15 +1,15 @@
-"""`bench train NAME` for trainings of plug-ins: the options are made from the recipe's fields."""
+"""`bench train NAME` for registered trainings: the options are made from the recipe's fields."""
 
 import inspect
 from collections.abc import Mapping
 from dataclasses import MISSING, fields
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, get_args, get_type_hints
 
 import typer
 from typer.core import TyperGroup
 
-from cirbench.benchmark.cli.options import DataRoot, Device, Precision, Quiet, Seed, Workers
+from cirbench.benchmark.cli.options import DataRoot, Device, Precision, Quiet, Workers
 from cirbench.benchmark.runtime.errors import UsageError
 
 _SHARED: Mapping[str, tuple[Any, Any]] = {
@@ -35,6 +35,11 @@ _SHARED: Mapping[str, tuple[Any, Any]] = {
     "quiet": (Quiet, False),
 }
 """Option of every training → its annotation and its default."""
+_NAMES: Mapping[str, tuple[str, str]] = {
+    "learning_rate": ("--learning-rate", "--lr"),
+    "weight_decay": ("--weight-decay", "--wd"),
+}
+"""Fields whose options have a second name, as those of the other trainings have."""
 
 
 class TrainGroup(TyperGroup):
@@ -63,15 +68,13 @@ def _make_command(name: str) -> Any:
     from cirbench.benchmark.api.registry import find_training
 
     training = find_training(name)
-    hints = get_type_hints(training.recipe)
+    hints = get_type_hints(training.recipe, include_extras=True)
     recipe = {
-        field.name: (
-            Seed if field.name == "seed" else hints[field.name],
-            inspect.Parameter.empty if field.default is MISSING else field.default,
-        )
-        for field in fields(training.recipe)
+        field.name: _make_option(field, hints[field.name]) for field in fields(training.recipe)
     }
-    source = typer.Option(f"--{training.source}", help="What it is trained on.")
+    source = typer.Option(
+        f"--{training.source}", f"-{training.source[0]}", help="What it is trained on."
+    )
     options = {"source": (Annotated[str, source], inspect.Parameter.empty), **_SHARED, **recipe}
 
     def train(**given: Any) -> None:
@@ -89,6 +92,21 @@ def _make_command(name: str) -> Any:
     return typer.main.get_command(app)
 
 
+def _make_option(field: Any, kind: Any) -> tuple[Any, Any]:
+    """The annotation and the default of a recipe's field.
+
+    An option that is not given is None, since the recipe's default may depend on what is trained
+    on; what the help shows is that of the recipe itself.
+    """
+    words = next((said for said in getattr(kind, "__metadata__", ()) if isinstance(said, str)), "")
+    bare = get_args(kind)[0] if words else kind
+    if field.default is MISSING:
+        return Annotated[bare, typer.Option(help=words)], inspect.Parameter.empty
+    unsaid = field.default is None or field.default == "" or field.default is False
+    help_text = words if unsaid else f"{words} [default: {field.default}]".strip()
+    return Annotated[bare | None, typer.Option(*_NAMES.get(field.name, ()), help=help_text)], None
+
+
 def _train(name: str, recipe: Mapping[str, Any], given: dict[str, Any]) -> None:
     from cirbench.benchmark.api.registry import find_training
     from cirbench.benchmark.api.training import Training, TrainingRequest
@@ -101,5 +119,6 @@ def _train(name: str, recipe: Mapping[str, Any], given: dict[str, Any]) -> None:
     check_writable(output.parent)
     resume, reporter = given.pop("resume"), Reporter(quiet=given.pop("quiet"))
     training: Training = find_training(name)()
-    training.train(TrainingRequest(**given, recipe=recipe), reporter, resume=resume)
+    asked = {key: value for key, value in recipe.items() if value is not None}
+    training.train(TrainingRequest(**given, recipe=asked), reporter, resume=resume)
     print(output)

@@ -7,11 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
-from cirbench.benchmark.runtime.progress import Stage
+from cirbench.benchmark.checkpoints import write_checkpoint
+from cirbench.benchmark.runtime.progress import Reporter, Stage
+from cirbench.benchmark.runtime.provenance import read_code_state, read_package_versions
 from cirbench.benchmark.training.learner import Learner
-from cirbench.benchmark.training.state import save_state, write_epochs
+from cirbench.benchmark.training.state import load_state, read_epochs, save_state, write_epochs
 
 EpochLog = list[tuple[float, float]]
 """Mean loss and selection score of each epoch."""
@@ -54,3 +57,64 @@ class EpochLoop:
             save_state(self.state_path, self.learner, progress, self.saved_besides())
             stage.advance(1)
         return max(score for _, score in log)
+
+
+def state_path_of(output: Path) -> Path:
+    """Where an unfinished training of a file of weights is kept."""
+    return output.with_suffix(".state.safetensors")
+
+
+def train_in_epochs(
+    learner: Learner[Any],
+    *,
+    epochs: int,
+    identity: Mapping[str, Any],
+    header: Mapping[str, Any],
+    output: Path,
+    one_epoch: Callable[[int], float],
+    score: Callable[[], float],
+    reporter: Reporter,
+    resume: bool,
+) -> float:
+    """Train a network, write the best epoch's weights and a log, and give its score in percent.
+
+    Args:
+        header: what the file of weights says besides the identity and its best epoch.
+        resume: whether there is a state to go on from.
+    """
+    network, state_path = learner.network, state_path_of(output)
+    log_path = output.with_suffix(".log.csv")
+    log: EpochLog = []
+    best: dict[str, Tensor] = {}
+
+    def keep_best(_epoch: int, _score: float) -> None:
+        best.update({name: tensor.clone() for name, tensor in network.state_dict().items()})
+
+    if resume:
+        provenance, saved = load_state(state_path, learner, identity)
+        best.update(saved)
+        log = read_epochs(log_path, int(provenance["epochs"]))
+    loop = EpochLoop(
+        epochs=epochs,
+        learner=learner,
+        identity=identity,
+        state_path=state_path,
+        log_path=log_path,
+        one_epoch=one_epoch,
+        score=score,
+        keep_best=keep_best,
+        saved_besides=lambda: best,
+    )
+    with reporter.stage("training", epochs) as stage:
+        best_score = loop.run(log, stage)
+    written = {
+        **identity,
+        **header,
+        "best_epoch": int(np.argmax([score for _, score in log])) + 1,
+        "selection_score": best_score,
+        "code": read_code_state(),
+        "packages": read_package_versions(),
+    }
+    write_checkpoint(output, best, written)
+    state_path.unlink(missing_ok=True)
+    return best_score

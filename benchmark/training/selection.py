@@ -10,24 +10,28 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from cirbench.benchmark.api.method import Method
 from cirbench.benchmark.api.registry import find_task
-from cirbench.benchmark.api.values import Query, Selection, TaskData, Triplet
-from cirbench.benchmark.embedding.pictures import ImageFeatures
+from cirbench.benchmark.api.values import Selection, TaskData, Triplet
+from cirbench.benchmark.embedding.pictures import BatchSize, ImageFeatures
 from cirbench.benchmark.embedding.texts import TextFeatures
-from cirbench.benchmark.evaluation.compose import QueryBatch
+from cirbench.benchmark.evaluation.compose import compose
 from cirbench.benchmark.evaluation.plan import check_whole
 from cirbench.benchmark.evaluation.run import make_gallery
-from cirbench.benchmark.images.reading import split_into_chunks
 from cirbench.benchmark.ranking.groups import rank_queries
 from cirbench.benchmark.runtime.errors import UsageError
+from cirbench.benchmark.runtime.progress import Reporter
 from cirbench.benchmark.scoring.summary import find_depth, score
 
 
-def find_supervision(task: str, data_root: Path | None) -> dict[str, Any]:
+def find_supervision(
+    task: str, data_root: Path | None, choose: tuple[str, tuple[str, ...]] | None = None
+) -> dict[str, Any]:
     """Find a task's triplets, and how the best epoch is selected: fields of a training's job.
+
+    Args:
+        choose: the protocol and the metrics of the selection; None are the task's own.
 
     Raises:
         UsageError: the task has no triplets.
@@ -37,6 +41,8 @@ def find_supervision(task: str, data_root: Path | None) -> dict[str, Any]:
     if found.selection is None:
         raise UsageError(f"a task must have triplets to be trained on, got {task}")
     selection = found.selection
+    if choose:
+        selection = replace(selection, protocol=found.protocols[choose[0]], metrics=choose[1])
     validation = found.load(protocol=selection.protocol, split=selection.split, data_root=data_root)
     check_whole(found, validation)
     return {
@@ -84,22 +90,13 @@ def score_selection(
         workers: threads that read pictures, if the method asks for pixels.
     """
     protocol = replace(selection.protocol, metrics=selection.metrics, headline=selection.metrics[0])
-
-    def compose(queries: Sequence[Query]) -> Tensor:
-        references = images.of([query.reference for query in queries])
-        batch = QueryBatch(
-            protocol=protocol,
-            queries=queries,
-            reference_features=references.to(texts.backbone.device),
-            encoder=texts,
-            workers=workers,
+    size = BatchSize(value=batch_size or len(data.queries))
+    with Reporter(quiet=True).stage("selection", len(data.queries)) as stage:
+        vectors = compose(
+            method, data.queries, protocol, images, texts, size=size, workers=workers, stage=stage
         )
-        return method.compose(batch).float().cpu()
-
     with torch.inference_mode():
-        chunks = split_into_chunks(data.queries, batch_size or len(data.queries))
-        vectors = torch.cat([compose(chunk) for chunk in chunks])
-        gallery = make_gallery(method, images.of(data.gallery), "cpu")
+        gallery = make_gallery(method, images.of(data.gallery), str(texts.backbone.device)).cpu()
         depth, own = find_depth(protocol), method.own_score
         found = score(data, rank_queries(data, vectors, gallery, depth, own), protocol)
     return float(np.mean([found.values[found.group == group].mean() for group in data.groups]))

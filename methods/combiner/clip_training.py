@@ -30,7 +30,6 @@ from cirbench.benchmark.api.values import Selection, TaskData, Triplet
 from cirbench.benchmark.backbones.base import TorchBackbone
 from cirbench.benchmark.backbones.tuned import CLIP_FILE
 from cirbench.benchmark.checkpoints import write_checkpoint
-from cirbench.benchmark.embedding.pictures import BatchSize, Embedder, embed_images
 from cirbench.benchmark.embedding.texts import TextFeatures
 from cirbench.benchmark.images.preprocess import make_transform
 from cirbench.benchmark.images.reading import load_picture, prefetch, split_into_chunks
@@ -39,6 +38,7 @@ from cirbench.benchmark.runtime.progress import Reporter
 from cirbench.benchmark.runtime.provenance import read_code_state, read_package_versions
 from cirbench.benchmark.runtime.torch_state import full_float32
 from cirbench.benchmark.training.epochs import EpochLog, EpochLoop
+from cirbench.benchmark.training.features import embed_pictures
 from cirbench.benchmark.training.learner import Learner, make_loss_scaler
 from cirbench.benchmark.training.selection import describe_supervision, score_selection
 from cirbench.benchmark.training.state import (
@@ -52,7 +52,6 @@ from cirbench.methods.combiner.method import contrastive_loss
 
 ENCODERS = ("both", "text", "image")
 _IMAGE_PARTS = ("visual", "vision_model", "pixels")
-_VALIDATION_BATCH = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -230,15 +229,13 @@ def _train_epoch(
 def score_towers(job: ClipSumJob) -> float:
     """Score the sum of raw features on the selection split, by the towers as they stand."""
     protocol = replace(job.selection.protocol, image_text_sum="raw")
-    with Reporter(quiet=True).stage("selection", len(job.validation.pictures)) as stage:
-        embedder = Embedder(
-            backbone=job.backbone,
-            preprocess=protocol.preprocess,
-            size=BatchSize(value=_VALIDATION_BATCH),
-            workers=job.workers,
-            stage=stage,
-        )
-        images = embed_images(embedder, list(job.validation.pictures.values()))
+    images = embed_pictures(
+        job.backbone,
+        protocol.preprocess,
+        job.validation.pictures.values(),
+        job.workers,
+        Reporter(quiet=True),
+    )
     texts = TextFeatures(backbone=job.backbone, truncate=False)
     method = ImageText.build(backbone=job.backbone, checkpoint=None)
     selection = replace(job.selection, protocol=protocol)

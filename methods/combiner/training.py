@@ -25,15 +25,14 @@ from cirbench.benchmark.api.backbone import Backbone
 from cirbench.benchmark.api.training import Training, TrainingRequest
 from cirbench.benchmark.api.values import Selection, TaskData, Triplet
 from cirbench.benchmark.backbones.load import load_backbone
-from cirbench.benchmark.checkpoints import write_checkpoint
-from cirbench.benchmark.embedding.pictures import BatchSize, Embedder, ImageFeatures, embed_images
+from cirbench.benchmark.embedding.pictures import ImageFeatures
 from cirbench.benchmark.embedding.texts import TextFeatures
 from cirbench.benchmark.evaluation.plan import choose_device
 from cirbench.benchmark.runtime.errors import CheckFailed, UsageError
 from cirbench.benchmark.runtime.progress import Reporter
-from cirbench.benchmark.runtime.provenance import read_code_state, read_package_versions
 from cirbench.benchmark.runtime.torch_state import full_float32, seeded
-from cirbench.benchmark.training.epochs import EpochLog, EpochLoop
+from cirbench.benchmark.training.epochs import state_path_of, train_in_epochs
+from cirbench.benchmark.training.features import embed_pictures, embed_texts
 from cirbench.benchmark.training.learner import Learner
 from cirbench.benchmark.training.selection import (
     describe_supervision,
@@ -43,13 +42,9 @@ from cirbench.benchmark.training.selection import (
 from cirbench.benchmark.training.state import (
     as_stored,
     identify_backbone,
-    load_state,
-    read_epochs,
     should_resume,
 )
 from cirbench.methods.combiner.method import Combiner, CombinerNetwork, contrastive_loss
-
-_TEXTS_AT_ONCE = 256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,15 +80,6 @@ class CombinerJob:
     trained_on: str
     output: Path
     workers: int = 2
-
-    @property
-    def state_path(self) -> Path:
-        """Where an unfinished training is kept."""
-        return self.output.with_suffix(".state.safetensors")
-
-    @property
-    def log_path(self) -> Path:
-        return self.output.with_suffix(".log.csv")
 
     def identity(self) -> dict[str, Any]:
         """What must be the same for a training to be resumed, and what its weights' header says."""
@@ -145,30 +131,19 @@ class TripletFeatures:
 
 def embed_triplets(job: CombinerJob, reporter: Reporter) -> TripletFeatures:
     """Embed each distinct image and text once."""
-    data = job.validation
     refs = [ref for t in job.triplets for ref in (t.reference, t.target)]
-    distinct = {ref.id: ref for ref in [*refs, *data.pictures.values()]}
-    with reporter.stage("images", len(distinct)) as stage:
-        embedder = Embedder(
-            backbone=job.backbone,
-            preprocess=job.selection.protocol.preprocess,
-            size=BatchSize(value=64),
-            workers=job.workers,
-            stage=stage,
-        )
-        found = embed_images(embedder, list(distinct.values()))
+    found = embed_pictures(
+        job.backbone,
+        job.selection.protocol.preprocess,
+        [*refs, *job.validation.pictures.values()],
+        job.workers,
+        reporter,
+    )
     captions = list(dict.fromkeys(caption for t in job.triplets for caption in t.captions))
     row = {caption: i for i, caption in enumerate(captions)}
-    with torch.inference_mode():
-        texts = torch.cat(
-            [
-                job.backbone.encode_texts(captions[i : i + _TEXTS_AT_ONCE], truncate=True).cpu()
-                for i in range(0, len(captions), _TEXTS_AT_ONCE)
-            ]
-        )
     return TripletFeatures(
         images=found.values.to(job.backbone.device),
-        texts=texts.clone().to(job.backbone.device),
+        texts=embed_texts(job.backbone, captions),
         references=torch.tensor([found.rows[t.reference.id] for t in job.triplets]),
         targets=torch.tensor([found.rows[t.target.id] for t in job.triplets]),
         captions=[tuple(row[caption] for caption in t.captions) for t in job.triplets],
@@ -205,46 +180,20 @@ def train(job: CombinerJob, reporter: Reporter, *, resume: bool = False) -> floa
     """
     if len(job.triplets) < 2:
         raise UsageError(f"training needs at least 2 triplets, got {len(job.triplets)}")
-    going_on = should_resume(job.state_path, resume=resume)
+    going_on = should_resume(state_path_of(job.output), resume=resume)
     features = embed_triplets(job, reporter)
     learner = make_learner(job)
-    network = learner.network
-    log: EpochLog = []
-    best = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    if going_on:
-        provenance, best_saved = load_state(job.state_path, learner, job.identity())
-        best = dict(best_saved)
-        log = read_epochs(job.log_path, int(provenance["epochs"]))
-
-    def keep_best(_epoch: int, _score: float) -> None:
-        best.update({name: tensor.clone() for name, tensor in network.state_dict().items()})
-
-    loop = EpochLoop(
+    return train_in_epochs(
+        learner,
         epochs=job.recipe.epochs,
-        learner=learner,
         identity=job.identity(),
-        state_path=job.state_path,
-        log_path=job.log_path,
+        header={"kind": "combiner", "trained_on": job.trained_on},
+        output=job.output,
         one_epoch=lambda epoch: _train_epoch(learner, job, features, epoch),
-        score=lambda: score_network(network, job, features),
-        keep_best=keep_best,
-        saved_besides=lambda: best,
+        score=lambda: score_network(learner.network, job, features),
+        reporter=reporter,
+        resume=going_on,
     )
-    with reporter.stage("training", job.recipe.epochs) as stage:
-        loop.run(log, stage)
-    scores = [score for _, score in log]
-    header = {
-        **job.identity(),
-        "kind": "combiner",
-        "trained_on": job.trained_on,
-        "best_epoch": int(np.argmax(scores)) + 1,
-        "selection_score": max(scores),
-        "code": read_code_state(),
-        "packages": read_package_versions(),
-    }
-    write_checkpoint(job.output, best, header)
-    job.state_path.unlink(missing_ok=True)
-    return max(scores)
 
 
 def make_learner(job: CombinerJob) -> Learner[CombinerNetwork]:

@@ -69,7 +69,7 @@ def test_its_recipe_are_its_options(bench, own_training):
     assert (code, out, err) == (0, "weights.json\n", "training\n")
     assert json.loads((own_training / "weights.json").read_text(encoding="utf-8")) == {
         "source": "photos",
-        "recipe": {"epochs": 5, "rate": 0.5, "width": 8, "seed": 4},
+        "recipe": {"epochs": 5, "width": 8, "seed": 4},
         "resume": True,
     }
 

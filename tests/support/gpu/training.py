@@ -143,7 +143,7 @@ def _train_combiner(setting: Setting, device: str, output: Path, resume: bool) -
     )
     with mock.patch.object(combiner_method, "DROPOUT", 0.0):
         combiner.train(job, QUIET, resume=resume)
-    return job.log_path
+    return job.output.with_suffix(".log.csv")
 
 
 def _stop_combiner() -> Any:
