@@ -20,7 +20,7 @@ from cirbench.benchmark.api.registry import (
     tasks,
 )
 from cirbench.benchmark.cli.options import as_text
-from cirbench.benchmark.evaluation.plan import shipped_checkpoints
+from cirbench.benchmark.evaluation.weights import shipped_checkpoints
 from cirbench.benchmark.runtime.errors import UsageError
 
 

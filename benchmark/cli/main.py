@@ -234,6 +234,7 @@ def run(
     from rich.console import Console
 
     from cirbench.benchmark.evaluation import plan as planning
+    from cirbench.benchmark.evaluation.weights import parse_checkpoints
 
     plans = planning.plan_each(
         planning.Request(
@@ -242,7 +243,7 @@ def run(
             split=split,
             protocol=protocol,
             backbone=backbone,
-            checkpoints=planning.parse_checkpoints(checkpoint or (), method),
+            checkpoints=parse_checkpoints(checkpoint or (), method),
             data_root=data_root,
             device=device,
             precision=precision,

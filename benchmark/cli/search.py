@@ -69,7 +69,8 @@ def search(
     """
     from cirbench.benchmark.api.registry import find_method
     from cirbench.benchmark.backbones.load import load_backbone
-    from cirbench.benchmark.evaluation.plan import checkpoint_path, choose_device
+    from cirbench.benchmark.evaluation.plan import choose_device
+    from cirbench.benchmark.evaluation.weights import checkpoint_path
     from cirbench.benchmark.images.reading import describe_deep_greys, find_deep_greys
     from cirbench.benchmark.runtime.progress import Reporter
     from cirbench.benchmark.search import search as searching
@@ -85,7 +86,7 @@ def search(
     _check_output(png, "--png", (".png",))
     reporter = Reporter(quiet=quiet)
     refs, of_gallery = searching.find_gallery(gallery, data_root, reporter.say)
-    name = searching.choose_backbone(backbone, of_gallery, methods)
+    name = searching.choose_backbone(backbone, of_gallery, methods, checkpoint)
     searching.check_checkpoint(checkpoint, methods)
     checkpoint_path(method, name, {method: checkpoint} if checkpoint else {})
     towers = load_backbone(name, device=choose_device(device))
@@ -162,7 +163,7 @@ def serve(
         find_method(one)
     reporter = Reporter(quiet=quiet)
     refs, of_gallery = searching.find_gallery(gallery, data_root, reporter.say)
-    name = searching.choose_backbone(backbone, of_gallery, names)
+    name = searching.choose_backbone(backbone, of_gallery, names, checkpoint)
     searching.check_checkpoint(checkpoint, names)
     listener = listen(port)
     towers = load_backbone(name, device=choose_device(device))

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,11 @@ from cirbench.benchmark.api.task import Task
 from cirbench.benchmark.api.values import Mode, TaskData
 from cirbench.benchmark.data.check import find_unreadable
 from cirbench.benchmark.data.subsets import limit_queries, remove_pictures
+from cirbench.benchmark.evaluation.weights import (
+    checkpoint_path,
+    find_backbone_of,
+    shipped_checkpoints,
+)
 from cirbench.benchmark.runtime.errors import MissingData, UsageError
 from cirbench.benchmark.runtime.files import check_is_file
 from cirbench.benchmark.runtime.hints import suggest
@@ -172,11 +176,9 @@ def plan(request: Request) -> Plan:
         UsageError, MissingData, CorruptData: as their classes say.
     """
     task = _find_task(request.task)
-    wanted = task.default_backbone if request.backbone is None else request.backbone
-    loaded = None if isinstance(wanted, str) else wanted
-    backbone = loaded.name if loaded else str(wanted)
-    if loaded is None:
-        backbone_entry(backbone)
+    wanted = request.backbone
+    loaded = None if wanted is None or isinstance(wanted, str) else wanted
+    backbone = loaded.name if loaded else _choose_backbone(request, task)
     chosen = plan_methods(request, backbone)
     for name in request.checkpoints:
         if name not in {method.name for method in chosen}:
@@ -207,6 +209,15 @@ def plan(request: Request) -> Plan:
         data=data,
         loaded=loaded,
     )
+
+
+def _choose_backbone(request: Request, task: Task) -> str:
+    """The name of the one asked for, else that of the weights, else the task's."""
+    wanted = request.backbone if isinstance(request.backbone, str) else None
+    found = find_backbone_of(wanted, request.checkpoints.values())
+    name = task.default_backbone if found is None else found
+    backbone_entry(name)
+    return name
 
 
 def _find_task(wanted: str | Task) -> Task:
@@ -268,39 +279,6 @@ def _runnable(request: Request, backbone: str) -> list[str]:
     return list(filter(has_weights, loadable_methods()))
 
 
-def parse_checkpoints(given: Sequence[str], chosen: Sequence[str]) -> dict[str, Path]:
-    """METHOD=FILE, or FILE alone where one of the chosen methods takes weights.
-
-    Raises:
-        UsageError: a FILE alone could be of several methods, or of none; METHOD is unknown, or has
-            two.
-    """
-    found: dict[str, Path] = {}
-    for text in given:
-        method, _, path = text.rpartition("=")
-        if method not in methods():
-            if method.isidentifier() and not Path(text).exists():
-                find_method(method)
-            method, path = _only_taker(text, chosen), text
-        if found.setdefault(method, Path(path)) != Path(path):
-            raise UsageError(f"{method} has two checkpoints: {found[method]} and {path}")
-    return found
-
-
-def _only_taker(text: str, chosen: Sequence[str]) -> str:
-    takers = [name for name in chosen if name != "all" and needs_checkpoint(name)]
-    if not takers:
-        raise UsageError(
-            f"--checkpoint {text} needs a method that takes weights; none of the chosen methods "
-            f"does"
-        )
-    if len(takers) > 1:
-        raise UsageError(
-            f"--checkpoint {text} must name its method, {' or '.join(takers)}; write METHOD={text}"
-        )
-    return takers[0]
-
-
 def _choice(kind: str, wanted: str | None, known: Sequence[str]) -> str:
     if wanted is None:
         return known[0]
@@ -323,39 +301,6 @@ def check_whole(task: Task, data: TaskData) -> None:
             f"numbers. bench data check {task.name} names them all; --allow-missing runs without "
             f"them, into a partial record"
         )
-
-
-def shipped_checkpoints(method: str) -> Mapping[str, Path]:
-    """Backbone name → the method's weights for it that come with cirbench."""
-    folder = Path(str(files("cirbench.methods") / "weights"))
-    found = sorted(folder.glob(f"{method}--*.safetensors"))
-    return {path.stem.removeprefix(f"{method}--"): path for path in found}
-
-
-def checkpoint_path(method: str, backbone: str, wanted: Mapping[str, Path]) -> Path | None:
-    """The method's weights: those asked for, else the shipped ones; None where it has none.
-
-    Raises:
-        MissingData: it needs weights, and the file is not there or none is shipped for the
-            backbone.
-    """
-    if not needs_checkpoint(method):
-        return None
-    if method in wanted:
-        check_is_file(wanted[method], "checkpoint")
-        return wanted[method]
-    backbone = split_name(backbone)[1]
-    beside = Path(backbone.removeprefix("tuned:")) / f"{method}.safetensors"
-    if backbone.startswith("tuned:") and beside.is_file():
-        return beside
-    shipped = shipped_checkpoints(method)
-    if backbone not in shipped:
-        raise MissingData(
-            f"{method} needs --checkpoint {method}=FILE for the backbone {backbone} (one is "
-            f"shipped for {', '.join(shipped) or 'no backbone'}); bench train --help lists what "
-            f"can be trained here"
-        )
-    return shipped[backbone]
 
 
 def without_unreadable(plan: Plan, reporter: Reporter) -> Plan:

@@ -26,8 +26,12 @@ from cirbench.benchmark.embedding.pictures import (
     make_way,
 )
 from cirbench.benchmark.embedding.texts import TextFeatures
-from cirbench.benchmark.evaluation.plan import checkpoint_path, shipped_checkpoints
 from cirbench.benchmark.evaluation.run import make_gallery
+from cirbench.benchmark.evaluation.weights import (
+    checkpoint_path,
+    find_backbone_of,
+    shipped_checkpoints,
+)
 from cirbench.benchmark.images.pixels import read_pixels
 from cirbench.benchmark.images.reading import (
     EncodedPicture,
@@ -83,14 +87,20 @@ def find_gallery(
     return find_images_in_folder(Path(name), say), None
 
 
-def choose_backbone(wanted: str | None, of_gallery: str | None, methods: Sequence[str]) -> str:
-    """The backbone asked for, else the gallery's task's, else the embedded one where a method
-    needs no weights or ships some for it.
+def choose_backbone(
+    wanted: str | None,
+    of_gallery: str | None,
+    methods: Sequence[str],
+    checkpoint: Path | None = None,
+) -> str:
+    """The backbone asked for, else that of the weights, else the gallery's task's, else the
+    embedded one where a method needs no weights or ships some for it.
 
     Raises:
         UsageError: there is none of these.
     """
-    if chosen := wanted or of_gallery:
+    of_weights = find_backbone_of(wanted, [checkpoint] if checkpoint else [])
+    if chosen := of_weights or of_gallery:
         return chosen
     if any(
         DEFAULT_BACKBONE in shipped_checkpoints(method) or not needs_checkpoint(method)

@@ -18,7 +18,8 @@ from cirbench.benchmark.api.registry import (
     needs_checkpoint,
 )
 from cirbench.benchmark.checkpoints import read_checkpoint
-from cirbench.benchmark.evaluation.plan import Plan, Request, checkpoint_path, plan
+from cirbench.benchmark.evaluation.plan import Plan, Request, plan
+from cirbench.benchmark.evaluation.weights import checkpoint_path
 from cirbench.benchmark.images.sources import find_training_images
 from cirbench.benchmark.records.fields import slug
 from cirbench.benchmark.runtime.errors import CirbenchError, MissingData

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from cirbench.benchmark.checkpoints import read_checkpoint
-from cirbench.benchmark.evaluation.plan import shipped_checkpoints
+from cirbench.benchmark.evaluation.weights import shipped_checkpoints
 from cirbench.benchmark.training import emoji_clip
 from cirbench.datasets.emoji import captions
 from cirbench.datasets.emoji.pictures import (

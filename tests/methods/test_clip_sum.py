@@ -14,8 +14,9 @@ from cirbench.benchmark.api.values import Query, Selection, TaskData, Triplet
 from cirbench.benchmark.backbones.load import load_backbone
 from cirbench.benchmark.backbones.tuned import CLIP_FILE
 from cirbench.benchmark.checkpoints import read_checkpoint
-from cirbench.benchmark.evaluation.plan import Request, checkpoint_path, plan
+from cirbench.benchmark.evaluation.plan import Request, plan
 from cirbench.benchmark.evaluation.run import run
+from cirbench.benchmark.evaluation.weights import checkpoint_path
 from cirbench.benchmark.runtime.errors import CorruptData, UsageError
 from cirbench.benchmark.runtime.progress import Reporter
 from cirbench.benchmark.training.state import read_epochs
