@@ -92,6 +92,30 @@ _METHODS = {
         needs_checkpoint=True,
         zero_shot=False,
     ),
+    "tirg": _built_in(
+        "cirbench.methods.tirg.method:Tirg",
+        "a gated reference and a residual, trained on triplets (Vo et al., CVPR 2019)",
+        needs_checkpoint=True,
+        zero_shot=False,
+    ),
+    "maaf": _built_in(
+        "cirbench.methods.maaf.method:Maaf",
+        "a transformer over places and words, trained on triplets (Dodds et al., 2020)",
+        needs_checkpoint=True,
+        zero_shot=False,
+    ),
+    "artemis": _built_in(
+        "cirbench.methods.artemis.method:Artemis",
+        "two scores that the text weighs, trained on triplets (Delmas et al., ICLR 2022)",
+        needs_checkpoint=True,
+        zero_shot=False,
+    ),
+    "cirplant": _built_in(
+        "cirbench.methods.cirplant.method:Cirplant",
+        "BERT over text and reference, trained on triplets (Liu et al., ICCV 2021)",
+        needs_checkpoint=True,
+        zero_shot=False,
+    ),
     "searle": _built_in(
         "cirbench.methods.searle:Searle",
         'a pseudo-word and "that {caption}" (Baldrati et al., ICCV 2023); needs a checkpoint',
@@ -111,6 +135,12 @@ _TRAININGS = {
     "combiner": _built_in(
         "cirbench.methods.combiner.training:CombinerTraining", "on the triplets of a task"
     ),
+    **{
+        name: _built_in(
+            f"cirbench.methods.{name}.training:{name.title()}Training", "on the triplets of a task"
+        )
+        for name in ("tirg", "maaf", "artemis", "cirplant")
+    },
 }
 
 _TASKS = {
@@ -163,6 +193,14 @@ _BACKBONES = {
     "torchvision:": _built_in(
         "cirbench.benchmark.backbones.trunks:load",
         "a ResNet trained on ImageNet, without a text tower: torchvision:resnet18, 50 or 152",
+    ),
+    "tiny": _built_in(
+        "cirbench.benchmark.backbones.trunks:load_tiny",
+        "a small ResNet for pictures of 48 pixels, not trained: bench train artemis -b tiny",
+    ),
+    "trained:": _built_in(
+        "cirbench.methods.supervised.trained:load",
+        "the towers of an end-to-end trained artemis, tirg or maaf: trained:FILE",
     ),
     "tuned:": _built_in(
         "cirbench.benchmark.backbones.tuned:load",

@@ -26,8 +26,10 @@ _SAMPLE = 4096
 
 
 @contextmanager
-def translate_errors(name: str, folder: Path | None) -> Iterator[list[str]]:
-    """Turn what a library raises into an error about the backbone, and collect what it logs.
+def translate_errors(
+    name: str, folder: Path | None, what: str = "CLIP model"
+) -> Iterator[list[str]]:
+    """Turn what a library raises into an error about the weights, and collect what it logs.
 
     Args:
         folder: where the files must be; None where they come from a hub.
@@ -55,7 +57,7 @@ def translate_errors(name: str, folder: Path | None) -> Iterator[list[str]]:
                 f"the weights of {name} are not on this machine and cannot be fetched ({why}); "
                 "fetch them on a machine with network access, with HF_HOME on a shared disk"
             ) from error
-        raise CorruptData(f"the files of {name} must be those of a CLIP model: {why}") from error
+        raise CorruptData(f"the files of {name} must be those of a {what}: {why}") from error
     finally:
         root.handlers[:] = handlers
         root.setLevel(level)

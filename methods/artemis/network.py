@@ -30,10 +30,12 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 from torch.nn.utils.rnn import pack_padded_sequence
 
+from cirbench.benchmark.backbones.trunks import make_trunk
 from cirbench.benchmark.checkpoints import fill_network
+from cirbench.methods.supervised.batch import Batch
+from cirbench.methods.supervised.losses import tempered_score_loss
 from cirbench.methods.supervised.official import T, rename
 from cirbench.methods.supervised.towers import Texts, TowerShape
-from cirbench.benchmark.backbones.trunks import make_trunk
 from cirbench.methods.supervised.vocabulary import TokenBatch
 
 TEXT_TOWERS = ("bigru", "lstm")
@@ -193,6 +195,15 @@ class ArtemisNetwork(nn.Module):
         seen = _unit(implicit * images)
         factors = [explicit * wanted, explicit.square(), implicit * seen, implicit.square()]
         return torch.stack(factors, dim=1)
+
+    sees_maps = False
+    """Whether a reference's vector is not enough for a query."""
+
+    def compute_loss(self, batch: Batch) -> Tensor:
+        """Cross-entropy over a batch's targets."""
+        queries = self.compose(batch.references, batch.texts)
+        scores = score(queries, self.embed_images(batch.targets))
+        return tempered_score_loss(scores, self.temperature)
 
     @classmethod
     def from_official(cls, state: Mapping[str, Tensor], trunk: str = "resnet50") -> ArtemisNetwork:

@@ -14,17 +14,27 @@ changes nothing: padding is masked, and the picture's token has no position.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import ClassVar
 
 import torch
+from tokenizers.normalizers import BertNormalizer
+from tokenizers.pre_tokenizers import BertPreTokenizer
 from torch import Tensor, nn
+from torch.nn.functional import normalize
 from torch.nn.functional import pad as pad_zeros
 from transformers import BertConfig, BertModel, BertTokenizer
 
-from cirbench.benchmark.checkpoints import fill_network
+from cirbench.benchmark.backbones.loading import translate_errors
+from cirbench.benchmark.checkpoints import fill_network, name_some
+from cirbench.benchmark.runtime.errors import CorruptData
+from cirbench.methods.supervised.batch import Batch
+from cirbench.methods.supervised.losses import draw_set_triplets, soft_triplet_loss
 from cirbench.methods.supervised.official import T, rename
-from cirbench.methods.supervised.vocabulary import TokenBatch, pad
+from cirbench.methods.supervised.vocabulary import TokenBatch, Vocabulary
 
 BOX = 6
 """Zeros after a feature."""
@@ -33,6 +43,7 @@ LENGTH = 40
 SCALE = 4.0
 """Of all vectors in the loss, at first; it is learned."""
 _MASKED = -10_000.0
+_SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,17 +70,43 @@ class CirplantShape:
     attention_dropout: float = 0.1
 
 
-def make_tokenizer(words: Sequence[str]) -> BertTokenizer:
-    """Make uncased WordPiece over a vocabulary in the order of its ids."""
-    return BertTokenizer(vocab={word: i for i, word in enumerate(words)})
+@dataclass(frozen=True)
+class WordPieces(Vocabulary):
+    """BERT's uncased WordPiece, over any vocabulary that has its special tokens.
 
+    Attributes:
+        length: to how many tokens a text is cut, [CLS] and [SEP] among them.
 
-def encode_batch(
-    tokenizer: BertTokenizer, texts: Sequence[str], length: int = LENGTH
-) -> TokenBatch:
-    """Encode texts with [CLS] and [SEP], cut to `length` tokens, padded to the longest."""
-    encoded = tokenizer(list(texts), truncation=True, max_length=length)
-    return pad(encoded["input_ids"])
+    Raises:
+        ValueError: a special token is lacking, or a word occurs twice.
+    """
+
+    length: int = LENGTH
+    specials: ClassVar[tuple[str, ...]] = ()  # BERT's stand among the others
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if lacking := [token for token in _SPECIALS if token not in self.words]:
+            raise ValueError(f"a vocabulary must hold {' '.join(_SPECIALS)}, lacks {lacking[0]}")
+
+    @cached_property
+    def _tokenizer(self) -> BertTokenizer:
+        return BertTokenizer(vocab=self._ids)
+
+    @classmethod
+    def build(cls, texts: Iterable[str]) -> WordPieces:
+        """Gather the whole words of texts, in alphabetical order."""
+        splitter = BertPreTokenizer()
+        found = {
+            word
+            for text in texts
+            for word, _ in splitter.pre_tokenize_str(BertNormalizer().normalize_str(text))
+        }
+        return cls((*_SPECIALS, *sorted(found)))
+
+    def encode(self, text: str) -> list[int]:
+        found: list[int] = self._tokenizer(text, truncation=True, max_length=self.length).input_ids
+        return found
 
 
 class CirplantNetwork(nn.Module):
@@ -109,6 +146,43 @@ class CirplantNetwork(nn.Module):
     def compose(self, references: Tensor, texts: TokenBatch) -> Tensor:
         """(B, C) features of references, and words → (B, H) queries."""
         return self.encode(references, texts)[:, -1]
+
+    def compute_loss(self, batch: Batch) -> Tensor:
+        """Soft triplets over queries, targets, and what answers as well as these."""
+        queries = self.compose(batch.references, batch.texts)
+        pictures = self.embed_images(torch.cat([batch.targets, batch.equals]))
+        vectors = self.scale * normalize(torch.cat([queries, pictures]), dim=1)
+        return soft_triplet_loss(vectors, draw_set_triplets(batch.positives, batch.rng))
+
+    @classmethod
+    def from_bert(cls, name: str, image_width: int) -> tuple[CirplantNetwork, WordPieces]:
+        """Make a network of a published BERT: `bert-base-uncased`, or a folder.
+
+        Raises:
+            MissingData: it is not on this machine and cannot be fetched.
+            CorruptData: it is no BERT.
+        """
+        folder = Path(name) if Path(name).is_dir() else None
+        with translate_errors(name, folder, "BERT"):
+            bert, info = BertModel.from_pretrained(
+                name, add_pooling_layer=False, output_loading_info=True
+            )
+            tokenizer = BertTokenizer.from_pretrained(name)
+        if lacking := [*info["missing_keys"], *info["mismatched_keys"]]:
+            raise CorruptData(f"{name} must hold all weights of a BERT, lacks {name_some(lacking)}")
+        words = WordPieces(tuple(sorted(tokenizer.vocab, key=tokenizer.vocab.__getitem__)))
+        shape = CirplantShape(
+            image_width=image_width,
+            words=len(words),
+            width=bert.config.hidden_size,
+            layers=bert.config.num_hidden_layers,
+            heads=bert.config.num_attention_heads,
+            hidden=bert.config.intermediate_size,
+            positions=bert.config.max_position_embeddings,
+        )
+        network = cls(shape)
+        network.bert.load_state_dict(bert.state_dict())
+        return network, words
 
     @classmethod
     def from_official(cls, state: Mapping[str, Tensor], *, heads: int = 12) -> CirplantNetwork:

@@ -26,10 +26,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from cirbench.benchmark.backbones.trunks import make_trunk
 from cirbench.benchmark.checkpoints import fill_network
+from cirbench.methods.supervised.batch import Batch
+from cirbench.methods.supervised.losses import scaled_cosine_loss
 from cirbench.methods.supervised.official import T, rename
 from cirbench.methods.supervised.towers import Texts, TowerShape, WordLstm
-from cirbench.benchmark.backbones.trunks import make_trunk
 from cirbench.methods.supervised.vocabulary import TokenBatch
 
 DROPOUT = 0.1
@@ -191,6 +193,14 @@ class MaafNetwork(nn.Module):
         )
         count = places.shape[1]
         return (_pool_maps(fused[:, :count], maps) + _pool_words(fused[:, count:], mask)) / 2
+
+    sees_maps = True
+    """Whether a reference's vector is not enough for a query."""
+
+    def compute_loss(self, batch: Batch) -> Tensor:
+        """Cross-entropy over a batch's targets."""
+        queries = self.compose(batch.references, batch.texts)
+        return scaled_cosine_loss(queries, self.embed_images(batch.targets), self.scale)
 
     @classmethod
     def from_official(

@@ -160,7 +160,8 @@ class ArtemisVocabulary(Vocabulary):
     @classmethod
     def build(cls, texts: Iterable[str]) -> ArtemisVocabulary:
         """Gather the words of captions, in their order."""
-        return cls((*cls.specials, *dict.fromkeys(w for text in texts for w in split_tokens(text))))
+        captions = (caption for text in texts for caption in text.split(AND))
+        return cls((*cls.specials, *dict.fromkeys(w for c in captions for w in split_tokens(c))))
 
     def encode(self, text: str) -> list[int]:
         """Look words up; captions joined by <and> are split apart there."""

@@ -23,32 +23,43 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import normalize
 
+from cirbench.benchmark.backbones.trunks import make_trunk
 from cirbench.benchmark.checkpoints import fill_network
+from cirbench.methods.supervised.batch import Batch
+from cirbench.methods.supervised.losses import (
+    draw_pair_triplets,
+    scaled_cosine_loss,
+    soft_triplet_loss,
+)
 from cirbench.methods.supervised.official import T, rename
 from cirbench.methods.supervised.towers import Texts, TowerShape, WordLstm
-from cirbench.benchmark.backbones.trunks import make_trunk
 from cirbench.methods.supervised.vocabulary import TokenBatch
 
 FUSIONS = ("vector", "last-conv", "concat")
+LOSSES = ("cross-entropy", "triplet")
 SCALE = 4.0
 """Of both sides in the loss, at first; it is learned."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TirgShape(TowerShape):
-    """TIRG's widths; `fusion` is one of FUSIONS.
+    """TIRG's widths; `fusion` is one of FUSIONS, `loss` one of LOSSES.
 
     Raises:
-        ValueError: another fusion, or `last-conv` without a trunk whose map it would change.
+        ValueError: another of either, or `last-conv` without a trunk whose map it would change.
     """
 
     fusion: str = "vector"
+    loss: str = "cross-entropy"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.fusion not in FUSIONS:
             raise ValueError(f"fusion must be one of {', '.join(FUSIONS)}, got {self.fusion!r}")
+        if self.loss not in LOSSES:
+            raise ValueError(f"loss must be one of {', '.join(LOSSES)}, got {self.loss!r}")
         if self.fusion == "last-conv" and self.trunk is None:
             raise ValueError("last-conv changes a trunk's map; over frozen features use vector")
 
@@ -154,7 +165,25 @@ class TirgNetwork(nn.Module):
             assert self.trunk is not None, "TirgShape holds it to this"
             changed = self.fusion(self.trunk(references).layer4, words)
             return self.image_projection(changed.mean(dim=(2, 3)))  # type: ignore[no-any-return]  # the same
-        return self.fusion(self.embed_images(references), words)  # type: ignore[no-any-return]  # the same
+        return self.combine(self.embed_images(references), words)
+
+    def combine(self, images: Tensor, texts: Tensor) -> Tensor:
+        """(B, d) of `embed_images` and (B, d) of `embed_texts` → (B, d); not with `last-conv`."""
+        return self.fusion(images, texts)  # type: ignore[no-any-return]  # the same
+
+    @property
+    def sees_maps(self) -> bool:
+        """Whether a reference's vector is not enough for a query."""
+        return self.shape.fusion == "last-conv"
+
+    def compute_loss(self, batch: Batch) -> Tensor:
+        """Cross-entropy over a batch's targets, or soft triplets over its pairs."""
+        queries = self.compose(batch.references, batch.texts)
+        targets = self.embed_images(batch.targets)
+        if self.shape.loss == "cross-entropy":
+            return scaled_cosine_loss(queries, targets, self.scale)
+        vectors = self.scale * normalize(torch.cat([queries, targets]), dim=1)
+        return soft_triplet_loss(vectors, draw_pair_triplets(len(queries), batch.rng))
 
     @classmethod
     def from_official(cls, state: Mapping[str, Tensor], trunk: str = "resnet18") -> TirgNetwork:

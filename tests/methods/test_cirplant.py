@@ -22,8 +22,7 @@ from torch.nn.functional import normalize
 from cirbench.methods.cirplant.network import (
     CirplantNetwork,
     CirplantShape,
-    encode_batch,
-    make_tokenizer,
+    WordPieces,
     rename_official,
 )
 from cirbench.methods.supervised.losses import soft_triplet_loss
@@ -43,8 +42,8 @@ def network(golden):
 @pytest.fixture
 def texts(golden):
     words = (FOLDER / "vocab_cirplant.txt").read_text(encoding="utf-8").split("\n")
-    tokenizer = make_tokenizer([word for word in words if word])
-    texts = encode_batch(tokenizer, golden.facts["texts"], golden.facts["length"])
+    pieces = WordPieces(tuple(word for word in words if word), golden.facts["length"])
+    texts = pieces.encode_batch(golden.facts["texts"])
     assert torch.equal(texts.ids, golden["in/ids"])
     assert torch.equal(texts.mask, golden["in/mask_with_image"][:, :-1].bool())
     return texts
@@ -88,7 +87,7 @@ def make(**shape) -> CirplantNetwork:
 
 
 TEXTS = pad([[2, 5, 6, 3], [2, 3]])
-WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "red", "long", "##er", "dog"]
+WORDS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "red", "long", "##er", "dog")
 
 
 def test_padding_never_changes_a_query():
@@ -135,15 +134,14 @@ def test_a_picture_in_training_is_dropped_on_the_query_side_alone():
 
 
 def test_a_text_is_cut_and_still_ends_in_sep():
-    tokenizer = make_tokenizer(WORDS)
-    texts = encode_batch(tokenizer, ["Longer red DOG", "", "red " * 60])
+    texts = WordPieces(WORDS).encode_batch(["Longer red DOG", "", "red " * 60])
     assert texts.ids[0, :6].tolist() == [2, 6, 7, 5, 8, 3]
     assert texts.lengths.tolist() == [6, 2, 40]
     assert texts.ids[2].tolist() == [2, *[5] * 38, 3]
 
 
 def test_unknown_words_are_unknown():
-    assert encode_batch(make_tokenizer(WORDS), ["blue"]).ids.tolist() == [[2, 1, 3]]
+    assert WordPieces(WORDS).encode_batch(["blue"]).ids.tolist() == [[2, 1, 3]]
 
 
 def test_the_papers_sizes_are_the_defaults():

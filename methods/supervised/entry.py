@@ -1,0 +1,35 @@
+"""What the registry knows of a supervised system's training; nothing here imports torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, ClassVar
+
+from cirbench.benchmark.api.training import Training, TrainingRequest
+from cirbench.benchmark.runtime.progress import Reporter
+from cirbench.methods.supervised.recipe import SupervisedRecipe
+
+
+class SupervisedTraining(Training):
+    """On the triplets of a task, over frozen features or with a trunk trained along."""
+
+    source = "task"
+    recipe: ClassVar[type[SupervisedRecipe]]
+    method: ClassVar[str]
+    """The name under which it is registered."""
+    small: ClassVar[Mapping[str, Any]] = {}
+    """What of the recipe differs on the embedded task, emoji."""
+    selection: ClassVar[Mapping[str, tuple[str, tuple[str, ...]]]] = {}
+    """Task → the protocol and the metrics by which the best epoch is chosen; else the task's."""
+
+    def default_recipe(self, source: str) -> SupervisedRecipe:
+        recipe: Any = self.recipe
+        return recipe(**(self.small if source == "emoji" else {}))  # type: ignore[no-any-return]
+
+    def train(self, request: TrainingRequest, reporter: Reporter, *, resume: bool) -> None:
+        from cirbench.methods.supervised.training import make_job, train
+
+        recipe = replace(self.default_recipe(request.source), **request.recipe)
+        job = make_job(self.method, recipe, request, self.selection.get(request.source))
+        train(job, reporter, resume=resume)

@@ -1,0 +1,83 @@
+"""How the supervised systems are trained, as data: nothing here imports torch.
+
+What each does at a step is its network's `compute_loss`; the loop is `supervised.training`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, Literal
+
+from cirbench.benchmark.runtime.errors import UsageError
+
+SAMPLERS = ("random", "category")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SupervisedRecipe:
+    """What all of them have; a subclass gives its paper's numbers as defaults.
+
+    Attributes:
+        optimizer: "sgd" has momentum 0.9.
+        trunk_parts: beginnings of names of weights that learn at `trunk_rate`, where a trunk is
+            trained along.
+        largest_gradient: to which norm a step's gradient is cut; None leaves it.
+        every_order: whether each order of the captions is a triplet of its own in an epoch, rather
+            than one of them drawn at each step.
+    """
+
+    optimizer: ClassVar[Literal["sgd", "adamw"]] = "adamw"
+    trunk_parts: ClassVar[tuple[str, ...]] = ("trunk.",)
+    largest_gradient: ClassVar[float | None] = None
+    every_order: ClassVar[bool] = False
+
+    learning_rate: Annotated[float, "Peak learning rate."]
+    weight_decay: float
+    batch_size: int = 32
+    width: Annotated[int, "Of the space in which queries meet the gallery."] = 512
+    sampler: Annotated[str, f"{' or '.join(SAMPLERS)}: what a batch is drawn from."] = "random"
+    augmentation: Annotated[str, "How pictures are changed where a trunk is trained along."]
+    trunk_rate: Annotated[float, "The learning rate of a trunk, as a share of the others'."] = 1.0
+    frozen: Annotated[bool, "Keep a trunk's weights; train over its features alone."] = False
+    seed: Annotated[int, "Of everything random."] = 0
+
+    def __post_init__(self) -> None:
+        if self.sampler not in SAMPLERS:
+            raise UsageError(f"sampler must be {' or '.join(SAMPLERS)}, got {self.sampler!r}")
+        if self.batch_size < 2:
+            raise UsageError(f"batch_size must be at least 2, got {self.batch_size}")
+
+    def count_epochs(self, steps_an_epoch: int) -> int:
+        """How often the triplets are gone through."""
+        raise NotImplementedError
+
+    def find_rate(self, epoch: int, step: int) -> float:
+        """What the learning rate is multiplied by in an epoch and a step of all, from 0."""
+        return 1.0
+
+    def list_frozen(self, epoch: int) -> tuple[str, ...]:
+        """Beginnings of names of weights that do not learn in an epoch."""
+        return ()
+
+    def is_decayed(self, name: str) -> bool:
+        """Whether a weight of that name decays."""
+        return True
+
+
+@dataclass(frozen=True, kw_only=True)
+class SteppedRecipe(SupervisedRecipe):
+    """TIRG's and MAAF's: SGD for a number of steps, the rate falling to a tenth on the way."""
+
+    optimizer: ClassVar[Literal["sgd", "adamw"]] = "sgd"
+
+    learning_rate: Annotated[float, "Learning rate at first."] = 0.01
+    weight_decay: float = 1e-6
+    trunk_rate: Annotated[float, "The learning rate of a trunk, as a share of the others'."] = 0.1
+    steps: Annotated[int, "Rounded up to whole epochs."]
+    drop_every: Annotated[int, "Steps after which the rate falls to a tenth."] = 50_000
+
+    def count_epochs(self, steps_an_epoch: int) -> int:
+        return max(1, -(-self.steps // steps_an_epoch))
+
+    def find_rate(self, epoch: int, step: int) -> float:
+        return float(0.1 ** (step // self.drop_every))
