@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,14 +29,15 @@ class TrainedTowers(ImageTower):
     """A supervised network as a `Backbone`; without prompts, since its words are no tokens."""
 
     words: Vocabulary
+    tokenizer_sha256: str = field(init=False)
     context_length: int = 1 << 20  # a text may be of any length
     token_width: int = 0
     logit_scale: float = 1.0
 
-    @property
-    def tokenizer_sha256(self) -> str:
+    def __post_init__(self) -> None:
+        super().__post_init__()
         said = repr((type(self.words).__qualname__, self.words.words))
-        return hashlib.sha256(said.encode()).hexdigest()
+        self.tokenizer_sha256 = hashlib.sha256(said.encode()).hexdigest()
 
     def encode_texts(self, texts: Sequence[str], *, truncate: bool = False) -> Tensor:
         network: Any = self.model
@@ -67,7 +68,7 @@ def load(name: str, *, device: str, precision: str) -> TrainedTowers:
     checkpoint = read_checkpoint(Path(name.removeprefix("trained:")))
     kind = checkpoint.provenance.get("kind")
     with loading_network(checkpoint, "network with towers of its own"):
-        method = find_method(str(kind)) if kind else None
+        method: Any = find_method(str(kind)) if kind else None
         if not hasattr(method, "read"):
             raise ValueError(f"its header must name a method with towers, and says {kind}")
         network, words = method.read(checkpoint)

@@ -10,7 +10,7 @@ interrupted and resumed ends, on the CPU, with the same bits as an unbroken one.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -224,7 +224,7 @@ def make_learner(job: SupervisedJob, network: nn.Module) -> Learner[Any]:
         share = recipe.trunk_rate if of_trunk else 1.0
         decay = recipe.weight_decay if recipe.is_decayed(name) else 0.0
         groups.setdefault((share, decay), []).append(parameter)
-    parts: list[Mapping[str, Any]] = [
+    parts: list[dict[str, Any]] = [
         {"params": parameters, "share": share, "weight_decay": decay, "lr": 0.0}
         for (share, decay), parameters in groups.items()
     ]

@@ -87,6 +87,11 @@ class Vocabulary(ABC):
     def _ids(self) -> dict[str, int]:
         return {word: i for i, word in enumerate(self.words)}
 
+    @classmethod
+    @abstractmethod
+    def build(cls, texts: Iterable[str]) -> Vocabulary:
+        """Gather the words of texts."""
+
     @abstractmethod
     def encode(self, text: str) -> list[int]:
         """Split a text and look its words up; never empty."""
