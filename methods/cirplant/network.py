@@ -18,7 +18,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from tokenizers.normalizers import BertNormalizer
@@ -149,6 +149,7 @@ class CirplantNetwork(nn.Module):
 
     def compute_loss(self, batch: Batch) -> Tensor:
         """Soft triplets over queries, targets, and what answers as well as these."""
+        assert isinstance(batch.texts, TokenBatch), "BERT reads words"
         queries = self.compose(batch.references, batch.texts)
         pictures = self.embed_images(torch.cat([batch.targets, batch.equals]))
         vectors = self.scale * normalize(torch.cat([queries, pictures]), dim=1)
@@ -164,10 +165,11 @@ class CirplantNetwork(nn.Module):
         """
         folder = Path(name) if Path(name).is_dir() else None
         with translate_errors(name, folder, "BERT"):
-            bert, info = BertModel.from_pretrained(
+            loaded: Any = BertModel.from_pretrained(
                 name, add_pooling_layer=False, output_loading_info=True
             )
             tokenizer = BertTokenizer.from_pretrained(name)
+        bert, info = loaded
         if lacking := [*info["missing_keys"], *info["mismatched_keys"]]:
             raise CorruptData(f"{name} must hold all weights of a BERT, lacks {name_some(lacking)}")
         words = WordPieces(tuple(sorted(tokenizer.vocab, key=tokenizer.vocab.__getitem__)))
