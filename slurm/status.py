@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from cirbench.benchmark.records.record import read_record
+from cirbench.benchmark.records.record import Record, read_record
 from cirbench.benchmark.runtime.errors import CorruptData
 from cirbench.slurm.cells.manifest import (
     CANCELLED,
@@ -114,7 +114,7 @@ def find_status(manifest: Manifest, cells: Sequence[SweepCell]) -> list[CellStat
     rows: dict[str, CellStatus] = {}
     for cell in cells:
         written = manifest.read_state(cell.id)
-        record = records.get(make_key(cell.expected)) if cell.expected else None
+        record = records.find(cell.expected) if cell.expected else None
         state = resolve_state(manifest, cell, written, answers, rows, record is not None)
         if written.status == DONE and state.status == FAILED and damaged:
             state = replace(state, reason="; ".join([state.reason, *damaged]))
@@ -205,25 +205,38 @@ def _find_cluster(answers: QueueSnapshot, state: State) -> str:
     return submission.cluster if submission else "none"
 
 
-Key = tuple[tuple[str, Any], ...]
+class RecordIndex:
+    """The whole records of a sweep, found by some of the fields of their cells.
 
-
-def make_key(fields: Mapping[str, Any]) -> Key:
-    """Make the key by which a record's cell and a sweep's cell are matched.
-
-    Weights that the sweep itself trains have no sha256 yet when the sweep is planned.
+    A record is also found by `checkpoint_file`, the name of its file of weights: what the sweep
+    itself trains has no sha256 yet when the sweep is planned.
     """
-    names = ("method", "task", "split", "protocol", "backbone", "seed")
-    return tuple((name, fields.get(name)) for name in names) + (
-        (("checkpoint", fields["checkpoint"]),) if "checkpoint" in fields else ()
-    )
+
+    def __init__(self) -> None:
+        self._records: list[tuple[Mapping[str, Any], Path]] = []
+        self._tables: dict[tuple[str, ...], dict[tuple[Any, ...], Path]] = {}
+
+    def add(self, record: Record) -> None:
+        """Add a record; of two that have the fields wanted, the later one is found."""
+        file = record.checkpoint.name if record.checkpoint else None
+        self._records.append(({**asdict(record.cell), "checkpoint_file": file}, record.path))
+        self._tables.clear()
+
+    def find(self, wanted: Mapping[str, Any]) -> Path | None:
+        """Find the record of a cell by what is expected of it; None where there is none."""
+        names = tuple(wanted)
+        if names not in self._tables:  # a sweep's cells expect the same few fields
+            self._tables[names] = {
+                tuple(fields.get(name) for name in names): path for fields, path in self._records
+            }
+        return self._tables[names].get(tuple(wanted.values()))
 
 
-def validate_records(manifest: Manifest) -> tuple[dict[Key, Path], list[str]]:
-    """Read the sweep's whole records by their keys, and what is wrong with the others."""
+def validate_records(manifest: Manifest) -> tuple[RecordIndex, list[str]]:
+    """Read the sweep's whole records, and what is wrong with the others."""
     limited = manifest.read_plan().limited
     root = manifest.records.with_name("records-partial") if limited else manifest.records
-    found: dict[Key, Path] = {}
+    found = RecordIndex()
     damaged: list[str] = []
     for path in sorted(root.glob("*/[!.]*.json")):
         try:
@@ -233,7 +246,5 @@ def validate_records(manifest: Manifest) -> tuple[dict[Key, Path], list[str]]:
         except CorruptData as error:
             damaged.append(str(error))
             continue
-        cell = asdict(record.cell)
-        found[make_key(cell)] = path
-        found[make_key({k: v for k, v in cell.items() if k != "checkpoint"})] = path
+        found.add(record)
     return found, damaged

@@ -30,6 +30,7 @@ class Entry:
     Attributes:
         needs_checkpoint, zero_shot: of a built-in method, what its class says, known without
             importing it.
+        trunk: of a built-in backbone, whether a method can train it along.
         clash: who else claims the name, if anybody does; then it can't be had.
     """
 
@@ -38,6 +39,7 @@ class Entry:
     summary: str = ""
     needs_checkpoint: bool = False
     zero_shot: bool = True
+    trunk: bool = False
     clash: str = ""
 
     def load(self) -> Any:
@@ -65,12 +67,8 @@ class Entry:
             ) from error
 
 
-def _built_in(
-    target: str, summary: str, *, needs_checkpoint: bool = False, zero_shot: bool = True
-) -> Entry:
-    return Entry(
-        target=target, summary=summary, needs_checkpoint=needs_checkpoint, zero_shot=zero_shot
-    )
+def _built_in(target: str, summary: str, **facts: bool) -> Entry:
+    return Entry(target=target, summary=summary, **facts)
 
 
 _METHODS = {
@@ -193,10 +191,12 @@ _BACKBONES = {
     "torchvision:": _built_in(
         "cirbench.benchmark.backbones.trunks:load",
         "a ResNet trained on ImageNet, without a text tower: torchvision:resnet18, 50 or 152",
+        trunk=True,
     ),
     "tiny": _built_in(
         "cirbench.benchmark.backbones.trunks:load_tiny",
         "a small ResNet for pictures of 48 pixels, not trained: bench train artemis -b tiny",
+        trunk=True,
     ),
     "trained:": _built_in(
         "cirbench.methods.supervised.trained:load",

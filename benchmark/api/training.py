@@ -73,6 +73,14 @@ class Training(ABC):
         """The recipe for what is trained on, where a person asks for no other numbers."""
         return self.recipe()
 
+    def trains_backbone(self, backbone: str, recipe: Any) -> bool:
+        """Whether the backbone learns as well: its weights are then a backbone, `trained:FILE`.
+
+        Args:
+            recipe: as `default_recipe` gives it, with what a person asks for put in.
+        """
+        return False
+
     @abstractmethod
     def train(self, request: TrainingRequest, reporter: Reporter, *, resume: bool) -> None:
         """Trains, and writes `request.output` whole.

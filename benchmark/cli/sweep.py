@@ -37,7 +37,7 @@ SWEEPS = Path("sweeps")
     " failed under debug; 2 a mistake in the file, no Slurm, or it refuses the resources."
 )
 def submit(
-    sweep_file: Annotated[str, typer.Argument(help="A TOML file; or shipped: emoji, paper.")],
+    sweep_file: Annotated[str, typer.Argument(help="A TOML file; or shipped: emoji, paper, …")],
     cluster: Cluster = "slurm",
     profile: Annotated[
         str | None, typer.Option(help="What jobs ask for: a TOML file, or a shipped name.")

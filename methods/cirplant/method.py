@@ -17,7 +17,6 @@ class Cirplant(Supervised):
     network_type: ClassVar[type[Any]] = CirplantNetwork
     shape_type: ClassVar[type[Any]] = CirplantShape
     vocabulary_type: ClassVar[type[Any]] = WordPieces
-    trains_trunks: ClassVar[bool] = False
     reads_features: ClassVar[bool] = False
 
     @classmethod

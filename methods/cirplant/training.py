@@ -21,6 +21,7 @@ class CirplantRecipe(SupervisedRecipe):
     """
 
     largest_gradient: ClassVar[float | None] = 1.0
+    learns_pictures: ClassVar[bool] = False
 
     learning_rate: float = 1e-5
     weight_decay: Annotated[float, "Of all but biases and layer norms."] = 0.05

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, ClassVar
 
+from cirbench.benchmark.api.registry import backbone_entry
 from cirbench.benchmark.api.training import Training, TrainingRequest
 from cirbench.benchmark.runtime.progress import Reporter
 from cirbench.methods.supervised.recipe import SupervisedRecipe
@@ -26,6 +27,9 @@ class SupervisedTraining(Training):
     def default_recipe(self, source: str) -> SupervisedRecipe:
         recipe: Any = self.recipe
         return recipe(**(self.small if source == "emoji" else {}))  # type: ignore[no-any-return]
+
+    def trains_backbone(self, backbone: str, recipe: SupervisedRecipe) -> bool:
+        return recipe.trains_trunk and backbone_entry(backbone).trunk
 
     def train(self, request: TrainingRequest, reporter: Reporter, *, resume: bool) -> None:
         from cirbench.methods.supervised.training import make_job, train

@@ -42,8 +42,6 @@ class Supervised(Method):
     network_type: ClassVar[type[Any]]
     shape_type: ClassVar[type[Any]]
     vocabulary_type: ClassVar[type[Vocabulary]]
-    trains_trunks: ClassVar[bool] = True
-    """Whether a trunk can be trained along."""
     reads_features: ClassVar[bool] = True
     """Whether the texts of a backbone with a text tower may come as its features."""
     families: ClassVar[tuple[str, ...]] = ("caption", "text")

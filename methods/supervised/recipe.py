@@ -24,12 +24,14 @@ class SupervisedRecipe:
         largest_gradient: to which norm a step's gradient is cut; None leaves it.
         every_order: whether each order of the captions is a triplet of its own in an epoch, rather
             than one of them drawn at each step.
+        learns_pictures: whether a trunk can be trained along at all.
     """
 
     optimizer: ClassVar[Literal["sgd", "adamw"]] = "adamw"
     trunk_parts: ClassVar[tuple[str, ...]] = ("trunk.",)
     largest_gradient: ClassVar[float | None] = None
     every_order: ClassVar[bool] = False
+    learns_pictures: ClassVar[bool] = True
 
     learning_rate: Annotated[float, "Peak learning rate."]
     weight_decay: float
@@ -46,6 +48,11 @@ class SupervisedRecipe:
             raise UsageError(f"sampler must be {' or '.join(SAMPLERS)}, got {self.sampler!r}")
         if self.batch_size < 2:
             raise UsageError(f"batch_size must be at least 2, got {self.batch_size}")
+
+    @property
+    def trains_trunk(self) -> bool:
+        """Whether a trunk is trained along, where there is one."""
+        return self.learns_pictures and not self.frozen
 
     def count_epochs(self, steps_an_epoch: int) -> int:
         """How often the triplets are gone through."""

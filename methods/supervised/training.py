@@ -73,8 +73,8 @@ class SupervisedJob:
     @property
     def trunk(self) -> Trunk | None:
         """The trunk that is trained along, if one is."""
-        frozen = self.recipe.frozen or not self.method.trains_trunks
-        return self.backbone if isinstance(self.backbone, Trunk) and not frozen else None
+        learns = self.recipe.trains_trunk
+        return self.backbone if isinstance(self.backbone, Trunk) and learns else None
 
     @cached_property
     def examples(self) -> list[Example]:

@@ -42,6 +42,7 @@ def train(request: Mapping[str, Any]) -> None:
         data_root=Path(request["data_root"]) if request["data_root"] else None,
         device=request["device"],
         precision=request["precision"],
+        workers=request.get("workers", TrainingRequest.workers),
         checkpoint_every=request["checkpoint_every"],
     )
     training.train(wanted, Reporter(quiet=rank > 0), resume=True)

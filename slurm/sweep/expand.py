@@ -16,10 +16,12 @@ from cirbench.benchmark.api.registry import (
     find_task,
     find_training,
     needs_checkpoint,
+    split_name,
 )
+from cirbench.benchmark.api.training import TrainingRequest
 from cirbench.benchmark.checkpoints import read_checkpoint
 from cirbench.benchmark.evaluation.plan import Plan, Request, plan
-from cirbench.benchmark.evaluation.weights import checkpoint_path
+from cirbench.benchmark.evaluation.weights import checkpoint_path, find_backbone_of
 from cirbench.benchmark.images.sources import find_training_images
 from cirbench.benchmark.records.fields import slug
 from cirbench.benchmark.runtime.errors import CirbenchError, MissingData
@@ -34,7 +36,12 @@ _SLUG_LENGTH = 24
 
 @dataclass
 class Expansion:
-    """The work of turning one sweep into cells; answers that cost time are asked once."""
+    """The work of turning one sweep into cells; answers that cost time are asked once.
+
+    Attributes:
+        own_towers: cells of weights that are a backbone themselves, in place of the one they
+            started from.
+    """
 
     sweep: Sweep
     profile: Profile
@@ -43,6 +50,7 @@ class Expansion:
     errors: ValidationErrors
     plans: dict[tuple[str, str], Plan | None] = field(default_factory=dict)
     hashes: dict[Path, str | None] = field(default_factory=dict)
+    own_towers: set[str] = field(default_factory=set)
 
     def cells(self) -> list[SweepCell]:
         """Every cell, trainings and embeddings before the runs that need them.
@@ -135,18 +143,24 @@ class Expansion:
         made = self._plan(names["task"], names["protocol"])
         method, backbone, seed = names["method"], names["backbone"], names["seed"]
         training = trainings.get((method, backbone, seed))
+        own_name, known_name = split_name(backbone)
         expected = {
             "method": method,
             "task": names["task"],
-            "backbone": backbone,
+            "backbone": own_name or known_name,
             "seed": seed,
         }
         if training:
             checkpoint: str | None = str(training.request["output"])
+            has_towers = training.id in self.own_towers
+            if has_towers:
+                expected["checkpoint_file"] = Path(training.request["output"]).name
         else:
             checkpoint, expected["checkpoint"] = self._checkpoint(method, backbone, seed)
-        if backbone.startswith("tuned:"):
-            del expected["backbone"]  # its records bear the name of its weights
+            given = [Path(checkpoint)] if checkpoint else []
+            has_towers = find_backbone_of(backbone, given) != backbone
+        if has_towers or backbone.startswith(("tuned:", "trained:")):
+            del expected["backbone"]  # its records bear digits of the weights, not known yet
         if made is None:
             return None
         expected |= {"split": made.split, "protocol": f"{names['protocol']}@{made.protocol.hash}"}
@@ -155,7 +169,7 @@ class Expansion:
             "checkpoints": {method: checkpoint} if checkpoint else {},
             "seed": seed,
         }
-        return SweepCell(
+        cell = SweepCell(
             id=_id([method, names["task"], names["protocol"], backbone, f"s{seed}"], request),
             kind="run",
             request=request,
@@ -163,6 +177,9 @@ class Expansion:
             needs=(training.id,) if training else (),
             resources=self._resources(names),
         )
+        if has_towers:
+            self.own_towers.add(cell.id)
+        return cell
 
     def _request(self, names: Mapping[str, Any], split: str) -> dict[str, Any]:
         return {
@@ -214,8 +231,7 @@ class Expansion:
                     yield replace(training, source=_images(training.source))
 
     def _training(self, training: TrainTable, seed: int) -> SweepCell:
-        named = (training.method, training.backbone, f"s{seed}")
-        file_name = "--".join(map(_short, named))
+        file_name = f"{training.method}--{slug(training.backbone)}--s{seed}"
         how = find_training(training.method)
         request = {
             "method": training.method,
@@ -225,6 +241,7 @@ class Expansion:
             "output": str(self.manifest.folder / "checkpoints" / f"{file_name}.safetensors"),
             "recipe": {**training.recipe, "seed": seed},
             "checkpoint_every": training.checkpoint_every,
+            "workers": self.sweep.settings.get("workers", TrainingRequest.workers),
             "device": self.sweep.settings.get("device", "auto"),
             "precision": self.sweep.settings.get("precision", "fp32"),
         }
@@ -236,12 +253,17 @@ class Expansion:
                 f"[[train]]: a batch of {training.recipe['batch_size']} is not split evenly over "
                 f"{tasks} tasks"
             )
-        return SweepCell(
+        cell = SweepCell(
             id=_id(["train", training.method, training.backbone, f"s{seed}"], request),
             kind="train",
             request=request,
             resources=resources,
         )
+        with self.errors.collect():
+            recipe = replace(how().default_recipe(training.source), **training.recipe)
+            if how().trains_backbone(training.backbone, recipe):
+                self.own_towers.add(cell.id)
+        return cell
 
     def _with_embeddings(
         self, runs: Sequence[SweepCell]
@@ -249,9 +271,12 @@ class Expansion:
         """One embedding for the runs that share their pictures and towers, where several do."""
         groups: dict[tuple[str, ...], list[SweepCell]] = {}
         shared = ["task", "protocol", *([] if self.sweep.decode_once else ["backbone"])]
-        for cell in runs:
-            groups.setdefault(tuple(cell.request[axis] for axis in shared), []).append(cell)
         embeddings, dependent = [], []
+        for cell in runs:
+            if cell.id in self.own_towers:  # what the towers it started from see is of no use
+                dependent.append(cell)
+            else:
+                groups.setdefault(tuple(cell.request[axis] for axis in shared), []).append(cell)
         for members in groups.values():
             if len(members) == 1:
                 dependent += members

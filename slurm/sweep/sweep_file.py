@@ -221,7 +221,7 @@ def _read_training(table: Mapping[str, Any], errors: ValidationErrors) -> TrainT
     kinds = {**needed, "checkpoint_every": Positive, **recipe}
     model_fields: dict[str, Any] = {key: (kind, None) for key, kind in kinds.items()}
     model = create_model("Train", __base__=Table, **model_fields)
-    errors.validate(model, table, "[[train]]")
+    checked = errors.validate(model, table, "[[train]]").model_dump(exclude_unset=True)
     if missing := [key for key in needed if not isinstance(table.get(key), str)]:
         errors.add(f"[[train]] of {method} lacks {', '.join(missing)}")
         return None
@@ -229,8 +229,8 @@ def _read_training(table: Mapping[str, Any], errors: ValidationErrors) -> TrainT
         method=method,
         backbone=table["backbone"],
         source=table[training.source],
-        checkpoint_every=table.get("checkpoint_every", 500),
-        recipe={key: table[key] for key in recipe if key in table},
+        checkpoint_every=checked.get("checkpoint_every", 500),
+        recipe={key: checked[key] for key in recipe if key in checked},
     )
 
 

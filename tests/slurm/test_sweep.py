@@ -8,11 +8,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from layouts import write_cirr, write_fashion_iq
 from patience import wait_until
 from places import ROOT
-from sweeping import TRAINING, TWO_TASKS, Sweeps, install_faults
+from sweeping import TOWERS, TRAINING, TWO_TASKS, Sweeps, install_faults
 
 from cirbench.benchmark.checkpoints import read_checkpoint
+from cirbench.benchmark.records.record import read_record
 from cirbench.slurm import status
 from cirbench.slurm.cells.manifest import (
     FAILED,
@@ -35,6 +37,7 @@ from cirbench.slurm.submit import group_into_arrays
 EXPECTED = Path(__file__).with_name("sweep.sbatch")
 
 
+SUPERVISED = ("tirg", "maaf", "artemis", "cirplant")
 ONE = 'methods = ["image-only"]\ntasks = ["emoji"]\n'
 PIC2WORD = 'methods = ["pic2word"]\ntasks = ["emoji"]\nbackbones = ["fake"]\n'
 
@@ -205,6 +208,42 @@ def test_a_task_that_fails_gives_the_cell_its_reason(sweeps, picture_folder, mon
     assert "cannot be decoded" in row.state.reason
 
 
+def test_a_trained_trunk_is_the_backbone_of_its_runs(sweeps):
+    file = sweeps.file("towers", TOWERS.format(epochs=0))
+    planned = json.loads(sweeps("submit", file, "--dry-run", "--json")[1])["cells"]
+    needs = {cell["cell"].rsplit("--", 1)[0]: cell["needs"] for cell in planned}
+    counts = [len(needs[f"artemis--emoji--emoji--{name}--s0"]) for name in ("tiny", "emoji-clip")]
+    assert counts == [1, 2], "the trunk as it was at first is not embedded for its runs"
+    assert "embed--emoji--emoji--tiny" not in needs
+
+    assert sweeps("submit", file, "--cluster", "debug")[0] == 0
+    rows = refresh_status(sweeps.manifest("towers"))
+    assert {row.cell.id: row.state.reason for row in rows if row.state.status != "done"} == {}
+    found = {row.cell.id: row.record for row in rows if row.record}
+    assert len(set(found.values())) == len(found) == 4
+    assert sorted(read_record(path).cell.backbone.partition("+")[0] for path in found.values()) == [
+        "emoji-clip",
+        "emoji-clip",
+        "tiny",
+        "trained:artemis",
+    ]
+    assert sweeps("collect", "towers")[0] == 0
+    assert len(list((sweeps.folder / "results-partial/emoji").glob("*.json"))) == 4
+    assert "nothing to submit" in sweeps("submit", file, "--cluster", "debug")[2]
+
+
+def test_a_file_of_trained_towers_is_told_by_its_content(sweeps):
+    file = sweeps.file("towers", TOWERS.format(epochs=0))
+    sweeps("submit", file, "--cluster", "debug")
+    weights = sweeps.manifest("towers").folder / "checkpoints/artemis--tiny--s0.safetensors"
+    text = (
+        'methods = ["artemis"]\ntasks = ["emoji"]\nbackbones = ["tiny"]\n'
+        f'[settings]\nlimit = 1\n[checkpoints]\nartemis = "{weights}"\n'
+    )
+    assert sweeps("submit", sweeps.file("given", text), "--cluster", "debug")[0] == 0
+    assert sweeps.statuses("given") == {"artemis": "done"}
+
+
 COMBINER = """
 methods = ["combiner"]
 tasks = ["emoji"]
@@ -257,6 +296,46 @@ def test_shipped_files_are_sound(sweeps, tmp_path, monkeypatch):
         assert f"task {task} needs its data" in err
     assert "$PIC2WORD names a variable that is not set" in err
     assert "unknown" not in err
+
+
+def test_the_supervised_sweep_trains_and_asks_what_it_says(sweeps, tmp_path):
+    write_fashion_iq(tmp_path)
+    write_cirr(tmp_path)
+    code, out, err = sweeps(
+        "submit",
+        "supervised",
+        "--data-root",
+        tmp_path,
+        "--profile",
+        "slurm-example",
+        "--dry-run",
+        "--json",
+    )
+    assert code == 0, err
+    cells = [cell["cell"].rsplit("--", 1)[0] for cell in json.loads(out)["cells"]]
+    assert {cell for cell in cells if cell.startswith("train")} == {
+        "train--tirg--torchvision-resnet18--s0",
+        "train--maaf--torchvision-resnet50--s0",
+        "train--artemis--torchvision-resnet50--s0",
+        "train--cirplant--torchvision-resnet152--s0",
+        *(f"train--{method}--features-2048--s0" for method in SUPERVISED),
+    }
+    assert {cell for cell in cells if cell.startswith("embed")} == {
+        f"embed--cirr--{protocol}--features-2048" for protocol in ("soft", "pic2word", "clip4cir")
+    }, "of Fashion-IQ's runs each has towers of its own"
+    own = {"tirg": "maaf", "maaf": "maaf", "artemis": "artemis", "cirplant": "maaf"}
+    asked = {(cell.split("--")[0], *cell.split("--")[1:3]) for cell in cells}
+    for method in SUPERVISED:
+        assert {p for m, t, p in asked if (m, t) == (method, "cirr")} == {
+            "soft",
+            "pic2word",
+            "clip4cir",
+        }
+        assert {p for m, t, p in asked if (m, t) == (method, "fashion-iq")} == {
+            own[method],
+            "pic2word",
+            "clip4cir",
+        }
 
 
 def test_a_wish_for_no_such_profile_or_cluster_is_told(sweeps):
@@ -585,7 +664,7 @@ def test_a_folder_that_cant_be_written_is_one_clear_error(sweeps):
         (
             ["submit", "nowhere.toml"],
             3,
-            "shipped name: combiner-cirr, combiner-fashion-iq, emoji, paper",
+            "shipped name: combiner-cirr, combiner-fashion-iq, emoji, paper, supervised",
         ),
     ],
 )

@@ -8,8 +8,9 @@ import sys
 import pytest
 import slurm_cluster
 from patience import wait_until
-from sweeping import TRAINING, TWO_TASKS, Sweeps, install_faults
+from sweeping import TOWERS, TRAINING, TWO_TASKS, Sweeps, install_faults
 
+from cirbench.benchmark.records.record import read_record
 from cirbench.slurm.cells.manifest import Manifest
 
 pytestmark = [
@@ -190,6 +191,24 @@ def test_a_training_that_was_requeued_ends_in_the_same_weights(
     cluster_of = ["--cluster", "local"] if tasks == "two tasks" else ["--cluster", "debug"]
     assert sweeps("submit", sweeps.file("unbroken", text), *cluster_of, "--no-snapshot")[0] == 0
     sweeps.wait("unbroken")
+    unbroken = sweeps.manifest("unbroken").folder / "checkpoints" / output.name
+    assert output.read_bytes() == unbroken.read_bytes()
+
+
+def test_a_trunk_whose_training_was_requeued_is_its_runs_backbone(cluster, sweeps):
+    text = TOWERS.format(epochs=3).replace('"tiny", "emoji-clip"', '"tiny"')
+    assert sweeps("submit", sweeps.file("towers", text), "--no-snapshot")[0] == 0
+    output = sweeps.manifest("towers").folder / "checkpoints/artemis--tiny--s0.safetensors"
+    wait_until(output.with_suffix(".state.safetensors").exists, "saved state")
+    cluster.command("scancel", sweeps.rows("towers")["train"].state.job, "--signal", "USR2")
+    cluster.start_requeued_now()
+    rows = sweeps.wait("towers")
+    assert set(sweeps.statuses("towers").values()) == {"done"}
+    assert rows["train"].state.attempts == 2
+    assert read_record(rows["artemis"].record).cell.backbone.startswith("trained:artemis+")
+
+    file = sweeps.file("unbroken", text)
+    assert sweeps("submit", file, "--cluster", "debug", "--no-snapshot")[0] == 0
     unbroken = sweeps.manifest("unbroken").folder / "checkpoints" / output.name
     assert output.read_bytes() == unbroken.read_bytes()
 

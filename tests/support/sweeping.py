@@ -49,6 +49,32 @@ timeout_min = 30
 cpus_per_task = 1
 mem_gb = 1
 """
+TOWERS = """
+methods = ["artemis", "image-only"]
+tasks = ["emoji"]
+backbones = ["tiny", "emoji-clip"]
+[settings]
+limit = 1
+[[train]]
+method = "artemis"
+backbone = "tiny"
+task = "emoji"
+width = 8
+word_width = 4
+first_epochs = 1
+epochs = {epochs}
+[[train]]
+method = "artemis"
+backbone = "emoji-clip"
+task = "emoji"
+width = 8
+first_epochs = 1
+epochs = 0
+[resources]
+timeout_min = 30
+cpus_per_task = 1
+mem_gb = 2
+"""
 TWO_TASKS = """
 [[override]]
 method = "train"
