@@ -10,7 +10,9 @@ import pytest
 import torch
 import torchvision
 
+from cirbench.benchmark.api.registry import backbone_entry
 from cirbench.benchmark.backbones.load import load_backbone
+from cirbench.benchmark.backbones.trunks import Trunk
 from cirbench.benchmark.runtime.errors import CorruptData, MissingData, UsageError
 
 
@@ -92,3 +94,8 @@ def test_texts_are_refused_with_what_to_choose(folder):
 def test_an_unknown_trunk_names_the_known_ones(name):
     with pytest.raises(UsageError, match=r"known: torchvision:resnet18, .*/random"):
         load_backbone(name)
+
+
+@pytest.mark.parametrize("name", ["torchvision:resnet18/random", "tiny", "fake", "features:8"])
+def test_what_can_be_trained_along_is_known_without_loading_it(name):
+    assert backbone_entry(name).trunk == isinstance(load_backbone(name), Trunk)

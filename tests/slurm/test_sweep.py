@@ -138,7 +138,7 @@ partition = "gpu"
         ('methods = ["image-only"]\ntasks = ["cirr"]', "task cirr needs its data"),
         (f'{ONE}[[exclude]]\ntask = "*"', "the sweep is empty after [[exclude]]"),
         (f'name = "../x"\n{ONE}', "a sweep's name must be of letters"),
-        (f'{ONE}[[train]]\nmethod = "x"', "(pic2word, combiner)"),
+        (f'{ONE}[[train]]\nmethod = "x"', "(pic2word, combiner, "),
         (f'{ONE}[[train]]\nmethod = "combiner"\nbackbone = "fake"', "combiner lacks task"),
         (f'{ONE}[[train]]\nmethod = "combiner"\nbackbone = "fake"\ntask = "coco"', "triplets"),
         (
@@ -242,6 +242,16 @@ def test_a_file_of_trained_towers_is_told_by_its_content(sweeps):
     )
     assert sweeps("submit", sweeps.file("given", text), "--cluster", "debug")[0] == 0
     assert sweeps.statuses("given") == {"artemis": "done"}
+
+
+def test_a_tuned_backbone_has_its_record(sweeps):
+    weights = ROOT / "datasets/emoji/clip/open_clip_model.safetensors"
+    text = (
+        f'methods = ["image-only"]\ntasks = ["emoji"]\nbackbones = ["tuned:emoji-clip@{weights}"]\n'
+    )
+    file = sweeps.file("tuned", f"{text}[settings]\nlimit = 1\n")
+    assert sweeps("submit", file, "--cluster", "debug")[0] == 0
+    assert sweeps.statuses("tuned") == {"image-only": "done"}
 
 
 COMBINER = """
