@@ -19,6 +19,7 @@ LETTERS = string.ascii_uppercase[:SERIES]
 WIDTH, HEIGHT = 660.0, 290.0
 LEFT, RIGHT, TOP, BOTTOM = 44.0, 22.0, 12.0, 44.0
 _LETTER_HEIGHT = 11.0
+_LINED = "Bars with lines are of supervised methods, which were trained on triplets."
 
 Scale = Callable[[float], float]
 
@@ -77,6 +78,7 @@ class Chart:
 
     Attributes:
         legend: one name a series, in order; the template adds the letters.
+        lined: series whose bars are drawn with lines.
         diagonal: (x1, y1, x2, y2) of the line where both axes agree, if any.
         note: what the chart leaves out, or how to read it.
     """
@@ -88,6 +90,7 @@ class Chart:
     x_ticks: tuple[Tick, ...]
     y_ticks: tuple[Tick, ...]
     legend: tuple[str, ...] = ()
+    lined: tuple[int, ...] = ()
     bars: tuple[Bar, ...] = ()
     lines: tuple[Line, ...] = ()
     dots: tuple[Dot, ...] = ()
@@ -123,6 +126,7 @@ def _y_axis(top: float) -> tuple[Scale, tuple[Tick, ...]]:
 def make_bars(board: Board, names: Sequence[str]) -> Chart:
     """Chart the headline metric per group and on average, one bar a record."""
     count = min(len(names), SERIES)
+    lined = [i for i, r in enumerate(board.records[:count]) if not r.method.zero_shot]
     series = collect_bars(board, board.records[:count])
     y, y_ticks = _y_axis(series.top)
     slot = (WIDTH - LEFT - RIGHT) / len(series.at)
@@ -141,8 +145,9 @@ def make_bars(board: Board, names: Sequence[str]) -> Chart:
         x_ticks=tuple(Tick(at=m, text=row) for m, row in zip(middles, series.at, strict=True)),
         y_ticks=y_ticks,
         legend=tuple(names[:count]),
+        lined=tuple(lined),
         bars=tuple(drawn),
-        note=_note_left_out(names),
+        note=" ".join(filter(None, (_note_left_out(names), _LINED if lined else ""))),
     )
 
 

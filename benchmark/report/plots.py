@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 
 from cirbench.benchmark.analysis.board_statistics import collect_curves
 from cirbench.benchmark.analysis.boards import Board
@@ -19,7 +22,10 @@ from cirbench.benchmark.runtime.paths import to_line
 if TYPE_CHECKING:
     from cirbench.benchmark.records.record import Record
 
-HATCHES = ("", "//", "..", "xx")
+HATCHES = ("", "..", "oo", "**")
+"""Of zero-shot methods: each colour plain first, then with dots of a kind."""
+SUPERVISED_HATCHES = ("//", "\\\\", "xx", "||")
+"""Lines, so that those that saw triplets are told apart in any colour."""
 MOST = len(COLOURS) * len(HATCHES)
 """A figure shows so many records at most: all that look different."""
 
@@ -32,6 +38,7 @@ def draw_bars(board: Board) -> Figure:
     width = 0.84 / len(drawn)
     places = np.arange(len(series.at))
     for i, (label, cells) in enumerate(zip(drawn, series.values, strict=True)):
+        record = drawn[label]
         values = np.array([cell.value for cell in cells])
         error = np.array([[c.value - c.low for c in cells], [c.high - c.value for c in cells]])
         axes.bar(
@@ -41,12 +48,14 @@ def draw_bars(board: Board) -> Figure:
             yerr=error,
             label=label,
             color=_colour(i),
-            hatch=HATCHES[i // len(COLOURS) % len(HATCHES)],
+            hatch=_choose_hatch(i, zero_shot=record.method.zero_shot),
             error_kw={"elinewidth": 0.8},
         )
     axes.set_xticks(places, [to_line(row) for row in series.at])
     axes.set_ylabel(f"{board.headline} (%)")
-    return _finish(figure, axes, board)
+    lined = Patch(facecolor="white", edgecolor="black", linewidth=0.4, hatch=SUPERVISED_HATCHES[0])
+    kinds = {record.method.zero_shot for record in drawn.values()}
+    return _finish(figure, axes, board, {} if kinds == {True} else {"supervised (lines)": lined})
 
 
 def draw_curves(board: Board) -> Figure:
@@ -73,13 +82,19 @@ def _make_figure(width: float) -> tuple[Figure, Axes]:
     return figure, figure.add_subplot()
 
 
-def _finish(figure: Figure, axes: Axes, board: Board) -> Figure:
+def _finish(
+    figure: Figure, axes: Axes, board: Board, keys: Mapping[str, Patch] = MappingProxyType({})
+) -> Figure:
+    """Set title and legend; `keys` come last in this."""
     axes.set_ylim(bottom=0)
     axes.grid(axis="y", linewidth=0.4, alpha=0.5)
     axes.set_axisbelow(True)
     shown, of = len(_choose_records(board)), len(board.records)
     axes.set_title(to_line(board.title), loc="left", fontsize=9)
+    handles, labels = axes.get_legend_handles_labels()
     figure.legend(
+        [*handles, *keys.values()],
+        [*labels, *keys],
         loc="outside right upper",
         frameon=False,
         fontsize=8,
@@ -107,6 +122,11 @@ def _but_for_seed(record: Record) -> tuple[str | None, ...]:
 
 def _colour(index: int) -> str:
     return COLOURS[index % len(COLOURS)]
+
+
+def _choose_hatch(index: int, *, zero_shot: bool) -> str:
+    kinds = HATCHES if zero_shot else SUPERVISED_HATCHES
+    return kinds[index // len(COLOURS) % len(kinds)]
 
 
 def draw(board: Board) -> dict[str, Figure]:

@@ -16,15 +16,16 @@ from cirbench.benchmark.api.protocol import EvaluationProtocol
 from cirbench.benchmark.records.fields import MethodFacts
 from cirbench.benchmark.records.record import read_records, write_record
 from cirbench.benchmark.report.markdown import render_leaderboard
-from cirbench.benchmark.report.plots import draw
+from cirbench.benchmark.report.plots import HATCHES, SUPERVISED_HATCHES, draw
 from cirbench.benchmark.report.publish import find_stale, publish
 from cirbench.benchmark.runtime.errors import CorruptData, MissingData
-from cirbench.benchmark.runtime.figures import render_png, render_svg
+from cirbench.benchmark.runtime.figures import COLOURS, render_png, render_svg
 from cirbench.benchmark.scoring.metrics import find_hits, parse_metric
 from cirbench.benchmark.scoring.summary import summarise
 
 EXPECTED = Path(__file__).with_name("leaderboard.md")
 GROUPS = ("cartoon", "toy")
+SUPERVISED = "bad|<b>"
 PROTOCOL = EvaluationProtocol(
     name="plain",
     version=1,
@@ -64,7 +65,7 @@ def store(root, method, skill, protocol=PROTOCOL, gallery="g", **cell):
     metrics = summarise(arrays, GROUPS, protocol)
     identity = make_cell(protocol, method=method, **cell)
     parts = {
-        "method": MethodFacts(zero_shot=method != "bad|<b>", remarks=()),
+        "method": MethodFacts(zero_shot=method != SUPERVISED, remarks=()),
         "counts": make_counts(80, 40, 3),
         "fingerprints": make_fingerprints(gallery=gallery),
     }
@@ -179,6 +180,29 @@ def test_plots_have_the_same_bytes_each_time(tmp_path):
     for kind in ("bars", "curves"):
         assert render_svg(once[kind], "d") == render_svg(again[kind], "d")
         assert render_png(once[kind]) == render_png(again[kind])
+
+
+def test_bars_of_supervised_methods_have_lines_and_the_legend_says_so(tmp_path):
+    for i in range(5):
+        store(tmp_path, f"m{i}", 0.1 * i)
+        store(tmp_path, SUPERVISED, 0.1 * i + 0.05, seed=i)
+    [board] = read_boards(tmp_path)
+    figure = draw(board)["bars"]
+    hatches = [bars.patches[0].get_hatch() or "" for bars in figure.axes[0].containers[1::2]]
+    zero_shot = [record.method.zero_shot for record in board.records]
+    looks = list(zip((i % len(COLOURS) for i in range(10)), hatches, strict=True))
+    assert len(set(looks)) == 10, "ten records look different"
+    for hatch, plain in zip(hatches, zero_shot, strict=True):
+        assert (hatch in HATCHES) == plain
+        assert (hatch in SUPERVISED_HATCHES) != plain
+    last = figure.legends[0].get_texts()[-1].get_text()
+    assert last == "supervised (lines)"
+
+
+def test_where_none_is_supervised_the_legend_does_not_speak_of_it(tmp_path):
+    store(tmp_path, "a", 0.5)
+    [board] = read_boards(tmp_path)
+    assert len(draw(board)["bars"].legends[0].get_texts()) == 1
 
 
 def test_stale_names_what_is_old(tmp_path):

@@ -20,7 +20,7 @@ from cirbench.benchmark.analysis.published import Published, verify
 from cirbench.benchmark.api.per_query import PerQuery
 from cirbench.benchmark.api.protocol import EvaluationProtocol
 from cirbench.benchmark.api.values import Interval
-from cirbench.benchmark.records.fields import slug
+from cirbench.benchmark.records.fields import MethodFacts, slug
 from cirbench.benchmark.records.record import label_records, write_record
 from cirbench.benchmark.report import charts
 from cirbench.benchmark.report import write as writing
@@ -47,7 +47,7 @@ PROTOCOL = EvaluationProtocol(
 )
 
 
-def store(root, method, skill, protocol=PROTOCOL, queries="q", **cell):
+def store(root, method, skill, protocol=PROTOCOL, queries="q", zero_shot=True, **cell):
     """40 references × 2 groups; the same draws decide for every method, so that skills nest."""
     found = np.random.default_rng(0).random(80) < skill
     top = np.where(found[:, None], [[0, 1]], [[2, 1]]).astype(np.int32)
@@ -70,6 +70,7 @@ def store(root, method, skill, protocol=PROTOCOL, queries="q", **cell):
     metrics = summarise(arrays, GROUPS, protocol)
     identity = make_cell(protocol, method=method, **cell)
     parts = {
+        "method": MethodFacts(zero_shot=zero_shot, remarks=()),
         "counts": make_counts(80, 40, 3),
         "run": make_run(seconds={"compose": skill, "rank": 0.1}),
     }
@@ -304,6 +305,19 @@ def test_nine_methods_make_eight_bars_a_group_and_a_note(tmp_path):
     assert all(charts.TOP <= bar.y <= charts.HEIGHT - charts.BOTTOM for bar in chart.bars)
     cost = charts.make_cost(board, compute_statistics(board), label_records(board.records))
     assert [dot.letter for dot in cost.dots] == [*"ABCDEFGH", ""]
+
+
+def test_bars_of_supervised_methods_have_lines(tmp_path):
+    store(tmp_path, "seen", 0.8, zero_shot=False)
+    store(tmp_path, "unseen", 0.5)
+    [board] = read_boards(tmp_path)
+    chart = charts.make_bars(board, label_records(board.records))
+    assert chart.lined == (0,)
+    assert "supervised" in chart.note
+    text = page(tmp_path)
+    [pattern] = re.findall(r'<pattern id="([^"]+)"', text)
+    lined = text.count(f'<rect fill="url(#{pattern})" class="lined"')
+    assert lined == len(chart.bars) / 2 + 1, "one record's bars, and its key"
 
 
 def test_a_bars_height_is_its_value(three):
