@@ -43,6 +43,8 @@ TEMPERATURE = 2.65926
 """Scores are multiplied by its exponential, 14.29, in the loss; it is learned."""
 _LEAST_SQUARE = 1e-30
 """Under a root that divides: far below any square that counts, far above what underflows."""
+PICTURES_AT_ONCE = 1024
+"""Their scores go from product to product within a processor's cache."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,13 +88,22 @@ def score(queries: Tensor, gallery: Tensor) -> Tensor:
     Returns:
         (B, N), from -2 to 2.
     """
+    scores = queries.new_empty(len(queries), len(gallery))
+    for start in range(0, len(gallery), PICTURES_AT_ONCE):
+        part = slice(start, start + PICTURES_AT_ONCE)
+        scores[:, part] = _score_part(queries, gallery[part])
+    return scores
+
+
+def _score_part(queries: Tensor, gallery: Tensor) -> Tensor:
     squares = gallery.square()
     explicit, implicit = (
-        (queries[:, i] @ gallery.T)
-        / (queries[:, i + 1] @ squares.T).clamp(min=_LEAST_SQUARE).sqrt()
+        (queries[:, i] @ gallery.T).mul_(
+            (queries[:, i + 1] @ squares.T).clamp_(min=_LEAST_SQUARE).rsqrt_()
+        )
         for i in (0, 2)
     )
-    return explicit + implicit
+    return explicit.add_(implicit)
 
 
 class WordGru(nn.Module):

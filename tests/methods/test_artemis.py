@@ -24,6 +24,7 @@ from torch.nn.functional import normalize
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from cirbench.benchmark.backbones import trunks
+from cirbench.methods.artemis import network as artemis
 from cirbench.methods.artemis.network import (
     ArtemisNetwork,
     ArtemisShape,
@@ -177,6 +178,19 @@ def test_a_part_of_the_gallery_scores_as_it_does_in_the_whole():
         queries, gallery = network.compose(draw(3, 5), draw(3, 4)), draw(40, 8)
         parts = [score(queries, part) for part in gallery.split(7)]
         assert_near(torch.cat(parts, dim=1), score(queries, gallery), 1e-6)
+
+
+def test_how_many_pictures_are_scored_at_once_changes_neither_scores_nor_gradients(monkeypatch):
+    queries, gallery = draw(3, 4, 8).abs(), draw(40, 8)
+    found = []
+    for at_once in (40, 7):
+        monkeypatch.setattr(artemis, "PICTURES_AT_ONCE", at_once)
+        asked, shown = queries.clone().requires_grad_(), gallery.clone().requires_grad_()
+        scores = score(asked, shown)
+        scores.square().sum().backward()
+        found.append((scores.detach(), asked.grad, shown.grad))
+    for whole, parts in zip(*found, strict=True):
+        assert_near(parts, whole, 1e-5)
 
 
 class LargestResult(TorchDispatchMode):

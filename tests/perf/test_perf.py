@@ -46,6 +46,12 @@ def test_scoring_goes_from_vectors_to_metrics():
     assert "MB" in row.measured
 
 
+def test_a_methods_own_score_is_measured_against_one_product():
+    row = ranks.own_score_row(20, 250, 5)
+    assert row.ratio > 0
+    assert row.name == "ranking by ARTEMIS's score, 20 × 250 × 512, k = 5"
+
+
 def test_growth_is_the_slope_between_logarithms():
     assert growth.exponent([1, 2, 4, 8]) == pytest.approx(1)
     assert growth.exponent([1, 4, 16, 64]) == pytest.approx(2)
