@@ -48,9 +48,8 @@ def _shorten_name(name: str) -> str:
 def _check_folder(name: str) -> None:
     """Some backbones are folders, which the libraries would look for on the hub."""
     kind, _, path = name.partition(":")
-    if kind == "trained":  # a file
-        return
-    if (kind == "local-dir" or path.startswith(("/", "."))) and not Path(path).is_dir():
+    a_path = path.startswith(("/", ".")) and kind != "trained"  # which is a file
+    if (kind == "local-dir" or a_path) and not Path(path).is_dir():
         raise MissingData(
             f"backbone {name} must be a folder that exists, got {path}; check the path"
         )

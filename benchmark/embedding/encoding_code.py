@@ -64,10 +64,16 @@ def _is_text(node: ast.expr) -> bool:
 
 
 def hash_foreign_code(backbone: object) -> str | None:
-    """sha256 over the packages of others that a backbone's parts are from, None where there are
-    none: a plug-in's, and what it uses that is not named by a version."""
-    digest, found = hashlib.sha256(), False
-    for package in sorted({module.partition(".")[0] for module in _find_modules(backbone)}):
+    """sha256 over the code beside `benchmark` that a backbone's parts are from, None where there is
+    none: modules of ours, as of a method whose towers it is, by what they do; the packages of a
+    plug-in, and what it uses that is not named by a version."""
+    digest, found, modules = hashlib.sha256(), False, sorted(set(_find_modules(backbone)))
+    for module in modules:
+        if module.startswith("cirbench.") and not module.startswith("cirbench.benchmark."):
+            found = True
+            source = Path(str(sys.modules[module].__file__)).read_text(encoding="utf-8")
+            digest.update(f"{module}\n{strip_source(source)}\n".encode())
+    for package in sorted({module.partition(".")[0] for module in modules}):
         if package == "cirbench" or package in _VERSIONED | sys.stdlib_module_names:
             continue
         found = True

@@ -31,7 +31,8 @@ class Space:
         width: of a row; None where any will do.
         checkpoint: sha256 of the method's weights that make the pseudo-words of prompts.
         code: sha256 of our code that makes a vector.
-        plug_in: sha256 of the code of others that a backbone is from, if any.
+        plug_in: sha256 of the code beside `benchmark` that a backbone is from, if any: a method's
+            or others'.
         backbone: its name, for a person; not part of the key.
     """
 

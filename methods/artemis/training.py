@@ -19,6 +19,7 @@ class ArtemisRecipe(SupervisedRecipe):
     weights, at the rate that is left, which is halved every ten epochs.
     """
 
+    least: ClassVar[Mapping[str, int]] = {**SupervisedRecipe.least, "first_epochs": 0}
     every_order: ClassVar[bool] = True
 
     learning_rate: Annotated[float, "Learning rate at first."] = 5e-4

@@ -21,6 +21,7 @@ from cirbench.benchmark.checkpoints import (
     sha256_of_tensors,
 )
 from cirbench.benchmark.runtime.errors import CorruptData
+from cirbench.benchmark.runtime.torch_state import full_float32
 from cirbench.methods.supervised.towers import Texts
 from cirbench.methods.supervised.vocabulary import Vocabulary
 
@@ -121,10 +122,12 @@ class Supervised(Method):
             method.remarks = describe_other_weights(checkpoint, backbone)
         return method
 
+    @full_float32()
     def gallery(self, features: Tensor) -> Tensor:
         vectors = features if self.own_towers else self.network.embed_images(features)
         return self._scale(vectors)
 
+    @full_float32()
     def compose(self, queries: Queries) -> Tensor:
         texts = self._read_texts(queries)
         if not self.own_towers:

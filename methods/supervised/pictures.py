@@ -110,6 +110,18 @@ AUGMENTATIONS: dict[str, Augmentation] = {
 }
 
 
+def find_augmentation(name: str) -> Augmentation:
+    """Find an augmentation by its name.
+
+    Raises:
+        UsageError: none has it.
+    """
+    if name not in AUGMENTATIONS:
+        known = ", ".join(AUGMENTATIONS)
+        raise UsageError(f"unknown augmentation {name!r}; known: {known}")
+    return AUGMENTATIONS[name]
+
+
 @dataclass(frozen=True, kw_only=True)
 class AugmentedPictures:
     """How a training sees pictures.
@@ -128,9 +140,7 @@ class AugmentedPictures:
     workers: int
 
     def __post_init__(self) -> None:
-        if self.augmentation not in AUGMENTATIONS:
-            known = ", ".join(AUGMENTATIONS)
-            raise UsageError(f"unknown augmentation {self.augmentation!r}; known: {known}")
+        find_augmentation(self.augmentation)
 
     def load(
         self, draws: Iterable[tuple[ImageRef, int]], *, epoch: int, ahead: int

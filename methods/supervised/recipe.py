@@ -5,7 +5,8 @@ What each does at a step is its network's `compute_loss`; the loop is `supervise
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from typing import Annotated, ClassVar, Literal
 
 from cirbench.benchmark.runtime.errors import UsageError
@@ -22,6 +23,7 @@ class SupervisedRecipe:
         trunk_parts: beginnings of names of weights that learn at `trunk_rate`, where a trunk is
             trained along.
         largest_gradient: to which norm a step's gradient is cut; None leaves it.
+        least: what a whole number must at least be, where that is not 1.
         every_order: whether each order of the captions is a triplet of its own in an epoch, rather
             than one of them drawn at each step.
         learns_pictures: whether a trunk can be trained along at all.
@@ -30,6 +32,7 @@ class SupervisedRecipe:
     optimizer: ClassVar[Literal["sgd", "adamw"]] = "adamw"
     trunk_parts: ClassVar[tuple[str, ...]] = ("trunk.",)
     largest_gradient: ClassVar[float | None] = None
+    least: ClassVar[Mapping[str, int]] = {"batch_size": 2, "seed": 0}
     every_order: ClassVar[bool] = False
     learns_pictures: ClassVar[bool] = True
 
@@ -46,8 +49,12 @@ class SupervisedRecipe:
     def __post_init__(self) -> None:
         if self.sampler not in SAMPLERS:
             raise UsageError(f"sampler must be {' or '.join(SAMPLERS)}, got {self.sampler!r}")
-        if self.batch_size < 2:
-            raise UsageError(f"batch_size must be at least 2, got {self.batch_size}")
+        if not self.learning_rate > 0:
+            raise UsageError(f"learning_rate must be above 0, got {self.learning_rate}")
+        for field in fields(self):
+            value, least = getattr(self, field.name), self.least.get(field.name, 1)
+            if type(value) is int and value < least:
+                raise UsageError(f"{field.name} must be at least {least}, got {value}")
 
     @property
     def trains_trunk(self) -> bool:

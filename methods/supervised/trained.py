@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from cirbench.benchmark.api.backbone import ImageSpec
-from cirbench.benchmark.api.registry import find_method
+from cirbench.benchmark.api.registry import find_method, methods
 from cirbench.benchmark.backbones.base import ImageTower
 from cirbench.benchmark.checkpoints import loading_network, read_checkpoint
 from cirbench.benchmark.runtime.errors import UsageError
@@ -68,8 +68,8 @@ def load(name: str, *, device: str, precision: str) -> TrainedTowers:
     checkpoint = read_checkpoint(Path(name.removeprefix("trained:")))
     kind = checkpoint.provenance.get("kind")
     with loading_network(checkpoint, "network with towers of its own"):
-        method: Any = find_method(str(kind)) if kind else None
-        if not hasattr(method, "read"):
+        method: Any = find_method(kind) if kind in methods() else None
+        if not getattr(method, "trains_trunks", False):
             raise ValueError(f"its header must name a method with towers, and says {kind}")
         network, words = method.read(checkpoint)
         if not network.shape.trunk:

@@ -46,7 +46,7 @@ from cirbench.benchmark.training.state import as_stored, identify_backbone, shou
 from cirbench.methods.supervised.batch import Batch
 from cirbench.methods.supervised.batches import Example, count_steps, make_batches, make_examples
 from cirbench.methods.supervised.method import Supervised
-from cirbench.methods.supervised.pictures import AugmentedPictures
+from cirbench.methods.supervised.pictures import AugmentedPictures, find_augmentation
 from cirbench.methods.supervised.recipe import SupervisedRecipe
 from cirbench.methods.supervised.towers import Texts
 from cirbench.methods.supervised.trained import make_towers
@@ -111,6 +111,7 @@ def make_job(
     Raises:
         UsageError, MissingData, CorruptData: as the task and the backbone say.
     """
+    find_augmentation(recipe.augmentation)
     supervision = find_supervision(request.source, request.data_root, selection)
     if len(supervision["triplets"]) < 2:
         raise UsageError(f"training needs at least 2 triplets, got {len(supervision['triplets'])}")
