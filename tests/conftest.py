@@ -43,6 +43,12 @@ def fake():
     return load_backbone("fake")
 
 
+@pytest.fixture(scope="module")
+def tiny():
+    """The trunk that is trained along with a method."""
+    return load_backbone("tiny")
+
+
 @pytest.fixture
 def picture():
     """The maker of pictures."""
