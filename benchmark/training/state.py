@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from cirbench.benchmark.api.backbone import Backbone
-from cirbench.benchmark.checkpoints import read_checkpoint, write_checkpoint
+from cirbench.benchmark.checkpoints import first_line, read_checkpoint, write_checkpoint
 from cirbench.benchmark.runtime.errors import CorruptData, UsageError
 from cirbench.benchmark.runtime.files import write_whole
 from cirbench.benchmark.training.learner import Learner
@@ -71,6 +71,7 @@ def load_state(
 
     Raises:
         UsageError: it is of another training; the fields that differ are named.
+        CorruptData: its weights are not of this network.
     """
     saved = read_checkpoint(path)
     if differing := _list_differences(saved.provenance, identity):
@@ -79,7 +80,13 @@ def load_state(
             "the file to start over"
         )
     network = learner.network
-    network.load_state_dict({n: saved.content[f"network.{n}"] for n in network.state_dict()})
+    try:
+        network.load_state_dict({n: saved.content[f"network.{n}"] for n in network.state_dict()})
+    except (KeyError, RuntimeError) as error:
+        raise CorruptData(
+            f"{path} must hold the weights of this network ({first_line(error)}); delete the file "
+            "to start over"
+        ) from error
     learner.scaler.load_state_dict(saved.provenance.get("loss_scale", {}))
     for name, parameter in network.named_parameters():
         learner.optimizer.state[parameter] = {

@@ -71,7 +71,7 @@ def make_training_job(
     triplets = make_triplets(refs)
     numbers = {"batch_size": 8, **SMALL[method], **recipe}
     if method in ("tirg", "maaf"):
-        numbers["steps"] = (epochs or 5) * (len(triplets) // numbers["batch_size"])
+        numbers["steps"] = (epochs or 5) * max(1, len(triplets) // numbers["batch_size"])
     elif epochs:
         numbers["epochs"] = epochs - numbers.get("first_epochs", 0)
     queries = tuple(
