@@ -67,7 +67,7 @@ def hash_foreign_code(backbone: object) -> str | None:
     """sha256 over the code beside `benchmark` that a backbone's parts are from, None where there is
     none: modules of ours, as of a method whose towers it is, by what they do; the packages of a
     plug-in, and what it uses that is not named by a version."""
-    digest, found, modules = hashlib.sha256(), False, sorted(set(_find_modules(backbone)))
+    digest, found, modules = hashlib.sha256(), False, sorted(set(find_modules(backbone)))
     for module in modules:
         if module.startswith("cirbench.") and not module.startswith("cirbench.benchmark."):
             found = True
@@ -82,7 +82,7 @@ def hash_foreign_code(backbone: object) -> str | None:
     return digest.hexdigest() if found else None
 
 
-def _find_modules(backbone: object) -> Iterator[str]:
+def find_modules(backbone: object) -> Iterator[str]:
     """The modules in which a backbone's class, its functions and its layers are defined."""
     from torch import nn  # a list of what is stored does without
 

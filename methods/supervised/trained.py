@@ -8,7 +8,7 @@ search and late fusion.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from torch import Tensor
 from cirbench.benchmark.api.backbone import ImageSpec
 from cirbench.benchmark.api.registry import find_method, methods
 from cirbench.benchmark.backbones.base import ImageTower
+from cirbench.benchmark.backbones.loading import read_channels, read_deviations
 from cirbench.benchmark.checkpoints import loading_network, read_checkpoint
 from cirbench.benchmark.runtime.errors import UsageError
 from cirbench.methods.supervised.vocabulary import Vocabulary
@@ -74,10 +75,18 @@ def load(name: str, *, device: str, precision: str) -> TrainedTowers:
         network, words = method.read(checkpoint)
         if not network.shape.trunk:
             raise ValueError("it was trained over frozen features; run it over their backbone")
-        spec = ImageSpec(**checkpoint.provenance["image"])
+        spec = _read_image_spec(name, checkpoint.provenance["image"])
     towers = make_towers(network, words, spec, device, precision)
     towers.name = f"trained:{kind}+{towers.weights_sha256[:8]}"
     return towers
+
+
+def _read_image_spec(name: str, found: Mapping[str, Any]) -> ImageSpec:
+    size = found["size"]
+    if type(size) is not int or size < 1:
+        raise ValueError(f"the side of its pictures must be a number of pixels, got {size!r}")
+    mean, std = read_channels(name, "mean", found["mean"]), read_deviations(name, found["std"])
+    return ImageSpec(size=size, mean=mean, std=std)
 
 
 def make_towers(

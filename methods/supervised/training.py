@@ -238,6 +238,16 @@ def make_learner(job: SupervisedJob, network: nn.Module) -> Learner[Any]:
     return Learner(network=network, optimizer=optimizer, scaler=scaler)
 
 
+def make_header(job: SupervisedJob, network: Any, words: Vocabulary | None) -> dict[str, Any]:
+    """Make what a file of weights says besides the job's identity, so that they can be read."""
+    header = {"kind": job.method.name, "trained_on": job.trained_on, "shape": asdict(network.shape)}
+    if words:
+        header["words"] = list(words.words)
+    if job.trunk:
+        header["image"] = job.trunk.image_spec.as_dict()
+    return header
+
+
 @full_float32()
 def train(job: SupervisedJob, reporter: Reporter, *, resume: bool = False) -> float:
     """Train, write the best epoch's weights and a log, and give its selection score in percent.
@@ -250,16 +260,11 @@ def train(job: SupervisedJob, reporter: Reporter, *, resume: bool = False) -> fl
     network, words = start(job)
     towers = OwnTowers(job, words) if job.trunk and words else FrozenTowers(job, words, reporter)
     learner = make_learner(job, network)
-    header = {"kind": job.method.name, "trained_on": job.trained_on, "shape": asdict(network.shape)}
-    if words:
-        header["words"] = list(words.words)
-    if job.trunk:
-        header["image"] = job.trunk.image_spec.as_dict()
     best = train_in_epochs(
         learner,
         epochs=job.recipe.count_epochs(count_steps(job.examples, job.recipe)),
         identity=job.identity(),
-        header=header,
+        header=make_header(job, network, words),
         output=job.output,
         one_epoch=lambda epoch: _train_epoch(learner, job, towers, epoch),
         score=lambda: _score(network, job, towers),

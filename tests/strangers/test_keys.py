@@ -9,7 +9,7 @@ import os
 import re
 import shutil
 import sys
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -19,15 +19,24 @@ from models import write_hf, write_open_clip
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from cirbench.benchmark.api.backbone import ImageSpec
+from cirbench.benchmark.api.registry import find_method
 from cirbench.benchmark.api.values import Mode
 from cirbench.benchmark.backbones.load import load_backbone
-from cirbench.benchmark.embedding.encoding_code import MODULES, hash_code, strip_source
+from cirbench.benchmark.checkpoints import write_checkpoint
+from cirbench.benchmark.embedding.encoding_code import (
+    MODULES,
+    find_modules,
+    hash_code,
+    strip_source,
+)
 from cirbench.benchmark.embedding.pictures import BatchSize, Embedder, embed_with
 from cirbench.benchmark.embedding.space import make_image_space, make_text_space
 from cirbench.benchmark.images.preprocess import make_transform
 from cirbench.benchmark.images.reading import make_file_ref
 from cirbench.benchmark.runtime import provenance
 from cirbench.benchmark.runtime.progress import Reporter
+from cirbench.benchmark.runtime.torch_state import seeded
 
 OURS = provenance.find_source_root() / "benchmark"
 TEXTS = ["A red, dog!", "it's  two cars", "Ünïcode &amp; more"]
@@ -353,6 +362,133 @@ def test_a_change_of_a_plug_ins_code_is_another_key(tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", ["fake", "emoji-clip"])
 def test_our_own_backbones_are_no_plug_ins(name):
     assert make_image_space(load_backbone(name), "clip").plug_in is None
+
+
+# Trained towers, whose code is a method's
+
+
+def write_trained(path, method, *, trunk="tiny", words=("red", "dog"), change=None, **shape):
+    """A file as an end-to-end training writes it."""
+    found = find_method(method)
+    with seeded(0):
+        network, vocabulary = found.start(
+            {"width": 16, "heads": 2, **shape},
+            {"trunk": trunk, "image_width": 0, "text_width": 0, "words": True},
+            [" ".join(words)],
+        )
+    weights = network.state_dict()
+    if change:
+        weights[change].view(-1)[0] += 0.5
+    header = {
+        "kind": method,
+        "shape": asdict(network.shape),
+        "words": list(vocabulary.words),
+        "image": ImageSpec(size=48).as_dict(),
+    }
+    write_checkpoint(path, weights, header)
+    return load_backbone(f"trained:{path}")
+
+
+def encode_trained(backbone):
+    with torch.inference_mode():
+        pixels = make_transform("imagenet", backbone.image_spec)(PICTURE)
+        return {
+            "image": Encoded(
+                make_image_space(backbone, "imagenet").key, backbone.encode_images(pixels[None])
+            ),
+            "text": Encoded(
+                make_text_space(backbone, truncate=False).key, backbone.encode_texts(TEXTS)
+            ),
+        }
+
+
+TRAINED = [
+    ("artemis", {"change": "trunk.conv1.weight"}, "image"),
+    ("artemis", {"change": "trunk.bn1.running_mean"}, "image"),
+    ("artemis", {"change": "text.embedding.weight"}, None),  # of <pad>, which no text has
+    ("artemis", {"words": ("dog", "red")}, "text"),
+    ("artemis", {"text_tower": "lstm"}, "text"),
+    ("tirg", {"change": "image_projection.bias"}, "image"),
+    ("tirg", {"words": ("cars", "dog")}, "text"),
+    ("tirg", {"trunk": "resnet18"}, "image"),
+    ("maaf", {"change": "blocks.0.contract.bias"}, "image"),
+    ("maaf", {"heads": 4}, "image"),
+    ("maaf", {"blocks": 1}, "image"),
+]
+
+
+@pytest.mark.parametrize(("method", "changes", "moved"), TRAINED)
+def test_a_change_of_trained_towers_is_another_key(tmp_path, method, changes, moved):
+    before = encode_trained(write_trained(tmp_path / "before.safetensors", method))
+    after = encode_trained(write_trained(tmp_path / "after.safetensors", method, **changes))
+    if moved:
+        assert not before[moved].equals(after[moved]), f"{changes} was to move a vector"
+    assert not before["text"].meets(after["text"])
+    for kind in before:
+        assert before[kind].equals(after[kind]) or not before[kind].meets(after[kind])
+
+
+def test_the_same_trained_towers_are_one_key_wherever_they_lie(tmp_path):
+    write_trained(tmp_path / "one.safetensors", "maaf")
+    shutil.copy(tmp_path / "one.safetensors", tmp_path / "other.safetensors")
+    one, other = (
+        encode_trained(load_backbone(f"trained:{tmp_path / name}.safetensors"))
+        for name in ("one", "other")
+    )
+    assert all(one[kind].meets(other[kind]) for kind in one)
+
+
+WITH_TOWERS = ("artemis", "maaf", "tirg")
+
+
+def modules_of(backbone):
+    """The modules of methods that are in its key."""
+    return {name for name in find_modules(backbone) if name.startswith("cirbench.methods.")}
+
+
+@pytest.mark.parametrize("method", WITH_TOWERS)
+def test_a_change_of_a_methods_code_is_another_key_and_one_of_remarks_is_not(
+    tmp_path, monkeypatch, method
+):
+    backbone = write_trained(tmp_path / "a.safetensors", method)
+    found = modules_of(backbone)
+    assert {"cirbench.methods.supervised.trained", f"cirbench.methods.{method}.network"} < found
+
+    def find_key(name, more):
+        source = Path(sys.modules[name].__file__).read_text(encoding="utf-8")
+        (tmp_path / "changed.py").write_text(f"{source}{more}", encoding="utf-8")
+        with monkeypatch.context() as patched:
+            patched.setattr(sys.modules[name], "__file__", str(tmp_path / "changed.py"))
+            return make_image_space(backbone, "clip").key
+
+    before = make_image_space(backbone, "clip").key
+    for name in found:
+        assert find_key(name, "\n\n# A remark.\n") == before
+        assert find_key(name, "\nx = 1\n") != before
+
+
+NO_PART_OF_TOWERS = ("batch", "losses", "official")
+"""Of `methods/supervised`: read by the networks, and for training or for others' files alone."""
+
+
+@pytest.mark.parametrize("method", WITH_TOWERS)
+def test_every_module_of_a_methods_towers_is_in_the_key_or_known_to_change_none(tmp_path, method):
+    own = modules_of(write_trained(tmp_path / "a.safetensors", method))
+    left_out = {f"cirbench.methods.supervised.{name}" for name in NO_PART_OF_TOWERS}
+    asked, seen = list(own), set()
+    while asked:
+        name = asked.pop()
+        if name in seen or name in left_out or not name.startswith("cirbench.methods."):
+            continue
+        seen.add(name)
+        source = Path(sys.modules[name].__file__).read_text(encoding="utf-8")
+        asked += [
+            node.module
+            for node in ast.walk(ast.parse(source))
+            if isinstance(node, ast.ImportFrom) and node.module
+        ]
+    types = {"cirbench.methods.supervised.towers"}  # whose layers are found where they are used
+    assert seen - types == own - types
 
 
 # Pictures
