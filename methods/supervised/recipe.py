@@ -51,6 +51,8 @@ class SupervisedRecipe:
             raise UsageError(f"sampler must be {' or '.join(SAMPLERS)}, got {self.sampler!r}")
         if not self.learning_rate > 0:
             raise UsageError(f"learning_rate must be above 0, got {self.learning_rate}")
+        if not self.trunk_rate >= 0:
+            raise UsageError(f"trunk_rate must be at least 0, got {self.trunk_rate}")
         for field in fields(self):
             value, least = getattr(self, field.name), self.least.get(field.name, 1)
             if type(value) is int and value < least:

@@ -43,9 +43,10 @@ def test_steps_are_rounded_up_to_whole_epochs(steps, an_epoch, epochs):
 
 
 def test_what_of_tirg_and_maaf_learns_slowly_is_what_was_trained_before_and_what_is_beside_it():
-    assert TirgRecipe.slow_parts == ("trunk.",)
-    assert MaafRecipe.slow_parts == ("trunk.", "projections.")
-    assert ArtemisRecipe.slow_parts == CirplantRecipe.slow_parts == ()
+    assert TirgRecipe.trunk_parts == ArtemisRecipe.trunk_parts == ("trunk.",)
+    assert MaafRecipe.trunk_parts == ("trunk.", "projections.")
+    assert TirgRecipe().trunk_rate == MaafRecipe().trunk_rate == 0.1
+    assert ArtemisRecipe().trunk_rate == 1
 
 
 def test_maaf_is_as_wide_as_on_fashion_iq_and_its_batches_are_of_one_category():
@@ -157,6 +158,7 @@ def test_the_small_recipe_is_of_the_embedded_task_alone(name):
         ("artemis", "first_epochs", -1, "first_epochs must be at least 0, got -1"),
         ("cirplant", "epochs", 0, "epochs must be at least 1, got 0"),
         ("cirplant", "seed", -1, "seed must be at least 0, got -1"),
+        ("tirg", "trunk_rate", -0.1, "trunk_rate must be at least 0, got -0.1"),
         ("artemis", "learning_rate", 0.0, "learning_rate must be above 0, got 0.0"),
         ("artemis", "learning_rate", float("nan"), "learning_rate must be above 0, got nan"),
     ],
