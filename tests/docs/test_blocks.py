@@ -136,8 +136,9 @@ def parse(arguments: list[str], place: str) -> None:
     command = typer.main.get_command(app)
     rest = list(arguments)
     while isinstance(command, typer.core.TyperGroup):
-        assert rest[0] in command.commands, f"{place}: bench has no command {arguments}"
-        command = command.commands[rest.pop(0)]
+        found = command.get_command(typer.Context(command), rest.pop(0))
+        assert found, f"{place}: bench has no command {arguments}"
+        command = found
     try:
         command.make_context(command.name, rest)
     except Exception as error:
