@@ -67,8 +67,21 @@ class Entry:
             ) from error
 
 
-def _built_in(target: str, summary: str, **facts: bool) -> Entry:
-    return Entry(target=target, summary=summary, **facts)
+def _built_in(
+    target: str,
+    summary: str,
+    *,
+    needs_checkpoint: bool = False,
+    zero_shot: bool = True,
+    trunk: bool = False,
+) -> Entry:
+    return Entry(
+        target=target,
+        summary=summary,
+        needs_checkpoint=needs_checkpoint,
+        zero_shot=zero_shot,
+        trunk=trunk,
+    )
 
 
 _METHODS = {

@@ -69,7 +69,7 @@ def load(name: str, *, device: str, precision: str) -> TrainedTowers:
     checkpoint = read_checkpoint(Path(name.removeprefix("trained:")))
     kind = checkpoint.provenance.get("kind")
     with loading_network(checkpoint, "network with towers of its own"):
-        method: Any = find_method(kind) if kind in methods() else None
+        method: Any = find_method(str(kind)) if kind in methods() else None
         if not getattr(method, "trains_trunks", False):
             raise ValueError(f"its header must name a method with towers, and says {kind}")
         network, words = method.read(checkpoint)
