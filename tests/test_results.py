@@ -16,7 +16,8 @@ from cirbench.benchmark.runtime.progress import Reporter
 from cirbench.datasets.emoji.pictures import FOLDER
 from cirbench.datasets.emoji.task import PROTOCOL
 
-METHODS = ("image-only", "text-only", "image-text", "pic2word", "combiner")
+SUPERVISED = ("combiner", "tirg", "maaf", "artemis", "cirplant")
+METHODS = ("image-only", "text-only", "image-text", "pic2word", *SUPERVISED)
 WEIGHTS = RESULTS.parent / "methods" / "weights"
 
 
