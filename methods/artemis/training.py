@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
+from cirbench.benchmark.runtime.files import check_is_file, sha256_of_file
 from cirbench.methods.supervised.entry import SupervisedTraining
 from cirbench.methods.supervised.recipe import SupervisedRecipe
 
@@ -32,7 +34,15 @@ class ArtemisRecipe(SupervisedRecipe):
     )
     text_tower: Annotated[str, "bigru or lstm, over words."] = "bigru"
     word_width: Annotated[int, "Of the word vectors."] = 300
-    word_vectors: Annotated[str, "A file of GloVe's vectors, of `word_width` numbers."] = ""
+    word_vectors: Annotated[str, "A text file of GloVe's, with `word_width` numbers a word."] = ""
+
+    def describe(self) -> dict[str, Any]:
+        described = super().describe()
+        if self.word_vectors:
+            path = Path(self.word_vectors)
+            check_is_file(path, "file of word vectors")
+            described["word_vectors"] = {"file": path.name, "sha256": sha256_of_file(path)}
+        return described
 
     def count_epochs(self, steps_an_epoch: int) -> int:
         return self.first_epochs + self.epochs

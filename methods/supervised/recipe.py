@@ -6,8 +6,8 @@ What each does at a step is its network's `compute_loss`; the loop is `supervise
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from typing import Annotated, ClassVar, Literal
+from dataclasses import asdict, dataclass, fields
+from typing import Annotated, Any, ClassVar, Literal
 
 from cirbench.benchmark.runtime.errors import UsageError
 
@@ -57,6 +57,10 @@ class SupervisedRecipe:
             value, least = getattr(self, field.name), self.least.get(field.name, 1)
             if type(value) is int and value < least:
                 raise UsageError(f"{field.name} must be at least {least}, got {value}")
+
+    def describe(self) -> dict[str, Any]:
+        """What a resume compares and the weights' header keeps: files by their content."""
+        return asdict(self)
 
     @property
     def trains_trunk(self) -> bool:

@@ -93,7 +93,7 @@ class SupervisedJob:
         """What must be the same for a training to be resumed, and what its weights' header says."""
         return as_stored(
             {
-                "recipe": asdict(self.recipe),
+                "recipe": self.recipe.describe(),
                 "backbone": identify_backbone(self.backbone),
                 **describe_supervision(self.triplets, self.selection, self.validation),
             }
