@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tomllib
 
 import pytest
 import slurm_cluster
 from patience import wait_until
+from places import ROOT
 from sweeping import TOWERS, TRAINING, TWO_TASKS, Sweeps, install_faults
 
 from cirbench.benchmark.records.record import read_record
@@ -261,8 +263,8 @@ def test_a_node_without_a_usable_gpu_fails_the_cell_at_once_with_the_reason(swee
 
 
 def test_the_emoji_sweep_gives_the_leaderboard_that_bench_run_gives(sweeps, monkeypatch):
-    names = ("image-only", "text-only", "image-text", "pic2word", "combiner")
     assert sweeps("submit", "emoji")[0] == 0
+    names = tomllib.loads((ROOT / "slurm/sweeps/emoji.toml").read_text(encoding="utf-8"))["methods"]
     methods = [word for name in names for word in ("-m", name)]
     command = [sys.executable, "-P", "-c", "from cirbench.benchmark.cli.main import main; main()"]
     for rest in (["run", *methods, "-t", "emoji", "-q"], ["leaderboard"]):
