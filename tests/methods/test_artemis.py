@@ -24,8 +24,8 @@ from torch.nn.functional import normalize
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from cirbench.benchmark.backbones import trunks
-from cirbench.methods.artemis import network as artemis
-from cirbench.methods.artemis.network import (
+from cirbench.methods.artemis import method as artemis
+from cirbench.methods.artemis.method import (
     ArtemisNetwork,
     ArtemisShape,
     pool_cubes,

@@ -19,7 +19,7 @@ from networks import (
 )
 from torch.nn.functional import normalize
 
-from cirbench.methods.cirplant.network import (
+from cirbench.methods.cirplant.method import (
     CirplantNetwork,
     CirplantShape,
     WordPieces,

@@ -22,7 +22,7 @@ from networks import (
 from torch.nn.functional import normalize
 
 from cirbench.benchmark.backbones import trunks
-from cirbench.methods.maaf.network import (
+from cirbench.methods.maaf.method import (
     Attention,
     MaafNetwork,
     MaafShape,

@@ -24,7 +24,7 @@ from torch.nn.functional import normalize
 from cirbench.benchmark.backbones import trunks
 from cirbench.methods.supervised.losses import scaled_cosine_loss, soft_triplet_loss
 from cirbench.methods.supervised.vocabulary import TirgVocabulary, TokenBatch, pad
-from cirbench.methods.tirg.network import TirgNetwork, TirgShape, rename_official
+from cirbench.methods.tirg.method import TirgNetwork, TirgShape, rename_official
 
 FILES = ("dev_tirg", "dev_tirg_softtriplet")
 

@@ -21,8 +21,7 @@ from cirbench.benchmark.evaluation.weights import checkpoint_path, find_backbone
 from cirbench.benchmark.images.pixels import read_pixels
 from cirbench.benchmark.runtime.errors import CorruptData, MissingData, UsageError
 from cirbench.benchmark.runtime.progress import Reporter
-from cirbench.methods.artemis.method import Artemis
-from cirbench.methods.artemis.network import score
+from cirbench.methods.artemis.method import Artemis, score
 from cirbench.methods.supervised import training
 from cirbench.methods.tirg.method import Tirg
 

@@ -15,7 +15,7 @@ from cirbench.benchmark.ranking.parts import RankRequest
 from cirbench.benchmark.ranking.rank import PART_ROWS, rank_vectors
 from cirbench.benchmark.scoring.bootstrap import Design
 from cirbench.benchmark.scoring.summary import find_depth, score, summarise
-from cirbench.methods.artemis.network import score as artemis_score
+from cirbench.methods.artemis.method import score as artemis_score
 from perf.measure import Row, anonymous_memory, medians, seconds, unit_vectors
 
 WIDTH = 768
