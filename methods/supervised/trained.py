@@ -22,6 +22,7 @@ from cirbench.benchmark.backbones.base import ImageTower
 from cirbench.benchmark.backbones.loading import read_channels, read_deviations
 from cirbench.benchmark.checkpoints import loading_network, read_checkpoint
 from cirbench.benchmark.runtime.errors import UsageError
+from cirbench.methods.supervised.method import Supervised
 from cirbench.methods.supervised.vocabulary import Vocabulary
 
 
@@ -70,10 +71,10 @@ def load(name: str, *, device: str, precision: str) -> TrainedTowers:
     kind = checkpoint.provenance.get("kind")
     with loading_network(checkpoint, "network with towers of its own"):
         method: Any = find_method(str(kind)) if kind in methods() else None
-        if not getattr(method, "trains_trunks", False):
+        if not (isinstance(method, type) and issubclass(method, Supervised)):
             raise ValueError(f"its header must name a method with towers, and says {kind}")
         network, words = method.read(checkpoint)
-        if not network.shape.trunk:
+        if not getattr(network.shape, "trunk", None):
             raise ValueError("it was trained over frozen features; run it over their backbone")
         spec = _read_image_spec(name, checkpoint.provenance["image"])
     towers = make_towers(network, words, spec, device, precision)
