@@ -88,7 +88,7 @@ def test_a_backbone_that_reads_texts_itself_takes_no_word_vectors(file):
 
 
 def test_the_header_tells_the_file_by_its_content(file, tmp_path):
-    recipe = {"width": 8, "word_width": 3, "first_epochs": 1, "epochs": 0}
+    recipe = {"width": 8, "word_width": 3, "first_epochs": 0, "epochs": 1}
     request = TrainingRequest(
         source="emoji",
         backbone="tiny",

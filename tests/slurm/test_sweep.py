@@ -209,7 +209,7 @@ def test_a_task_that_fails_gives_the_cell_its_reason(sweeps, picture_folder, mon
 
 
 def test_a_trained_trunk_is_the_backbone_of_its_runs(sweeps):
-    file = sweeps.file("towers", TOWERS.format(epochs=0))
+    file = sweeps.file("towers", TOWERS.format(epochs=1))
     planned = json.loads(sweeps("submit", file, "--dry-run", "--json")[1])["cells"]
     needs = {cell["cell"].rsplit("--", 1)[0]: cell["needs"] for cell in planned}
     counts = [len(needs[f"artemis--emoji--emoji--{name}--s0"]) for name in ("tiny", "emoji-clip")]
@@ -233,7 +233,7 @@ def test_a_trained_trunk_is_the_backbone_of_its_runs(sweeps):
 
 
 def test_a_file_of_trained_towers_is_told_by_its_content(sweeps):
-    file = sweeps.file("towers", TOWERS.format(epochs=0))
+    file = sweeps.file("towers", TOWERS.format(epochs=1))
     sweeps("submit", file, "--cluster", "debug")
     weights = sweeps.manifest("towers").folder / "checkpoints/artemis--tiny--s0.safetensors"
     text = (

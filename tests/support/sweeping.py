@@ -61,15 +61,15 @@ backbone = "tiny"
 task = "emoji"
 width = 8
 word_width = 4
-first_epochs = 1
+first_epochs = 0
 epochs = {epochs}
 [[train]]
 method = "artemis"
 backbone = "emoji-clip"
 task = "emoji"
 width = 8
-first_epochs = 1
-epochs = 0
+first_epochs = 0
+epochs = 1
 [resources]
 timeout_min = 30
 cpus_per_task = 1
