@@ -17,19 +17,13 @@ from cirbench.benchmark.api.registry import (
     find_task,
     loadable_methods,
     methods,
-    needs_checkpoint,
-    split_name,
     tasks,
 )
 from cirbench.benchmark.api.task import Task
 from cirbench.benchmark.api.values import Mode, TaskData
 from cirbench.benchmark.data.check import find_unreadable
 from cirbench.benchmark.data.subsets import limit_queries, remove_pictures
-from cirbench.benchmark.evaluation.weights import (
-    checkpoint_path,
-    find_backbone_of,
-    shipped_checkpoints,
-)
+from cirbench.benchmark.evaluation.weights import checkpoint_path, find_backbone_of
 from cirbench.benchmark.runtime.errors import MissingData, UsageError
 from cirbench.benchmark.runtime.files import check_is_file
 from cirbench.benchmark.runtime.hints import suggest
@@ -273,8 +267,11 @@ def _runnable(request: Request, backbone: str) -> list[str]:
     """Every method that can be loaded and has its weights."""
 
     def has_weights(name: str) -> bool:
-        shipped = split_name(backbone)[1] in shipped_checkpoints(name)
-        return name in request.checkpoints or shipped or not needs_checkpoint(name)
+        try:
+            checkpoint_path(name, backbone, request.checkpoints)
+        except MissingData:
+            return name in request.checkpoints  # a file that is not there is told of later
+        return True
 
     return list(filter(has_weights, loadable_methods()))
 

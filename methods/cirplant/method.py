@@ -157,8 +157,13 @@ class CirplantNetwork(nn.Module):
         return soft_triplet_loss(vectors, draw_set_triplets(batch.positives, batch.rng))
 
     @classmethod
-    def from_bert(cls, name: str, image_width: int) -> tuple[CirplantNetwork, WordPieces]:
+    def from_bert(
+        cls, name: str, image_width: int, **dropouts: float
+    ) -> tuple[CirplantNetwork, WordPieces]:
         """Make a network of a published BERT: `bert-base-uncased`, or a folder.
+
+        Args:
+            dropouts: of `CirplantShape`.
 
         Raises:
             MissingData: it is not on this machine and cannot be fetched.
@@ -182,6 +187,7 @@ class CirplantNetwork(nn.Module):
             heads=bert.config.num_attention_heads,
             hidden=bert.config.intermediate_size,
             positions=bert.config.max_position_embeddings,
+            **dropouts,
         )
         network = cls(shape)
         network.bert.load_state_dict(bert.state_dict())
@@ -227,7 +233,8 @@ class Cirplant(Supervised):
     ) -> tuple[Any, Any]:
         if not settings["init"]:
             return super().start(settings, towers, texts)
-        return CirplantNetwork.from_bert(settings["init"], towers["image_width"])
+        dropouts = {name: settings[name] for name in ("dropout", "attention_dropout")}
+        return CirplantNetwork.from_bert(settings["init"], towers["image_width"], **dropouts)
 
 
 def rename_official(state: Mapping[str, T]) -> dict[str, T]:

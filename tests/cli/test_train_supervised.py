@@ -178,6 +178,16 @@ def test_the_baselines_run_over_trained_towers_and_the_method_needs_no_other_fil
     assert len({record["cell"]["backbone"] for record in records.values()}) == 1
 
 
+def test_all_methods_over_trained_towers_are_the_one_that_was_trained_and_those_without_weights(
+    run, tmp_path
+):
+    path = write(tmp_path / "w.safetensors", "artemis", "tiny")
+    code, records, said = run("-m", "all", "-b", f"trained:{path}")
+    assert code == 0, said
+    assert {"artemis", "image-only", "text-only", "image-text"} <= set(records)
+    assert not {"tirg", "maaf", "pic2word", "combiner"} & set(records)
+
+
 def test_a_file_is_found_from_its_own_folder(run, tmp_path, monkeypatch):
     write(tmp_path / "w.safetensors", "tirg", "tiny")
     monkeypatch.chdir(tmp_path)

@@ -17,14 +17,19 @@ from networks import (
     read_golden,
     scramble,
 )
+from safetensors.torch import load_file, save_file
 from torch.nn.functional import normalize
+from transformers import BertConfig, BertModel
 
+from cirbench.benchmark.runtime.errors import CorruptData
 from cirbench.methods.cirplant.method import (
+    Cirplant,
     CirplantNetwork,
     CirplantShape,
     WordPieces,
     rename_official,
 )
+from cirbench.methods.cirplant.training import CirplantRecipe
 from cirbench.methods.supervised.losses import soft_triplet_loss
 from cirbench.methods.supervised.vocabulary import TokenBatch, pad
 
@@ -157,3 +162,54 @@ def test_the_papers_sizes_are_the_defaults():
 def test_a_shape_can_be_stored_as_json():
     shape = CirplantShape(layers=2, dropout=0.1)
     assert CirplantShape(**json.loads(json.dumps(asdict(shape)))) == shape
+
+
+@pytest.fixture
+def bert(tmp_path):
+    """A folder of a small BERT with a vocabulary of its own."""
+    torch.manual_seed(0)
+    numbers = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = BertConfig(vocab_size=8, intermediate_size=24, max_position_embeddings=48, **numbers)
+    BertModel(config).save_pretrained(tmp_path / "bert")
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "dog", "red", "##dish"]
+    (tmp_path / "bert" / "vocab.txt").write_text("\n".join(words) + "\n", encoding="utf-8")
+    return tmp_path / "bert"
+
+
+def start(init, **numbers):
+    settings = {**asdict(CirplantRecipe()), "init": str(init), **numbers}
+    return Cirplant.start(settings, {"image_width": 5, "words": True}, ["a cat"])
+
+
+def test_a_training_begins_with_the_weights_and_words_of_a_published_bert(bert):
+    network, words = start(bert, dropout=0.2, attention_dropout=0.05, width=99)
+    theirs = BertModel.from_pretrained(bert, add_pooling_layer=False).state_dict()
+    ours = network.bert.state_dict()
+    assert theirs.keys() == ours.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert words.encode("reddish dog, cat") == [2, 6, 7, 5, 1, 1, 3]
+    shape = network.shape
+    assert (shape.width, shape.layers, shape.heads, shape.hidden, shape.positions) == (
+        16,
+        2,
+        2,
+        24,
+        48,
+    )
+    assert (shape.dropout, shape.attention_dropout) == (0.2, 0.05)
+    rates = {m.p for name, m in network.named_modules() if isinstance(m, torch.nn.Dropout)}
+    assert rates == {0.2, 0.05}
+
+
+def test_without_a_published_bert_words_are_those_of_the_training():
+    network, words = start("", width=16, layers=1, heads=2, hidden=16)
+    assert words.words[5:] == ("a", "cat")
+    assert network.shape.words == 7
+
+
+def test_a_bert_that_lacks_weights_is_refused(bert):
+    weights = load_file(bert / "model.safetensors")
+    del weights["embeddings.word_embeddings.weight"]
+    save_file(weights, bert / "model.safetensors", {"format": "pt"})
+    with pytest.raises(CorruptData, match="must hold all weights of a BERT, lacks embeddings"):
+        start(bert)
