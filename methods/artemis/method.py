@@ -274,7 +274,7 @@ class Artemis(Supervised):
             MissingData, CorruptData: as `read_word_vectors`.
         """
         network, words = super().start(settings, towers, texts)
-        if not settings["word_vectors"]:
+        if not settings.get("word_vectors"):
             return network, words
         if words is None:
             raise UsageError(
