@@ -25,6 +25,14 @@ REPRODUCED, DIFFERS, NOT_RUN, NOT_COMPARABLE = (
     "not comparable",
 )
 STATES = (REPRODUCED, DIFFERS, NOT_RUN, NOT_COMPARABLE)
+PRINTED_NAMES = {
+    "torchvision:resnet18": "RN18",
+    "torchvision:resnet50": "RN50",
+    "torchvision:resnet152": "RN152",
+}
+"""Backbone of ours → as `published.csv` has it, where that is not the same."""
+RELEASED_FEATURES = {("cirr", "features:2048"): "RN152"}
+"""Task and backbone → the tower whose vectors the task's authors release."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,8 +145,9 @@ def _judge(row: Published, records: Sequence[Record]) -> Iterator[Verdict]:
 def _find_obstacles(row: Published, record: Record) -> list[str]:
     """Find why a record does not answer a published number."""
     cell, protocol = record.cell, record.protocol.name
+    tower, _ = find_tower(record)
     wanted: dict[str, tuple[str, str | None]] = {
-        "backbone": (row.backbone, cell.backbone),
+        "backbone": (row.backbone, tower),
         "split": (row.split, cell.split),
         "protocol": (row.protocol or "one that is not built here", protocol),
     }
@@ -158,16 +167,32 @@ def _find_obstacles(row: Published, record: Record) -> list[str]:
     return found
 
 
+def find_tower(record: Record) -> tuple[str, str]:
+    """Find what a paper would call a record's backbone, and say how it came to be that.
+
+    Towers that were trained along are called what they began with, as papers do.
+    """
+    cell, file = record.cell, record.checkpoint
+    if cell.backbone.startswith("trained:") and file and file.backbone in PRINTED_NAMES:
+        return PRINTED_NAMES[file.backbone], f"{file.backbone} was trained along"
+    if released := RELEASED_FEATURES.get((cell.task, cell.backbone)):
+        return released, f"{cell.backbone} is taken for the vectors that {cell.task} comes with"
+    if printed := PRINTED_NAMES.get(cell.backbone):
+        return printed, f"{cell.backbone} was not trained along"
+    return cell.backbone, ""
+
+
 def _compare(row: Published, record: Record, label: str) -> Verdict:
     measured = record.metrics[row.group][row.metric].value
     agrees = abs(measured - float(row.value)) <= row.rounding + TOLERANCE + 1e-9
+    notes = [*([] if agrees else _explain(row)), find_tower(record)[1]]
     return Verdict(
         published=row,
         state=REPRODUCED if agrees else DIFFERS,
         measured=measured,
         record=record.path.name,
         label=label,
-        reason="" if agrees else "; ".join(_explain(row)),
+        reason="; ".join(filter(None, notes)),
     )
 
 

@@ -94,9 +94,7 @@ class Outcome:
             ),
             run=self._describe_run(),
             environment=describe_environment(plan.device),
-            checkpoint=(
-                fields.CheckpointFile(name=self.checkpoint.path.name) if self.checkpoint else None
-            ),
+            checkpoint=_describe_checkpoint(self.checkpoint),
             submission=tuple(submission),
         )
 
@@ -143,3 +141,12 @@ class Outcome:
             seconds=self.clock.seconds,  # to which a stage adds its own when it ends
             peak_memory_bytes=read_peak_memory_bytes(),
         )
+
+
+def _describe_checkpoint(checkpoint: Checkpoint | None) -> fields.CheckpointFile | None:
+    if checkpoint is None:
+        return None
+    backbone = checkpoint.provenance.get("backbone")
+    name = backbone.get("name") if isinstance(backbone, dict) else None
+    known = name if isinstance(name, str) and name.isprintable() else None
+    return fields.CheckpointFile(name=checkpoint.path.name, backbone=known)

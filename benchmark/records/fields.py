@@ -119,9 +119,15 @@ class Fingerprints:
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointFile:
-    """The file of the method's own weights."""
+    """The file of the method's own weights.
+
+    Attributes:
+        backbone: what they were trained over, or began with where it was trained along; None where
+            the file doesn't say.
+    """
 
     name: str
+    backbone: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,7 +22,7 @@ from cirbench.benchmark.analysis.published import (
 from cirbench.benchmark.api.protocol import EvaluationProtocol
 from cirbench.benchmark.api.registry import find_task, tasks
 from cirbench.benchmark.api.values import Interval
-from cirbench.benchmark.records.fields import Annotations, ArraysFile
+from cirbench.benchmark.records.fields import Annotations, ArraysFile, CheckpointFile
 from cirbench.benchmark.records.record import Record
 from cirbench.benchmark.scoring import summary
 from cirbench.datasets.cirr import SOFT
@@ -52,7 +52,15 @@ ROW = Published(
 )
 
 
-def record(value=11.9, group="average", metric="R@10", protocol="pic2word", released=True, **cell):
+def record(
+    value=11.9,
+    group="average",
+    metric="R@10",
+    protocol="pic2word",
+    released=True,
+    began_with=None,
+    **cell,
+):
     names = {"method": "pic2word", "task": "imagenet-r", "trained_on": "CC3M"}
     evaluated = replace(PROTOCOL, name=protocol)
     body = make_body(
@@ -61,6 +69,7 @@ def record(value=11.9, group="average", metric="R@10", protocol="pic2word", rele
         {group: {metric: Interval(value=value, low=value, high=value, n=1)}},
         ["all"],
         annotations=Annotations(released=released, files={}, remarks=()),
+        checkpoint=CheckpointFile(name="w", backbone=began_with) if began_with else None,
     )
     beside = ArraysFile(file="a.npz", sha256="")
     return Record(path=Path("imagenet-r/a.json"), per_query=beside, **vars(body))
@@ -99,6 +108,69 @@ def test_agreement_is_rounding_plus_a_tenth_of_a_point(value, printed, state):
 def test_what_is_not_the_same_is_not_compared(change, reason):
     [verdict] = verify([ROW], [record(**change)])
     assert (verdict.state, verdict.reason, verdict.measured) == (NOT_COMPARABLE, reason, None)
+
+
+TOWERS = {
+    "task": "fashion-iq",
+    "split": "val",
+    "method": "artemis",
+    "trained_on": "Fashion-IQ",
+    "protocol": "artemis",
+}
+PRINTED = replace(ROW, **TOWERS, backbone="RN50")
+
+
+@pytest.mark.parametrize(
+    ("backbone", "began_with", "printed", "said"),
+    [
+        ("trained:artemis+01234567", "torchvision:resnet50", "RN50", "was trained along"),
+        ("trained:artemis+01234567", "torchvision:resnet18", "RN18", "was trained along"),
+        ("torchvision:resnet152", "torchvision:resnet152", "RN152", "was not trained along"),
+        ("torchvision:resnet50", None, "RN50", "was not trained along"),
+    ],
+)
+def test_towers_go_by_the_name_that_papers_print(backbone, began_with, printed, said):
+    ours = record(**TOWERS, backbone=backbone, began_with=began_with)
+    [same] = verify([replace(PRINTED, backbone=printed)], [ours])
+    assert same.state == REPRODUCED
+    assert said in same.reason
+    [other] = verify([replace(PRINTED, backbone="RN34")], [ours])
+    assert (other.state, other.reason) == (
+        NOT_COMPARABLE,
+        f"backbone {printed}, published RN34",
+    )
+
+
+@pytest.mark.parametrize(
+    ("backbone", "began_with"),
+    [
+        ("trained:artemis+01234567", None),
+        ("trained:artemis+01234567", "torchvision:resnet50/random"),
+        ("torchvision:resnet50/random", "torchvision:resnet50/random"),
+        ("features:2048", "features:2048"),
+        ("emoji-clip", "torchvision:resnet50"),
+    ],
+)
+def test_other_towers_are_never_taken_for_a_papers(backbone, began_with):
+    [verdict] = verify([PRINTED], [record(**TOWERS, backbone=backbone, began_with=began_with)])
+    assert verdict.state == NOT_COMPARABLE
+
+
+def test_only_on_cirr_are_vectors_taken_for_those_of_its_authors():
+    cirr = {"task": "cirr", "trained_on": "CIRR"}
+    row = replace(PRINTED, **cirr, backbone="RN152")
+    ours = record(**{**TOWERS, **cirr}, backbone="features:2048", began_with="features:2048")
+    [verdict] = verify([row], [ours])
+    assert verdict.state == REPRODUCED
+    assert "features:2048 is taken for the vectors that cirr comes with" in verdict.reason
+    assert verify([replace(row, backbone="RN50")], [ours])[0].state == NOT_COMPARABLE
+
+
+def test_the_same_towers_under_another_protocol_are_not_compared():
+    began = {"backbone": "trained:artemis+01234567", "began_with": "torchvision:resnet50"}
+    ours = record(**{**TOWERS, "protocol": "pic2word"}, **began)
+    [verdict] = verify([PRINTED], [ours])
+    assert verdict.reason == "protocol pic2word, published artemis"
 
 
 def test_another_gallery_is_named():

@@ -221,11 +221,15 @@ def test_a_trained_trunk_is_the_backbone_of_its_runs(sweeps):
     assert {row.cell.id: row.state.reason for row in rows if row.state.status != "done"} == {}
     found = {row.cell.id: row.record for row in rows if row.record}
     assert len(set(found.values())) == len(found) == 4
-    assert sorted(read_record(path).cell.backbone.partition("+")[0] for path in found.values()) == [
-        "emoji-clip",
-        "emoji-clip",
-        "tiny",
-        "trained:artemis",
+    records = [read_record(path) for path in found.values()]
+    assert sorted(
+        (r.cell.backbone.partition("+")[0], r.checkpoint.backbone if r.checkpoint else "")
+        for r in records
+    ) == [
+        ("emoji-clip", ""),
+        ("emoji-clip", "emoji-clip"),
+        ("tiny", ""),
+        ("trained:artemis", "tiny"),
     ]
     assert sweeps("collect", "towers")[0] == 0
     assert len(list((sweeps.folder / "results-partial/emoji").glob("*.json"))) == 4
