@@ -102,6 +102,16 @@ def fill_network(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
     """Put weights into a network, all of them and no others. For use within `loading_network`.
 
     Raises:
+        ValueError: as `check_fits`.
+    """
+    check_fits(network, weights)
+    network.load_state_dict(weights)
+
+
+def check_fits(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Hold weights to a network's. For use within `loading_network`.
+
+    Raises:
         ValueError: names are missing or unknown, shapes differ, or numbers are not finite; says
             which.
     """
@@ -118,7 +128,6 @@ def fill_network(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
     }
     if told := [f"{kind}: {name_some(names)}" for kind, names in faults.items() if names]:
         raise ValueError("; ".join(told))
-    network.load_state_dict(weights)
 
 
 def check_widths(checkpoint: Checkpoint, found: tuple[int, int], backbone: Backbone) -> None:

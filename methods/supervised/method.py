@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import asdict, fields
 from typing import Any, ClassVar, Self
 
 import torch
@@ -14,6 +14,7 @@ from cirbench.benchmark.api.backbone import Backbone
 from cirbench.benchmark.api.method import Checkpoint, Method, Queries
 from cirbench.benchmark.api.protocol import EvaluationProtocol
 from cirbench.benchmark.checkpoints import (
+    check_fits,
     describe_other_weights,
     fill_network,
     find_network_weights,
@@ -89,11 +90,20 @@ class Supervised(Method):
                 f"its header must say {cls.name}, as bench train {cls.name} writes it, and says "
                 f"{kind}"
             )
+        shape, weights = (
+            cls.shape_type(**header["shape"]),
+            find_network_weights(checkpoint, "network"),
+        )
+        _check_numbers(shape, weights)
         with torch.random.fork_rng(devices=[]):
-            network = cls.network_type(cls.shape_type(**header["shape"]))
-        fill_network(network, find_network_weights(checkpoint, "network"))
-        if not network.shape.words:
+            with torch.device("meta"):  # takes no memory, whatever sizes the header asks for
+                check_fits(cls.network_type(shape), weights)
+            network = cls.network_type(shape)
+        fill_network(network, weights)
+        if not shape.words:
             return network, None
+        if not all(isinstance(word, str) for word in header["words"]):
+            raise ValueError("its vocabulary must be a list of texts")
         words = cls.vocabulary_type(tuple(header["words"]))
         if len(words) != network.shape.words:
             raise ValueError(
@@ -148,6 +158,14 @@ class Supervised(Method):
     def _scale(self, vectors: Tensor) -> Tensor:
         """To unit length, where the score is the dot product."""
         return vectors if self.own_score else normalize(vectors, dim=1)
+
+
+def _check_numbers(shape: Any, weights: Mapping[str, Tensor]) -> None:
+    """Hold the numbers of a header to what its weights can be: none is larger than their count."""
+    most = sum(weight.numel() for weight in weights.values())
+    for name, value in asdict(shape).items():
+        if isinstance(value, int) and not 0 <= value <= most:
+            raise ValueError(f"{name} must be at most {most:,}, as it has weights, got {value:,}")
 
 
 def _check_own_towers(checkpoint: Checkpoint, network: nn.Module, backbone: Backbone) -> None:

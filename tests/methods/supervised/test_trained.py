@@ -357,6 +357,19 @@ DAMAGED = {
         {"shape": {"width": 16, "trunk": "tiny", "words": 4, "fusion": "concat"}},
         "missing: fusion.layers",
     ),
+    "a width of a machine": (
+        {"shape": {"width": 90_000, "trunk": "tiny", "words": 4}},
+        "of another shape",
+    ),
+    "a number beyond all weights": (
+        {"shape": {"width": 16, "trunk": "tiny", "words": 10**12}},
+        "words must be at most",
+    ),
+    "a number below nothing": (
+        {"shape": {"width": -1, "trunk": "tiny", "words": 4}},
+        "width must be at most",
+    ),
+    "words that are numbers": ({"words": ["<UNK>", 1, 2, 3]}, "must be a list of texts"),
     "no kind": ({"kind": None}, "None"),
     "an unknown kind": ({"kind": "nobody"}, "nobody"),
     "a kind of no name": ({"kind": ["tirg"]}, "tirg"),

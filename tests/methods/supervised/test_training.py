@@ -314,6 +314,30 @@ def test_the_unbroken_training_is_a_function_of_the_seed(fake, picture_refs, tmp
     assert not torch.equal(train("ccc", seed=1), first)
 
 
+def test_dropouts_are_a_function_of_seed_and_epoch(fake, picture_refs, tmp_path, monkeypatch):
+    drawn = []
+
+    def look(network, batch):
+        drawn.append(torch.rand(1).item())
+        return original(network, batch)
+
+    def draw(seed):
+        drawn.clear()
+        job = make_training_job("maaf", fake, picture_refs(32), tmp_path / "a", seed=seed)
+        torch.manual_seed(len(found))
+        train_epochs(job, 3)
+        return list(drawn)
+
+    found = []
+    network_type = training.find_method("maaf").network_type
+    original = network_type.compute_loss
+    monkeypatch.setattr(network_type, "compute_loss", look)
+    found += [draw(0)]
+    found += [draw(0)]
+    assert found[0] == found[1]
+    assert len({*found[0], *draw(1)}) == 12
+
+
 @pytest.mark.parametrize(
     ("numbers", "words"),
     [
