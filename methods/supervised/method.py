@@ -90,10 +90,8 @@ class Supervised(Method):
                 f"its header must say {cls.name}, as bench train {cls.name} writes it, and says "
                 f"{kind}"
             )
-        shape, weights = (
-            cls.shape_type(**header["shape"]),
-            find_network_weights(checkpoint, "network"),
-        )
+        shape = cls.shape_type(**header["shape"])
+        weights = find_network_weights(checkpoint, "network")
         _check_numbers(shape, weights)
         with torch.random.fork_rng(devices=[]):
             with torch.device("meta"):  # takes no memory, whatever sizes the header asks for
