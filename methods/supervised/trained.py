@@ -71,7 +71,8 @@ def load(name: str, *, device: str, precision: str) -> TrainedTowers:
     kind = checkpoint.provenance.get("kind")
     with loading_network(checkpoint, "network with towers of its own"):
         method: Any = find_method(str(kind)) if kind in methods() else object
-        if not issubclass(method, Supervised):
+        has_towers = issubclass(method, Supervised)
+        if not has_towers:
             raise ValueError(f"its header must name a method with towers, and says {kind}")
         network, words = method.read(checkpoint)
         if not getattr(network.shape, "trunk", None):
