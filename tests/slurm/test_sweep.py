@@ -303,7 +303,7 @@ def test_the_sbatch_script_is_the_golden_one(sweeps, monkeypatch):
 
 def test_shipped_files_are_sound(sweeps, tmp_path, monkeypatch):
     _, out, _ = sweeps("submit", "emoji", "--profile", "slurm-example", "--dry-run", "--json")
-    assert len(json.loads(out)["cells"]) == 6
+    assert len(json.loads(out)["cells"]) == 10
     code, _, err = sweeps("submit", "paper", "--profile", "local-example", "--dry-run")
     assert code == 2
     for task in ("imagenet-r", "fashion-iq", "cirr"):
