@@ -98,7 +98,7 @@ class Method(ABC):
 
     @abstractmethod
     def compose(self, queries: Queries) -> Tensor:
-        """B queries → (B, C) float32 unit vectors, ranked by dot product with the gallery's.
+        """B queries → (B, D) float32 unit vectors, ranked by dot product with the gallery's.
 
         With a `score` of its own it may give (B, …) of any shape and length.
         """

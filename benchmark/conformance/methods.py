@@ -116,7 +116,7 @@ def _make_trial(method: str | type[Method], backbone: str, weights: Path | None)
 def _gives_vectors(trial: MethodTrial) -> str | None:
     queries = trial.data.queries
     found = trial.compose(queries)
-    wanted: tuple[int, ...] = (len(queries), trial.texts.backbone.embedding_width)
+    wanted: tuple[int, ...] = (len(queries), trial.make_gallery(trial.data).shape[1])
     if trial.method.own_score and isinstance(found, Tensor):  # which takes any shape
         wanted = (len(queries), *found.shape[1:])
     if not isinstance(found, Tensor) or found.dtype != torch.float32:

@@ -24,6 +24,7 @@ from cirbench.benchmark.runtime.progress import Reporter
 from cirbench.methods.artemis.method import Artemis, score
 from cirbench.methods.supervised import training
 from cirbench.methods.tirg.method import Tirg
+from cirbench.testing import check_method
 
 END_TO_END = [
     ("tirg", {}),
@@ -217,6 +218,16 @@ def test_a_query_does_not_depend_on_the_others_of_its_batch(method, write, pictu
         together = built.compose(batch_of(backbone, refs, ["next", "the next one of many words"]))
         alone = built.compose(batch_of(backbone, refs[:1], ["next"]))
     torch.testing.assert_close(together[:1], alone, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("method", SMALL)
+def test_each_keeps_the_contract_over_a_clip(method, write):
+    check_method(method, backbone="fake", checkpoint=write(method, "fake"))
+
+
+@pytest.mark.parametrize(("method", "numbers"), END_TO_END, ids=name_of)
+def test_each_keeps_the_contract_over_its_own_towers(method, numbers, write):
+    check_method(method, backbone=f"trained:{write(method, 'tiny', **numbers)}")
 
 
 @pytest.mark.parametrize("method", WITH_TRUNK)
