@@ -96,6 +96,6 @@ def read_records(folder: str | Path) -> RecordList:
         >>> import cirbench
         >>> frame = cirbench.read_records("results").to_frame()
         >>> sorted(frame.method.unique())[:2]
-        ['combiner', 'image-only']
+        ['artemis', 'cirplant']
     """
     return RecordList(read_scored(Path(folder)))

@@ -57,7 +57,11 @@ def describe_supervision(
     triplets: Sequence[Triplet], selection: Selection, validation: TaskData
 ) -> dict[str, Any]:
     """Describe triplets and selection, for a resume to compare and a header to keep."""
-    lines = (f"{t.reference.id}|{t.target.id}|{t.captions}" for t in triplets)
+    lines = (
+        f"{t.reference.id}|{t.target.id}|{t.captions}|{t.group}|{t.fields}|"
+        f"{[ref.id for ref in t.equals]}"
+        for t in triplets
+    )
     digest = hashlib.sha256("\n".join(lines).encode())
     return {
         "triplets": {"count": len(triplets), "sha256": digest.hexdigest()},

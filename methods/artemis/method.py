@@ -270,7 +270,8 @@ class Artemis(Supervised):
         Words that the file lacks are drawn from N(0, 1).
 
         Raises:
-            UsageError: there is a file, and the backbone reads the texts itself.
+            UsageError: there is a file, and the backbone reads the texts itself, or the file has
+                none of the words.
             MissingData, CorruptData: as `read_word_vectors`.
         """
         network, words = super().start(settings, towers, texts)
@@ -283,6 +284,10 @@ class Artemis(Supervised):
             )
         weight, path = network.text.embedding.weight, Path(settings["word_vectors"])
         found = read_word_vectors(path, words.words, weight.shape[1])
+        if not found:
+            raise UsageError(
+                f"{path} must have vectors of some of the training's {len(words):,} words, got none"
+            )
         nn.init.normal_(weight)
         with torch.no_grad():
             for row, word in enumerate(words.words):

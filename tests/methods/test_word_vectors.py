@@ -87,7 +87,14 @@ def test_a_backbone_that_reads_texts_itself_takes_no_word_vectors(file):
         begin(file, towers)
 
 
+def test_a_file_without_any_of_the_words_is_refused(file):
+    file.write_text("blue 1 2 3\n", encoding="utf-8")
+    with pytest.raises(UsageError, match="some of the training's 7 words, got none"):
+        begin(file)
+
+
 def test_the_header_tells_the_file_by_its_content(file, tmp_path):
+    file.write_text("icon 1 2 3\n", encoding="utf-8")
     recipe = {"width": 8, "word_width": 3, "first_epochs": 0, "epochs": 1}
     request = TrainingRequest(
         source="emoji",
@@ -100,7 +107,7 @@ def test_the_header_tells_the_file_by_its_content(file, tmp_path):
     header = read_checkpoint(request.output).provenance
     assert header["recipe"]["word_vectors"] == {
         "file": "glove.txt",
-        "sha256": hashlib.sha256(LINES.encode()).hexdigest(),
+        "sha256": hashlib.sha256(b"icon 1 2 3\n").hexdigest(),
     }
     assert str(tmp_path) not in str(header)
 
