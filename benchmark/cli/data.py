@@ -97,7 +97,7 @@ def check(
 )
 def convert_features(
     source: Annotated[
-        Path, typer.Argument(help="A folder of .pkl files, an .npz or a .safetensors file.")
+        Path, typer.Argument(help="A folder of .pkl files; an .npz, .safetensors or .parquet file.")
     ],
     output: Annotated[
         Path, typer.Argument(help="Folder of the .npy files: where the task has its pictures.")

@@ -11,10 +11,12 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from safetensors import safe_open
 
@@ -44,8 +46,8 @@ def convert_features(source: Path, output: Path, reporter: Reporter) -> Conversi
     """Write each vector of a source into a float32 file of its own, `output/NAME.npy`.
 
     Args:
-        source: a folder with a .pkl file a picture at any depth, or an .npz or .safetensors file
-            of vectors by their names.
+        source: a folder with a .pkl file a picture at any depth, an .npz or .safetensors file of
+            vectors by their names, or a .parquet table with a column of names and one of lists.
 
     Raises:
         MissingData: there is no source, or no vector in it.
@@ -96,10 +98,27 @@ def find_vectors(source: Path, held: ExitStack) -> Mapping[str, Reader]:
         with _explain_damage(to_text(source)):
             tensors = held.enter_context(safe_open(source, framework="np"))
         return {name: partial(tensors.get_tensor, name) for name in list(tensors.keys())}
+    if source.suffix == ".parquet":
+        return _read_table(source)
     raise UsageError(
-        f"features must be a folder of {PICKLE_ENDING} files, an .npz or a .safetensors file, got "
-        f"{to_text(source)}"
+        f"features must be a folder of {PICKLE_ENDING} files, an .npz, a .safetensors or a "
+        f".parquet file, got {to_text(source)}"
     )
+
+
+def _read_table(source: Path) -> Mapping[str, Reader]:
+    if find_spec("pyarrow") is None:
+        raise MissingData(f"reading {to_text(source)} needs pyarrow; pip install pyarrow")
+    with _explain_damage(to_text(source)):
+        frame = pd.read_parquet(source, engine="pyarrow")
+    named = [name for name in frame if frame[name].map(type).eq(str).all()]
+    if len(named) != 1 or len(frame.columns) != 2 or not frame[named[0]].is_unique:
+        raise CorruptData(
+            f"{to_text(source)} must have a column of names, each once, and one of lists of "
+            f"numbers, got the columns {', '.join(map(to_line, map(str, frame.columns)))}"
+        )
+    table = frame.set_index(named[0]).iloc[:, 0]
+    return {name: partial(np.asarray, vector) for name, vector in table.items()}
 
 
 def name_files(names: list[str], source: Path) -> dict[str, str]:

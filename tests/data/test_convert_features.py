@@ -8,10 +8,12 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from safetensors.numpy import save_file
 from vectors import NAMES, WIDTH, draw_vectors, to_npy, write_annotations
 
+from cirbench.benchmark.data import features
 from cirbench.benchmark.data.array_pickle import read_pickled_array
 from cirbench.benchmark.records.record import read_records
 from cirbench.benchmark.runtime.errors import CorruptData
@@ -78,11 +80,42 @@ def test_one_file_of_many_vectors_becomes_a_file_each(convert):
     save_file(
         {name: values.astype(np.float16) for name, values in vectors.items()}, "some.safetensors"
     )
-    for source in ("some.npz", "tight.npz", "some.safetensors"):
-        code, _, err = convert(source, source[:5])
+    make_table({"name": list(vectors), "vector": list(vectors.values())})
+    for source in ("some.npz", "tight.npz", "some.safetensors", "some.parquet"):
+        code, _, err = convert(source, f"of-{source}")
         assert code == 0, err
-        assert list_files(source[:5]) == ["b.npy", "dev/a.npy"]
-        np.testing.assert_allclose(np.load(f"{source[:5]}/b.npy"), -VECTOR, atol=1e-3)
+        assert list_files(f"of-{source}") == ["b.npy", "dev/a.npy"]
+        np.testing.assert_allclose(np.load(f"of-{source}/b.npy"), -VECTOR, atol=1e-3)
+
+
+def make_table(columns: dict[str, object]) -> None:
+    pd.DataFrame(columns).to_parquet("some.parquet")
+
+
+@pytest.mark.parametrize(
+    ("columns", "code", "why"),
+    [
+        ({"name": ["a", "a"], "vector": [VECTOR, VECTOR]}, 4, "a column of names, each once"),
+        ({"name": ["a"], "other": ["b"]}, 4, "got the columns name, other"),
+        ({"vector": [VECTOR]}, 4, "got the columns vector"),
+        ({"name": ["a"], "vector": [["1", "2"]]}, 4, "some.parquet, a must be a vector"),
+        ({"name": ["../a"], "vector": [VECTOR]}, 4, "../a"),
+    ],
+)
+def test_a_table_of_anything_but_names_and_vectors_is_refused(convert, columns, code, why):
+    make_table(columns)
+    found, _, err = convert("some.parquet")
+    assert found == code
+    assert why in err
+    assert not Path("out").exists()
+
+
+def test_a_table_needs_pyarrow(convert, monkeypatch):
+    make_table({"name": ["a"], "vector": [VECTOR]})
+    monkeypatch.setattr(features, "find_spec", lambda _: None)
+    code, _, err = convert("some.parquet")
+    assert code == 3
+    assert "pip install pyarrow" in err
 
 
 def test_what_is_converted_is_what_a_run_takes(convert, bench):
@@ -237,10 +270,11 @@ def test_an_archive_with_a_pickle_in_it_is_refused(convert):
     assert not Path("ran").exists()
 
 
-@pytest.mark.parametrize("ending", ["npz", "safetensors"])
+@pytest.mark.parametrize("ending", ["npz", "safetensors", "parquet"])
 def test_a_damaged_file_of_many_is_refused(convert, ending):
     np.savez("whole.npz", a=VECTOR)
     save_file({"a": VECTOR}, "whole.safetensors")
+    pd.DataFrame({"name": ["a"], "vector": [VECTOR]}).to_parquet("whole.parquet")
     Path(f"some.{ending}").write_bytes(Path(f"whole.{ending}").read_bytes()[:-30])
     code, _, err = convert(f"some.{ending}")
     assert code == 4
@@ -252,7 +286,7 @@ def test_a_damaged_file_of_many_is_refused(convert, ending):
     [
         ("nowhere", 3, "no folder or file of features at nowhere"),
         ("empty", 3, "no vectors in empty"),
-        ("table.csv", 2, "an .npz or a .safetensors file, got table.csv"),
+        ("table.csv", 2, "a .safetensors or a .parquet file, got table.csv"),
     ],
 )
 def test_a_source_that_is_none_says_what_one_is(convert, source, code, why):

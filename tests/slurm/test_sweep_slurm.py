@@ -215,6 +215,22 @@ def test_a_trunk_whose_training_was_requeued_is_its_runs_backbone(cluster, sweep
     assert output.read_bytes() == unbroken.read_bytes()
 
 
+def test_the_supervised_methods_are_trained_and_evaluated(sweeps):
+    steps = dict.fromkeys(("tirg", "maaf"), "steps = 11")
+    methods = steps | dict.fromkeys(("artemis", "cirplant"), "epochs = 1")
+    trained = "".join(
+        f'[[train]]\nmethod = "{name}"\nbackbone = "emoji-clip"\ntask = "emoji"\n{length}\n'
+        for name, length in methods.items()
+    )
+    text = f"methods = {list(methods)}\ntasks = ['emoji']\n{trained}[resources]\nmem_gb = 2\n"
+    assert sweeps("submit", sweeps.file("supervised", text), "--no-snapshot")[0] == 0
+    sweeps.wait("supervised")
+    assert set(sweeps.statuses("supervised").values()) == {"done"}
+    assert sweeps("collect", "supervised", "-o", "collected")[0] == 0
+    board = (sweeps.folder / "collected/leaderboard.md").read_text(encoding="utf-8")
+    assert all(f"| {name} " in board for name in methods)
+
+
 def test_when_one_task_of_a_training_is_killed_the_others_are_not_waited_for(
     sweeps, picture_folder
 ):
