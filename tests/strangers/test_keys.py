@@ -346,6 +346,7 @@ def load(name, *, device, precision):
 
 def test_a_change_of_a_plug_ins_code_is_another_key(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)  # it would hide a change within a second
     found = []
     for source in (PLUG_IN, PLUG_IN.replace("1 *", "2 *"), PLUG_IN):
         (tmp_path / "cirbench_key_plug_in.py").write_text(source, encoding="utf-8")
