@@ -12,9 +12,12 @@ from places import ROOT
 
 from cirbench.benchmark.analysis.boards import read_boards
 from cirbench.benchmark.records.record import read_records, write_record
-from cirbench.benchmark.report.gallery import choose_queries
+from cirbench.benchmark.report.gallery import METHODS, choose_queries
 from cirbench.benchmark.report.pictures import Permission
 from cirbench.benchmark.report.write import write
+
+TABLES = 3
+"""Of a board: two averages, and the groups."""
 
 pytestmark = pytest.mark.browser
 
@@ -71,28 +74,26 @@ def test_a_click_sorts_a_column_and_another_turns_it_round(opened):
     assert [float(text) for text in column(page, 4)] == sorted(values)
 
 
-def test_the_keyboard_sorts_names_and_only_one_column_says_so(opened):
+def test_the_keyboard_sorts_names_and_only_one_column_says_so(opened, board):
     page = opened("index.html")
     headers(page).nth(4).get_by_role("button").press("Enter")
     headers(page).nth(0).get_by_role("button").press("Enter")
     assert page.locator("table").first.locator("th[aria-sort]").count() == 1
+    methods = sorted(record.cell.method for record in board.records)
     assert [name for name in column(page, 0) if "<" not in name] == [
-        "image-only",
-        "image-text",
-        "pic2word",
-        "text-only",
+        name for name in methods if "<" not in name
     ]
 
 
-def test_the_filter_leaves_the_rows_that_contain_the_text(opened):
-    page = opened("index.html")
+def test_the_filter_leaves_the_rows_that_contain_the_text(opened, board):
+    page, all_rows = opened("index.html"), TABLES * len(board.records)
     page.get_by_label("Show only rows that contain").fill("IMAGE-TEXT")
     rows = page.locator("tbody tr:visible")
     assert rows.count() == page.locator("table").count()
     assert all("image-text" in text for text in rows.all_inner_texts())
-    assert page.locator("#count").inner_text() == f"{rows.count()} of 15 rows"
+    assert page.locator("#count").inner_text() == f"{rows.count()} of {all_rows} rows"
     page.get_by_label("Show only rows that contain").fill("")
-    assert page.locator("tbody tr:visible").count() == 15
+    assert page.locator("tbody tr:visible").count() == all_rows
 
 
 def test_a_hostile_name_is_text(opened):
@@ -154,9 +155,9 @@ def test_the_gallery_filters_by_group_orders_by_rank_and_forgets(opened, board):
     assert page.locator(".q h2").all_text_contents() == board.per_query[0].query[rows].tolist()
 
 
-def test_without_javascript_everything_is_there_and_no_dead_control(opened):
+def test_without_javascript_everything_is_there_and_no_dead_control(opened, board):
     page = opened("index.html", java_script_enabled=False)
-    assert page.locator("tbody tr:visible").count() == 15
+    assert page.locator("tbody tr:visible").count() == TABLES * len(board.records)
     assert page.locator("input:visible, button:visible").count() == 0
     assert page.locator("figure svg[role=img]:visible").count() == 3
     page = opened("gallery-emoji.html", java_script_enabled=False)
@@ -171,7 +172,7 @@ def test_the_gallery_is_small_and_loads_in_a_second(opened, results):
     for _ in range(4):
         page.reload(wait_until="load")
         times.append(page.evaluate("performance.getEntriesByType('navigation')[0].duration"))
-    assert page.locator(".m").count() == 1000
+    assert page.locator(".m").count() == 200 * METHODS
     assert min(times) <= 1000  # ms; the least, since the machine may have other work
 
 
