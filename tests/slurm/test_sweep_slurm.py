@@ -209,8 +209,10 @@ def test_a_trunk_whose_training_was_requeued_is_its_runs_backbone(cluster, sweep
     assert rows["train"].state.attempts == 2
     assert read_record(rows["artemis"].record).cell.backbone.startswith("trained:artemis+")
 
+    # in a process of its own, with as many threads
     file = sweeps.file("unbroken", text)
-    assert sweeps("submit", file, "--cluster", "debug", "--no-snapshot")[0] == 0
+    assert sweeps("submit", file, "--cluster", "local", "--no-snapshot")[0] == 0
+    sweeps.wait("unbroken")
     unbroken = sweeps.manifest("unbroken").folder / "checkpoints" / output.name
     assert output.read_bytes() == unbroken.read_bytes()
 
