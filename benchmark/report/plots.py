@@ -26,6 +26,8 @@ HATCHES = ("", "..", "oo", "**")
 """Of zero-shot methods: each colour plain first, then with dots of a kind."""
 SUPERVISED_HATCHES = ("//", "\\\\", "xx", "||")
 """Lines, so that those that saw triplets are told apart in any colour."""
+DASHES = ("-", "--", ":", "-.")
+"""Of curves: each colour whole first."""
 MOST = len(COLOURS) * len(HATCHES)
 """A figure shows so many records at most: all that look different."""
 
@@ -65,7 +67,9 @@ def draw_curves(board: Board) -> Figure:
     series = collect_curves(board, list(drawn.values()))
     k = series.at
     for i, (label, curve) in enumerate(zip(drawn, series.values, strict=True)):
-        axes.plot(k, [point.value for point in curve], color=_colour(i), label=label, linewidth=1.4)
+        values = [point.value for point in curve]
+        dashes = DASHES[i // len(COLOURS) % len(DASHES)]
+        axes.plot(k, values, dashes, color=_colour(i), label=label, linewidth=1.4)
         low, high = [point.low for point in curve], [point.high for point in curve]
         axes.fill_between(k, low, high, color=_colour(i), alpha=0.15, linewidth=0)
     axes.set_xscale("log")
