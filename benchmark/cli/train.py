@@ -7,7 +7,6 @@ import typer
 
 from cirbench.benchmark.cli.options import HELP, Device, Precision, Quiet, Seed, Workers
 from cirbench.benchmark.cli.train_own import TrainGroup
-from cirbench.benchmark.runtime.errors import UsageError
 
 trainer = typer.Typer(help="Train a method, or the embedded backbone.", cls=TrainGroup, **HELP)  # type: ignore[arg-type]  # one dict for all apps
 
@@ -80,13 +79,13 @@ def train_pic2word(
     from cirbench.benchmark.evaluation.plan import choose_device
     from cirbench.benchmark.images.sources import find_training_images
     from cirbench.benchmark.records.record import check_writable
+    from cirbench.benchmark.runtime.files import check_weights_path
     from cirbench.benchmark.runtime.progress import Reporter
     from cirbench.benchmark.training.processes import choose_own_device, join_processes
     from cirbench.methods.pic2word.training import Pic2WordJob, Pic2WordRecipe, train
     from cirbench.methods.pic2word.validation import hold_out
 
-    if output.suffix != ".safetensors":
-        raise UsageError(f"--output {output} must end in .safetensors")
+    check_weights_path(output)
     check_writable(output.parent)
     refs, label = find_training_images(
         images, column=image_column, separator=separator, say=Reporter(quiet=quiet).say

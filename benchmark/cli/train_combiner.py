@@ -40,12 +40,12 @@ def train_combiner(
     from cirbench.benchmark.backbones.load import load_backbone
     from cirbench.benchmark.evaluation.plan import choose_device
     from cirbench.benchmark.records.record import check_writable
+    from cirbench.benchmark.runtime.files import check_weights_path
     from cirbench.benchmark.runtime.progress import Reporter
     from cirbench.benchmark.training.selection import find_supervision
     from cirbench.methods.combiner.training import CombinerJob, CombinerRecipe, train
 
-    if output.suffix != ".safetensors":
-        raise UsageError(f"--output {output} must end in .safetensors")
+    check_weights_path(output)
     check_writable(output.parent)
     job = CombinerJob(
         **find_supervision(task, data_root),

@@ -25,7 +25,10 @@ _SHARED: Mapping[str, tuple[Any, Any]] = {
     "device": (Device, "auto"),
     "precision": (Precision, "fp32"),
     "workers": (Workers, 2),
-    "checkpoint_every": (Annotated[int, typer.Option(help="Steps between saved states.")], 500),
+    "checkpoint_every": (
+        Annotated[int, typer.Option(help="Steps between states that are saved within an epoch.")],
+        500,
+    ),
     "resume": (
         Annotated[
             bool, typer.Option("--resume", help="Continue from the saved state, if there is one.")

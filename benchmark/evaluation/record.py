@@ -15,6 +15,7 @@ from cirbench.benchmark.api.per_query import PerQuery
 from cirbench.benchmark.embedding.pictures import ImageFeatures
 from cirbench.benchmark.embedding.texts import TextFeatures
 from cirbench.benchmark.evaluation.plan import Plan
+from cirbench.benchmark.evaluation.weights import name_start
 from cirbench.benchmark.records import fields
 from cirbench.benchmark.records.fields import Body, Cell
 from cirbench.benchmark.runtime.provenance import describe_environment, read_peak_memory_bytes
@@ -94,7 +95,7 @@ class Outcome:
             ),
             run=self._describe_run(),
             environment=describe_environment(plan.device),
-            checkpoint=_describe_checkpoint(self.checkpoint),
+            checkpoint=self._describe_checkpoint(),
             submission=tuple(submission),
         )
 
@@ -142,11 +143,8 @@ class Outcome:
             peak_memory_bytes=read_peak_memory_bytes(),
         )
 
-
-def _describe_checkpoint(checkpoint: Checkpoint | None) -> fields.CheckpointFile | None:
-    if checkpoint is None:
-        return None
-    backbone = checkpoint.provenance.get("backbone")
-    name = backbone.get("name") if isinstance(backbone, dict) else None
-    known = name if isinstance(name, str) and name.isprintable() else None
-    return fields.CheckpointFile(name=checkpoint.path.name, backbone=known)
+    def _describe_checkpoint(self) -> fields.CheckpointFile | None:
+        file = self.checkpoint
+        if file is None:
+            return None
+        return fields.CheckpointFile(name=file.path.name, backbone=name_start(file.provenance))

@@ -108,27 +108,27 @@ def find_backbone_of(wanted: str | None, checkpoints: Iterable[Path]) -> str | N
     Raises:
         UsageError: none is asked for, and the weights were trained over different ones.
     """
-    named = {path: _name_backbone(path) for path in checkpoints}
-    started = [_name_start(path) for path in named]
-    if wanted is not None and (wanted not in started or len(named) > 1):
+    headers = {path: read_header(path) for path in checkpoints}
+    if wanted is not None and (len(headers) > 1 or wanted not in map(name_start, headers.values())):
         return wanted
-    found = sorted({name for name in named.values() if name})
+    found = {name for path, header in headers.items() if (name := _name_backbone(path, header))}
     if len(found) > 1:
         raise UsageError(
-            f"the weights were trained over {' and '.join(found)}; run them one at a time, or name "
-            f"the --backbone for all"
+            f"the weights were trained over {' and '.join(sorted(found))}; run them one at a time, "
+            f"or name the --backbone for all"
         )
-    return found[0] if found else wanted
+    return next(iter(found), wanted)
 
 
-def _name_backbone(path: Path) -> str | None:
-    shape, name = read_header(path).get("shape"), _name_start(path)
+def _name_backbone(path: Path, header: Mapping[str, Any]) -> str | None:
+    shape, name = header.get("shape"), name_start(header)
     if isinstance(shape, dict) and shape.get("trunk"):
         return f"trained:{path}"
     return None if name is None or name.startswith(_PATHS) else name
 
 
-def _name_start(path: Path) -> str | None:
-    backbone = read_header(path).get("backbone")
+def name_start(header: Mapping[str, Any]) -> str | None:
+    """The backbone that weights were trained over, or began with; None where none is named."""
+    backbone = header.get("backbone")
     name = backbone.get("name") if isinstance(backbone, dict) else None
-    return name if isinstance(name, str) else None
+    return name if isinstance(name, str) and name.isprintable() else None

@@ -20,7 +20,7 @@ from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
-from cirbench.benchmark.runtime.errors import MissingData
+from cirbench.benchmark.runtime.errors import MissingData, UsageError
 from cirbench.benchmark.runtime.paths import to_text
 
 _ABANDONED_SECONDS = 86_400
@@ -149,6 +149,12 @@ def check_is_file(path: Path, what: str) -> None:
     """Raise MissingData if there is no such file."""
     if not path.is_file():
         raise MissingData(f"no {what} at {to_text(path)}; check the path")
+
+
+def check_weights_path(path: Path) -> None:
+    """Raise UsageError if a file that weights are written to would not be read as what it is."""
+    if path.suffix != ".safetensors":
+        raise UsageError(f"--output {to_text(path)} must end in .safetensors")
 
 
 def read_regular_file(path: Path) -> bytes:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar
 
 from cirbench.benchmark.runtime.files import check_is_file, sha256_of_file
 from cirbench.methods.supervised.entry import SupervisedTraining
-from cirbench.methods.supervised.recipe import SupervisedRecipe
+from cirbench.methods.supervised.recipe import Augmentation, FirstRate, SupervisedRecipe
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,14 +24,12 @@ class ArtemisRecipe(SupervisedRecipe):
     least: ClassVar[Mapping[str, int]] = {**SupervisedRecipe.least, "first_epochs": 0}
     every_order: ClassVar[bool] = True
 
-    learning_rate: Annotated[float, "Learning rate at first."] = 5e-4
+    learning_rate: FirstRate = 5e-4
     weight_decay: float = 0.01
     first_epochs: Annotated[int, "Of the first stage."] = 8
     epochs: Annotated[int, "Of the second stage."] = 50
     halve_every: Annotated[int, "Epochs of the second stage after which the rate is halved."] = 10
-    augmentation: Annotated[str, "How pictures are changed where a trunk is trained along."] = (
-        "artemis"
-    )
+    augmentation: Augmentation = "artemis"
     text_tower: Annotated[str, "bigru or lstm, over words."] = "bigru"
     word_width: Annotated[int, "Of the word vectors."] = 300
     word_vectors: Annotated[str, "A text file of GloVe's, with `word_width` numbers a word."] = ""
@@ -67,14 +65,16 @@ class ArtemisTraining(SupervisedTraining):
 
     recipe = ArtemisRecipe
     method = "artemis"
-    small: ClassVar[Mapping[str, Any]] = {
-        "learning_rate": 2e-3,
-        "weight_decay": 0.05,
-        "batch_size": 256,
-        "width": 128,
-        "word_width": 64,
-        "first_epochs": 4,
-        "epochs": 32,
+    changes: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "emoji": {
+            "learning_rate": 2e-3,
+            "weight_decay": 0.05,
+            "batch_size": 256,
+            "width": 128,
+            "word_width": 64,
+            "first_epochs": 4,
+            "epochs": 32,
+        },
     }
     selection: ClassVar[Mapping[str, tuple[str, tuple[str, ...]]]] = {
         "fashion-iq": ("artemis", ("R@10", "R@50")),

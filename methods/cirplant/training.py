@@ -54,16 +54,18 @@ class CirplantTraining(SupervisedTraining):
 
     recipe = CirplantRecipe
     method = "cirplant"
-    small: ClassVar[Mapping[str, Any]] = {
-        "learning_rate": 1e-3,
-        "batch_size": 256,
-        "epochs": 30,
-        "init": "",
-        "width": 128,
-        "layers": 2,
-        "heads": 4,
-        "hidden": 128,
-        "dropout": 0.1,
+    changes: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "emoji": {
+            "learning_rate": 1e-3,
+            "batch_size": 256,
+            "epochs": 30,
+            "init": "",
+            "width": 128,
+            "layers": 2,
+            "heads": 4,
+            "hidden": 128,
+            "dropout": 0.1,
+        },
     }
     selection: ClassVar[Mapping[str, tuple[str, tuple[str, ...]]]] = {
         "cirr": ("soft", ("SR@5", "SRs@1"))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
 from cirbench.methods.supervised.entry import SupervisedTraining
-from cirbench.methods.supervised.recipe import SteppedRecipe
+from cirbench.methods.supervised.recipe import Augmentation, SteppedRecipe, Steps, Width
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,12 +20,10 @@ class MaafRecipe(SteppedRecipe):
 
     trunk_parts: ClassVar[tuple[str, ...]] = ("trunk.", "projections.")
 
-    steps: Annotated[int, "Rounded up to whole epochs."] = 150_000
-    width: Annotated[int, "Of the space in which queries meet the gallery."] = 128
+    steps: Steps = 150_000
+    width: Width = 128
     sampler: Annotated[str, "category or random: what a batch is drawn from."] = "category"
-    augmentation: Annotated[str, "How pictures are changed where a trunk is trained along."] = (
-        "maaf"
-    )
+    augmentation: Augmentation = "maaf"
     blocks: Annotated[int, "Of the transformer."] = 2
     heads: int = 8
     hidden: Annotated[int, "Of a block's feed-forward network."] = 128
@@ -41,7 +39,9 @@ class MaafTraining(SupervisedTraining):
 
     recipe = MaafRecipe
     method = "maaf"
-    small: ClassVar[Mapping[str, Any]] = {"steps": 400, "batch_size": 256, "sampler": "random"}
+    changes: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "emoji": {"steps": 400, "batch_size": 256, "sampler": "random"}
+    }
     selection: ClassVar[Mapping[str, tuple[str, tuple[str, ...]]]] = {
         "fashion-iq": ("maaf", ("R@10", "R@50"))
     }

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from cirbench.benchmark.api.registry import backbone_entry
 from cirbench.benchmark.api.training import Training, TrainingRequest
+from cirbench.benchmark.runtime.files import check_weights_path
 from cirbench.benchmark.runtime.progress import Reporter
 from cirbench.methods.supervised.recipe import SupervisedRecipe
 
@@ -19,14 +20,14 @@ class SupervisedTraining(Training):
     recipe: ClassVar[type[SupervisedRecipe]]
     method: ClassVar[str]
     """The name under which it is registered."""
-    small: ClassVar[Mapping[str, Any]] = {}
-    """What of the recipe differs on the embedded task, emoji."""
+    changes: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    """Task → what of the recipe differs on it."""
     selection: ClassVar[Mapping[str, tuple[str, tuple[str, ...]]]] = {}
     """Task → the protocol and the metrics by which the best epoch is chosen; else the task's."""
 
     def default_recipe(self, source: str) -> SupervisedRecipe:
         recipe: Any = self.recipe
-        return recipe(**(self.small if source == "emoji" else {}))  # type: ignore[no-any-return]
+        return recipe(**self.changes.get(source, {}))  # type: ignore[no-any-return]
 
     def trains_backbone(self, backbone: str, recipe: SupervisedRecipe) -> bool:
         return recipe.trains_trunk and backbone_entry(backbone).trunk
@@ -34,6 +35,7 @@ class SupervisedTraining(Training):
     def train(self, request: TrainingRequest, reporter: Reporter, *, resume: bool) -> None:
         from cirbench.methods.supervised.training import make_job, train
 
+        check_weights_path(request.output)
         recipe = replace(self.default_recipe(request.source), **request.recipe)
         job = make_job(self.method, recipe, request, self.selection.get(request.source))
         train(job, reporter, resume=resume)

@@ -12,6 +12,12 @@ from typing import Annotated, Any, ClassVar, Literal
 from cirbench.benchmark.runtime.errors import UsageError
 
 SAMPLERS = ("random", "category")
+# Fields that several recipes have with a default of their own, each with its option's help.
+Augmentation = Annotated[str, "How pictures are changed where a trunk is trained along."]
+FirstRate = Annotated[float, "Learning rate at first."]
+Steps = Annotated[int, "Rounded up to whole epochs."]
+TrunkRate = Annotated[float, "The learning rate of a trunk, as a share of the others'."]
+Width = Annotated[int, "Of the space in which queries meet the gallery."]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,13 +42,13 @@ class SupervisedRecipe:
     every_order: ClassVar[bool] = False
     learns_pictures: ClassVar[bool] = True
 
-    learning_rate: Annotated[float, "Peak learning rate."]
+    learning_rate: FirstRate
     weight_decay: float
     batch_size: int = 32
-    width: Annotated[int, "Of the space in which queries meet the gallery."] = 512
+    width: Width = 512
     sampler: Annotated[str, f"{' or '.join(SAMPLERS)}: what a batch is drawn from."] = "random"
-    augmentation: Annotated[str, "How pictures are changed where a trunk is trained along."]
-    trunk_rate: Annotated[float, "The learning rate of a trunk, as a share of the others'."] = 1.0
+    augmentation: Augmentation
+    trunk_rate: TrunkRate = 1.0
     frozen: Annotated[bool, "Keep a trunk's weights; train over its features alone."] = False
     seed: Annotated[int, "Of everything random."] = 0
 
@@ -90,10 +96,10 @@ class SteppedRecipe(SupervisedRecipe):
 
     optimizer: ClassVar[Literal["sgd", "adamw"]] = "sgd"
 
-    learning_rate: Annotated[float, "Learning rate at first."] = 0.01
+    learning_rate: FirstRate = 0.01
     weight_decay: float = 1e-6
-    trunk_rate: Annotated[float, "The learning rate of a trunk, as a share of the others'."] = 0.1
-    steps: Annotated[int, "Rounded up to whole epochs."]
+    trunk_rate: TrunkRate = 0.1
+    steps: Steps
     drop_every: Annotated[int, "Steps after which the rate falls to a tenth."] = 50_000
 
     def count_epochs(self, steps_an_epoch: int) -> int:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
 from cirbench.methods.supervised.entry import SupervisedTraining
-from cirbench.methods.supervised.recipe import SteppedRecipe
+from cirbench.methods.supervised.recipe import Augmentation, SteppedRecipe, Steps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,10 +17,8 @@ class TirgRecipe(SteppedRecipe):
     The paper's CSS and MIT-States have loss="triplet", and on CSS the rate does not fall.
     """
 
-    steps: Annotated[int, "Rounded up to whole epochs."] = 160_000
-    augmentation: Annotated[str, "How pictures are changed where a trunk is trained along."] = (
-        "none"
-    )
+    steps: Steps = 160_000
+    augmentation: Augmentation = "none"
     fusion: Annotated[str, "vector, last-conv or concat."] = "vector"
     loss: Annotated[str, "cross-entropy over the batch, or triplet (soft)."] = "cross-entropy"
 
@@ -35,7 +33,9 @@ class TirgTraining(SupervisedTraining):
 
     recipe = TirgRecipe
     method = "tirg"
-    small: ClassVar[Mapping[str, Any]] = {"steps": 400, "batch_size": 256, "width": 128}
+    changes: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "emoji": {"steps": 400, "batch_size": 256, "width": 128}
+    }
     selection: ClassVar[Mapping[str, tuple[str, tuple[str, ...]]]] = {
         "fashion-iq": ("maaf", ("R@10", "R@50"))
     }

@@ -242,6 +242,13 @@ def test_what_makes_no_training_is_a_plain_message(bench, tmp_path, name, backbo
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_weights_that_would_not_be_read_again_are_not_made(bench, tmp_path, name):
+    code, _, err = bench("train", name, "-t", "emoji", "-b", "fake", "-o", tmp_path / "w.pt")
+    assert code == 2
+    assert "w.pt must end in .safetensors" in err
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_a_task_without_triplets_is_refused(bench, tmp_path, name):
     code, _, err = bench(
         "train", name, "-t", "imagenet-r", "-b", "fake", "-o", tmp_path / "w.safetensors"

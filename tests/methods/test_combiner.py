@@ -13,9 +13,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from triplets import PROTOCOL, make_supervision
 
-from cirbench.benchmark.api.protocol import EvaluationProtocol
-from cirbench.benchmark.api.values import ImageRef, Query, Selection, TaskData, Triplet
+from cirbench.benchmark.api.values import ImageRef, Query
 from cirbench.benchmark.checkpoints import read_checkpoint
 from cirbench.benchmark.embedding.texts import TextFeatures
 from cirbench.benchmark.evaluation.compose import QueryBatch
@@ -30,16 +30,6 @@ from cirbench.methods.combiner import training
 from cirbench.methods.combiner.method import Combiner, CombinerNetwork, contrastive_loss
 
 QUIET = Reporter(quiet=True)
-PROTOCOL = EvaluationProtocol(
-    name="p",
-    version=1,
-    gallery="all",
-    reference_removed=False,
-    preprocess="clip",
-    templates={"text": "the {what}", "caption": "{what}"},
-    metrics=("R@1", "R@5"),
-    headline="R@1",
-)
 
 
 @pytest.mark.parametrize(
@@ -226,24 +216,12 @@ def test_emoji_triplets_hold_nothing_that_is_held_out():
 
 def job(fake, picture_refs, output, **recipe):
     """Pictures 2 i + 1 are the targets of pictures 2 i."""
-    refs = picture_refs(64)
-    triplets = [
-        Triplet(reference=refs[i], target=refs[i + 1], captions=("next", "the next one"))
-        for i in range(0, 48, 2)
-    ]
-    queries = tuple(
-        Query(id=str(i), reference=refs[i], positives=(i + 1,), fields={"what": "next"})
-        for i in range(0, 64, 2)
-    )
     defaults = {"epochs": 5, "batch_size": 8, "learning_rate": 1e-2, "projection": 8, "hidden": 8}
     return training.CombinerJob(
         recipe=training.CombinerRecipe(**{**defaults, **recipe}),
         backbone=fake,
-        triplets=triplets,
-        selection=Selection(split="val", protocol=PROTOCOL, metrics=("R@5", "R@1")),
-        validation=TaskData(gallery=tuple(refs), queries=queries, annotations={}),
-        trained_on="pairs",
         output=output,
+        **make_supervision(picture_refs(64), 48),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from cirbench.datasets.cirr import FOLDERS
@@ -26,24 +27,43 @@ def write_fashion_iq(root: Path) -> None:
 
 def write_cirr(root: Path) -> None:
     """Two queries of one image set, for training and for val."""
-    folder = root / "cirr"
     for split in ("train", "val"):
         names = [f"{split}-{i}-0-img0" for i in range(6)]
-        rows = [
-            {
-                "pairid": pair,
-                "reference": names[pair],
-                "target_hard": names[5],
-                "target_soft": {names[5]: 1.0},
-                "caption": "more of it",
-                "img_set": {"id": 1, "members": names},
-            }
-            for pair in range(2)
-        ]
-        paths = {name: f"./{FOLDERS[split]}/{name}.png" for name in names}
-        _write_json(folder / f"captions/cap.rc2.{split}.json", rows)
-        _write_json(folder / f"image_splits/split.rc2.{split}.json", paths)
-        _write_empty(folder / "img_raw" / FOLDERS[split], [f"{name}.npy" for name in names])
+        folder = write_cirr_split(root, split, names, [(0, 5), (1, 5)], range(6))
+        _write_empty(folder, [f"{name}.npy" for name in names])
+
+
+def write_cirr_split(
+    root: Path,
+    split: str,
+    names: Sequence[str],
+    pairs: Sequence[tuple[int, int]],
+    members: Sequence[int],
+) -> Path:
+    """The annotations of a split, and the empty folder of its pictures, which is given.
+
+    Args:
+        pairs: rows of `names`, each query's reference and target.
+        members: rows of the image set that all queries share.
+    """
+    folder = root / "cirr"
+    rows = [
+        {
+            "pairid": number,
+            "reference": names[reference],
+            "target_hard": names[target],
+            "target_soft": {names[target]: 1.0},
+            "caption": "more of it",
+            "img_set": {"id": 1, "members": [names[row] for row in members]},
+        }
+        for number, (reference, target) in enumerate(pairs)
+    ]
+    paths = {name: f"./{FOLDERS[split]}/{name}.png" for name in names}
+    _write_json(folder / f"captions/cap.rc2.{split}.json", rows)
+    _write_json(folder / f"image_splits/split.rc2.{split}.json", paths)
+    pictures = folder / "img_raw" / FOLDERS[split]
+    pictures.mkdir(parents=True)
+    return pictures
 
 
 def _write_json(path: Path, content: object) -> None:

@@ -18,7 +18,7 @@ PROTOCOL = EvaluationProtocol(
     version=1,
     gallery="all",
     reference_removed=False,
-    preprocess="imagenet",
+    preprocess="clip",
     templates={"text": "the {what}", "caption": "{what}"},
     metrics=("R@1", "R@5"),
     headline="R@1",
@@ -54,6 +54,20 @@ def make_triplets(refs: Sequence[ImageRef], **more: Any) -> list[Triplet]:
     ]
 
 
+def make_supervision(refs: Sequence[ImageRef], trained: int) -> dict[str, Any]:
+    """The fields of a job that `find_supervision` finds; the first pictures are trained on."""
+    queries = tuple(
+        Query(id=str(i), reference=refs[i], positives=(i + 1,), fields={"what": WORDINGS[0]})
+        for i in range(0, len(refs), 2)
+    )
+    return {
+        "triplets": make_triplets(refs[:trained]),
+        "selection": Selection(split="val", protocol=PROTOCOL, metrics=("R@5", "R@1")),
+        "validation": TaskData(gallery=tuple(refs), queries=queries, annotations={}),
+        "trained_on": "pairs",
+    }
+
+
 def make_training_job(
     method: str,
     backbone: Backbone,
@@ -68,25 +82,19 @@ def make_training_job(
     Args:
         epochs: of the whole training; None as in SMALL, else 5.
     """
-    triplets = make_triplets(refs)
+    supervision = make_supervision(refs, len(refs))
     numbers = {"batch_size": 8, **SMALL[method], **recipe}
     if method in ("tirg", "maaf"):
-        numbers["steps"] = (epochs or 5) * max(1, len(triplets) // numbers["batch_size"])
+        steps = max(1, len(supervision["triplets"]) // numbers["batch_size"])
+        numbers["steps"] = (epochs or 5) * steps
     elif epochs:
         numbers["epochs"] = epochs - numbers.get("first_epochs", 0)
-    queries = tuple(
-        Query(id=str(i), reference=refs[i], positives=(i + 1,), fields={"what": WORDINGS[0]})
-        for i in range(0, len(refs), 2)
-    )
     return SupervisedJob(
         method=find_method(method),
         recipe=find_training(method).recipe(**numbers),
         backbone=backbone,
-        triplets=triplets,
-        selection=Selection(split="val", protocol=PROTOCOL, metrics=("R@5", "R@1")),
-        validation=TaskData(gallery=tuple(refs), queries=queries, annotations={}),
-        trained_on="pairs",
         output=output,
+        **supervision,
     )
 
 

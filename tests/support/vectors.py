@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+from layouts import write_cirr_split
 
 WIDTH = 8
 NAMES = [f"dev-{i}-0-img0" for i in range(12)]
@@ -23,26 +23,7 @@ def draw_vectors(seed: int = 0, width: int = WIDTH) -> dict[str, np.ndarray]:
 
 def write_annotations(root: Path) -> Path:
     """The val split, with the folder where its pictures are looked for; gives that folder."""
-    rows = [
-        {
-            "pairid": number,
-            "reference": NAMES[reference],
-            "target_hard": NAMES[target],
-            "caption": "more of it",
-            "img_set": {"members": [NAMES[i] for i in (*range(6), 6, 11)]},
-        }
-        for number, (reference, target) in enumerate(PAIRS)
-    ]
-    paths = {name: f"./dev/{name}.png" for name in NAMES}
-    for kind, file, content in (
-        ("captions", "cap.rc2.val.json", rows),
-        ("image_splits", "split.rc2.val.json", paths),
-    ):
-        (root / "cirr" / kind).mkdir(parents=True)
-        (root / "cirr" / kind / file).write_text(json.dumps(content), encoding="utf-8")
-    folder = root / "cirr" / "img_raw" / "dev"
-    folder.mkdir(parents=True)
-    return folder
+    return write_cirr_split(root, "val", NAMES, PAIRS, (*range(7), 11))
 
 
 def write_vectors(folder: Path, vectors: Mapping[str, np.ndarray]) -> None:

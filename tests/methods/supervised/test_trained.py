@@ -138,7 +138,8 @@ def test_a_selection_in_training_judges_what_is_then_evaluated(
     job = replace(job, recipe=replace(job.recipe, **last_epoch(method)))
     training.train(job, Reporter(quiet=True))
     backbone = load_backbone(f"trained:{job.output}")
-    pixels = read_pixels(job.validation.gallery, "imagenet", backbone.image_spec, 2)
+    preprocess = job.selection.protocol.preprocess
+    pixels = read_pixels(job.validation.gallery, preprocess, backbone.image_spec, 2)
     with torch.inference_mode():
         torch.testing.assert_close(
             backbone.encode_images(pixels), seen["rows"], atol=1e-5, rtol=1e-5
