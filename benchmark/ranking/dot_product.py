@@ -72,6 +72,8 @@ class DotProduct:
 
     def __call__(self, rows: slice) -> Tensor:
         """(rows, V) float32 within `margin`; the same thread's next call writes over it."""
+        if self.queries.is_cuda:  # a thread's first product finds no context otherwise
+            torch.cuda.set_device(self.queries.device)
         # new memory costs a fifth of the product
         block: Tensor = vars(self._thread).setdefault("block", self.queries.new_empty(0))
         block.resize_(len(self.queries[rows]), len(self.vectors))

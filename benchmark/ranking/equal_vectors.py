@@ -64,6 +64,8 @@ class Copies:
 
     def count_before(self, vector: Rows, row: Rows) -> Rows:
         """(P,) how many of a vector's rows come before a row."""
+        if not self.any:
+            return (vector < row).astype(np.int64)
         return np.searchsorted(self._places, vector * len(self.vector) + row) - self.start[vector]
 
     @cached_property

@@ -21,12 +21,15 @@ from cirbench.benchmark.ranking.equal_vectors import Copies, Rows
 from cirbench.benchmark.ranking.own_score import OwnScore
 from cirbench.benchmark.ranking.scan import Scan, scan
 from cirbench.benchmark.runtime.errors import CorruptData
-from cirbench.benchmark.runtime.threads import map_on_cores
+from cirbench.benchmark.runtime.threads import map_in_threads
 
 BLOCK_BYTES = 128 * 2**20
 """Size of the blocks of scores that all threads hold; a few arrays of that size are beside them."""
 LEAST_BLOCK_BYTES = 32 * 2**20
 """One thread's: a matmul of fewer rows is slower."""
+GPU_THREADS = 3
+"""While one of them looks at what was nominated, the GPU scores the others' blocks."""
+GPU_BLOCK_BYTES = 256 * 2**20
 FRAGILE = 1e-6
 """A query is fragile where scores that were off by so much could move its first rank."""
 _BAND = 1.25 * FRAGILE
@@ -281,9 +284,9 @@ def rank_part(
     """
     queries = len(wanted.positives)
     members_width = max((len(own) for own in wanted.members or ()), default=0)
-    by_core = isinstance(scores, DotProduct | OwnScore) and scores.on_cpu
     floor = np.full(queries, -np.inf, dtype=np.float32) if floor is None else floor
-    size = _choose_block_height(queries, len(rows), torch.get_num_threads() if by_core else 1)
+    threads, block_bytes = _share_work(scores)
+    size = _choose_block_height(queries, len(rows), threads, block_bytes)
 
     def rank_block(start: int) -> PartialRanking:
         part = slice(start, min(start + size, queries))
@@ -292,7 +295,7 @@ def rank_part(
         return _rank_block(block, wanted.select(part), own, floor[part], members_width)
 
     starts = range(0, queries, size)
-    parts = map_on_cores(rank_block, starts) if by_core else list(map(rank_block, starts))
+    parts = map_in_threads(rank_block, starts, threads)
     return PartialRanking(
         **{
             f.name: np.concatenate([getattr(part, f.name) for part in parts])
@@ -301,10 +304,19 @@ def rank_part(
     )
 
 
-def _choose_block_height(queries: int, columns: int, threads: int) -> int:
+def _share_work(scores: ScoreFunction) -> tuple[int, int]:
+    """How many threads rank blocks, each one block at a time, and the bytes of a block."""
+    if isinstance(scores, DotProduct) and not scores.on_cpu:
+        return GPU_THREADS, GPU_BLOCK_BYTES
+    if not (isinstance(scores, DotProduct | OwnScore) and scores.on_cpu):
+        return 1, BLOCK_BYTES
+    threads = torch.get_num_threads()
+    return threads, max(BLOCK_BYTES // threads, min(LEAST_BLOCK_BYTES, BLOCK_BYTES))
+
+
+def _choose_block_height(queries: int, columns: int, threads: int, block_bytes: int) -> int:
     """Choose how many queries a block has: all, or as many as give each thread as many blocks."""
-    size = max(BLOCK_BYTES // threads, min(LEAST_BLOCK_BYTES, BLOCK_BYTES))
-    highest = max(1, size // (4 * max(1, columns)))
+    highest = max(1, block_bytes // (4 * max(1, columns)))
     if queries <= highest:
         return highest
     return math.ceil(queries / (threads * math.ceil(queries / (threads * highest))))

@@ -118,9 +118,19 @@ def _nominate(
     if reached is None or np.bitwise_count(reached).sum() > _FEW * k * len(scores):
         reached = _mark_reaching(scores, np.maximum(floor, _choose_floor(scores, k) - slack))
     row, column = _find_ones(reached)
-    score = scores[row, column]
-    found = np.bincount(row, minlength=len(scores))
-    table = np.full((len(scores), max(k, found.max())), -np.inf, dtype=np.float32)
+    return _keep_best(row, column, scores[row, column], k, slack)
+
+
+def _keep_best(
+    row: NDArray[np.int64],
+    column: NDArray[np.int64],
+    score: NDArray[np.float32],
+    k: int,
+    slack: NDArray[np.float32],
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
+    """Keep of pairs in the order of rows those at most `slack` below the k-th best of their row."""
+    found = np.bincount(row, minlength=len(slack))
+    table = np.full((len(slack), max(k, found.max())), -np.inf, dtype=np.float32)
     table[np.arange(table.shape[1]) < found[:, None]] = score
     worst = np.partition(table, -k, axis=1)[:, -k] - slack
     chosen = (score >= worst[row]) & (score > -np.inf)
@@ -145,10 +155,22 @@ def _choose_floor(scores: NDArray[np.float32], k: int) -> NDArray[np.float32]:
 def scan_block(
     scores: Tensor, k: int, slack: Tensor, floor: Tensor, low: Tensor, high: Tensor
 ) -> Scan:
-    """`scan` on any device."""
-    worst = (scores.topk(k, dim=1).values[:, -1] - slack).maximum(floor)
-    row, column = ((scores >= worst[:, None]) & ~scores.isneginf()).nonzero().T
+    """`scan` on any device, which reads the block as seldom as it can."""
+    reached = scores >= floor[:, None]
+    if not floor.isfinite().all() or reached.sum() > _FEW * k * len(scores):
+        reached = scores >= floor.maximum(_bound_best(scores, k) - slack)[:, None]
+    row, column = reached.nonzero().T
     over = scores > high[:, None]
     near_row, near_column = ((scores >= low[:, None]) ^ over).nonzero().T
-    found = (row, column, scores[row, column], over.sum(1), near_row, near_column)
-    return Scan(*(part.cpu().numpy() for part in found))
+    found = (row, column, scores[row, column], slack, over.sum(1), near_row, near_column)
+    row, column, score, slack, *around = (part.cpu().numpy() for part in found)
+    return Scan(*_keep_best(row, column, score, k, slack), *around)
+
+
+def _bound_best(scores: Tensor, k: int) -> Tensor:
+    """`_choose_floor` on any device."""
+    groups = GROUPS_PER_PLACE * k
+    each = scores.shape[1] // groups
+    if each > 1:
+        scores = scores[:, : each * groups].unflatten(1, (each, groups)).amax(dim=1)
+    return scores.topk(k, dim=1).values[:, -1]

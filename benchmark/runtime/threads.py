@@ -28,17 +28,17 @@ def limit_openmp_spin() -> None:
     os.environ.setdefault("GOMP_SPINCOUNT", str(SPINS))
 
 
-def map_on_cores(make: Callable[[Item], Made], items: Sequence[Item]) -> list[Made]:
-    """Make each item in one thread, as many at a time as torch has; results in the items' order.
+def map_in_threads(make: Callable[[Item], Made], items: Sequence[Item], threads: int) -> list[Made]:
+    """Make each item in one thread, so many at a time; results in the items' order.
 
     Inside, an operation of torch has that one thread alone. That is faster than a thread after
     thread in which each operation has all, wherever there is work between the operations.
     """
     import torch
 
-    threads = torch.get_num_threads()
     if threads == 1 or len(items) < 2:
         return list(map(make, items))
+    cores = torch.get_num_threads()
 
     @torch.inference_mode()
     def make_alone(item: Item) -> Made:
@@ -50,4 +50,4 @@ def map_on_cores(make: Callable[[Item], Made], items: Sequence[Item]) -> list[Ma
         return list(pool.map(make_alone, items))
     finally:
         pool.shutdown(cancel_futures=True)
-        torch.set_num_threads(threads)
+        torch.set_num_threads(cores)

@@ -18,7 +18,7 @@ from cirbench.benchmark.backbones.load import load_backbone
 from cirbench.benchmark.evaluation.plan import Request, plan
 from cirbench.benchmark.evaluation.run import embed, run
 from cirbench.benchmark.ranking.parts import RankRequest
-from cirbench.benchmark.ranking.rank import PART_ROWS, Ranking, rank_vectors
+from cirbench.benchmark.ranking.rank import GPU_PARTS, PART_ROWS, Ranking, rank_vectors
 from cirbench.benchmark.runtime.progress import Reporter
 from gpu.findings import Finding, Setting, judge
 
@@ -161,7 +161,7 @@ def _only_ties(ours: PerQuery, theirs: PerQuery, query: int) -> bool:
 
 def check_ranking(setting: Setting) -> Iterator[Finding]:
     """The same vectors ranked on both devices: every rank and tie must be the same."""
-    rows = PART_ROWS + 4_000 if setting.on_gpu else 5_000  # on a GPU in two parts
+    rows = GPU_PARTS * PART_ROWS + 4_000 if setting.on_gpu else 5_000  # on a GPU in two parts
     queries, gallery, wanted = make_hard_case(rows)
     expected = rank_vectors(queries, gallery, wanted)
     asked, there = queries.to(setting.device), gallery.to(setting.device)
