@@ -19,7 +19,7 @@ from cirbench.benchmark.embedding.folders import find_open_folders
 from cirbench.benchmark.embedding.shard import SHARD_ROWS
 from cirbench.benchmark.embedding.space import make_image_space
 from cirbench.benchmark.embedding.store import Store, make_identity
-from cirbench.benchmark.images.preprocess import make_transform
+from cirbench.benchmark.images.preprocess import make_fit, scale_pixels, to_bytes
 from cirbench.benchmark.images.reading import (
     EncodedPicture,
     load_encoded,
@@ -32,7 +32,7 @@ from cirbench.benchmark.runtime.progress import Reporter, Stage
 
 T = TypeVar("T")
 Way = Callable[[EncodedPicture], Tensor]
-"""From a picture's file to one row of a tower's input."""
+"""From a picture's file to one row of a tower's input, before `fill_tower`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +109,8 @@ def work_in_batches(
 def make_way(
     backbone: Backbone, preprocess: str, box: tuple[int, int, int, int] | None = None
 ) -> Way:
-    """Make the way of a picture: the backbone's own, or Pillow and the named preprocessing.
+    """Make the way of a picture: the backbone's own, or Pillow and the named preprocessing up to
+    (S, S, 3) uint8, a quarter of what the tower takes.
 
     Args:
         box: as `ImageRef` has it.
@@ -119,8 +120,8 @@ def make_way(
             part of one is asked for.
     """
     if not isinstance(backbone, FileDecoder):
-        transform = make_transform(preprocess, backbone.image_spec, box)
-        return lambda picture: transform(picture.image)
+        fit = make_fit(preprocess, backbone.image_spec.size, box)
+        return lambda picture: to_bytes(fit(picture.image))
     if box is not None:
         raise UsageError(
             f"{backbone.name} takes whole pictures, got a part of one; choose another backbone for "
@@ -128,6 +129,48 @@ def make_way(
         )
     decode = backbone.decode
     return lambda picture: decode(picture.content)
+
+
+def fill_tower(backbone: Backbone, rows: Sequence[Tensor]) -> Tensor:
+    """Make of B pictures, each gone its way, what `backbone.encode_images` takes.
+
+    Pixels are scaled on the backbone's device and a batch at a time: in the threads that decode,
+    each small operation would wait for the interpreter's lock.
+    """
+    stacked = torch.stack(list(rows))
+    if isinstance(backbone, FileDecoder):
+        return stacked
+    if torch.device(backbone.device).type == "cuda":
+        stacked = stacked.pin_memory()  # from there a copy does not wait for the GPU
+    return scale_pixels(stacked.to(backbone.device, non_blocking=True), backbone.image_spec)
+
+
+def read_pixels(
+    refs: Sequence[ImageRef], preprocess: str, backbone: Backbone, workers: int
+) -> Tensor:
+    """Read and preprocess pictures, each distinct one once, for what is read again, not kept.
+
+    Args:
+        preprocess: the protocol's name for the way from a picture to the tower's input.
+        workers: threads that read and decode.
+
+    Returns:
+        (len(refs), …), as the backbone's tower takes them, on its device; at least one picture must
+        be asked for.
+
+    Raises:
+        UsageError: as `make_way`.
+        MissingData, CorruptData: a picture can't be read; the message names it, and its row among
+            the distinct ones.
+    """
+    distinct = {ref.id: ref for ref in refs}
+    jobs = (
+        partial(load_encoded, ref, make_way(backbone, preprocess, ref.box), row)
+        for row, ref in enumerate(distinct.values())
+    )
+    loaded = prefetch(jobs, workers=workers, ahead=2 * workers)
+    row_of = {name: row for name, (row, _) in zip(distinct, loaded, strict=True)}
+    return fill_tower(backbone, [row_of[ref.id] for ref in refs])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,15 +189,15 @@ class Embedder:
     workers: int
     stage: Stage
 
-    def encode(self, pixels: Sequence[Tensor]) -> Iterator[Tensor]:
-        """One row of the tower's input each, as (3, S, S) → (b, C) float32 in batches, on the
-        device; a GPU may still be at work."""
+    def encode(self, rows: Sequence[Tensor]) -> Iterator[Tensor]:
+        """Pictures, each gone its way → (b, C) float32 in batches, on the device, where a GPU may
+        still be at work."""
 
         def work(part: Sequence[Tensor]) -> Tensor:
-            return self.backbone.encode_images(torch.stack(list(part)))
+            return self.backbone.encode_images(fill_tower(self.backbone, part))
 
         with torch.inference_mode():
-            yield from work_in_batches(pixels, self.size, work)
+            yield from work_in_batches(rows, self.size, work)
 
 
 def embed_together(

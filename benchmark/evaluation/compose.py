@@ -12,9 +12,13 @@ from torch import Tensor
 from cirbench.benchmark.api.method import Method
 from cirbench.benchmark.api.protocol import EvaluationProtocol
 from cirbench.benchmark.api.values import Query
-from cirbench.benchmark.embedding.pictures import BatchSize, ImageFeatures, work_in_batches
+from cirbench.benchmark.embedding.pictures import (
+    BatchSize,
+    ImageFeatures,
+    read_pixels,
+    work_in_batches,
+)
 from cirbench.benchmark.embedding.texts import TextFeatures
-from cirbench.benchmark.images.pixels import read_pixels
 from cirbench.benchmark.runtime.errors import CorruptData, TextTooLong, UsageError
 from cirbench.benchmark.runtime.progress import Stage
 
@@ -35,9 +39,8 @@ class QueryBatch:
 
     @property
     def reference_pixels(self) -> Tensor:
-        backbone, refs = self.encoder.backbone, [query.reference for query in self.queries]
-        pixels = read_pixels(refs, self.protocol.preprocess, backbone.image_spec, self.workers)
-        return pixels.to(backbone.device)
+        refs = [query.reference for query in self.queries]
+        return read_pixels(refs, self.protocol.preprocess, self.encoder.backbone, self.workers)
 
     def text_features(self, family: str = "text") -> Tensor:
         with self._name_query(family):

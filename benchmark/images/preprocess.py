@@ -25,6 +25,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
+import numpy as np
+import torch
 from PIL import Image
 from torch import Tensor
 from torchvision.transforms import InterpolationMode
@@ -34,31 +36,49 @@ from cirbench.benchmark.api.backbone import ImageSpec
 from cirbench.benchmark.images.decoding import check_size
 from cirbench.benchmark.runtime.errors import UsageError
 
+Fit = Callable[[Image.Image], Image.Image]
+"""From a picture to the S × S pixels that a tower looks at."""
 Transform = Callable[[Image.Image], Tensor]
+
+
+def to_bytes(image: Image.Image) -> Tensor:
+    """A picture of the right size → (S, S, 3) uint8."""
+    return torch.from_numpy(np.array(image.convert("RGB")))
+
+
+def scale_pixels(pixels: Tensor, spec: ImageSpec) -> Tensor:
+    """(B, S, S, 3) uint8 → (B, 3, S, S) float32, normalised, where the pixels are.
+
+    The operations are torchvision's, each rounded as IEEE 754 says, so every device gives the same
+    bits.
+    """
+
+    def per_channel(*values: float) -> Tensor:
+        return torch.tensor(values, device=pixels.device).view(-1, 1, 1)
+
+    planes = pixels.permute(0, 3, 1, 2).contiguous().float()
+    # by a tensor: a GPU divides by a plain number by multiplying with its inverse
+    planes.div_(per_channel(255.0))
+    return planes.sub_(per_channel(*spec.mean)).div_(per_channel(*spec.std))
 
 
 def to_tensor(image: Image.Image, spec: ImageSpec) -> Tensor:
     """A picture of the right size → (3, S, S) float32, normalised."""
-    pixels: Tensor = tv.normalize(tv.to_tensor(image.convert("RGB")), spec.mean, spec.std)
-    return pixels
+    return scale_pixels(to_bytes(image).unsqueeze(0), spec)[0]
 
 
-def _make_clip(spec: ImageSpec) -> Transform:
-    def transform(image: Image.Image) -> Tensor:
-        resized = tv.resize(image, [spec.size], interpolation=InterpolationMode.BICUBIC)
-        return to_tensor(tv.center_crop(resized, [spec.size, spec.size]), spec)
-
-    return transform
+def _fit_clip(image: Image.Image, size: int) -> Image.Image:
+    resized = tv.resize(image, [size], interpolation=InterpolationMode.BICUBIC)
+    square: Image.Image = tv.center_crop(resized, [size, size])
+    return square
 
 
-def _make_clip_hf(spec: ImageSpec) -> Transform:
-    def transform(image: Image.Image) -> Tensor:
-        rgb = image.convert("RGB")
-        resized = tv.resize(rgb, [spec.size], interpolation=InterpolationMode.BICUBIC)
-        left, top = ((side - spec.size) // 2 for side in resized.size)
-        return to_tensor(tv.crop(resized, top, left, spec.size, spec.size), spec)
-
-    return transform
+def _fit_clip_hf(image: Image.Image, size: int) -> Image.Image:
+    rgb = image.convert("RGB")
+    resized = tv.resize(rgb, [size], interpolation=InterpolationMode.BICUBIC)
+    left, top = ((side - size) // 2 for side in resized.size)
+    square: Image.Image = tv.crop(resized, top, left, size, size)
+    return square
 
 
 def compute_target_padding(width: int, height: int, ratio: float = 1.25) -> tuple[int, int]:
@@ -69,16 +89,11 @@ def compute_target_padding(width: int, height: int, ratio: float = 1.25) -> tupl
     return max(int((target - width) / 2), 0), max(int((target - height) / 2), 0)
 
 
-def _make_targetpad(spec: ImageSpec) -> Transform:
-    clip = _make_clip(spec)
-
-    def transform(image: Image.Image) -> Tensor:
-        width, height = image.size
-        left, top = compute_target_padding(width, height)
-        check_size(width + 2 * left, height + 2 * top)  # 60,000 × 700 would become 2.9 billion
-        return clip(tv.pad(image, [left, top], fill=0))
-
-    return transform
+def _fit_targetpad(image: Image.Image, size: int) -> Image.Image:
+    width, height = image.size
+    left, top = compute_target_padding(width, height)
+    check_size(width + 2 * left, height + 2 * top)  # 60,000 × 700 would become 2.9 billion
+    return _fit_clip(tv.pad(image, [left, top], fill=0), size)
 
 
 def fit_square(image: Image.Image, size: int) -> Image.Image:
@@ -86,10 +101,6 @@ def fit_square(image: Image.Image, size: int) -> Image.Image:
     resized = tv.resize(image.convert("RGB"), [size], interpolation=InterpolationMode.BILINEAR)
     square: Image.Image = tv.center_crop(resized, [size, size])
     return square
-
-
-def _make_imagenet(spec: ImageSpec) -> Transform:
-    return lambda image: to_tensor(fit_square(image, spec.size), spec)
 
 
 def fit_white_square(image: Image.Image, size: int) -> Image.Image:
@@ -109,40 +120,36 @@ def fit_white_square(image: Image.Image, size: int) -> Image.Image:
     return resized
 
 
-def _make_white_square(spec: ImageSpec) -> Transform:
-    def transform(image: Image.Image) -> Tensor:
-        square = fit_white_square(image, spec.size)
-        return to_tensor(tv.center_crop(square, [spec.size, spec.size]), spec)
-
-    return transform
+def _crop_white_square(image: Image.Image, size: int) -> Image.Image:
+    square: Image.Image = tv.center_crop(fit_white_square(image, size), [size, size])
+    return square
 
 
-def stretch(image: Image.Image, box: tuple[int, int, int, int], spec: ImageSpec) -> Tensor:
+def stretch(image: Image.Image, size: int, box: tuple[int, int, int, int]) -> Image.Image:
     """A part of a picture, resized to the tower's square without keeping its shape.
 
     A box without area gives black, as it does in torchvision with the released code of Pic2Word.
     """
     left, upper, right, lower = box
-    side = [spec.size, spec.size]
     if right <= left or lower <= upper:
-        return to_tensor(Image.new("RGB", (spec.size, spec.size)), spec)
-    part = image.crop(box)
-    return to_tensor(tv.resize(part, side, interpolation=InterpolationMode.BICUBIC), spec)
+        return Image.new("RGB", (size, size))
+    part: Image.Image = tv.resize(
+        image.crop(box), [size, size], interpolation=InterpolationMode.BICUBIC
+    )
+    return part
 
 
-PREPROCESSES: dict[str, Callable[[ImageSpec], Transform]] = {
-    "clip": _make_clip,
-    "clip-hf": _make_clip_hf,
-    "targetpad": _make_targetpad,
-    "imagenet": _make_imagenet,
-    "white-square": _make_white_square,
+PREPROCESSES: dict[str, Callable[[Image.Image, int], Image.Image]] = {
+    "clip": _fit_clip,
+    "clip-hf": _fit_clip_hf,
+    "targetpad": _fit_targetpad,
+    "imagenet": fit_square,
+    "white-square": _crop_white_square,
 }
 
 
-def make_transform(
-    name: str, spec: ImageSpec, box: tuple[int, int, int, int] | None = None
-) -> Transform:
-    """The named preprocessing for a backbone.
+def make_fit(name: str, size: int, box: tuple[int, int, int, int] | None = None) -> Fit:
+    """The named preprocessing, up to the pixels of a tower of `size`.
 
     Args:
         box: as `ImageRef` has it; a part of a picture is stretched, whatever the name.
@@ -152,4 +159,12 @@ def make_transform(
     """
     if name not in PREPROCESSES:
         raise UsageError(f"unknown preprocess {name!r}; known: {', '.join(PREPROCESSES)}")
-    return PREPROCESSES[name](spec) if box is None else partial(stretch, box=box, spec=spec)
+    if box is not None:
+        return partial(stretch, size=size, box=box)
+    return partial(PREPROCESSES[name], size=size)
+
+
+def make_transform(name: str, spec: ImageSpec) -> Transform:
+    """The named preprocessing of one picture, to (3, S, S) float32; raises as `make_fit`."""
+    fit = make_fit(name, spec.size)
+    return lambda image: to_tensor(fit(image), spec)

@@ -24,6 +24,7 @@ from cirbench.benchmark.embedding.pictures import (
     Way,
     embed_with,
     make_way,
+    read_pixels,
 )
 from cirbench.benchmark.embedding.texts import TextFeatures
 from cirbench.benchmark.evaluation.run import make_gallery
@@ -32,7 +33,6 @@ from cirbench.benchmark.evaluation.weights import (
     find_backbone_of,
     shipped_checkpoints,
 )
-from cirbench.benchmark.images.pixels import read_pixels
 from cirbench.benchmark.images.reading import (
     EncodedPicture,
     Say,
@@ -267,9 +267,8 @@ class _OneQuery:
     @property
     def reference_pixels(self) -> Tensor:
         self._check_pictures()
-        backbone, preprocess = self.encoder.backbone, self.protocol.preprocess
-        pixels = read_pixels(self.query.images, preprocess, backbone.image_spec, self.workers)
-        return pixels.to(backbone.device)
+        preprocess = self.protocol.preprocess
+        return read_pixels(self.query.images, preprocess, self.encoder.backbone, self.workers)
 
     def _check_pictures(self) -> None:
         if not self.query.images:

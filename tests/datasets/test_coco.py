@@ -12,11 +12,10 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from cirbench.benchmark.api.backbone import ImageSpec
 from cirbench.benchmark.backbones.load import load_backbone
 from cirbench.benchmark.evaluation.plan import Request, plan
 from cirbench.benchmark.evaluation.run import run
-from cirbench.benchmark.images.preprocess import make_transform, stretch
+from cirbench.benchmark.images.preprocess import make_fit, make_transform, stretch, to_tensor
 from cirbench.benchmark.images.reading import load_picture
 from cirbench.benchmark.runtime.errors import CorruptData, MissingData
 from cirbench.benchmark.runtime.progress import Reporter
@@ -182,13 +181,11 @@ def test_the_prompt_names_the_query_class_first_and_ends_in_and_without_others()
 def test_the_box_is_cut_off_not_rounded_and_its_shape_is_not_kept():
     row = ObjectQuery(image="a", region=(0.9, 1.9, 20.99, 6.99), query_class="dog", others=())
     assert row.box == (0, 1, 20, 6)
-    spec = ImageSpec(size=8)
     rng = np.random.default_rng(0)
     image = Image.fromarray(rng.integers(0, 255, (HEIGHT, WIDTH, 3), dtype=np.uint8))
-    pixels = stretch(image, row.box, spec)
-    expected = image.crop(row.box).resize((8, 8), Image.Resampling.BICUBIC)
-    assert pixels.equal(make_transform("clip", spec)(expected))
-    assert not pixels.equal(make_transform("clip", spec)(image.crop(row.box)))
+    seen = stretch(image, 8, row.box)
+    assert seen == image.crop(row.box).resize((8, 8), Image.Resampling.BICUBIC)
+    assert seen != make_fit("clip", 8)(image.crop(row.box))
 
 
 def test_a_box_without_a_whole_pixel_is_black_and_said(made):
@@ -200,9 +197,8 @@ def test_a_box_without_a_whole_pixel_is_black_and_said(made):
     data = load(made)
     assert any("1 queries are black" in remark for remark in data.remarks)
     reference = data.queries[0].reference
-    spec = ImageSpec(size=8)
-    pixels, _ = load_picture(reference, lambda image: stretch(image, reference.box, spec), 0)
-    assert pixels.equal(make_transform("clip", spec)(Image.new("RGB", (8, 8))))
+    seen, _ = load_picture(reference, make_fit("clip", 8, reference.box), 0)
+    assert seen == Image.new("RGB", (8, 8))
 
 
 def request(root, **changes):
@@ -223,8 +219,9 @@ def test_a_run_embeds_the_stretched_cut_out(made):
     data = load(made)
     images = [Image.open(io.BytesIO(ref.read())) for ref in data.gallery]
     query = data.queries[1].reference
-    seen = stretch(Image.open(io.BytesIO(query.read())), query.box, backbone.image_spec)
-    whole = make_transform("clip", backbone.image_spec)
+    spec = backbone.image_spec
+    seen = to_tensor(stretch(Image.open(io.BytesIO(query.read())), spec.size, query.box), spec)
+    whole = make_transform("clip", spec)
     gallery = [backbone.encode_images(whole(image)[None])[0] for image in images]
     wanted = backbone.encode_images(seen[None])[0]
     scores = [float(wanted @ g / wanted.norm() / g.norm()) for g in gallery]

@@ -55,7 +55,9 @@ def embed(backbone, refs, batch_size=4, stage=None):
 
 
 def altered(backbone, encode):
-    return SimpleNamespace(image_spec=backbone.image_spec, encode_images=encode)
+    return SimpleNamespace(
+        image_spec=backbone.image_spec, device=backbone.device, encode_images=encode
+    )
 
 
 def test_each_distinct_picture_is_read_and_encoded_once(backbone):

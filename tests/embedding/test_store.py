@@ -354,6 +354,7 @@ class Counting:
     def __init__(self):
         self.inner = load_backbone("fake")
         self.image_spec, self.seen = self.inner.image_spec, 0
+        self.device = self.inner.device
         self.embedding_width = self.inner.embedding_width
 
     def encode_images(self, pixels):
@@ -494,6 +495,7 @@ embed.SHARD_ROWS = 4
 class Slow:
     def __init__(self):
         self.inner = load_backbone("fake"); self.image_spec = self.inner.image_spec
+        self.device = self.inner.device
     def encode_images(self, pixels):
         time.sleep(0.02)
         return self.inner.encode_images(pixels)

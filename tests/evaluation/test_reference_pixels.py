@@ -101,7 +101,7 @@ def test_they_are_what_the_embedder_gives_the_image_tower(fake, preprocess):
         seen.append(pixels)
         return fake.encode_images(pixels)
 
-    tower = SimpleNamespace(image_spec=fake.image_spec, encode_images=encode)
+    tower = SimpleNamespace(image_spec=fake.image_spec, device=fake.device, encode_images=encode)
     pictures = Pictures()
     refs = [pictures.ref(0), pictures.ref(1, box=(2, 3, 20, 9)), pictures.ref(2)]
     embed_images(embedder_of(tower, preprocess), refs)

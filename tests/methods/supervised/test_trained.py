@@ -15,10 +15,10 @@ from triplets import PROTOCOL, SMALL, WORDINGS, make_training_job
 from cirbench.benchmark.api.values import Query
 from cirbench.benchmark.backbones.load import load_backbone
 from cirbench.benchmark.checkpoints import read_checkpoint, write_checkpoint
+from cirbench.benchmark.embedding.pictures import read_pixels
 from cirbench.benchmark.embedding.texts import TextFeatures
 from cirbench.benchmark.evaluation.compose import QueryBatch
 from cirbench.benchmark.evaluation.weights import checkpoint_path, find_backbone_of
-from cirbench.benchmark.images.pixels import read_pixels
 from cirbench.benchmark.runtime.errors import CorruptData, MissingData, UsageError
 from cirbench.benchmark.runtime.progress import Reporter
 from cirbench.methods.artemis.method import Artemis, score
@@ -69,7 +69,7 @@ def batch_of(backbone, refs, texts=WORDINGS):
         for i, ref in enumerate(refs)
     ]
     with torch.inference_mode():
-        pixels = read_pixels(refs, PROTOCOL.preprocess, backbone.image_spec, 2)
+        pixels = read_pixels(refs, PROTOCOL.preprocess, backbone, 2)
         features = backbone.encode_images(pixels)
     return QueryBatch(
         protocol=PROTOCOL,
@@ -110,7 +110,7 @@ def test_rows_and_texts_of_trained_towers_are_the_networks_own(
     backbone = load_backbone(f"trained:{path}")
     built = build(path, backbone)
     network, words = built.read(read_checkpoint(path))
-    pixels = read_pixels(picture_refs(6), "imagenet", backbone.image_spec, 2)
+    pixels = read_pixels(picture_refs(6), "imagenet", backbone, 2)
     with torch.inference_mode():
         rows, expected = backbone.encode_images(pixels), network.eval().embed_images(pixels)
         torch.testing.assert_close(rows, expected, atol=1e-5, rtol=1e-5)
@@ -139,7 +139,7 @@ def test_a_selection_in_training_judges_what_is_then_evaluated(
     training.train(job, Reporter(quiet=True))
     backbone = load_backbone(f"trained:{job.output}")
     preprocess = job.selection.protocol.preprocess
-    pixels = read_pixels(job.validation.gallery, preprocess, backbone.image_spec, 2)
+    pixels = read_pixels(job.validation.gallery, preprocess, backbone, 2)
     with torch.inference_mode():
         torch.testing.assert_close(
             backbone.encode_images(pixels), seen["rows"], atol=1e-5, rtol=1e-5

@@ -39,7 +39,7 @@ PARTS = {
     "correctness": Part(
         title="The same numbers as on the CPU",
         function="gpu.correctness:check_correctness",
-        seconds=75,
+        seconds=105,
     ),
     "training": Part(title="Training", function="gpu.training:check_training", seconds=75),
     "embedding": Part(

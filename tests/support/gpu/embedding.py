@@ -16,13 +16,12 @@ from numpy.typing import NDArray
 from perf.towers import jpegs
 from torch import Tensor
 
-from cirbench.benchmark.api.backbone import ImageSpec
 from cirbench.benchmark.api.values import ImageRef
 from cirbench.benchmark.backbones.base import TorchBackbone
 from cirbench.benchmark.backbones.load import load_backbone
 from cirbench.benchmark.backbones.open_clip import from_model
 from cirbench.benchmark.embedding.pictures import BatchSize, Embedder, embed_images
-from cirbench.benchmark.images.preprocess import make_transform
+from cirbench.benchmark.images.preprocess import Fit, make_fit, to_bytes
 from cirbench.benchmark.images.reading import load_picture, prefetch
 from cirbench.benchmark.runtime.progress import Reporter
 from cirbench.benchmark.runtime.torch_state import seeded
@@ -87,15 +86,14 @@ class Tower:
 
     def copy_rate(self) -> float:
         """Pictures a second from pinned memory to the device."""
-        pixels = torch.empty(self.pixels.shape, pin_memory=self.setting.on_gpu)
-        work = partial(self.pixels.copy_, pixels, non_blocking=True)
+        pixels = torch.empty(self.pixels.shape, dtype=torch.uint8, pin_memory=self.setting.on_gpu)
+        work = partial(pixels.to, self.setting.device, non_blocking=True)
         return len(pixels) / self.setting.time(work)
 
     def decode_rate(self, refs: Sequence[ImageRef]) -> float:
         """Pictures a second from files to the tower's input, on all cores."""
-        transform = make_transform("clip", self.backbone.image_spec)
-        cores = self.setting.cores
-        jobs = (partial(load_picture, ref, transform, row) for row, ref in enumerate(refs))
+        fit, cores = make_fit("clip", self.backbone.image_spec.size), self.setting.cores
+        jobs = (partial(_decode_one, ref, fit, row) for row, ref in enumerate(refs))
         started = time.perf_counter()
         for _ in prefetch(jobs, workers=cores, ahead=2 * len(self.pixels)):
             pass
@@ -120,17 +118,22 @@ def decode_in_processes(tower: Tower, refs: Sequence[ImageRef]) -> float:
     """Pictures a second where no thread waits for another's hold on the interpreter."""
     cores = tower.setting.cores
     parts = [refs[start::cores] for start in range(min(cores, len(refs)))]
-    decode = partial(_decode_some, spec=tower.backbone.image_spec)
-    with ProcessPoolExecutor(cores, mp_context=get_context("spawn")) as pool:
+    decode = partial(_decode_some, size=tower.backbone.image_spec.size)
+    one_thread = {"initializer": torch.set_num_threads, "initargs": (1,)}
+    with ProcessPoolExecutor(cores, mp_context=get_context("spawn"), **one_thread) as pool:
         list(pool.map(decode, [part[:1] for part in parts]))  # the processes start
         started = time.perf_counter()
         list(pool.map(decode, parts))
         return len(refs) / (time.perf_counter() - started)
 
 
-def _decode_some(refs: Sequence[ImageRef], spec: ImageSpec) -> NDArray[np.float32]:
-    transform = make_transform("clip", spec)
-    return np.stack([load_picture(ref, transform, row)[0].numpy() for row, ref in enumerate(refs)])
+def _decode_some(refs: Sequence[ImageRef], size: int) -> NDArray[np.uint8]:
+    fit = make_fit("clip", size)
+    return np.stack([_decode_one(ref, fit, row).numpy() for row, ref in enumerate(refs)])
+
+
+def _decode_one(ref: ImageRef, fit: Fit, row: int) -> Tensor:
+    return load_picture(ref, lambda image: to_bytes(fit(image)), row)[0]
 
 
 def _repeat(tower: object, pixels: Tensor) -> None:
@@ -163,7 +166,7 @@ def _measure_tower(setting: Setting, name: str, refs: Sequence[ImageRef]) -> Ite
     last, first = tower.layout_rates()
     yield _ratio(f"{name}: channels last against first, {HALF}", last / first)
     copied = tower.copy_rate()
-    gigabytes = copied * tower.pixels[0].numel() * 4 / 1e9
+    gigabytes = copied * tower.pixels[0].numel() / 1e9
     yield _rate(f"{name}: copy from pinned memory", copied, f", {gigabytes:.1f} GB/s")
     tower.whole_rate(refs[: len(tower.pixels)])  # threads, kernels and pinned memory are made once
     decoded = tower.decode_rate(refs)

@@ -40,7 +40,7 @@ class Sizes:
     steps: int = 20
     batch: int = 64
     models: tuple[str, ...] = ("ViT-B-32-quickgelu", "ViT-L-14-quickgelu", "RN50x4-quickgelu")
-    pictures: int = 4096
+    pictures: int = 2048
     distinct_pictures: int = 512
     picture_side: tuple[int, int] = (500, 375)
     tower_batch: int = 256
