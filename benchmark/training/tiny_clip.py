@@ -1,15 +1,18 @@
-"""Trains the tiny CLIP of the emoji task from nothing: `bench train emoji-clip --output DIR`.
+"""Trains a tiny CLIP from nothing on a task's lessons: `bench train tiny-clip --task TASK`.
 
-open_clip's own CLIP class (a small ModifiedResNet and a two-layer text transformer) on every emoji
-picture that is not held out. The result is a plain `local-dir:` model of open_clip.
+It is open_clip's own CLIP class, a small ModifiedResNet and a two-layer text transformer, and the
+result a plain `local-dir:` model of open_clip.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
+from itertools import cycle
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import open_clip
@@ -20,25 +23,28 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from cirbench.benchmark.api.backbone import CLIP_MEAN, CLIP_STD
+from cirbench.benchmark.api.lessons import Lesson, Lessons
 from cirbench.benchmark.images import decoding
 from cirbench.benchmark.runtime.files import write_whole
 from cirbench.benchmark.runtime.torch_state import seeded
 from cirbench.benchmark.training.schedule import warm_up_then_cosine
-from cirbench.datasets.emoji.captions import Caption, draw_caption
-from cirbench.datasets.emoji.pictures import EmojiPicture, read_bytes, read_training_pictures
 
 CONTEXT = 77
-TRAINED_CONTEXT = 24
-"""No caption is longer; the positions beyond stay zero, as do the rows of tokens never seen."""
+_MOST_PICTURES = 20_000
+"""So many stay decoded."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class EmojiClipRecipe:
-    """How the tiny CLIP is trained."""
+class TinyClipRecipe:
+    """How a tiny CLIP is trained.
+
+    Attributes:
+        context: no text is longer; the positions beyond stay zero, as do the rows of tokens that
+            were never seen.
+    """
 
     steps: int = 1000
-    concepts_per_batch: int = 64
-    styles_per_concept: int = 4
+    context: int = 24
     learning_rate: float = 1.5e-3
     warmup: int = 50
     weight_decay: float = 0.1
@@ -56,7 +62,7 @@ class EmojiClipRecipe:
     seed: int = 0
 
 
-def describe_model(recipe: EmojiClipRecipe, context: int) -> dict[str, object]:
+def describe_model(recipe: TinyClipRecipe, context: int) -> dict[str, object]:
     """open_clip's description of the model."""
     return {
         "embed_dim": recipe.embedding_width,
@@ -75,9 +81,9 @@ def describe_model(recipe: EmojiClipRecipe, context: int) -> dict[str, object]:
     }
 
 
-def make_model(recipe: EmojiClipRecipe) -> open_clip.CLIP:
+def make_model(recipe: TinyClipRecipe) -> open_clip.CLIP:
     """A model with random weights, its unseen parts still random."""
-    config = describe_model(recipe, TRAINED_CONTEXT)
+    config = describe_model(recipe, recipe.context)
     return open_clip.CLIP(
         embed_dim=recipe.embedding_width,
         vision_cfg=open_clip.CLIPVisionCfg(
@@ -87,35 +93,7 @@ def make_model(recipe: EmojiClipRecipe) -> open_clip.CLIP:
     )
 
 
-def decode(pictures: Sequence[EmojiPicture], size: int) -> Tensor:
-    """(N, 3, size, size) uint8."""
-    images = (decoding.decode(read_bytes(p.index)).convert("RGB") for p in pictures)
-    resized = [np.asarray(i.resize((size, size), Image.Resampling.BICUBIC)) for i in images]
-    return torch.from_numpy(np.stack(resized)).permute(0, 3, 1, 2).contiguous()
-
-
-def make_batches(
-    pictures: Sequence[EmojiPicture], recipe: EmojiClipRecipe, rng: np.random.Generator
-) -> Iterator[list[int]]:
-    """Endless batches: some concepts, each in some styles, so that both have hard negatives."""
-    by_concept: dict[str, list[int]] = {}
-    for row, picture in enumerate(pictures):
-        by_concept.setdefault(picture.code, []).append(row)
-    codes = sorted(by_concept)
-    while True:
-        order = rng.permutation(len(codes))
-        for start in range(
-            0, len(order) - recipe.concepts_per_batch + 1, recipe.concepts_per_batch
-        ):
-            chosen = order[start : start + recipe.concepts_per_batch]
-            yield [
-                int(row)
-                for concept in chosen
-                for row in rng.permutation(by_concept[codes[concept]])[: recipe.styles_per_concept]
-            ]
-
-
-def augment(pixels: Tensor, recipe: EmojiClipRecipe, generator: torch.Generator) -> Tensor:
+def augment(pixels: Tensor, recipe: TinyClipRecipe, generator: torch.Generator) -> Tensor:
     """(B, 3, S, S) uint8 → float32 0..1: rotated, scaled, shifted on white, colours changed."""
     n = len(pixels)
     uniform = torch.rand(n, 4, generator=generator)
@@ -137,16 +115,15 @@ def normalise(pixels: Tensor) -> Tensor:
     return (pixels - mean) / std
 
 
-def mark_also_true(captions: Sequence[Caption], pictures: Sequence[EmojiPicture]) -> Tensor:
-    """(B, B) bool: caption i is true of picture j too, which so is no negative; False at i = j."""
-    names = np.array([p.name for p in pictures])
-    styles = np.array([p.style for p in pictures])
-    rows = [
-        ((c.name is None) | (names == c.name)) & ((c.style is None) | (styles == c.style))
-        for c in captions
-    ]
-    matrix = torch.from_numpy(np.stack(rows))
-    return matrix.fill_diagonal_(False)
+def mark_also_true(lessons: Sequence[Lesson]) -> Tensor:
+    """(B, B) bool: text i is true of picture j too, which so is no negative; False at i = j."""
+    names = {name for lesson in lessons for name in lesson.said}
+    shown = {name: np.array([one.shows.get(name, "") for one in lessons]) for name in names}
+    matrix = np.ones((len(lessons), len(lessons)), dtype=bool)
+    for row, lesson in zip(matrix, lessons, strict=True):
+        for name, value in lesson.said.items():
+            row &= shown[name] == value
+    return torch.from_numpy(matrix).fill_diagonal_(False)
 
 
 def contrastive_loss(images: Tensor, texts: Tensor, scale: Tensor, ignored: Tensor) -> Tensor:
@@ -157,14 +134,36 @@ def contrastive_loss(images: Tensor, texts: Tensor, scale: Tensor, ignored: Tens
     return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
 
 
+@lru_cache(_MOST_PICTURES)
+def decode(content: bytes, size: int) -> Tensor:
+    """A picture's file → (3, size, size) uint8."""
+    image = decoding.decode(content).convert("RGB")
+    resized = np.asarray(image.resize((size, size), Image.Resampling.BICUBIC))
+    return torch.from_numpy(resized.copy()).permute(2, 0, 1).contiguous()
+
+
+def make_recipe(lessons: Sequence[Lessons], **asked: Any) -> TinyClipRecipe:
+    """The recipe for a CLIP of one or more tasks: that of the first, with as many steps as they
+    have together, and what a person asks for."""
+    recipes = [TinyClipRecipe(**{**one.recipe, **asked}) for one in lessons]
+    return replace(recipes[0], steps=asked.get("steps") or sum(one.steps for one in recipes))
+
+
+def take_turns(lessons: Sequence[Lessons], rng: np.random.Generator) -> Iterator[Sequence[Lesson]]:
+    """Endless batches, of each task in turn."""
+    for batches in cycle([one.draw_batches(rng) for one in lessons]):
+        yield next(batches)
+
+
 def train(
-    output: Path, recipe: EmojiClipRecipe, report: Callable[[int, float], None] = lambda *_: None
+    lessons: Sequence[Lessons],
+    output: Path,
+    recipe: TinyClipRecipe,
+    report: Callable[[int, float], None] = lambda *_: None,
 ) -> None:
     """Train and write the model folder; `report` hears each step and its loss."""
     rng = np.random.default_rng(recipe.seed)
     generator = torch.Generator().manual_seed(recipe.seed)
-    pictures = read_training_pictures()
-    pixels = decode(pictures, recipe.image_size)
     with seeded(recipe.seed):
         model = make_model(recipe)
     tokenizer = open_clip.get_tokenizer("ViT-B-32")
@@ -172,20 +171,19 @@ def train(
         model.parameters(), weight_decay=recipe.weight_decay, betas=(0.9, 0.98), eps=1e-6
     )
     seen = torch.zeros(49408, dtype=torch.bool)
-    for step, rows in zip(range(recipe.steps), make_batches(pictures, recipe, rng), strict=False):
+    for step, batch in zip(range(recipe.steps), take_turns(lessons, rng), strict=False):
         optimizer.param_groups[0]["lr"] = warm_up_then_cosine(
             step, recipe.steps, peak=recipe.learning_rate, warmup=recipe.warmup
         )
-        chosen = [pictures[row] for row in rows]
-        captions = [draw_caption(p.name, p.style, rng) for p in chosen]
-        ids = tokenizer([c.text for c in captions], context_length=TRAINED_CONTEXT)
+        ids = tokenizer([lesson.text for lesson in batch], context_length=recipe.context)
         seen[ids] = True
-        images = model.encode_image(normalise(augment(pixels[rows], recipe, generator)))
+        pixels = torch.stack([decode(one.picture.read(), recipe.image_size) for one in batch])
+        images = model.encode_image(normalise(augment(pixels, recipe, generator)))
         loss = contrastive_loss(
             images,
             model.encode_text(ids),
             model.logit_scale.exp(),
-            mark_also_true(captions, chosen),
+            mark_also_true(batch),
         )
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]  # untyped in torch
@@ -196,14 +194,12 @@ def train(
     export_model(model, seen, recipe, output)
 
 
-def export_model(
-    model: open_clip.CLIP, seen: Tensor, recipe: EmojiClipRecipe, output: Path
-) -> None:
+def export_model(model: open_clip.CLIP, seen: Tensor, recipe: TinyClipRecipe, output: Path) -> None:
     """Write open_clip_config.json and open_clip_model.safetensors (fp16)."""
     weights = {name: t.detach().clone() for name, t in model.state_dict().items()}
     weights["token_embedding.weight"][~seen] = 0
     positions = weights["positional_embedding"]
-    weights["positional_embedding"] = F.pad(positions, (0, 0, 0, CONTEXT - TRAINED_CONTEXT))
+    weights["positional_embedding"] = F.pad(positions, (0, 0, 0, CONTEXT - recipe.context))
     halves = {n: t.half() if t.is_floating_point() else t for n, t in weights.items()}
     config = {
         "model_cfg": describe_model(recipe, CONTEXT),
