@@ -23,7 +23,6 @@ white-square  that of naver/artemis: conversion to RGB, padded with white to a s
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 
 import numpy as np
 import torch
@@ -159,9 +158,8 @@ def make_fit(name: str, size: int, box: tuple[int, int, int, int] | None = None)
     """
     if name not in PREPROCESSES:
         raise UsageError(f"unknown preprocess {name!r}; known: {', '.join(PREPROCESSES)}")
-    if box is not None:
-        return partial(stretch, size=size, box=box)
-    return partial(PREPROCESSES[name], size=size)
+    fit = PREPROCESSES[name]
+    return lambda image: fit(image, size) if box is None else stretch(image, size, box)
 
 
 def make_transform(name: str, spec: ImageSpec) -> Transform:

@@ -162,9 +162,13 @@ def scan_block(
     row, column = reached.nonzero().T
     over = scores > high[:, None]
     near_row, near_column = ((scores >= low[:, None]) ^ over).nonzero().T
-    found = (row, column, scores[row, column], slack, over.sum(1), near_row, near_column)
-    row, column, score, slack, *around = (part.cpu().numpy() for part in found)
-    return Scan(*_keep_best(row, column, score, k, slack), *around)
+    rows, columns, score = _to_arrays(row, column, scores[row, column])
+    best = _keep_best(rows, columns, score, k, slack.cpu().numpy())
+    return Scan(*best, *_to_arrays(over.sum(1), near_row, near_column))
+
+
+def _to_arrays(*found: Tensor) -> list[NDArray[Any]]:
+    return [part.cpu().numpy() for part in found]
 
 
 def _bound_best(scores: Tensor, k: int) -> Tensor:
@@ -172,5 +176,5 @@ def _bound_best(scores: Tensor, k: int) -> Tensor:
     groups = GROUPS_PER_PLACE * k
     each = scores.shape[1] // groups
     if each > 1:
-        scores = scores[:, : each * groups].unflatten(1, (each, groups)).amax(dim=1)
+        scores = scores[:, : each * groups].view(-1, each, groups).amax(dim=1)
     return scores.topk(k, dim=1).values[:, -1]

@@ -50,7 +50,7 @@ def encode(image: Image.Image) -> bytes:
 def make_thumbnail(content: bytes) -> NDArray[np.float32]:
     """(768,) float32 in 0..1 of a picture's file, to tell near pictures by."""
     small = decode(content).convert("RGB").resize((16, 16), Image.Resampling.BOX)
-    return np.asarray(small, dtype=np.float32).reshape(-1) / 255
+    return np.asarray(small, dtype=np.float32).reshape(-1) / np.float32(255)
 
 
 def write_pack(folder: Path, rows: Sequence[Mapping[str, str]], contents: Sequence[bytes]) -> None:

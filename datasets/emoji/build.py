@@ -16,8 +16,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from cirbench.datasets.embedded.drawing import NEAR, encode, make_thumbnail
-from cirbench.datasets.embedded.pack import write_pack
+from cirbench.datasets.embedded.drawing import NEAR, encode, make_thumbnail, write_pack
 from cirbench.datasets.embedded.sources import (
     Files,
     IconifySet,

@@ -119,8 +119,9 @@ def decode_in_processes(tower: Tower, refs: Sequence[ImageRef]) -> float:
     cores = tower.setting.cores
     parts = [refs[start::cores] for start in range(min(cores, len(refs)))]
     decode = partial(_decode_some, size=tower.backbone.image_spec.size)
-    one_thread = {"initializer": torch.set_num_threads, "initargs": (1,)}
-    with ProcessPoolExecutor(cores, mp_context=get_context("spawn"), **one_thread) as pool:
+    with ProcessPoolExecutor(
+        cores, get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)
+    ) as pool:
         list(pool.map(decode, [part[:1] for part in parts]))  # the processes start
         started = time.perf_counter()
         list(pool.map(decode, parts))
