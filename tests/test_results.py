@@ -7,13 +7,12 @@ import json
 import pytest
 from places import RESULTS
 
-from cirbench.benchmark.data.annotations import hash_files
 from cirbench.benchmark.evaluation.plan import Request, plan
 from cirbench.benchmark.evaluation.run import run
 from cirbench.benchmark.records.record import read_records
 from cirbench.benchmark.runtime.files import sha256_of_file
 from cirbench.benchmark.runtime.progress import Reporter
-from cirbench.datasets.emoji.pictures import FOLDER
+from cirbench.datasets.emoji.pictures import PACK
 from cirbench.datasets.emoji.task import PROTOCOL
 
 SUPERVISED = ("combiner", "tirg", "maaf", "artemis", "cirplant")
@@ -71,7 +70,7 @@ def test_the_committed_results_are_of_this_code_and_data():
     shipped = {None, *map(sha256_of_file, WEIGHTS.glob("*.safetensors"))}
     for record in records:
         assert record.protocol.hash == PROTOCOL.hash
-        assert record.annotations.files == hash_files([FOLDER / "pictures.csv"])
+        assert record.annotations.files == PACK.hash_table()
         assert record.environment.code.dirty is None
         assert record.cell.checkpoint in shipped
         record.read_per_query()

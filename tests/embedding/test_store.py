@@ -38,7 +38,7 @@ from cirbench.benchmark.images.reading import find_images_in_folder, make_file_r
 from cirbench.benchmark.runtime.errors import CorruptData, MissingData, UsageError
 from cirbench.benchmark.runtime.kept import find_cache_root, keep
 from cirbench.benchmark.runtime.progress import Reporter
-from cirbench.datasets.emoji.pictures import FOLDER
+from cirbench.datasets.emoji.pictures import PACK
 
 SPACE = Space(
     kind="image",
@@ -208,7 +208,7 @@ def test_a_lock_that_a_dead_process_left_is_free(tmp_path):
 
 def test_another_architecture_with_the_same_weights_is_another_space(tmp_path):
     folder = tmp_path / "model"
-    shutil.copytree(FOLDER / "clip", folder)
+    shutil.copytree(PACK.folder / "clip", folder)
     config = folder / "open_clip_config.json"
 
     def space():

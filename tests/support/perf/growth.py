@@ -9,6 +9,7 @@ from pathlib import Path
 import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 from PIL import Image
 from torch import Tensor
 
@@ -117,7 +118,7 @@ def exponent(times: Sequence[float]) -> float:
 def write_plot(path: Path, found: Mapping[str, Sequence[float]]) -> None:
     """Draw time over factor, both logarithmic, as SVG; dashed lines are linear growth."""
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(6, 3.6), layout="constrained")
+        figure = Figure(figsize=(8, 3.6), layout="constrained")
         axes = figure.subplots()
         for colour, (name, times) in zip(COLOURS, found.items(), strict=False):
             axes.plot(FACTORS, times, "o-", color=colour, label=name)
@@ -125,10 +126,11 @@ def write_plot(path: Path, found: Mapping[str, Sequence[float]]) -> None:
         axes.set_xscale("log", base=2)
         axes.set_yscale("log")
         axes.set_xticks(FACTORS, [f"× {n}" for n in FACTORS])
+        axes.yaxis.set_minor_locator(LogLocator(subs=(2, 5)))
         axes.yaxis.set_major_formatter("{x:g}")  # matplotlib's own would write formulas
         axes.yaxis.set_minor_formatter("{x:g}")
         axes.set_ylabel("seconds")
-        axes.legend(frameon=False)
+        figure.legend(frameon=False, loc="outside right upper")
     content = render_svg(figure, "of this run")
     with write_whole(path) as temporary:
         temporary.write_bytes(content)
