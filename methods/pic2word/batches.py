@@ -11,17 +11,15 @@ from dataclasses import dataclass, field
 from functools import lru_cache, partial
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from torchvision.transforms import InterpolationMode
 
-from cirbench.benchmark.api.backbone import ImageSpec
 from cirbench.benchmark.api.values import ImageRef
 from cirbench.benchmark.images.augmentation import crop_and_resize
 from cirbench.benchmark.images.decoding import is_deep_grey
-from cirbench.benchmark.images.preprocess import Transform, to_tensor
+from cirbench.benchmark.images.preprocess import Fit, to_bytes
 from cirbench.benchmark.images.reading import (
     describe_deep_greys,
     load_picture,
@@ -34,14 +32,13 @@ _NAMED = 5
 
 
 def random_crop(
-    image: Image.Image, spec: ImageSpec, scale: tuple[float, float], rng: np.random.Generator
-) -> Tensor:
-    """RandomResizedCrop with torchvision's ratios (3/4 to 4/3), bicubic, converted to RGB after."""
+    image: Image.Image, side: int, scale: tuple[float, float], rng: np.random.Generator
+) -> Image.Image:
+    """RandomResizedCrop with torchvision's ratios (3/4 to 4/3), bicubic, in the picture's mode."""
     bicubic = InterpolationMode.BICUBIC
-    cropped = crop_and_resize(
-        image, spec.size, rng, scale=scale, ratio=(3 / 4, 4 / 3), interpolation=bicubic
+    return crop_and_resize(
+        image, side, rng, scale=scale, ratio=(3 / 4, 4 / 3), interpolation=bicubic
     )
-    return to_tensor(cropped, spec)
 
 
 @lru_cache(maxsize=2)
@@ -70,8 +67,8 @@ class TrainingPictures:
     unreadable: dict[int, str] = field(default_factory=dict)
     deep_greys: dict[str, None] = field(default_factory=dict)
 
-    def load(self, row: int, transform_of: Callable[[int], Transform]) -> Tensor:
-        """(3, S, S) float32: the picture, or the next one that can be decoded.
+    def load(self, row: int, fit_of: Callable[[int], Fit]) -> Tensor:
+        """(S, S, 3) uint8: the picture, or the next one that can be decoded.
 
         Raises:
             MissingData, CorruptData: more are unreadable than may be.
@@ -81,19 +78,19 @@ class TrainingPictures:
             if taken in self.unreadable:
                 continue
             try:
-                return self._load(taken, transform_of(taken))
+                return self._load(taken, fit_of(taken))
             except (MissingData, CorruptData) as error:
                 self.unreadable[taken] = str(error)
                 self._check(type(error))
         raise CorruptData("none of the pictures can be decoded")
 
-    def _load(self, row: int, transform: Transform) -> Tensor:
+    def _load(self, row: int, fit: Fit) -> Tensor:
         ref = self.refs[row]
 
         def look(image: Image.Image) -> Tensor:
             if is_deep_grey(image):
                 self.deep_greys[ref.id] = None
-            return transform(image)
+            return to_bytes(fit(image))
 
         return load_picture(ref, look, row)[0]
 
@@ -122,23 +119,23 @@ def augment(
     *,
     size: int,
     seed: int,
-    spec: ImageSpec,
+    side: int,
     scale: tuple[float, float],
     workers: int,
-) -> Iterator[Tensor]:
-    """(b, 3, S, S) per step, where `steps` has each step's epoch and this process's b rows.
+) -> Iterator[list[Tensor]]:
+    """b of (S, S, 3) uint8 per step, where `steps` has each step's epoch and this process's b rows.
 
     Args:
         size: b, the same at every step.
+        side: S.
     """
 
     def job(epoch: int, row: int) -> Tensor:
-        def transform_of(taken: int) -> Transform:
+        def fit_of(taken: int) -> Fit:
             rng = np.random.default_rng((seed, epoch, taken))
-            return partial(random_crop, spec=spec, scale=scale, rng=rng)
+            return partial(random_crop, side=side, scale=scale, rng=rng)
 
-        return pictures.load(row, transform_of)
+        return pictures.load(row, fit_of)
 
     jobs = (partial(job, epoch, int(row)) for epoch, rows in steps for row in rows)
-    for chunk in split_into_chunks(prefetch(jobs, workers=workers, ahead=2 * size), size):
-        yield torch.stack(chunk)
+    yield from split_into_chunks(prefetch(jobs, workers=workers, ahead=2 * size), size)

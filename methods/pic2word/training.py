@@ -25,8 +25,9 @@ from cirbench.benchmark.api.training import Training, TrainingRequest
 from cirbench.benchmark.api.values import ImageRef
 from cirbench.benchmark.backbones.load import load_backbone
 from cirbench.benchmark.checkpoints import write_checkpoint
+from cirbench.benchmark.embedding.pictures import fill_tower
 from cirbench.benchmark.evaluation.plan import choose_device
-from cirbench.benchmark.images.preprocess import make_transform
+from cirbench.benchmark.images.preprocess import make_fit
 from cirbench.benchmark.images.reading import prefetch, split_into_chunks
 from cirbench.benchmark.images.sources import find_training_images
 from cirbench.benchmark.runtime.errors import CheckFailed, CorruptData, UsageError
@@ -188,11 +189,11 @@ def embed_steps(job: Pic2WordJob, pictures: TrainingPictures, first_step: int) -
             steps,
             size=own.stop - own.start,
             seed=recipe.seed,
-            spec=job.backbone.image_spec,
+            side=job.backbone.image_spec.size,
             scale=recipe.crop_scale,
             workers=job.workers,
         )
-        yield from (_encode_in_pieces(job, pixels) for pixels in batches)
+        yield from (_encode_in_pieces(job, rows) for rows in batches)
         return
     fixed = embed_once(job, pictures)
     for _, rows in steps:
@@ -200,24 +201,19 @@ def embed_steps(job: Pic2WordJob, pictures: TrainingPictures, first_step: int) -
 
 
 @torch.no_grad()
-def _encode_in_pieces(job: Pic2WordJob, pixels: Tensor) -> Tensor:
-    size = job.micro_batch or len(pixels)
-    parts = (pixels[i : i + size] for i in range(0, len(pixels), size))
-    return torch.cat([job.backbone.encode_images(part) for part in parts])
+def _encode_in_pieces(job: Pic2WordJob, rows: Sequence[Tensor]) -> Tensor:
+    backbone, parts = job.backbone, split_into_chunks(rows, job.micro_batch or len(rows))
+    return torch.cat([backbone.encode_images(fill_tower(backbone, part)) for part in parts])
 
 
 def embed_once(job: Pic2WordJob, pictures: TrainingPictures) -> Tensor:
     """(N, C) on the CPU: every picture as evaluation would see it."""
-    transform = make_transform("clip", job.backbone.image_spec)
-    jobs = (
-        partial(pictures.load, row, lambda _row: transform) for row in range(len(pictures.refs))
-    )
+    fit = make_fit("clip", job.backbone.image_spec.size)
+    jobs = (partial(pictures.load, row, lambda _row: fit) for row in range(len(pictures.refs)))
     size = job.micro_batch or _EMBEDDED_AT_ONCE
-    parts = []
-    with torch.no_grad():
-        for chunk in split_into_chunks(prefetch(jobs, workers=job.workers, ahead=2 * size), size):
-            parts.append(job.backbone.encode_images(torch.stack(chunk)).cpu())
-    return torch.cat(parts)
+    loaded = prefetch(jobs, workers=job.workers, ahead=2 * size)
+    chunks = split_into_chunks(loaded, size)
+    return torch.cat([_encode_in_pieces(job, chunk).cpu() for chunk in chunks])
 
 
 def compute_gradient(
