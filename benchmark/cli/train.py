@@ -140,7 +140,7 @@ def train_tiny_clip(
     ] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Train a tiny CLIP from nothing for an embedded task, in ten minutes on one core."""
+    """Train a tiny CLIP from nothing for an embedded task."""
     from cirbench.benchmark.api.registry import find_task
     from cirbench.benchmark.records.record import check_writable
     from cirbench.benchmark.runtime.progress import Reporter
