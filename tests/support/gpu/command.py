@@ -41,7 +41,7 @@ PARTS = {
         function="gpu.correctness:check_correctness",
         seconds=105,
     ),
-    "training": Part(title="Training", function="gpu.training:check_training", seconds=75),
+    "training": Part(title="Training", function="gpu.training:check_training", seconds=65),
     "embedding": Part(
         title="Embedding pictures", function="gpu.embedding:measure_embedding", seconds=75
     ),
