@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 from unittest import mock
 
 import numpy as np
@@ -21,11 +22,21 @@ from cirbench.benchmark.api.values import ImageRef
 from cirbench.benchmark.backbones.base import TorchBackbone
 from cirbench.benchmark.backbones.load import load_backbone
 from cirbench.benchmark.backbones.open_clip import from_model
-from cirbench.benchmark.embedding.pictures import BatchSize, Embedder, embed_images
+from cirbench.benchmark.embedding.pictures import (
+    BatchSize,
+    Embedder,
+    embed_images,
+    fill_tower,
+    make_way,
+)
 from cirbench.benchmark.evaluation.plan import Request, plan
 from cirbench.benchmark.evaluation.run import run
-from cirbench.benchmark.images.preprocess import make_transform
-from cirbench.benchmark.images.reading import load_picture, make_file_ref, prefetch
+from cirbench.benchmark.images.reading import (
+    load_encoded,
+    make_file_ref,
+    prefetch,
+    split_into_chunks,
+)
 from cirbench.benchmark.images.sources import find_training_images
 from cirbench.benchmark.records.record import Record
 from cirbench.benchmark.runtime.progress import Reporter
@@ -39,6 +50,7 @@ from perf.measure import Row, medians
 METHODS = ("image-only", "text-only", "image-text", "pic2word")
 QUIET = Reporter(quiet=True)
 _BATCH = 64
+Batch = TypeVar("Batch")
 _WARM_STEPS, _STEPS = 3, 20
 
 
@@ -91,13 +103,15 @@ def jpegs(folder: Path, count: int, size: tuple[int, int] = (224, 224)) -> list[
 
 def pipeline_row(backbone: TorchBackbone, refs: Sequence[ImageRef]) -> Row:
     """Decoding and tower together, against what they can reach where they share the cores."""
-    transform = make_transform("clip", backbone.image_spec)
+    way = make_way(backbone, "clip")
 
     def decode() -> list[torch.Tensor]:
-        jobs = (partial(load_picture, ref, transform, i) for i, ref in enumerate(refs))
-        return [pixels for pixels, _ in prefetch(jobs, workers=2, ahead=2 * _BATCH)]
+        jobs = (partial(load_encoded, ref, way, i) for i, ref in enumerate(refs))
+        loaded = prefetch(jobs, workers=2, ahead=2 * _BATCH)
+        chunks = split_into_chunks((row for row, _ in loaded), _BATCH)
+        return [fill_tower(backbone, chunk) for chunk in chunks]
 
-    pixels = torch.stack(decode())
+    pixels = torch.cat(decode())
     decoding, tower, together = medians(
         decode, lambda: forward(backbone, pixels), lambda: embedded(backbone, refs), rounds=5
     )
@@ -277,11 +291,11 @@ def loading_row(backbone: TorchBackbone, folder: Path) -> Row:
 
 
 def _timed(
-    made: Callable[..., Iterator[torch.Tensor]], waited: list[float]
-) -> Callable[..., Iterator[torch.Tensor]]:
+    made: Callable[..., Iterator[Batch]], waited: list[float]
+) -> Callable[..., Iterator[Batch]]:
     """The same iterator, with the seconds of each of its steps noted."""
 
-    def timed(*arguments: object, **named: object) -> Iterator[torch.Tensor]:
+    def timed(*arguments: object, **named: object) -> Iterator[Batch]:
         batches = made(*arguments, **named)
         while True:
             started = time.perf_counter()
