@@ -29,7 +29,15 @@ from typing import Any, ClassVar
 from cirbench.benchmark.api.per_query import PerQuery
 from cirbench.benchmark.api.protocol import EvaluationProtocol
 from cirbench.benchmark.api.task import Download, Place, Task
-from cirbench.benchmark.api.values import ImageRef, Query, Released, Selection, TaskData, Triplet
+from cirbench.benchmark.api.values import (
+    ImageRef,
+    MadeData,
+    Query,
+    Released,
+    Selection,
+    TaskData,
+    Triplet,
+)
 from cirbench.benchmark.data.annotations import (
     check_none_missing,
     find_absent,
@@ -219,6 +227,11 @@ class CIRR(Task):
             "recall.json": format_server_file("recall", recall),
             "recall_subset.json": format_server_file("recall_subset", subset),
         }
+
+    def make(self, *, full: bool, seed: int) -> MadeData:
+        from cirbench.datasets.made.cirr import make
+
+        return make(FOLDERS, full=full, seed=seed)
 
     def training_images(self, *, data_root: Path | None) -> Sequence[ImageRef]:
         raise MissingData("cirr has no unlabelled training images here")

@@ -36,6 +36,7 @@ from cirbench.benchmark.api.task import Download, Place, Task
 from cirbench.benchmark.api.values import (
     Collection,
     ImageRef,
+    MadeData,
     Query,
     Released,
     Selection,
@@ -286,6 +287,11 @@ class FashionIQ(Task):
             )
             for category, row in rows
         ]
+
+    def make(self, *, full: bool, seed: int) -> MadeData:
+        from cirbench.datasets.made.fashion_iq import make
+
+        return make(full=full, seed=seed)
 
     def training_images(self, *, data_root: Path | None) -> Sequence[ImageRef]:
         raise MissingData("fashion-iq has no unlabelled training images here")

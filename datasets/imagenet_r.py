@@ -23,7 +23,7 @@ from typing import ClassVar
 
 from cirbench.benchmark.api.protocol import EvaluationProtocol
 from cirbench.benchmark.api.task import Download, Place, Task
-from cirbench.benchmark.api.values import ImageRef, Query, Released, TaskData
+from cirbench.benchmark.api.values import ImageRef, MadeData, Query, Released, TaskData
 from cirbench.benchmark.data.annotations import find_absent
 from cirbench.benchmark.data.layout import locate
 from cirbench.benchmark.images.leftovers import HIDDEN, SkippedFiles, is_leftover, list_folder
@@ -233,6 +233,11 @@ class ImageNetR(Task):
         if (queries is None) != (targets is None):
             remarks.append(f"{queries or targets} was not used, since the other list is not there")
         return replace(data, remarks=tuple(remarks))
+
+    def make(self, *, full: bool, seed: int) -> MadeData:
+        from cirbench.datasets.made.imagenet_r import make
+
+        return make(DOMAINS, full=full, seed=seed)
 
     def training_images(self, *, data_root: Path | None) -> Sequence[ImageRef]:
         raise MissingData("imagenet-r has no training images; Pic2Word is trained on CC3M")

@@ -47,8 +47,8 @@ class Board:
 
     @property
     def title(self) -> str:
-        cell, protocol = self.first.cell, self.first.protocol
-        title = f"{cell.task} · {cell.split} · protocol {protocol.name} v{protocol.version}"
+        split, protocol = self.first.cell.split, self.first.protocol
+        title = f"{self.first.task_label} · {split} · protocol {protocol.name} v{protocol.version}"
         return title + (f" · weights {self.weights}" if self.weights else "")
 
     @property
@@ -175,9 +175,9 @@ def make_boards(records: Sequence[Record]) -> list[Board]:
     """Split records into boards, and rank each board's rows."""
     together: dict[tuple[str, ...], list[Record]] = {}
     for record in records:
-        cell, prints, protocol = record.cell, record.fingerprints, record.protocol
+        prints, protocol = record.fingerprints, record.protocol
         shared = (protocol.name, protocol.hash, prints.gallery, prints.annotations)
-        key = (cell.task, cell.split, *shared)
+        key = (record.task_label, record.cell.split, *shared)
         together.setdefault(key, []).append(record)
     return [board for key in sorted(together) for board in _split(together[key])]
 

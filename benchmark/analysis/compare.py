@@ -53,7 +53,7 @@ class Pair:
     def as_dict(self) -> dict[str, Any]:
         """Give plain data, for --json."""
         return {
-            "task": self.a.cell.task,
+            "task": self.a.task_label,
             "split": self.a.cell.split,
             "protocol": self.a.cell.protocol,
             "a": _identify(self.a),
@@ -163,7 +163,7 @@ def _list_shared(record: Record) -> dict[str, Any]:
     """Give what two records must share, by the name a person knows it by."""
     prints = record.fingerprints
     return {
-        "task": record.cell.task,
+        "task": record.task_label,
         "split": record.cell.split,
         **{f"protocol {name}": value for name, value in record.protocol.as_dict().items()},
         "annotations": prints.annotations,
@@ -245,7 +245,7 @@ def _pair_up(one: Record, other: Record, alone: Set[tuple[str, ...]]) -> bool:
 
 def _setting(record: Record) -> tuple[str, ...]:
     cell = record.cell
-    return cell.task, cell.split, record.protocol.name, cell.backbone
+    return record.task_label, cell.split, record.protocol.name, cell.backbone
 
 
 def find_records(*names: str, root: Path) -> list[list[Record]]:

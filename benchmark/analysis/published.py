@@ -128,7 +128,7 @@ def verify(rows: Sequence[Published], records: Sequence[Record]) -> list[Verdict
 
 
 def _judge(row: Published, records: Sequence[Record]) -> Iterator[Verdict]:
-    ours = [r for r in records if (r.cell.method, r.cell.task) == (row.method, row.task)]
+    ours = [r for r in records if (r.cell.method, r.task_label) == (row.method, row.task)]
     if not ours:
         yield Verdict(published=row, state=NOT_RUN)
         return

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, ClassVar
 from cirbench.benchmark.api.values import (
     Collection,
     ImageRef,
+    MadeData,
     Released,
     Selection,
     TaskData,
@@ -80,6 +81,17 @@ class Task(ABC):
     def prepare(self, *, data_root: Path, seed: int, reporter: Reporter) -> Sequence[str]:
         """Makes what evaluation reads out of what was fetched; gives lines about it."""
         return ()
+
+    def make(self, *, full: bool, seed: int) -> MadeData:
+        """Makes up data in the layout of the real ones, which `load` and then `prepare` read.
+
+        Args:
+            full: as many pictures and queries as are released, else a few.
+
+        Raises:
+            UsageError: it has none.
+        """
+        raise UsageError(f"{self.name} has no made data")
 
     def collections(self, *, data_root: Path | None) -> Sequence[Collection]:
         """Pictures to count besides those of the splits; for `bench data check`."""

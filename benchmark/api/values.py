@@ -228,6 +228,20 @@ class Collection:
     expected: int
 
 
+@dataclass(frozen=True, kw_only=True)
+class MadeData:
+    """Data that are made up, in the layout of a task's real ones.
+
+    Attributes:
+        files: path below the data root → text.
+        pictures: path below the data root → what draws it and gives the encoded file. Called from
+            worker threads.
+    """
+
+    files: Mapping[str, str]
+    pictures: Mapping[str, Callable[[], bytes]]
+
+
 class Mode(StrEnum):
     """What a run does with the store of embeddings."""
 

@@ -151,3 +151,36 @@ def prepare(
         print(line)
     if failed:
         raise MissingData("\n  ".join([f"{len(failed)} files are missing:", *failed]))
+
+
+@data.command(
+    epilog="Examples: bench data make cirr --output ~/made"
+    " · bench data make imagenet-r --output /scratch/made --full"
+)
+def make(
+    task: Annotated[str, typer.Argument(help="bench ls tasks.")],
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output",
+            "-o",
+            help="Folder to write, then a --data-root; new, empty, or of made data.",
+        ),
+    ],
+    full: Annotated[
+        bool, typer.Option("--full", help="As many pictures and queries as are released.")
+    ] = False,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of everything that is drawn.")] = 0,
+    quiet: Quiet = False,
+) -> None:
+    """Make up a task's data in its official layout, to try all else before the real ones are here.
+
+    Pictures are of the embedded emoji. Records of made data say so, and meet no others in a table.
+    """
+    from cirbench.benchmark.api.registry import find_task
+    from cirbench.benchmark.data.made import write_made
+    from cirbench.benchmark.runtime.progress import Reporter
+
+    reporter = Reporter(quiet=quiet)
+    for path in write_made(find_task(task)(), output, full=full, seed=seed, reporter=reporter):
+        print(path)

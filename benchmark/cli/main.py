@@ -276,7 +276,8 @@ def run(
                         print_record(record, Console())
                     print(f"record: {record.path}")
             if not as_json and len(plan.methods) > 1 and plan.data.labelled:
-                note = ", PARTIAL: queries or pictures are left out" if plan.partial else ""
+                note = ", MADE DATA" if plan.made else ""
+                note += ", PARTIAL: queries or pictures are left out" if plan.partial else ""
                 own = records[-len(plan.methods) :]
                 print(f"\nprotocol {plan.protocol.name}{note}\n{format_lines(own)}\n")
     except KeyboardInterrupt:
@@ -315,6 +316,7 @@ def _summarise_plan(plan: "Plan") -> dict[str, Any]:
         "output": str(plan.output),
         "missing": len(plan.data.missing),
         "released_annotations": plan.released,
+        "made": plan.made,
         "partial": plan.partial,
     }
 

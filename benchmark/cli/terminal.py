@@ -23,7 +23,9 @@ _NAMED = 20
 def print_record(record: Record, console: Console) -> None:
     """Print a row for each group and average, a column for each metric, with 95 % intervals."""
     cell, protocol = record.cell, record.protocol
-    console.print(to_line(f"{record.method_label} on {cell.task} ({cell.split}), {cell.backbone}"))
+    console.print(
+        to_line(f"{record.method_label} on {record.task_label} ({cell.split}), {cell.backbone}")
+    )
     if not record.metrics:
         files = [str(record.path.parent / name) for name in record.submission]
         console.print("no public labels; for the server:", *files, soft_wrap=True, highlight=False)
@@ -128,6 +130,8 @@ def _describe_check(check: SplitCheck) -> str:
     annotations = "released annotations" if check.released else "custom annotations"
     if check.shipped:
         annotations = "the shipped data"
+    if check.made:
+        annotations = "made data"
     if not check.missing and not check.unreadable:
         return f"complete, {annotations}"
     return f"{len(check.missing):,} missing, {len(check.unreadable):,} unreadable, {annotations}"

@@ -10,6 +10,7 @@ from typing import Any
 
 from cirbench.benchmark.api.task import Task
 from cirbench.benchmark.api.values import Collection, ImageRef, TaskData
+from cirbench.benchmark.data.made import is_made
 from cirbench.benchmark.images.reading import EncodedPicture, load_encoded, prefetch
 from cirbench.benchmark.images.vectors import VECTOR_ENDING, decode_vector
 from cirbench.benchmark.runtime.errors import CirbenchError, CorruptData, MissingData
@@ -36,6 +37,7 @@ class SplitCheck:
     Attributes:
         error: why the split can't be loaded at all; the rest is then empty.
         shipped: whether the task reads nothing, since its data come with it.
+        made: whether the data are made up.
         missing: picture → where it was looked for.
         unreadable: picture → what is wrong with it; only a deep check finds any.
     """
@@ -47,6 +49,7 @@ class SplitCheck:
     annotations: Mapping[str, str] = field(default_factory=dict)
     released: bool = False
     shipped: bool = False
+    made: bool = False
     missing: Mapping[str, str] = field(default_factory=dict)
     unreadable: Mapping[str, str] = field(default_factory=dict)
     remarks: tuple[str, ...] = ()
@@ -74,13 +77,15 @@ def check_split(
         with reporter.stage(f"{split}: decoding", len(data.pictures)) as stage:
             unreadable = find_unreadable(data, stage)
     expected = task.released.get(split)
+    made = is_made(data_root, task.places)
     return SplitCheck(
         split=split,
         exit_code=CorruptData.exit_code if unreadable else _choose_exit_code(data),
         counts=tuple(_count(task, split, data)),
         annotations=data.annotations,
-        released=bool(expected and expected.matches(data, protocol)),
+        released=bool(expected and expected.matches(data, protocol) and not made),
         shipped=not task.places,
+        made=made,
         missing=data.missing,
         unreadable=unreadable,
         remarks=data.remarks,

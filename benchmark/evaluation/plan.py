@@ -22,6 +22,7 @@ from cirbench.benchmark.api.registry import (
 from cirbench.benchmark.api.task import Task
 from cirbench.benchmark.api.values import Mode, TaskData
 from cirbench.benchmark.data.check import find_unreadable
+from cirbench.benchmark.data.made import REMARK, is_made
 from cirbench.benchmark.data.subsets import limit_queries, remove_pictures
 from cirbench.benchmark.evaluation.weights import checkpoint_path, find_backbone_of
 from cirbench.benchmark.runtime.errors import MissingData, UsageError
@@ -100,6 +101,7 @@ class Plan:
 
     Attributes:
         backbone: its name.
+        made: whether the data are made up, and no task's own.
         loaded: the backbone itself, where it was handed in.
     """
 
@@ -110,6 +112,7 @@ class Plan:
     protocol: EvaluationProtocol
     backbone: str
     data: TaskData
+    made: bool = False
     loaded: Backbone | None = None
 
     @cached_property
@@ -131,7 +134,8 @@ class Plan:
     def released(self) -> bool:
         """Whether the annotations are those that published numbers were measured on."""
         expected = self.task.released.get(self.split)
-        return bool(expected and expected.matches(self.data, self.protocol) and not self.partial)
+        own = not self.partial and not self.made
+        return bool(expected and expected.matches(self.data, self.protocol) and own)
 
     @property
     def output(self) -> Path:
@@ -190,6 +194,9 @@ def plan(request: Request) -> Plan:
         )
     if not request.allow_missing:
         check_whole(task, data)
+    made = is_made(request.data_root, task.places)
+    if made:
+        data = replace(data, remarks=(*data.remarks, REMARK))
     data = remove_pictures(data, data.missing) if data.missing else data
     if request.limit is not None:
         data = limit_queries(data, request.limit)
@@ -201,6 +208,7 @@ def plan(request: Request) -> Plan:
         protocol=protocol,
         backbone=backbone,
         data=data,
+        made=made,
         loaded=loaded,
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -64,7 +64,7 @@ class Outcome:
             label=plan.request.label,
         )
 
-    def make_body(self, submission: Sequence[str] = ()) -> Body:
+    def make_body(self) -> Body:
         """Make the record, besides its per-query data, from what was found."""
         plan, data = self.plan, self.plan.data
         return Body(
@@ -96,7 +96,7 @@ class Outcome:
             run=self._describe_run(),
             environment=describe_environment(plan.device),
             checkpoint=self._describe_checkpoint(),
-            submission=tuple(submission),
+            made=plan.made,
         )
 
     def _count(self) -> fields.Counts:

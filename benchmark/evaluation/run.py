@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -19,6 +20,7 @@ from cirbench.benchmark.evaluation.plan import Plan, PlannedMethod, without_unre
 from cirbench.benchmark.evaluation.record import Clock, Outcome
 from cirbench.benchmark.ranking.groups import rank_queries
 from cirbench.benchmark.ranking.rank import Ranking
+from cirbench.benchmark.records.fields import Body
 from cirbench.benchmark.records.record import (
     Record,
     check_writable,
@@ -80,17 +82,17 @@ def run(plan: Plan, reporter: Reporter) -> Iterator[Record]:
                 per_query=score(plan.data, ranking, plan.protocol),
                 clock=cell_clock,
             )
-            body = outcome.make_body(_write_submission(outcome))
+            body = _write_submission(outcome, outcome.make_body())
         yield write_record(plan.output, body, outcome.per_query)
 
 
-def _write_submission(outcome: Outcome) -> list[str]:
-    """Write what the task's server takes, where the labels are not public."""
+def _write_submission(outcome: Outcome, body: Body) -> Body:
+    """Write what the task's server takes, where the labels are not public, and name it."""
     plan = outcome.plan
     if plan.data.labelled:
-        return []
+        return body
     files = plan.task.submission(plan.data, outcome.per_query)
-    return write_submission(plan.output / outcome.make_cell().path, files)
+    return replace(body, submission=tuple(write_submission(plan.output / body.home, files)))
 
 
 def build_method(

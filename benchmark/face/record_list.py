@@ -61,7 +61,8 @@ def _frame(rows: Iterable[dict[str, Any]]) -> pd.DataFrame:
 
 def _names(record: Record) -> dict[str, Any]:
     names = {name: getattr(record.cell, name) for name in _NAMES}
-    return {"record": record.path.stem, **names, "protocol": record.protocol.name}
+    shown = {"task": record.task_label, "protocol": record.protocol.name}
+    return {"record": record.path.stem, **names, **shown}
 
 
 def _metric_rows(record: Record) -> Iterator[dict[str, Any]]:

@@ -185,6 +185,7 @@ class Body:
     Attributes:
         metrics: empty where the split has no public labels.
         submission: for such a split, the files for its server, relative to the record's folder.
+        made: whether the data are made up, in the layout of the task's own.
     """
 
     cell: Cell
@@ -200,3 +201,14 @@ class Body:
     environment: Environment
     checkpoint: CheckpointFile | None = None
     submission: tuple[str, ...] = ()
+    made: bool = False
+
+    @property
+    def task_label(self) -> str:
+        """The task as tables name it: made data are no task's own, and meet it nowhere."""
+        return f"{self.cell.task}-made" if self.made else self.cell.task
+
+    @property
+    def home(self) -> Path:
+        """Where it is kept, relative to the results folder."""
+        return Path(slug(self.task_label)) / self.cell.path.name

@@ -128,7 +128,7 @@ class Record(_Stored):
 
 def write_record(root: Path, body: Body, arrays: PerQuery) -> Record:
     """Write the per-query data and the record that names it: both, or neither."""
-    path = root / body.cell.path
+    path = root / body.home
     beside = path.with_suffix(".npz")
     with write_whole(path) as json_file, write_whole(beside) as arrays_file:
         np.savez_compressed(arrays_file, **asdict(arrays))

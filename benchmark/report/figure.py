@@ -39,7 +39,7 @@ def choose_board(
     wanted = [
         board
         for board in found
-        if board.first.cell.task == task
+        if board.first.task_label == task
         and split in (None, board.first.cell.split)
         and protocol in (None, board.first.protocol.name, board.first.protocol.hash)
     ]

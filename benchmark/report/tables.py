@@ -72,7 +72,7 @@ NAMES = ("method", "supervision", "trained on", "backbone")
 
 def name_board(board: Board) -> str:
     """Name a board's files and its section."""
-    return f"{slug(board.first.cell.task)}--{slug(board.stem)}"
+    return f"{slug(board.first.task_label)}--{slug(board.stem)}"
 
 
 def make_report_tables(board: Board, shown: Statistics, verdicts: Sequence[Verdict]) -> list[Table]:

@@ -51,8 +51,8 @@ def render_files(root: Path, permission: Permission) -> dict[Path, str]:
 
 def name_galleries(found: Sequence[Board]) -> list[str]:
     """Name each board's gallery: `gallery-TASK.html`, or its own where a task has several."""
-    count = Counter(board.first.cell.task for board in found)
-    tasks = [board.first.cell.task for board in found]
+    count = Counter(board.first.task_label for board in found)
+    tasks = [board.first.task_label for board in found]
     return [
         f"gallery-{slug(task) if count[task] == 1 else name_board(board)}.html"
         for task, board in zip(tasks, found, strict=True)

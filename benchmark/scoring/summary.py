@@ -15,7 +15,7 @@ from pydantic import TypeAdapter
 from cirbench.benchmark.api.per_query import PerQuery, Scores
 from cirbench.benchmark.api.protocol import EvaluationProtocol
 from cirbench.benchmark.api.values import Interval, TaskData
-from cirbench.benchmark.records.fields import Cell, Metrics
+from cirbench.benchmark.records.fields import Metrics
 from cirbench.benchmark.records.record import Record, read_records
 from cirbench.benchmark.runtime.errors import CorruptData, UsageError
 from cirbench.benchmark.runtime.kept import keep
@@ -111,10 +111,10 @@ def read_scored(root: Path) -> list[Record]:
         CorruptData: one was edited or cut, or is a copy of another.
     """
     found = list(read_records(root))
-    first: dict[Cell, Path] = {}
+    first: dict[Path, Path] = {}
     for record in found:
         check_scored(record)
-        if (other := first.setdefault(record.cell, record.path)) != record.path:
+        if (other := first.setdefault(record.home, record.path)) != record.path:
             raise CorruptData(
                 f"{record.path} and {other} are records of the same cell; remove one of them"
             )

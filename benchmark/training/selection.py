@@ -14,6 +14,7 @@ import torch
 from cirbench.benchmark.api.method import Method
 from cirbench.benchmark.api.registry import find_task
 from cirbench.benchmark.api.values import Selection, TaskData, Triplet
+from cirbench.benchmark.data.made import is_made
 from cirbench.benchmark.embedding.pictures import BatchSize, ImageFeatures
 from cirbench.benchmark.embedding.texts import TextFeatures
 from cirbench.benchmark.evaluation.compose import compose
@@ -45,11 +46,12 @@ def find_supervision(
         selection = replace(selection, protocol=found.protocols[choose[0]], metrics=choose[1])
     validation = found.load(protocol=selection.protocol, split=selection.split, data_root=data_root)
     check_whole(found, validation)
+    made = " (made)" if is_made(data_root, found.places) else ""
     return {
         "triplets": found.triplets(data_root=data_root),
         "selection": selection,
         "validation": validation,
-        "trained_on": found.title or task,
+        "trained_on": f"{found.title or task}{made}",
     }
 
 

@@ -23,7 +23,7 @@ from typing import ClassVar
 
 from cirbench.benchmark.api.protocol import EvaluationProtocol
 from cirbench.benchmark.api.task import Place, Task
-from cirbench.benchmark.api.values import ImageRef, Query, Released, TaskData
+from cirbench.benchmark.api.values import ImageRef, MadeData, Query, Released, TaskData
 from cirbench.benchmark.data.annotations import find_absent, hash_files
 from cirbench.benchmark.data.layout import locate
 from cirbench.benchmark.images.reading import make_file_ref
@@ -97,6 +97,11 @@ class Coco(Task):
         from cirbench.datasets.coco.prepare import prepare
 
         return prepare(data_root, seed=seed, reporter=reporter)
+
+    def make(self, *, full: bool, seed: int) -> MadeData:
+        from cirbench.datasets.made.coco import make
+
+        return make(full=full, seed=seed)
 
     def training_images(self, *, data_root: Path | None) -> Sequence[ImageRef]:
         raise MissingData("coco has no training images here; Pic2Word is trained on CC3M")
