@@ -40,3 +40,15 @@ def collect_bars(board: Board, records: Sequence[Record]) -> Series[str]:
             tuple(record.metrics[row][board.headline] for row in rows) for record in records
         ),
     )
+
+
+def collect_metrics(board: Board, records: Sequence[Record]) -> Series[str]:
+    """The average in each metric of the headline's kind, such as recall at every k."""
+    kind, _, _ = board.headline.partition("@")
+    metrics = [metric for metric in board.metrics if metric.partition("@")[0] == kind]
+    return Series(
+        at=tuple(metrics),
+        values=tuple(
+            tuple(record.metrics["average"][metric] for metric in metrics) for record in records
+        ),
+    )

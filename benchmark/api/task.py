@@ -43,6 +43,8 @@ class Task(ABC):
     name: ClassVar[str]
     title: ClassVar[str] = ""
     """What the literature calls it, where that is not its name."""
+    follows: ClassVar[str] = ""
+    """The task of the papers that it is like, and stands in for in their figures."""
     splits: ClassVar[tuple[str, ...]]
     """The first is the default."""
     default_backbone: ClassVar[str]

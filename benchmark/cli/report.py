@@ -1,4 +1,7 @@
-"""`bench report` and `bench show`. Nothing heavy is imported before a command needs it."""
+"""`bench report`, `bench show`, `bench figure`.
+
+Nothing heavy is imported before a command needs it.
+"""
 
 from pathlib import Path
 from typing import Annotated
@@ -83,6 +86,53 @@ def show(
     print(out)
 
 
+def figure(
+    name: Annotated[str, typer.Argument(help="domain-conversion, fashion-iq or cirr.")],
+    task: Annotated[
+        str | None,
+        typer.Option("--task", "-t", help="Default: the figure's own, or one that is like it."),
+    ] = None,
+    split: Annotated[
+        str | None, typer.Option(help="Needed where there are records of several.")
+    ] = None,
+    protocol: Annotated[
+        str | None, typer.Option(help="Needed where there are records of several.")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Both files, without their ending; default: figures/NAME in the results."
+        ),
+    ] = None,
+    output: Results = Path("results"),
+) -> None:
+    """Draw a paper's bar chart from the stored records, as SVG and PNG.
+
+    By domain, by category or by metric; zero-shot and supervised methods in two shades.
+    """
+    from cirbench.benchmark.analysis.boards import read_boards
+    from cirbench.benchmark.report.paper_figure import (
+        choose_paper_board,
+        draw_paper_figure,
+        find_figure,
+    )
+    from cirbench.benchmark.runtime.figures import render_png, render_svg
+    from cirbench.benchmark.runtime.files import write_whole
+
+    chosen = find_figure(name)
+    board = choose_paper_board(
+        read_boards(output), chosen, task=task, split=split, protocol=protocol
+    )
+    drawn = draw_paper_figure(board, chosen)
+    base = out or output / "figures" / name
+    contents = {".svg": render_svg(drawn, board.digest), ".png": render_png(drawn)}
+    for ending, content in contents.items():
+        path = base.with_name(f"{base.name.removesuffix('.svg').removesuffix('.png')}{ending}")
+        with write_whole(path) as temporary:
+            temporary.write_bytes(content)
+        print(path)
+
+
 def _split_names(text: str, option: str) -> list[str]:
     names = list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
     if not names:
@@ -91,10 +141,14 @@ def _split_names(text: str, option: str) -> list[str]:
 
 
 def register(app: typer.Typer) -> None:
-    """Add both commands to `bench`."""
+    """Add these commands to `bench`."""
     app.command(epilog="Examples: bench report · bench report --check")(report)
     app.command(
         epilog="Examples: bench show emoji --methods pic2word,image-text"
         " --queries noto/1f34e,mono/1f63a --out figure.png"
         " · bench show cirr --methods pic2word --queries 12,99 --data-root ~/data --out cirr.png"
     )(show)
+    app.command(
+        epilog="Examples: bench figure domain-conversion"
+        " · bench figure cirr --task cirr --protocol clip4cir --out cirr"
+    )(figure)

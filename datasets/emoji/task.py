@@ -58,6 +58,7 @@ class Emoji(Task):
     """600 test (150 val) concepts × 4 target styles."""
 
     name: ClassVar[str] = "emoji"
+    follows: ClassVar[str] = "imagenet-r"
     splits: ClassVar[tuple[str, ...]] = ("test", "val")
     default_backbone: ClassVar[str] = "emoji-clip"
     credit: ClassVar[str] = (

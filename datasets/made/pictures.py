@@ -1,4 +1,4 @@
-"""Pictures of made data: emoji on a ground of soft colours, as large as the photographs they stand for.
+"""Pictures of made data: emoji on soft colours, as large as the photographs they stand for.
 
 A JPEG gets grain, so that it weighs and decodes like a photograph; a PNG stays smooth.
 """

@@ -1,0 +1,223 @@
+"""The papers' bar charts: a bar a method, zero-shot and supervised in two shades, a panel a group.
+
+Saito et al., CVPR 2023, compare zero-shot methods and supervised systems by domain on ImageNet-R,
+by category on Fashion-IQ, and by metric on CIRR. Any task can be drawn in each of these ways.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.patheffects import withStroke
+
+from cirbench.benchmark.analysis.boards import Board
+from cirbench.benchmark.analysis.published import read_published, verify
+from cirbench.benchmark.analysis.series import Series, collect_bars, collect_metrics
+from cirbench.benchmark.api.registry import find_task
+from cirbench.benchmark.api.values import Interval
+from cirbench.benchmark.records.record import Record, label_records
+from cirbench.benchmark.report.figure import choose_board
+from cirbench.benchmark.runtime.errors import MissingData, UsageError
+from cirbench.benchmark.runtime.figures import COLOURS, STYLE
+from cirbench.benchmark.runtime.hints import suggest
+from cirbench.benchmark.runtime.paths import to_line
+
+_DARK, _LIGHT = COLOURS[0], "#b3d5ea"
+"""Zero-shot and supervised: two shades of one blue, which a grey printer keeps apart."""
+_INK, _FAINT = "#1f2328", "#57606a"
+_BAR, _GAP = 0.74, 0.4
+"""Height of a bar and of what sets the two kinds apart, in rows."""
+_INCH_ROW, _INCH_PANEL, _INCH_NAMES, _INCH_FRAME = 0.25, 1.55, 1.6, 1.05
+_MARK: Mapping[str, Any] = {
+    "linestyle": "none",
+    "marker": "D",
+    "markersize": 5,
+    "markerfacecolor": "white",
+    "markeredgecolor": _INK,
+}
+_HALO = withStroke(linewidth=2.6, foreground="white")
+"""Around an interval, which is as dark as the bar that it lies on."""
+_ROOM = 1.24
+"""So much of the longest bar is the axis, since a number stands at its end."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PaperFigure:
+    """One of the papers' charts.
+
+    Attributes:
+        task: whose records it draws; where there are none, those of a task that follows it.
+        by: what the panels are.
+    """
+
+    task: str
+    by: Callable[[Board, Sequence[Record]], Series[str]]
+
+
+FIGURES: Mapping[str, PaperFigure] = {
+    "domain-conversion": PaperFigure(task="imagenet-r", by=collect_bars),
+    "fashion-iq": PaperFigure(task="fashion-iq", by=collect_bars),
+    "cirr": PaperFigure(task="cirr", by=collect_metrics),
+}
+
+
+def find_figure(name: str) -> PaperFigure:
+    """Find a figure by its name; raises UsageError with suggestions."""
+    if name not in FIGURES:
+        raise UsageError(f"unknown figure {name!r}; {suggest(name, FIGURES)}")
+    return FIGURES[name]
+
+
+def choose_paper_board(
+    found: Sequence[Board],
+    figure: PaperFigure,
+    *,
+    task: str | None,
+    split: str | None,
+    protocol: str | None,
+) -> Board:
+    """Choose the board that a figure draws; None is the figure's own task, or one like it.
+
+    Raises:
+        MissingData: there is none.
+        UsageError: there are several.
+    """
+    if task is None:
+        there = dict.fromkeys(board.first.task_label for board in found)
+        like = [figure.task] if figure.task in there else [t for t in there if _follows(t, figure)]
+        if not like:
+            raise MissingData(
+                f"no records of {figure.task} or a task like it; choose by --task: "
+                f"{', '.join(there)}"
+            )
+        if len(like) > 1:
+            raise UsageError(f"{' and '.join(like)} have records; choose one by --task")
+        task = like[0]
+    return choose_board(found, task, split, protocol)
+
+
+def _follows(task: str, figure: PaperFigure) -> bool:
+    try:
+        return bool(find_task(task).follows == figure.task)
+    except UsageError:  # records can be read without their task
+        return False
+
+
+def draw_paper_figure(board: Board, figure: PaperFigure) -> Figure:
+    """Draw a panel a group or metric, in each a bar a record, and what papers print as marks.
+
+    Zero-shot methods are above, best first, and supervised ones below.
+
+    Raises:
+        UsageError: there is nothing to tell panels apart by.
+    """
+    order = sorted(range(len(board.records)), key=lambda i: not board.records[i].method.zero_shot)
+    records = [board.records[i] for i in order]
+    labels = [to_line(label_records(board.records)[i]) for i in order]
+    series = figure.by(board, records)
+    if len(series.at) == 1:
+        raise UsageError(
+            f"a figure by group needs several groups, and {board.title} has one; bench figure cirr "
+            f"draws it by metric"
+        )
+    with mpl.rc_context(STYLE):
+        width = _INCH_NAMES + _INCH_PANEL * len(series.at)
+        places = _place_rows(records)
+        height = _INCH_FRAME + _INCH_ROW * (places[-1] + 1)
+        drawn = Figure(figsize=(width, height), layout="constrained")
+        panels = drawn.subplots(1, len(series.at), sharey=True, sharex=True, squeeze=False)[0]
+        marks = _find_published(board)
+        for column, (axes, name) in enumerate(zip(panels, series.at, strict=True)):
+            _draw_panel(axes, places, records, [values[column] for values in series.values])
+            for place, record in zip(places, records, strict=True):
+                if (record.path.name, name) in marks:
+                    axes.plot(marks[record.path.name, name], place, **_MARK)
+            axes.set_title(to_line(name), fontsize=9, color=_INK, weight="bold")
+        panels[0].set_yticks(places, labels)
+        panels[0].set_ylim(places[-1] + 0.6, -0.6)
+        panels[0].set_xlim(0, series.top * _ROOM or 1)
+        drawn.suptitle(to_line(board.title), x=0.01, ha="left", fontsize=9, color=_FAINT)
+        drawn.supxlabel(f"{_name_axis(board, series)} (%), 95 % intervals", fontsize=9)
+        _add_legend(drawn, records, published=bool(marks))
+    return drawn
+
+
+def _name_axis(board: Board, series: Series[str]) -> str:
+    """Name what is measured, unless the panels do."""
+    return "average" if series.at[0] in board.metrics else board.headline
+
+
+def _place_rows(records: Sequence[Record]) -> list[float]:
+    """Place a row a record, with a gap between the two kinds."""
+    first = records[0].method.zero_shot
+    return [i + _GAP * (record.method.zero_shot != first) for i, record in enumerate(records)]
+
+
+def _draw_panel(
+    axes: Axes, places: Sequence[float], records: Sequence[Record], values: Sequence[Interval]
+) -> None:
+    shades = [_DARK if record.method.zero_shot else _LIGHT for record in records]
+    error = [[v.value - v.low for v in values], [v.high - v.value for v in values]]
+    axes.barh(
+        places,
+        [v.value for v in values],
+        _BAR,
+        xerr=error,
+        color=shades,
+        edgecolor=_DARK,
+        linewidth=0.8,
+        error_kw={"elinewidth": 1.0, "ecolor": _INK, "path_effects": [_HALO]},
+    )
+    for place, value in zip(places, values, strict=True):
+        axes.annotate(
+            f"{value.value:.1f}",
+            (value.high, place),
+            xytext=(3, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=8,
+            color=_INK,
+        )
+    axes.tick_params(axis="y", length=0)
+    axes.grid(axis="x", linewidth=0.4, alpha=0.5)
+    axes.set_axisbelow(True)
+
+
+def _find_published(board: Board) -> dict[tuple[str, str], float]:
+    """Find what papers print: a record's file name and a panel's name → percent.
+
+    Where several print the same cell, the first is taken.
+    """
+    found: dict[tuple[str, str], float] = {}
+    for verdict in verify(read_published(), board.records):
+        row = verdict.published
+        if verdict.measured is None or verdict.record is None:
+            continue
+        panels = [row.group] if row.metric == board.headline else []
+        if row.group == ("average" if len(board.groups) > 1 else board.groups[0]):
+            panels.append(row.metric)
+        for panel in panels:
+            found.setdefault((verdict.record, panel), float(row.value))
+    return found
+
+
+def _add_legend(figure: Figure, records: Sequence[Record], *, published: bool) -> None:
+    kinds = {record.method.zero_shot for record in records}
+    shades = {"zero-shot": (True, _DARK), "supervised, trained on triplets": (False, _LIGHT)}
+    handles: list[Patch | Line2D] = [
+        Patch(facecolor=shade, edgecolor=_DARK, label=label)
+        for label, (kind, shade) in shades.items()
+        if kind in kinds
+    ]
+    if published:
+        handles.append(Line2D([], [], label="published", **_MARK))
+    figure.legend(
+        handles=handles, loc="outside lower left", ncols=len(handles), frameon=False, fontsize=8
+    )
