@@ -17,7 +17,7 @@ from cirbench.benchmark.api.values import (
     TaskData,
     Triplet,
 )
-from cirbench.benchmark.runtime.errors import MissingData, UsageError
+from cirbench.benchmark.runtime.errors import MissingData
 
 if TYPE_CHECKING:
     from cirbench.benchmark.api.lessons import Lessons
@@ -90,10 +90,9 @@ class Task(ABC):
         Args:
             full: as many pictures and queries as are released, else a few.
 
-        Raises:
-            UsageError: it has none.
+        A task that others may pass on needs none.
         """
-        raise UsageError(f"{self.name} has no made data")
+        raise NotImplementedError(f"{self.name} has no made data")
 
     def collections(self, *, data_root: Path | None) -> Sequence[Collection]:
         """Pictures to count besides those of the splits; for `bench data check`."""

@@ -236,10 +236,12 @@ class MadeData:
         files: path below the data root → text.
         pictures: path below the data root → what draws it and gives the encoded file. Called from
             worker threads.
+        credit: what the licences of what is drawn ask to be said.
     """
 
     files: Mapping[str, str]
     pictures: Mapping[str, Callable[[], bytes]]
+    credit: str
 
 
 class Mode(StrEnum):

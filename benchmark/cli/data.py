@@ -177,10 +177,14 @@ def make(
 
     Pictures are of the embedded emoji. Records of made data say so, and meet no others in a table.
     """
-    from cirbench.benchmark.api.registry import find_task
+    from cirbench.benchmark.api.registry import find_task, tasks
+    from cirbench.benchmark.api.task import Task
     from cirbench.benchmark.data.made import write_made
     from cirbench.benchmark.runtime.progress import Reporter
 
-    reporter = Reporter(quiet=quiet)
-    for path in write_made(find_task(task)(), output, full=full, seed=seed, reporter=reporter):
+    found, reporter = find_task(task)(), Reporter(quiet=quiet)
+    if type(found).make is Task.make:
+        able = [name for name in tasks() if find_task(name).make is not Task.make]
+        raise UsageError(f"{task} has no made data; those that have: {', '.join(able)}")
+    for path in write_made(found, output, full=full, seed=seed, reporter=reporter):
         print(path)

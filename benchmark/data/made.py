@@ -45,14 +45,14 @@ def write_made(
         full: as many pictures and queries as are released, else a few.
 
     Raises:
-        UsageError: the task has none, `output` holds something that is not made or this task's
-            made data already, or the disk has too little room.
+        UsageError: `output` holds something that is not made, or this task's made data already,
+            or the disk has too little room.
     """
     made = task.make(full=full, seed=seed)
     tops = sorted({path.partition("/")[0] for path in (*made.files, *made.pictures)})
     _check_output(output, tops)
     _announce(made, output, reporter)
-    mark = {"task": task.name, "seed": seed, "full": full, "pictures": len(made.pictures)}
+    mark = {"task": task.name, "seed": seed, "full": full, "credit": made.credit}
     with temporary_folder(output) as folder:
         for name, text in made.files.items():
             _write(folder / name, text.encode())

@@ -34,7 +34,7 @@ _DARK, _LIGHT = COLOURS[0], "#b3d5ea"
 _INK, _FAINT = "#1f2328", "#57606a"
 _BAR, _GAP = 0.74, 0.4
 """Height of a bar and of what sets the two kinds apart, in rows."""
-_INCH_ROW, _INCH_PANEL, _INCH_NAMES, _INCH_FRAME = 0.25, 1.55, 1.6, 1.05
+_INCH_ROW, _INCH_PANEL, _INCH_NAMES, _INCH_FRAME = 0.25, 1.55, 1.6, 0.95
 _MARK: Mapping[str, Any] = {
     "linestyle": "none",
     "marker": "D",
@@ -133,19 +133,19 @@ def draw_paper_figure(board: Board, figure: PaperFigure) -> Figure:
         height = _INCH_FRAME + _INCH_ROW * (places[-1] + 1)
         drawn = Figure(figsize=(width, height), layout="constrained")
         panels = drawn.subplots(1, len(series.at), sharey=True, sharex=True, squeeze=False)[0]
-        marks = _find_published(board)
+        published = _find_published(board, series.at)
         for column, (axes, name) in enumerate(zip(panels, series.at, strict=True)):
-            _draw_panel(axes, places, records, [values[column] for values in series.values])
-            for place, record in zip(places, records, strict=True):
-                if (record.path.name, name) in marks:
-                    axes.plot(marks[record.path.name, name], place, **_MARK)
+            values = [values[column] for values in series.values]
+            marks = [published.get((record.path.name, name)) for record in records]
+            _draw_bars(axes, places, values, [record.method.zero_shot for record in records])
+            _write_numbers(axes, places, values, marks)
             axes.set_title(to_line(name), fontsize=9, color=_INK, weight="bold")
         panels[0].set_yticks(places, labels)
         panels[0].set_ylim(places[-1] + 0.6, -0.6)
-        panels[0].set_xlim(0, series.top * _ROOM or 1)
-        drawn.suptitle(to_line(board.title), x=0.01, ha="left", fontsize=9, color=_FAINT)
-        drawn.supxlabel(f"{_name_axis(board, series)} (%), 95 % intervals", fontsize=9)
-        _add_legend(drawn, records, published=bool(marks))
+        panels[0].set_xlim(0, _ROOM * max(series.top, *published.values(), 1))
+        title = f"{board.title}: {_name_axis(board, series)} (%), 95 % intervals"
+        drawn.suptitle(to_line(title), x=0.01, ha="left", fontsize=9, color=_FAINT)
+        _add_legend(drawn, records, published=bool(published))
     return drawn
 
 
@@ -160,51 +160,61 @@ def _place_rows(records: Sequence[Record]) -> list[float]:
     return [i + _GAP * (record.method.zero_shot != first) for i, record in enumerate(records)]
 
 
-def _draw_panel(
-    axes: Axes, places: Sequence[float], records: Sequence[Record], values: Sequence[Interval]
+def _draw_bars(
+    axes: Axes, places: Sequence[float], values: Sequence[Interval], zero_shot: Sequence[bool]
 ) -> None:
-    shades = [_DARK if record.method.zero_shot else _LIGHT for record in records]
-    error = [[v.value - v.low for v in values], [v.high - v.value for v in values]]
     axes.barh(
         places,
         [v.value for v in values],
         _BAR,
-        xerr=error,
-        color=shades,
+        xerr=[[v.value - v.low for v in values], [v.high - v.value for v in values]],
+        color=[_DARK if kind else _LIGHT for kind in zero_shot],
         edgecolor=_DARK,
         linewidth=0.8,
         error_kw={"elinewidth": 1.0, "ecolor": _INK, "path_effects": [_HALO]},
     )
-    for place, value in zip(places, values, strict=True):
-        axes.annotate(
-            f"{value.value:.1f}",
-            (value.high, place),
-            xytext=(3, 0),
-            textcoords="offset points",
-            va="center",
-            fontsize=8,
-            color=_INK,
-        )
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="x", linewidth=0.4, alpha=0.5)
     axes.set_axisbelow(True)
 
 
-def _find_published(board: Board) -> dict[tuple[str, str], float]:
+def _write_numbers(
+    axes: Axes,
+    places: Sequence[float],
+    values: Sequence[Interval],
+    marks: Sequence[float | None],
+) -> None:
+    """Write each value at the end of its bar, clear of the interval and of a published mark."""
+    for place, value, mark in zip(places, values, marks, strict=True):
+        if mark is not None:
+            axes.plot(mark, place, **_MARK)
+        axes.annotate(
+            f"{value.value:.1f}",
+            (max(value.high, mark or 0), place),
+            xytext=(5 if mark else 3, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=8,
+            color=_INK,
+        )
+
+
+def _find_published(board: Board, panels: Sequence[str]) -> dict[tuple[str, str], float]:
     """Find what papers print: a record's file name and a panel's name → percent.
 
     Where several print the same cell, the first is taken.
     """
     found: dict[tuple[str, str], float] = {}
+    whole = "average" if len(board.groups) > 1 else board.groups[0]
     for verdict in verify(read_published(), board.records):
         row = verdict.published
         if verdict.measured is None or verdict.record is None:
             continue
-        panels = [row.group] if row.metric == board.headline else []
-        if row.group == ("average" if len(board.groups) > 1 else board.groups[0]):
-            panels.append(row.metric)
-        for panel in panels:
-            found.setdefault((verdict.record, panel), float(row.value))
+        names = {row.group} if row.metric == board.headline else set()
+        if row.group == whole:
+            names.add(row.metric)
+        for name in names.intersection(panels):
+            found.setdefault((verdict.record, name), float(row.value))
     return found
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from cirbench.benchmark.api.values import MadeData
 from cirbench.datasets.emoji.pictures import CORE_STYLES, EmojiPicture
-from cirbench.datasets.made.pictures import Concept, describe, draw_one, shuffle_concepts
+from cirbench.datasets.made.pictures import CREDIT, Concept, describe, draw_one, shuffle_concepts
 
 _SIZE = (640, 480)
 _MEMBERS = 6
@@ -51,7 +51,7 @@ def make(folders: Mapping[str, str], *, full: bool, seed: int) -> MadeData:
             pair += 1
         files[f"cirr/image_splits/split.rc2.{split}.json"] = json.dumps(paths)
         files[f"cirr/captions/cap.rc2.{split}.json"] = json.dumps(rows)
-    return MadeData(files=files, pictures=pictures)
+    return MadeData(files=files, pictures=pictures, credit=CREDIT)
 
 
 def _choose_emoji(concepts: Sequence[Concept], number: int) -> EmojiPicture:

@@ -15,7 +15,7 @@ import numpy as np
 
 from cirbench.benchmark.api.values import MadeData
 from cirbench.datasets.emoji.pictures import SOURCE_STYLE
-from cirbench.datasets.made.pictures import Concept, Sticker, draw, shuffle_concepts
+from cirbench.datasets.made.pictures import CREDIT, Concept, Sticker, draw, shuffle_concepts
 
 _WIDTH, _HEIGHT = 640, 480
 _MOST_OBJECTS = 5
@@ -58,7 +58,7 @@ def make(*, full: bool, seed: int) -> MadeData:
     categories = [{"id": i, "name": c[SOURCE_STYLE].name} for i, c in enumerate(concepts, 1)]
     content = {"images": images, "annotations": annotations, "categories": categories}
     path = "coco/annotations/instances_val2017.json"
-    return MadeData(files={path: json.dumps(content)}, pictures=pictures)
+    return MadeData(files={path: json.dumps(content)}, pictures=pictures, credit=CREDIT)
 
 
 def _place_objects(

@@ -11,7 +11,7 @@ import numpy as np
 
 from cirbench.benchmark.api.values import MadeData
 from cirbench.datasets.emoji.pictures import CORE_STYLES, EmojiPicture
-from cirbench.datasets.made.pictures import describe, draw_one, shuffle_concepts
+from cirbench.datasets.made.pictures import CREDIT, describe, draw_one, shuffle_concepts
 
 _SIZE = (300, 400)
 
@@ -63,7 +63,7 @@ def make(*, full: bool, seed: int) -> MadeData:
         f"fashion-iq/images/{name}.jpg": partial(draw_one, emoji, _SIZE, (seed, number), ".jpg")
         for number, (name, emoji) in enumerate(shown.items())
     }
-    return MadeData(files=files, pictures=pictures)
+    return MadeData(files=files, pictures=pictures, credit=CREDIT)
 
 
 def _make_row(

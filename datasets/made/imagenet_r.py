@@ -13,7 +13,7 @@ import numpy as np
 
 from cirbench.benchmark.api.values import MadeData
 from cirbench.datasets.emoji.pictures import SOURCE_STYLE, TARGET_STYLES
-from cirbench.datasets.made.pictures import draw_one, shuffle_concepts
+from cirbench.datasets.made.pictures import CREDIT, draw_one, shuffle_concepts
 
 _SIZE = (500, 375)
 _PHOTO_BLOCK = 6000
@@ -55,6 +55,7 @@ def make(domains: Sequence[str], *, full: bool, seed: int) -> MadeData:
     return MadeData(
         files={f"imgnet/{name}": "\n".join(lines) + "\n" for name, lines in lists.items()},
         pictures=pictures,
+        credit=CREDIT,
     )
 
 

@@ -15,11 +15,14 @@ from PIL import Image, ImageChops
 
 from cirbench.datasets.emoji.captions import PHRASES
 from cirbench.datasets.emoji.pictures import CORE_STYLES, EmojiPicture, read_pictures
+from cirbench.datasets.emoji.task import Emoji
 
 Concept = Mapping[str, EmojiPicture]
 """A thing in every core style."""
 Size = tuple[int, int]
 """Width and height in pixels."""
+
+CREDIT = Emoji.credit
 
 _GROUND = (6, 8)
 _GRAIN, _GRAIN_SIDE = 9.0, 1024

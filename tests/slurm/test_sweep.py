@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from layouts import write_cirr, write_fashion_iq
+from layouts import write_layout
 from patience import wait_until
 from places import ROOT
 from sweeping import TOWERS, TRAINING, TWO_TASKS, Sweeps, install_faults
@@ -313,8 +313,8 @@ def test_shipped_files_are_sound(sweeps, tmp_path, monkeypatch):
 
 
 def test_the_supervised_sweep_trains_and_asks_what_it_says(sweeps, tmp_path):
-    write_fashion_iq(tmp_path)
-    write_cirr(tmp_path)
+    for task in ("fashion-iq", "cirr"):
+        write_layout(task, tmp_path)
     code, out, err = sweeps(
         "submit",
         "supervised",
