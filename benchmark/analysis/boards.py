@@ -85,7 +85,11 @@ class Board:
     def digest(self) -> str:
         """sha256 of everything that is shown."""
         shown = [
-            (asdict(record.cell), record.metrics, asdict(record.per_query))
+            (
+                {**asdict(record.cell), "task": record.task_label},
+                record.metrics,
+                asdict(record.per_query),
+            )
             for record in self.records
         ]
         return hashlib.sha256(json.dumps(shown, sort_keys=True, default=vars).encode()).hexdigest()

@@ -85,12 +85,12 @@ class Task(ABC):
         return ()
 
     def make(self, *, full: bool, seed: int) -> MadeData:
-        """Makes up data in the layout of the real ones, which `load` and then `prepare` read.
+        """Makes up data in the layout of the real ones; nothing is written, no picture drawn.
+
+        For a task whose data can't be passed on. `prepare` then sees them as it sees the real ones.
 
         Args:
             full: as many pictures and queries as are released, else a few.
-
-        A task that others may pass on needs none.
         """
         raise NotImplementedError(f"{self.name} has no made data")
 

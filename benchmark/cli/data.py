@@ -173,9 +173,9 @@ def make(
     seed: Annotated[int, typer.Option(min=0, help="Seed of everything that is drawn.")] = 0,
     quiet: Quiet = False,
 ) -> None:
-    """Make up a task's data in its official layout, to try all else before the real ones are here.
+    """Make up a task's data, to try all else before they are here.
 
-    Pictures are of the embedded emoji. Records of made data say so, and meet no others in a table.
+    They have the official layout; pictures are of the embedded emoji. Records of made data say so, and meet no others in a table.
     """
     from cirbench.benchmark.api.registry import find_task, tasks
     from cirbench.benchmark.api.task import Task

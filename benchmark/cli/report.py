@@ -106,7 +106,7 @@ def figure(
     ] = None,
     output: Results = Path("results"),
 ) -> None:
-    """Draw a paper's bar chart from the stored records, as SVG and PNG.
+    """Draw a paper's bar chart of the results, as SVG and PNG.
 
     By domain, by category or by metric; zero-shot and supervised methods in two shades.
     """

@@ -23,17 +23,15 @@ from cirbench.benchmark.runtime.paths import to_text
 from cirbench.benchmark.runtime.progress import Reporter
 
 MARK = "MADE.json"
-REMARK = "the data are made up by bench data make, so its numbers are nobody else's"
+REMARK = "the data are made up (bench data make), so the numbers say nothing of the task itself"
 _SAMPLES = 16
 """Pictures that are drawn beforehand, to tell how long and how large all will be."""
 
 
 def is_made(root: Path | None, places: Sequence[Place]) -> bool:
     """Whether what a task reads below `root` is made, or a part of it, wherever a link leads."""
-    found = [place.find(root) for place in places] if root else []
-    return any(
-        (folder / MARK).is_file() for path in found if path for folder in path.resolve().parents
-    )
+    found = [path.resolve() for place in places if root and (path := place.find(root))]
+    return any((folder / MARK).is_file() for path in found for folder in (path, *path.parents))
 
 
 def write_made(

@@ -116,30 +116,30 @@ def draw_paper_figure(board: Board, figure: PaperFigure) -> Figure:
     Zero-shot methods are above, best first, and supervised ones below.
 
     Raises:
-        UsageError: there is nothing to tell panels apart by.
+        UsageError: panels are groups, and the task has one.
     """
-    order = sorted(range(len(board.records)), key=lambda i: not board.records[i].method.zero_shot)
-    records = [board.records[i] for i in order]
-    labels = [to_line(label_records(board.records)[i]) for i in order]
+    named = list(zip(map(to_line, label_records(board.records)), board.records, strict=True))
+    labels, records = zip(*sorted(named, key=lambda n: not n[1].method.zero_shot), strict=True)
     series = figure.by(board, records)
-    if len(series.at) == 1:
+    if series.at == ("average",):
         raise UsageError(
             f"a figure by group needs several groups, and {board.title} has one; bench figure cirr "
             f"draws it by metric"
         )
+    published = _find_published(board, series.at)
+    places = _place_rows(records)
+    width = _INCH_NAMES + _INCH_PANEL * len(series.at)
+    height = _INCH_FRAME + _INCH_ROW * (places[-1] + 1)
     with mpl.rc_context(STYLE):
-        width = _INCH_NAMES + _INCH_PANEL * len(series.at)
-        places = _place_rows(records)
-        height = _INCH_FRAME + _INCH_ROW * (places[-1] + 1)
         drawn = Figure(figsize=(width, height), layout="constrained")
         panels = drawn.subplots(1, len(series.at), sharey=True, sharex=True, squeeze=False)[0]
-        published = _find_published(board, series.at)
         for column, (axes, name) in enumerate(zip(panels, series.at, strict=True)):
             values = [values[column] for values in series.values]
             marks = [published.get((record.path.name, name)) for record in records]
             _draw_bars(axes, places, values, [record.method.zero_shot for record in records])
             _write_numbers(axes, places, values, marks)
             axes.set_title(to_line(name), fontsize=9, color=_INK, weight="bold")
+        # the panels share both axes
         panels[0].set_yticks(places, labels)
         panels[0].set_ylim(places[-1] + 0.6, -0.6)
         panels[0].set_xlim(0, _ROOM * max(series.top, *published.values(), 1))
