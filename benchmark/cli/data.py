@@ -13,7 +13,7 @@ from cirbench.benchmark.runtime.errors import MissingData, UsageError
 if TYPE_CHECKING:
     from cirbench.benchmark.api.task import Place
 
-data = typer.Typer(help="Find, check and prepare the data sets.", **HELP)  # type: ignore[arg-type]  # one dict for all apps
+data = typer.Typer(help="Find, check, prepare or make up data sets.", **HELP)  # type: ignore[arg-type]  # one dict for all apps
 
 
 @data.command(epilog="Examples: bench data where imagenet-r --data-root ~/data")
@@ -173,9 +173,10 @@ def make(
     seed: Annotated[int, typer.Option(min=0, help="Seed of everything that is drawn.")] = 0,
     quiet: Quiet = False,
 ) -> None:
-    """Make up a task's data, to try all else before they are here.
+    """Make up a task's data in its official layout.
 
-    They have the official layout; pictures are of the embedded emoji. Records of made data say so, and meet no others in a table.
+    So that all else can be tried before the real ones are here. Pictures are of the embedded emoji;
+    records of made data say so, and meet no others in a table.
     """
     from cirbench.benchmark.api.registry import find_task, tasks
     from cirbench.benchmark.api.task import Task

@@ -13,6 +13,7 @@ from functools import cache
 import numpy as np
 from PIL import Image, ImageChops
 
+from cirbench.benchmark.images.decoding import decode
 from cirbench.datasets.emoji.captions import PHRASES
 from cirbench.datasets.emoji.pictures import CORE_STYLES, EmojiPicture, read_pictures
 from cirbench.datasets.emoji.task import Emoji
@@ -76,8 +77,8 @@ def draw(stickers: Sequence[Sticker], size: Size, seed: Sequence[int], ending: s
     ground = rng.integers(170, 256, (*_GROUND, 3), dtype=np.uint8)
     picture = Image.fromarray(ground).resize(size, Image.Resampling.BICUBIC)
     for sticker in stickers:
-        with Image.open(io.BytesIO(sticker.emoji.ref.read())) as emoji:
-            part = emoji.convert("RGB").resize((sticker.side, sticker.side))
+        emoji = decode(sticker.emoji.ref.read()).convert("RGB")
+        part = emoji.resize((sticker.side, sticker.side))
         right, lower = sticker.left + sticker.side, sticker.top + sticker.side
         box = (sticker.left, sticker.top, right, lower)
         # the emoji stand on white, which multiplying makes transparent
