@@ -17,7 +17,7 @@ from cirbench.benchmark.api.values import (
     TaskData,
     Triplet,
 )
-from cirbench.benchmark.runtime.errors import MissingData
+from cirbench.benchmark.runtime.errors import MissingData, UsageError
 
 if TYPE_CHECKING:
     from cirbench.benchmark.api.lessons import Lessons
