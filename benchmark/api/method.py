@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
 from cirbench.benchmark.api.backbone import Backbone
+from cirbench.benchmark.api.weights import ReleasedWeights
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -129,11 +130,13 @@ class Checkpoint:
 
     Attributes:
         content: what `torch.load` gives, or the tensors of a safetensors file by name.
-        provenance: the JSON header of our own files; empty for other people's.
+        provenance: the JSON header of our own files, what is known of released ones; else empty.
         sha256: of the file.
+        released: the published file that it is; None where it is none that is known.
     """
 
     path: Path
     content: Mapping[str, Any]
     provenance: Mapping[str, Any] = field(default_factory=dict)
     sha256: str
+    released: ReleasedWeights | None = None

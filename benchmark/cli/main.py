@@ -41,6 +41,7 @@ from cirbench.benchmark.cli.search import searcher
 from cirbench.benchmark.cli.sweep import sweeper
 from cirbench.benchmark.cli.train import trainer
 from cirbench.benchmark.cli.train_combiner import train_clip_sum, train_combiner
+from cirbench.benchmark.cli.weights import weights
 from cirbench.benchmark.runtime.errors import UNFORESEEN, CheckFailed, CirbenchError, UsageError
 from cirbench.benchmark.runtime.paths import to_line, to_text
 from cirbench.benchmark.runtime.threads import limit_openmp_spin
@@ -75,6 +76,7 @@ app.add_typer(comparer)
 app.add_typer(searcher)
 app.add_typer(data, name="data")
 app.add_typer(stored_cache, name="cache")
+app.add_typer(weights, name="weights")
 app.add_typer(checker)
 app.add_typer(maker, name="new")
 
@@ -195,7 +197,10 @@ def run(
     backbone: Backbone = None,
     checkpoint: Annotated[
         list[str] | None,
-        typer.Option(help="METHOD=FILE, repeatable, or FILE for the one method that needs it."),
+        typer.Option(
+            help="METHOD=FILE, repeatable, or FILE for the one method that needs it; default: "
+            "shipped or released weights (bench weights)."
+        ),
     ] = None,
     data_root: DataRoot = None,
     device: Device = "auto",

@@ -70,7 +70,7 @@ def search(
     from cirbench.benchmark.api.registry import find_method
     from cirbench.benchmark.backbones.load import load_backbone
     from cirbench.benchmark.evaluation.plan import choose_device
-    from cirbench.benchmark.evaluation.weights import checkpoint_path
+    from cirbench.benchmark.evaluation.weights import find_weights
     from cirbench.benchmark.images.reading import describe_deep_greys, find_deep_greys
     from cirbench.benchmark.runtime.progress import Reporter
     from cirbench.benchmark.search import search as searching
@@ -88,10 +88,10 @@ def search(
     refs, of_gallery = searching.find_gallery(gallery, data_root, reporter.say)
     name = searching.choose_backbone(backbone, of_gallery, methods, checkpoint)
     searching.check_checkpoint(checkpoint, methods)
-    checkpoint_path(method, name, {method: checkpoint} if checkpoint else {})
+    find_weights(method, name, {method: checkpoint} if checkpoint else {})
     towers = load_backbone(name, device=choose_device(device))
     gc.freeze()  # nothing of a model is garbage, and each look for some takes 0.1 s
-    composer = searching.build_method(method, towers, name, checkpoint)
+    composer = searching.build_method(method, towers, name, checkpoint, reporter)
     opened = searching.open_gallery(
         towers, refs, skip_unreadable=skip_unreadable, workers=workers, reporter=reporter
     )
@@ -170,7 +170,9 @@ def serve(
     composers = {}
     for one in names:
         try:
-            composers[one] = searching.build_method(one, towers, name, checkpoint)
+            composers[one] = searching.build_method(
+                one, towers, name, checkpoint, reporter if method else None
+            )
         except CirbenchError as error:
             if method:
                 raise

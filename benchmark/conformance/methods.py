@@ -14,7 +14,6 @@ from cirbench.benchmark.api.protocol import EvaluationProtocol
 from cirbench.benchmark.api.registry import find_task
 from cirbench.benchmark.api.values import Query, TaskData
 from cirbench.benchmark.backbones.load import load_backbone
-from cirbench.benchmark.checkpoints import read_checkpoint
 from cirbench.benchmark.conformance.rules import Finding, Rules, try_rules
 from cirbench.benchmark.data.subsets import limit_queries
 from cirbench.benchmark.embedding.pictures import (
@@ -26,6 +25,7 @@ from cirbench.benchmark.embedding.pictures import (
 from cirbench.benchmark.embedding.texts import TextFeatures
 from cirbench.benchmark.evaluation.compose import QueryBatch
 from cirbench.benchmark.evaluation.plan import Request, plan_methods
+from cirbench.benchmark.evaluation.released import read_weights
 from cirbench.benchmark.ranking.groups import rank_queries
 from cirbench.benchmark.runtime.progress import Reporter
 from cirbench.benchmark.runtime.torch_state import seeded
@@ -93,7 +93,7 @@ def _make_trial(method: str | type[Method], backbone: str, weights: Path | None)
     name = method if isinstance(method, str) else method.name
     request = Request(methods=(method,), task=_TASK, checkpoints={name: weights} if weights else {})
     [planned] = plan_methods(request, backbone)
-    checkpoint = read_checkpoint(planned.checkpoint) if planned.checkpoint else None
+    checkpoint = read_weights(planned.checkpoint, None) if planned.checkpoint else None
     towers = load_backbone(backbone)
     with Reporter(quiet=True).stage("images", len(data.pictures)) as stage:
         embedder = Embedder(

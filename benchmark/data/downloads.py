@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import urllib.error
 import urllib.request
+from http.client import HTTPException
 from pathlib import Path
 
 from cirbench.benchmark.api.task import Download
@@ -14,6 +15,8 @@ from cirbench.benchmark.runtime.progress import Reporter
 
 _CHUNK_BYTES = 1 << 20
 _TIMEOUT_SECONDS = 60
+PART = ".part"
+"""What a file's name ends in while it is fetched."""
 
 
 def fetch(download: Download, root: Path, reporter: Reporter) -> str:
@@ -30,8 +33,13 @@ def fetch(download: Download, root: Path, reporter: Reporter) -> str:
         check_checksum(path, download.checksum)
         said = f"{path}: there"
     else:
-        part = path.with_name(f"{path.name}.part")
-        _fetch(download.url, part, reporter)
+        part = path.with_name(f"{path.name}{PART}")
+        try:
+            fetch_part(download.url, part, reporter)
+        except MissingData as error:
+            raise MissingData(
+                f"{error}; run the same command again to go on, or put the file at {path} yourself"
+            ) from error
         check_checksum(part, download.checksum)
         part.replace(path)
         said = f"{path}: fetched from {download.url}"
@@ -41,7 +49,12 @@ def fetch(download: Download, root: Path, reporter: Reporter) -> str:
     return said + ("" if download.checksum else " (no checksum is published)")
 
 
-def _fetch(url: str, part: Path, reporter: Reporter) -> None:
+def fetch_part(url: str, part: Path, reporter: Reporter) -> None:
+    """Fetch a file into `part`, or what of it is not there yet.
+
+    Raises:
+        MissingData: it can't be fetched; what has come so far is kept.
+    """
     have = part.stat().st_size if part.exists() else 0
     request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
     try:
@@ -51,20 +64,20 @@ def _fetch(url: str, part: Path, reporter: Reporter) -> None:
             part.parent.mkdir(parents=True, exist_ok=True)
             with (
                 part.open("ab" if resumed else "wb") as file,
-                reporter.stage(part.name.removesuffix(".part"), length) as stage,
+                reporter.stage(part.name.removesuffix(PART), length) as stage,
             ):
                 while chunk := answer.read(_CHUNK_BYTES):
                     file.write(chunk)
                     stage.advance(len(chunk))
+                    length -= len(chunk)
+            if length > 0:  # an answer that is read in chunks may end early without an error
+                raise ConnectionError(f"the connection broke off {length:,} bytes before the end")
     except urllib.error.HTTPError as error:
         if error.code == 416:  # nothing is left to fetch
             return
         raise MissingData(f"GET {url} returned {error.code} {error.reason}") from error
-    except OSError as error:
-        raise MissingData(
-            f"{url} cannot be fetched ({error}); run the same command again to resume, or put the "
-            f"file at {part.with_suffix('')} yourself"
-        ) from error
+    except (OSError, HTTPException) as error:
+        raise MissingData(f"{url} cannot be fetched: {error}") from error
 
 
 def check_checksum(path: Path, checksum: str | None) -> None:
@@ -79,6 +92,6 @@ def check_checksum(path: Path, checksum: str | None) -> None:
     with path.open("rb") as file:
         found = hashlib.file_digest(file, algorithm).hexdigest()
     if found != wanted:
-        if path.suffix == ".part":
+        if path.suffix == PART:
             path.unlink()
         raise CorruptData(f"{path} must have {algorithm} {wanted}, got {found}; fetch it again")

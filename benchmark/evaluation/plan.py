@@ -21,10 +21,12 @@ from cirbench.benchmark.api.registry import (
 )
 from cirbench.benchmark.api.task import Task
 from cirbench.benchmark.api.values import Mode, TaskData
+from cirbench.benchmark.api.weights import ReleasedWeights
 from cirbench.benchmark.data.check import find_unreadable
 from cirbench.benchmark.data.made import REMARK, is_made
 from cirbench.benchmark.data.subsets import limit_queries, remove_pictures
-from cirbench.benchmark.evaluation.weights import checkpoint_path, find_backbone_of
+from cirbench.benchmark.evaluation.released import find_file, tell_how
+from cirbench.benchmark.evaluation.weights import find_backbone_of, find_weights
 from cirbench.benchmark.runtime.errors import MissingData, UsageError
 from cirbench.benchmark.runtime.files import check_is_file
 from cirbench.benchmark.runtime.hints import suggest
@@ -42,7 +44,7 @@ class Request:
     protocol: str | None = None
     backbone: str | Backbone | None = None
     checkpoints: Mapping[str, Path] = field(default_factory=dict)
-    """Method → its weights; needed where none are shipped."""
+    """Method → its weights; needed where none are shipped or released."""
     data_root: Path | None = None
     device: str = "auto"
     precision: str = "fp32"
@@ -79,14 +81,15 @@ class Request:
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedMethod:
-    """A method that runs, and the file of its weights.
+    """A method that runs, and its weights.
 
     Attributes:
+        checkpoint: a file, or released weights, which are fetched when the plan is run.
         own: the class, where it was handed in and is not in the registry.
     """
 
     name: str
-    checkpoint: Path | None = None
+    checkpoint: Path | ReleasedWeights | None = None
     own: type[Method] | None = None
 
     def load(self) -> type[Method]:
@@ -187,7 +190,10 @@ def plan(request: Request) -> Plan:
     _choice("cache mode", request.cache, tuple(Mode))
     if request.device != "auto":
         choose_device(request.device)
-    data = task.load(protocol=protocol, split=split, data_root=request.data_root)
+    try:
+        data = task.load(protocol=protocol, split=split, data_root=request.data_root)
+    except MissingData as error:
+        raise MissingData("\n  ".join([str(error), *_tell_of_weights(chosen)])) from error
     if not data.gallery or not data.queries:
         raise MissingData(
             f"task {task.name}, split {split}: {len(data.gallery)} gallery images and "
@@ -212,6 +218,16 @@ def plan(request: Request) -> Plan:
         made=made,
         loaded=loaded,
     )
+
+
+def _tell_of_weights(chosen: Sequence[PlannedMethod]) -> list[str]:
+    """Tell of weights that are not here either, beside data that is not."""
+    rows = [method.checkpoint for method in chosen]
+    return [
+        f"{row.method} will fetch {row.file}; where there is no network, {tell_how(row)}"
+        for row in rows
+        if isinstance(row, ReleasedWeights) and not find_file(row)
+    ]
 
 
 def _choose_backbone(request: Request, task: Task) -> str:
@@ -256,9 +272,7 @@ def plan_methods(request: Request, backbone: str) -> tuple[PlannedMethod, ...]:
     return tuple(
         _plan_own(own[name], request.checkpoints)
         if name in own
-        else PlannedMethod(
-            name=name, checkpoint=checkpoint_path(name, backbone, request.checkpoints)
-        )
+        else PlannedMethod(name=name, checkpoint=find_weights(name, backbone, request.checkpoints))
         for name in dict.fromkeys(names)
     )
 
@@ -276,11 +290,13 @@ def _runnable(request: Request, backbone: str) -> list[str]:
     """Every method that can be loaded and has its weights."""
 
     def has_weights(name: str) -> bool:
+        if name in request.checkpoints:
+            return True  # a file that is not there is told of later
         try:
-            checkpoint_path(name, backbone, request.checkpoints)
+            found = find_weights(name, backbone, request.checkpoints)
         except MissingData:
-            return name in request.checkpoints  # a file that is not there is told of later
-        return True
+            return False
+        return not isinstance(found, ReleasedWeights) or find_file(found) is not None
 
     return list(filter(has_weights, loadable_methods()))
 

@@ -147,4 +147,8 @@ class Outcome:
         file = self.checkpoint
         if file is None:
             return None
-        return fields.CheckpointFile(name=file.path.name, backbone=name_start(file.provenance))
+        return fields.CheckpointFile(
+            name=file.path.name,
+            backbone=name_start(file.provenance),
+            released=file.released.file if file.released else None,
+        )

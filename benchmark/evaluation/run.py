@@ -12,12 +12,12 @@ from cirbench.benchmark.api.backbone import Backbone
 from cirbench.benchmark.api.method import Checkpoint, Method
 from cirbench.benchmark.api.values import Mode
 from cirbench.benchmark.backbones.load import load_backbone
-from cirbench.benchmark.checkpoints import read_checkpoint
 from cirbench.benchmark.embedding.pictures import BatchSize, Embedder, ImageFeatures, embed_with
 from cirbench.benchmark.embedding.texts import TextFeatures
 from cirbench.benchmark.evaluation.compose import compose
 from cirbench.benchmark.evaluation.plan import Plan, PlannedMethod, without_unreadable
 from cirbench.benchmark.evaluation.record import Clock, Outcome
+from cirbench.benchmark.evaluation.released import read_weights
 from cirbench.benchmark.ranking.groups import rank_queries
 from cirbench.benchmark.ranking.rank import Ranking
 from cirbench.benchmark.records.fields import Body
@@ -46,7 +46,7 @@ def run(plan: Plan, reporter: Reporter) -> Iterator[Record]:
     with clock.stage("load"):
         # weights first: a file that is damaged is told before a backbone is fetched
         checkpoints = [
-            read_checkpoint(method.checkpoint) if method.checkpoint else None
+            read_weights(method.checkpoint, reporter) if method.checkpoint else None
             for method in plan.methods
         ]
         backbone = plan.loaded or load_backbone(
@@ -100,7 +100,11 @@ def build_method(
 ) -> Method:
     """Make a method ready; what it draws at random depends on the seed alone."""
     with seeded(seed, backbone.device):
-        return method.load().build(backbone=backbone, checkpoint=checkpoint)
+        built = method.load().build(backbone=backbone, checkpoint=checkpoint)
+    if checkpoint and checkpoint.released and checkpoint.released.caveat:
+        remark = f"{checkpoint.released.file}: {checkpoint.released.caveat}"
+        built.remarks = (*built.remarks, remark)
+    return built
 
 
 def embed(plan: Plan, backbones: Sequence[Backbone], reporter: Reporter) -> list[ImageFeatures]:

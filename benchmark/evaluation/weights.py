@@ -11,6 +11,14 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from cirbench.benchmark.api.registry import find_method, methods, needs_checkpoint, split_name
+from cirbench.benchmark.api.weights import ReleasedWeights
+from cirbench.benchmark.evaluation.released import (
+    RELEASED,
+    find_file,
+    read_released,
+    tell_how,
+    tell_obstacle,
+)
 from cirbench.benchmark.runtime.errors import MissingData, UsageError
 from cirbench.benchmark.runtime.files import check_is_file
 
@@ -25,33 +33,76 @@ def shipped_checkpoints(method: str) -> Mapping[str, Path]:
     return {path.stem.removeprefix(f"{method}--"): path for path in found}
 
 
-def checkpoint_path(method: str, backbone: str, wanted: Mapping[str, Path]) -> Path | None:
-    """The method's weights: those asked for, else the shipped ones; None where it has none.
+def find_weights(
+    method: str, backbone: str, wanted: Mapping[str, Path]
+) -> Path | ReleasedWeights | None:
+    """The method's weights: those asked for, else shipped ones, else released ones.
+
+    Nothing is fetched yet. None where the method has no weights.
 
     Raises:
-        MissingData: it needs weights, and the file is not there or none is shipped for the
-            backbone.
+        MissingData: it needs weights, and the file is not there, or none is shipped or released
+            for the backbone.
     """
     if not needs_checkpoint(method):
         return None
-    if method in wanted:
-        check_is_file(wanted[method], "checkpoint")
-        return wanted[method]
     backbone = split_name(backbone)[1]
+    if method in wanted:
+        return _find_wanted(method, backbone, wanted[method])
     trained = Path(backbone.removeprefix("trained:"))
     if backbone.startswith("trained:") and read_header(trained).get("kind") == method:
         return trained
     beside = Path(backbone.removeprefix("tuned:")) / f"{method}.safetensors"
     if backbone.startswith("tuned:") and beside.is_file():
         return beside
-    shipped = shipped_checkpoints(method)
-    if backbone not in shipped:
+    return shipped_checkpoints(method).get(backbone) or _choose_released(method, backbone)
+
+
+def _find_wanted(method: str, backbone: str, wanted: Path) -> Path | ReleasedWeights:
+    """A file, or where there is none of that name, the released one that is called so."""
+    if wanted.is_file():
+        return wanted
+    if str(wanted) == RELEASED:
+        return _choose_released(method, backbone)
+    for row in read_released():
+        if (row.method, row.file) == (method, str(wanted)):
+            return _check_obtainable(row)
+    check_is_file(wanted, "checkpoint")
+    return wanted
+
+
+def _choose_released(method: str, backbone: str) -> ReleasedWeights:
+    """The one that is here, else one that can be fetched, of those for a backbone.
+
+    Raises:
+        MissingData: there is none for the backbone, they saw different data, or all must be
+            fetched by a person.
+    """
+    known = [row for row in read_released() if row.method == method]
+    fitting = [row for row in known if row.is_for(backbone)]
+    if not fitting:
+        released = dict.fromkeys(name for row in known for name in row.backbones)
+        others = f"; some are released for {', '.join(released)}" if released else ""
         raise MissingData(
             f"{method} needs --checkpoint {method}=FILE for the backbone {backbone} (one is "
-            f"shipped for {', '.join(shipped) or 'no backbone'}); bench train --help lists what "
-            f"can be trained here"
+            f"shipped for {', '.join(shipped_checkpoints(method)) or 'no backbone'}{others}); "
+            f"bench train --help lists what can be trained here"
         )
-    return shipped[backbone]
+    if len({row.trained_on for row in fitting}) > 1:
+        choices = [f"{method}={row.file} (trained on {row.trained_on})" for row in fitting]
+        raise MissingData(
+            f"{method} has several released files for {backbone}, which saw different data; choose "
+            f"one: --checkpoint {' or '.join(choices)}"
+        )
+    here = [row for row in fitting if find_file(row)]
+    open_ones = [row for row in fitting if not tell_obstacle(row)]
+    return _check_obtainable((here or open_ones or fitting)[0])
+
+
+def _check_obtainable(row: ReleasedWeights) -> ReleasedWeights:
+    if (why := tell_obstacle(row)) and not find_file(row):
+        raise MissingData(f"{row.method}: {row.file} is not here ({why}); {tell_how(row)}")
+    return row
 
 
 def parse_checkpoints(given: Sequence[str], chosen: Sequence[str]) -> dict[str, Path]:

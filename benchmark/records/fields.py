@@ -124,10 +124,12 @@ class CheckpointFile:
     Attributes:
         backbone: what they were trained over, or began with where it was trained along; None where
             the file doesn't say.
+        released: the name under which it was published, if it was; its sha256 is the cell's.
     """
 
     name: str
     backbone: str | None = None
+    released: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,6 @@ from cirbench.benchmark.api.method import Method
 from cirbench.benchmark.api.protocol import EvaluationProtocol
 from cirbench.benchmark.api.registry import find_method, find_task, needs_checkpoint, tasks
 from cirbench.benchmark.api.values import ImageRef, Mode
-from cirbench.benchmark.checkpoints import read_checkpoint
 from cirbench.benchmark.embedding.pictures import (
     BatchSize,
     Embedder,
@@ -27,10 +26,11 @@ from cirbench.benchmark.embedding.pictures import (
     read_pixels,
 )
 from cirbench.benchmark.embedding.texts import TextFeatures
+from cirbench.benchmark.evaluation.released import is_released_name, read_weights
 from cirbench.benchmark.evaluation.run import make_gallery
 from cirbench.benchmark.evaluation.weights import (
-    checkpoint_path,
     find_backbone_of,
+    find_weights,
     shipped_checkpoints,
 )
 from cirbench.benchmark.images.reading import (
@@ -126,18 +126,28 @@ def check_checkpoint(checkpoint: Path | None, methods: Sequence[str]) -> None:
         raise UsageError(
             f"--checkpoint must go with a method that takes weights, got {', '.join(methods)}"
         )
-    check_is_file(checkpoint, "checkpoint")
+    if not is_released_name(checkpoint):
+        check_is_file(checkpoint, "checkpoint")
 
 
-def build_method(method: str, backbone: Backbone, name: str, checkpoint: Path | None) -> Method:
+def build_method(
+    method: str,
+    backbone: Backbone,
+    name: str,
+    checkpoint: Path | None,
+    reporter: Reporter | None = None,
+) -> Method:
     """A method with its weights for the backbone of that name.
+
+    Args:
+        reporter: told of released weights that are fetched; without one none are.
 
     Raises:
         MissingData, CorruptData: its weights are not there, or don't fit.
     """
-    path = checkpoint_path(method, name, {method: checkpoint} if checkpoint else {})
+    found = find_weights(method, name, {method: checkpoint} if checkpoint else {})
     kind: type[Method] = find_method(method)
-    return kind.build(backbone=backbone, checkpoint=read_checkpoint(path) if path else None)
+    return kind.build(backbone=backbone, checkpoint=found and read_weights(found, reporter))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,12 +19,15 @@ from cirbench.benchmark.api.registry import (
     split_name,
 )
 from cirbench.benchmark.api.training import TrainingRequest
+from cirbench.benchmark.api.weights import ReleasedWeights
 from cirbench.benchmark.checkpoints import read_checkpoint
 from cirbench.benchmark.evaluation.plan import Plan, Request, plan
-from cirbench.benchmark.evaluation.weights import checkpoint_path, find_backbone_of
+from cirbench.benchmark.evaluation.released import fetch_released
+from cirbench.benchmark.evaluation.weights import find_backbone_of, find_weights
 from cirbench.benchmark.images.sources import find_training_images
 from cirbench.benchmark.records.fields import slug
 from cirbench.benchmark.runtime.errors import CirbenchError, MissingData
+from cirbench.benchmark.runtime.progress import Reporter
 from cirbench.benchmark.training.selection import find_supervision
 from cirbench.slurm.cells.manifest import Manifest, SweepCell
 from cirbench.slurm.sweep.errors import ValidationErrors
@@ -50,6 +53,7 @@ class Expansion:
     errors: ValidationErrors
     plans: dict[tuple[str, str], Plan | None] = field(default_factory=dict)
     hashes: dict[Path, str | None] = field(default_factory=dict)
+    fetched: dict[str, Path] = field(default_factory=dict)
     own_towers: set[str] = field(default_factory=set)
 
     def cells(self) -> list[SweepCell]:
@@ -204,11 +208,19 @@ class Expansion:
         )
         with self.errors.collect():
             given = {method: Path(wanted)} if wanted else {}
-            path = checkpoint_path(method, backbone, given)
-            if path is None:
+            found = find_weights(method, backbone, given)
+            if found is None:
                 return None, None
-            return (str(path) if wanted else None), self._sha256(path, f"{method} on {backbone}")
+            path = self._fetch(found) if isinstance(found, ReleasedWeights) else found
+            own = wanted or path != found
+            return (str(path) if own else None), self._sha256(path, f"{method} on {backbone}")
         return None, None
+
+    def _fetch(self, row: ReleasedWeights) -> Path:
+        """Released weights, now: where the jobs run there may be no network."""
+        if row.file not in self.fetched:
+            self.fetched[row.file] = fetch_released(row, Reporter())
+        return self.fetched[row.file]
 
     def _sha256(self, path: Path, user: str) -> str | None:
         if path not in self.hashes:
