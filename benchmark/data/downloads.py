@@ -38,7 +38,7 @@ def fetch(download: Download, root: Path, reporter: Reporter) -> str:
             fetch_part(download.url, part, reporter)
         except MissingData as error:
             raise MissingData(
-                f"{error}; run the same command again to go on, or put the file at {path} yourself"
+                f"{error}; run the same command again to resume, or put the file at {path} yourself"
             ) from error
         check_checksum(part, download.checksum)
         part.replace(path)
@@ -77,7 +77,7 @@ def fetch_part(url: str, part: Path, reporter: Reporter) -> None:
             return
         raise MissingData(f"GET {url} returned {error.code} {error.reason}") from error
     except (OSError, HTTPException) as error:
-        raise MissingData(f"{url} cannot be fetched: {error}") from error
+        raise MissingData(f"{url} cannot be fetched ({error})") from error
 
 
 def check_checksum(path: Path, checksum: str | None) -> None:

@@ -16,6 +16,7 @@ from dataclasses import replace
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from cirbench.benchmark.api.method import Checkpoint
 from cirbench.benchmark.api.weights import ReleasedWeights
@@ -132,11 +133,9 @@ def fetch_released(row: ReleasedWeights, reporter: Reporter | None) -> Path:
         check_file(row, path)
         return path
     if reporter is None:
-        raise MissingData(
-            f"{row.file} is not here; ask for {row.method} by name, or {tell_how(row)}"
-        )
+        raise explain_missing(row, "nothing is fetched here, but by bench run")
     if why := tell_obstacle(row):
-        raise MissingData(_explain(row, why))
+        raise explain_missing(row, why)
     reporter.say(f"{row.method}: fetching {row.file} from {row.hub or row.url}")
     path = _fetch_from_hub(row, reporter) if row.hub else _fetch_by_url(row, reporter)
     try:
@@ -153,25 +152,31 @@ def tell_obstacle(row: ReleasedWeights) -> str:
     from huggingface_hub import is_offline_mode
 
     if not (row.hub or row.url):
-        return "its page is for people"
+        return "only a person can fetch it"
     return "HF_HUB_OFFLINE is set" if is_offline_mode() else ""
 
 
 def _fetch_from_hub(row: ReleasedWeights, reporter: Reporter) -> Path:
-    from huggingface_hub import hf_hub_download
-    from tqdm.auto import tqdm
-
-    class Bar(tqdm):  # type: ignore[type-arg,misc]  # tqdm is untyped
-        def __init__(self, *args: object, **settings: object) -> None:
-            shown = reporter.console.is_terminal and not reporter.quiet
-            super().__init__(*args, **{**settings, "disable": not shown})
+    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
+    from huggingface_hub.utils import tqdm
 
     with _silence_hub():
         try:
-            return Path(hf_hub_download(row.hub, row.file, tqdm_class=Bar))
+            # asks once, where the download would try for half a minute
+            size = get_hf_file_metadata(hf_hub_url(row.hub, row.file)).size
+            with reporter.stage(row.file, size or 0) as stage:
+
+                class Bar(tqdm):  # type: ignore[misc]  # the library's own is untyped
+                    def __init__(self, *args: Any, **settings: Any) -> None:
+                        super().__init__(*args, **{**settings, "disable": True})
+
+                    def update(self, n: float | None = 1) -> None:
+                        stage.advance(int(n or 0))
+
+                return Path(hf_hub_download(row.hub, row.file, tqdm_class=Bar))
         except Exception as error:  # its own errors, its HTTP library's, and the system's
             why = " ".join(str(error).split())[:_LONGEST] or type(error).__name__
-            raise MissingData(_explain(row, why)) from error
+            raise explain_missing(row, f"{row.hub} cannot be fetched from ({why})") from error
 
 
 _LONGEST = 200
@@ -206,13 +211,14 @@ def _fetch_by_url(row: ReleasedWeights, reporter: Reporter) -> Path:
             try:
                 fetch_part(row.url, part, reporter)
             except MissingData as error:
-                raise MissingData(_explain(row, str(error))) from error
+                raise explain_missing(row, str(error)) from error
             part.replace(path)
     return path
 
 
-def _explain(row: ReleasedWeights, why: str) -> str:
-    return f"{row.file} cannot be fetched ({why}); {tell_how(row)}"
+def explain_missing(row: ReleasedWeights, why: str) -> MissingData:
+    """The error of released weights that are not here, with what a person can do."""
+    return MissingData(f"{row.method}: {row.file} is not here, and {why}; {tell_how(row)}")
 
 
 def tell_how(row: ReleasedWeights) -> str:

@@ -14,9 +14,9 @@ from cirbench.benchmark.api.registry import find_method, methods, needs_checkpoi
 from cirbench.benchmark.api.weights import ReleasedWeights
 from cirbench.benchmark.evaluation.released import (
     RELEASED,
+    explain_missing,
     find_file,
     read_released,
-    tell_how,
     tell_obstacle,
 )
 from cirbench.benchmark.runtime.errors import MissingData, UsageError
@@ -101,7 +101,7 @@ def _choose_released(method: str, backbone: str) -> ReleasedWeights:
 
 def _check_obtainable(row: ReleasedWeights) -> ReleasedWeights:
     if (why := tell_obstacle(row)) and not find_file(row):
-        raise MissingData(f"{row.method}: {row.file} is not here ({why}); {tell_how(row)}")
+        raise explain_missing(row, why)
     return row
 
 

@@ -350,6 +350,9 @@ RESULTS = ["--output", str(RESULTS)]
         ["info", "emoji"],
         ["info", "pic2word"],
         ["cache", "ls"],
+        ["weights"],
+        ["weights", "where", "lincir"],
+        ["run", "-m", "lincir", "-t", "emoji", "-b", "ViT-L-14/openai", "--dry-run"],
         ["cache", "verify"],
         ["data", "check", "emoji"],
         ["run", "-m", "pic2word", "-t", "emoji", "--checkpoint", "nope.pt"],
@@ -369,7 +372,7 @@ def test_light_commands_import_nothing_heavy(arguments):
     assert done.returncode == 0, done.stderr.decode()
 
 
-@pytest.mark.parametrize("group", [[], ["train"], ["sweep"], ["data"], ["cache"]])
+@pytest.mark.parametrize("group", [[], ["train"], ["sweep"], ["data"], ["cache"], ["weights"]])
 def test_a_commands_summary_fits_its_line(bench, group):
     code, out, _ = bench(*group, "--help")
     _, _, commands = out.partition("Commands:\n")

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import http.server
 import io
 import tarfile
-import threading
 import zipfile
+from pathlib import Path
 
 import pytest
+from serving import serve_files
 
 from cirbench.benchmark.api.task import Download
 from cirbench.benchmark.data.downloads import fetch
@@ -21,39 +21,11 @@ CONTENT = bytes(range(256)) * 5000
 QUIET = Reporter(quiet=True)
 
 
-class Server(http.server.BaseHTTPRequestHandler):
-    """Serves CONTENT at /file, with ranges; remembers what was asked for."""
-
-    asked: list[str | None]
-
-    def do_GET(self):
-        if self.path != "/file":
-            self.send_error(404, "Not Found")
-            return
-        wanted = self.headers["Range"]
-        self.asked.append(wanted)
-        start = int(wanted.removeprefix("bytes=").removesuffix("-")) if wanted else 0
-        if start >= len(CONTENT):
-            self.send_error(416)
-            return
-        self.send_response(206 if wanted else 200)
-        self.send_header("Content-Length", str(len(CONTENT) - start))
-        self.end_headers()
-        self.wfile.write(CONTENT[start:])
-
-    def log_message(self, *_):
-        pass
-
-
 @pytest.fixture
 def server():
-    handler = type("Handler", (Server,), {"asked": []})
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
-        threading.Thread(target=running.serve_forever, daemon=True).start()
-        running.asked = handler.asked
-        running.url = f"http://127.0.0.1:{running.server_port}"
+    with serve_files() as running:
+        running.contents["/file"] = CONTENT
         yield running
-        running.shutdown()
 
 
 def download(server, **changes):
@@ -75,6 +47,27 @@ def test_what_broke_off_is_gone_on_with(server, tmp_path, have):
     fetch(download(server), tmp_path, QUIET)
     assert server.asked == [f"bytes={have}-"]
     assert (tmp_path / "a/file.bin").read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("checksum", [None, f"sha256:{hashlib.sha256(CONTENT).hexdigest()}"])
+def test_half_an_answer_is_no_file_and_is_gone_on_with(server, tmp_path, checksum):
+    server.cuts = 1
+    with pytest.raises(MissingData, match=r"broke off 640,000 bytes before .* run the same comm"):
+        fetch(download(server, checksum=checksum), tmp_path, QUIET)
+    assert not (tmp_path / "a/file.bin").exists()
+    fetch(download(server, checksum=checksum), tmp_path, QUIET)
+    assert server.asked == [None, "bytes=640000-"]
+    assert (tmp_path / "a/file.bin").read_bytes() == CONTENT
+
+
+def test_a_full_disk_is_told_as_one(server, tmp_path):
+    if not Path("/dev/full").exists():
+        pytest.skip("no disk that is full")
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a/file.bin.part").symlink_to("/dev/full")
+    with pytest.raises(MissingData, match="No space left on device"):
+        fetch(download(server), tmp_path, QUIET)
+    assert not (tmp_path / "a/file.bin").exists()
 
 
 def test_another_checksum_is_refused_and_nothing_is_kept(server, tmp_path):

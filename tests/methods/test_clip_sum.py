@@ -16,7 +16,7 @@ from cirbench.benchmark.backbones.tuned import CLIP_FILE
 from cirbench.benchmark.checkpoints import read_checkpoint
 from cirbench.benchmark.evaluation.plan import Request, plan
 from cirbench.benchmark.evaluation.run import run
-from cirbench.benchmark.evaluation.weights import checkpoint_path
+from cirbench.benchmark.evaluation.weights import find_weights
 from cirbench.benchmark.runtime.errors import CorruptData, UsageError
 from cirbench.benchmark.runtime.progress import Reporter
 from cirbench.benchmark.training.state import read_epochs
@@ -196,11 +196,11 @@ def test_a_record_of_a_tuned_backbone_is_a_cell_of_its_own(picture_refs, tmp_pat
 
 def test_a_combiner_in_the_folder_is_found(tmp_path):
     (tmp_path / "combiner.safetensors").write_bytes(b"x")
-    found = checkpoint_path("combiner", f"tuned:{tmp_path}", {})
+    found = find_weights("combiner", f"tuned:{tmp_path}", {})
     assert found == tmp_path / "combiner.safetensors"
     other = tmp_path / "other.pt"
     other.write_bytes(b"x")
-    assert checkpoint_path("combiner", f"tuned:{tmp_path}", {"combiner": other}) == other
+    assert find_weights("combiner", f"tuned:{tmp_path}", {"combiner": other}) == other
 
 
 def test_the_released_file_is_rounded_but_for_norms_and_embeddings(tmp_path):

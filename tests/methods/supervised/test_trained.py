@@ -18,7 +18,7 @@ from cirbench.benchmark.checkpoints import read_checkpoint, write_checkpoint
 from cirbench.benchmark.embedding.pictures import read_pixels
 from cirbench.benchmark.embedding.texts import TextFeatures
 from cirbench.benchmark.evaluation.compose import QueryBatch
-from cirbench.benchmark.evaluation.weights import checkpoint_path, find_backbone_of
+from cirbench.benchmark.evaluation.weights import find_backbone_of, find_weights
 from cirbench.benchmark.runtime.errors import CorruptData, MissingData, UsageError
 from cirbench.benchmark.runtime.progress import Reporter
 from cirbench.methods.artemis.method import Artemis, score
@@ -303,10 +303,10 @@ def test_files_of_different_towers_are_run_one_at_a_time(write):
 
 def test_the_file_that_is_a_backbone_is_its_own_methods_weights(write):
     path = write("artemis", "tiny")
-    assert checkpoint_path("artemis", f"trained:{path}", {}) == path
-    assert checkpoint_path("image-only", f"trained:{path}", {}) is None
+    assert find_weights("artemis", f"trained:{path}", {}) == path
+    assert find_weights("image-only", f"trained:{path}", {}) is None
     with pytest.raises(MissingData, match="tirg needs --checkpoint tirg=FILE"):
-        checkpoint_path("tirg", f"trained:{path}", {})
+        find_weights("tirg", f"trained:{path}", {})
 
 
 # What does not fit
