@@ -25,9 +25,9 @@ def _list(context: typer.Context, as_json: AsJson = False) -> None:
         return
     from tabulate import tabulate
 
-    from cirbench.benchmark.api.registry import methods, needs_checkpoint
+    from cirbench.benchmark.api.registry import methods
 
-    found = [one for name in methods() if needs_checkpoint(name) for one in _find(name)]
+    found = [one for name in methods() for one in _find(name)]
     if as_json:
         print_json(found)
         return

@@ -10,6 +10,7 @@ used, and every later one is held to it.
 from __future__ import annotations
 
 import csv
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -46,9 +47,13 @@ def _parse(row: Mapping[str, str]) -> ReleasedWeights:
         name: tuple(map(int, sizes.split("x")))
         for name, sizes in zip(words[::2], words[1::2], strict=True)
     }
-    size = int(row["size"]) if row["size"] else None
-    backbones = tuple(row["backbones"].split())
-    return ReleasedWeights(**{**row, "backbones": backbones, "size": size, "shapes": shapes})
+    parsed: dict[str, Any] = {
+        **row,
+        "backbones": tuple(row["backbones"].split()),
+        "size": int(row["size"]) if row["size"] else None,
+        "shapes": shapes,
+    }
+    return ReleasedWeights(**parsed)
 
 
 def find_folder(method: str) -> Path:
@@ -158,7 +163,7 @@ def tell_obstacle(row: ReleasedWeights) -> str:
 
 def _fetch_from_hub(row: ReleasedWeights, reporter: Reporter) -> Path:
     from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
-    from huggingface_hub.utils import tqdm
+    from huggingface_hub.utils.tqdm import tqdm
 
     with _silence_hub():
         try:
@@ -166,9 +171,9 @@ def _fetch_from_hub(row: ReleasedWeights, reporter: Reporter) -> Path:
             size = get_hf_file_metadata(hf_hub_url(row.hub, row.file)).size
             with reporter.stage(row.file, size or 0) as stage:
 
-                class Bar(tqdm):  # type: ignore[misc]  # the library's own is untyped
+                class Bar(tqdm):
                     def __init__(self, *args: Any, **settings: Any) -> None:
-                        super().__init__(*args, **{**settings, "disable": True})
+                        super().__init__(*args, **{**settings, "disable": True})  # type: ignore[no-untyped-call]  # tqdm is untyped
 
                     def update(self, n: float | None = 1) -> None:
                         stage.advance(int(n or 0))
@@ -190,14 +195,14 @@ def is_released_name(path: Path) -> bool:
 @contextmanager
 def _silence_hub() -> Iterator[None]:
     """Keep what the hub's library says of each try off the terminal."""
-    from huggingface_hub.utils import logging
+    from huggingface_hub.utils.logging import get_verbosity, set_verbosity
 
-    level = logging.get_verbosity()
-    logging.set_verbosity(logging.CRITICAL)
+    level = get_verbosity()
+    set_verbosity(logging.CRITICAL)
     try:
         yield
     finally:
-        logging.set_verbosity(level)
+        set_verbosity(level)
 
 
 def _fetch_by_url(row: ReleasedWeights, reporter: Reporter) -> Path:

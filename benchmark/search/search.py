@@ -147,7 +147,8 @@ def build_method(
     """
     found = find_weights(method, name, {method: checkpoint} if checkpoint else {})
     kind: type[Method] = find_method(method)
-    return kind.build(backbone=backbone, checkpoint=found and read_weights(found, reporter))
+    checkpoint_read = read_weights(found, reporter) if found else None
+    return kind.build(backbone=backbone, checkpoint=checkpoint_read)
 
 
 @dataclass(frozen=True, kw_only=True)
