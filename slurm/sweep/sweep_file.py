@@ -21,6 +21,7 @@ from cirbench.benchmark.api.registry import (
 )
 from cirbench.benchmark.api.values import HIGHEST_SEED
 from cirbench.benchmark.evaluation.plan import Request
+from cirbench.benchmark.evaluation.released import is_released_name
 from cirbench.slurm.sweep.errors import Table, ValidationErrors
 from cirbench.slurm.sweep.resources import (
     Axes,
@@ -202,7 +203,10 @@ def _read_checkpoints(
         ):
             errors.add(f'[checkpoints]: {method} must be "FILE", or a table of "BACKBONE" = "FILE"')
             continue
-        sound[method] = {backbone: expand_path(path) for backbone, path in by_backbone.items()}
+        sound[method] = {
+            backbone: path if is_released_name(Path(path)) else expand_path(path)
+            for backbone, path in by_backbone.items()
+        }
         for path in sound[method].values():
             if "$" in path:
                 errors.add(f"[checkpoints], {method}: {path} names a variable that is not set")
