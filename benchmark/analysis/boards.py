@@ -48,7 +48,7 @@ class Board:
     @property
     def title(self) -> str:
         split, protocol = self.first.cell.split, self.first.protocol
-        title = f"{self.first.task_label} · {split} · protocol {protocol.name} v{protocol.version}"
+        title = f"{self.first.task_label} · {split} · protocol {protocol.title}"
         return title + (f" · weights {self.weights}" if self.weights else "")
 
     @property
@@ -80,6 +80,11 @@ class Board:
     def headline(self) -> str:
         """The metric that ranks the rows."""
         return self.first.protocol.headline
+
+    @property
+    def group_metric(self) -> str:
+        """The metric that is given by group."""
+        return self.first.protocol.group_metric or self.headline
 
     @property
     def digest(self) -> str:

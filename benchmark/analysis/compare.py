@@ -199,8 +199,9 @@ def align(a: Record, b: Record) -> tuple[Scores, Scores]:
 
 def _sort(scores: Scores) -> Scores:
     order: NDArray[np.int64] = np.lexsort((scores.reference, scores.group, scores.query))
-    kept = ("query", "reference", "group", "values")
-    return replace(scores, **{name: getattr(scores, name)[order] for name in kept})
+    names = ("query", "reference", "group", "values", "has_aspect")
+    kept = {name: getattr(scores, name) for name in names}
+    return replace(scores, **{name: array[order] for name, array in kept.items() if len(array)})
 
 
 def find_pairs(a: str, b: str, root: Path) -> list[tuple[Record, Record]]:

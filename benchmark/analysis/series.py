@@ -32,12 +32,12 @@ class Series(Generic[Place]):
 
 
 def collect_bars(board: Board, records: Sequence[Record]) -> Series[str]:
-    """The headline metric by group, and last on average where there are several groups."""
+    """The metric by group, and last on average where there are several groups."""
     rows = [*board.groups, "average"] if len(board.groups) > 1 else ["average"]
     return Series(
         at=tuple(rows),
         values=tuple(
-            tuple(record.metrics[row][board.headline] for row in rows) for record in records
+            tuple(record.metrics[row][board.group_metric] for row in rows) for record in records
         ),
     )
 

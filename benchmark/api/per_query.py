@@ -16,6 +16,8 @@ class Scores:
     Attributes:
         query, reference, group: (Q,) names.
         metrics: (M,) names; values: (Q, M) percent.
+        aspects: (A,) names of further groups, which may overlap; has_aspect: (Q, A) bool, which
+            queries are in each.
     """
 
     query: NDArray[np.str_]
@@ -23,11 +25,16 @@ class Scores:
     group: NDArray[np.str_]
     metrics: NDArray[np.str_]
     values: NDArray[np.float64]
+    aspects: NDArray[np.str_] = field(default_factory=lambda: np.zeros(0, dtype=np.str_))
+    has_aspect: NDArray[np.bool_] = field(default_factory=lambda: np.zeros((0, 0), dtype=bool))
 
     def shapes(self) -> Mapping[str, tuple[int, ...]]:
         """What the arrays' shapes must be beyond Q."""
         names = dict.fromkeys(("query", "reference", "group"), ())
-        return {**names, "values": (len(self.metrics),)}
+        aspects = (
+            {"has_aspect": self.aspects.shape} if len(self.has_aspect) or len(self.aspects) else {}
+        )
+        return {**names, **aspects, "values": (len(self.metrics),)}
 
     def find_fault(self) -> str | None:
         """What is wrong with the arrays' shapes or values, if anything."""
@@ -37,6 +44,8 @@ class Scores:
                 return f"{name} must have the shape {(len(self.query), *rest)}, got {array.shape}"
         if self.values.dtype.kind != "f":
             return "values must be floating-point numbers"
+        if self.has_aspect.dtype.kind != "b" or not self.has_aspect.any(axis=0).all():
+            return "has_aspect must be true or false, and each aspect some query's"
         return None if np.isfinite(self.values).all() else "values must be finite"
 
 

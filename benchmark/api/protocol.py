@@ -31,13 +31,17 @@ class EvaluationProtocol:
         templates: text per family of methods ("text" for encoders of plain text, "pseudo-word"
             for prompts with a placeholder, "inadditiontothat" and "and-token" for vocabularies in
             which that is a word), in `str.format` syntax over a query's fields.
+        wording: what of a query's texts the templates take, in words that every table repeats,
+            where the field measures with more than one.
         group_fields: template fields that all queries of one group share.
         image_text_sum: how image+text adds: features normalised first, or raw.
         overlong_text: "error" refuses a text that exceeds the context; "truncate" cuts it.
         metrics: names that `cirbench.benchmark.scoring.metrics.parse_metric` knows.
         headline: the metric that ranks a leaderboard's rows, on the average.
+        group_metric: the one that tables give by group; empty: the headline.
         recall_epsilon: added to the number of positives in the denominator of recall.
-        averages: name → the groups whose plain mean it is.
+        averages: name → the groups whose plain mean it is; "average" is that of all groups where it
+            is not named here.
 
     Examples:
         >>> import cirbench
@@ -54,11 +58,13 @@ class EvaluationProtocol:
     reference: str = "whole picture"
     caption_orders: Literal["first", "both"] = "first"
     templates: Mapping[str, str]
+    wording: str = ""
     group_fields: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     image_text_sum: Literal["normalised", "raw"] = "normalised"
     overlong_text: Literal["error", "truncate"] = "error"
     metrics: tuple[str, ...]
     headline: str
+    group_metric: str = ""
     recall_epsilon: int | float = 0.0
     averages: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
@@ -68,10 +74,10 @@ class EvaluationProtocol:
         A field that earlier records lack is there only where it says something, so that a record
         of before is written as it was read.
         """
-        said = asdict(self)
-        if self.caption_orders == "first":
-            del said["caption_orders"]
-        return said
+        later = {"caption_orders": "first", "wording": "", "group_metric": ""}
+        return {
+            name: v for name, v in asdict(self).items() if name not in later or v != later[name]
+        }
 
     @cached_property
     def hash(self) -> str:
@@ -83,6 +89,11 @@ class EvaluationProtocol:
         said = {k: v for k, v in self.as_dict().items() if v != defaults[k] and v != {}}
         canonical = json.dumps(said, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:12]
+
+    @property
+    def title(self) -> str:
+        """What tables call it."""
+        return f"{self.name} v{self.version}" + (f" · text: {self.wording}" if self.wording else "")
 
     @property
     def times_asked(self) -> int:

@@ -28,6 +28,24 @@ class Interval:
     n: int
 
 
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """An object's box in pixels, with what is around it: `images.boxes.cut` makes a square of both.
+
+    Attributes:
+        left, upper, width, height: of the object, as annotated; no number has to be whole.
+    """
+
+    left: float
+    upper: float
+    width: float
+    height: float
+
+
+Box = tuple[int, int, int, int] | Surroundings
+"""The part of a picture that is looked at: see `ImageRef`."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ImageRef:
     """A picture that is read only when it is needed.
@@ -36,8 +54,8 @@ class ImageRef:
         id: names the picture; within a task, one id is one picture.
         read: gives the encoded file. Called from worker threads.
         box: left, upper, right and lower pixel of the part that is looked at, which is stretched
-            to the tower's square whatever its shape; None is the whole picture, preprocessed as
-            the protocol says.
+            to the tower's square whatever its shape; or an object's `Surroundings`, of which a
+            square is preprocessed as the protocol says; None is the whole picture, as it says.
         path: its file, where it has one of its own; its content's hash can then be remembered.
         title: what a person calls it, where its id does not say so.
 
@@ -52,7 +70,7 @@ class ImageRef:
     id: str
     read: Callable[[], bytes] = field(compare=False, repr=False)
     path: Path | None = None
-    box: tuple[int, int, int, int] | None = None
+    box: Box | None = None
     title: str = field(default="", compare=False)
 
 
@@ -62,11 +80,16 @@ class Query:
 
     Attributes:
         positives: gallery rows that count as found; may be empty, the query still counts.
+        target: the positive that the text was written for, for `target R@k`, where there are more.
         group: the part of the task it is averaged in (a domain, a category).
+        aspects: further groups that it counts in as well, such as what its text is about; these
+            may overlap.
         fields: what the protocol's templates speak of, such as a caption.
         removed: the gallery row that is left out of this query's ranking, if any.
         members: gallery rows among which alone the positives are ranked a second time, for
             subset metrics (CIRR's image sets, without the reference).
+        candidates: gallery rows that alone are ranked, where each query has a gallery of its own;
+            equal scores go by their order here. Such a query has no `removed` and no `members`.
         grades: gallery row → how well it answers, for graded metrics: 1 wholly, below 0 not at
             all; a row that is not named has 0.
 
@@ -80,11 +103,19 @@ class Query:
     id: str
     reference: ImageRef
     positives: tuple[int, ...]
+    target: int | None = None
     group: str = "all"
+    aspects: tuple[str, ...] = ()
     fields: Mapping[str, str] = field(default_factory=dict)
     removed: int | None = None
     members: tuple[int, ...] = ()
+    candidates: tuple[int, ...] = ()
     grades: Mapping[int, float] = field(default_factory=dict)
+
+    @property
+    def rows(self) -> tuple[int, ...]:
+        """Every gallery row that it speaks of, but for the removed one."""
+        return (*self.positives, *self.members, *self.candidates, *self.grades)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,13 +165,14 @@ class TaskData:
 
     @property
     def groups(self) -> tuple[str, ...]:
-        """The groups in the order in which they first occur."""
+        """The groups in the order in which they first occur, then the aspects."""
         return tuple(self.query_counts)
 
     @property
     def query_counts(self) -> Mapping[str, int]:
         """Group → how many queries it has."""
-        return Counter(query.group for query in self.queries)
+        groups = Counter(query.group for query in self.queries)
+        return groups + Counter(aspect for query in self.queries for aspect in query.aspects)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,15 +213,17 @@ class Released:
     """What the annotations that everybody uses come to, so that others can be told from them.
 
     Attributes:
-        queries: group → how many are annotated; a protocol may ask each twice.
-        gallery: protocol name → how many images are ranked.
-        annotations_sha256: as `TaskData.annotations_sha256`; None where only the counts are known.
+        queries: group → how many are annotated, where that is known; a protocol may ask each twice.
+        gallery: protocol name → how many images are ranked, where that is known.
+        annotations_sha256: as `TaskData.annotations_sha256`; None where it is not known of all.
+        files: annotation file → its sha256, where only some are known.
         others: what else everybody uses, where there is more than one.
     """
 
     queries: Mapping[str, int]
-    gallery: Mapping[str, int]
+    gallery: Mapping[str, int] = field(default_factory=dict)
     annotations_sha256: str | None = None
+    files: Mapping[str, str] = field(default_factory=dict)
     others: tuple[Released, ...] = ()
 
     def choose(self, data: TaskData, protocol: EvaluationProtocol) -> Released:
@@ -207,9 +241,10 @@ class Released:
 
     def _is(self, data: TaskData, protocol: EvaluationProtocol) -> bool:
         return (
-            data.query_counts == self.count_queries(protocol)
-            and len(data.gallery) == self.gallery[protocol.name]
+            self.count_queries(protocol).items() <= data.query_counts.items()
+            and self.gallery.get(protocol.name) in (None, len(data.gallery))
             and self.annotations_sha256 in (None, data.annotations_sha256)
+            and self.files.items() <= data.annotations.items()
         )
 
 

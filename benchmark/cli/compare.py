@@ -68,10 +68,9 @@ def _print_pairs(pairs: "list[Pair]") -> None:
     for pair in pairs:
         cell, protocol = pair.a.cell, pair.a.protocol
         partial = "PARTIAL: " if pair.a.run.partial else ""
-        about = f"{cell.task} ({cell.split}), protocol {protocol.name}"
+        about = f"{cell.task} ({cell.split}), protocol {protocol.title}"
         console.print(
-            f"{partial}{to_line(about)} v{protocol.version}\n"
-            f"A: {names[pair.a.path]}\nB: {names[pair.b.path]}",
+            f"{partial}{to_line(about)}\nA: {names[pair.a.path]}\nB: {names[pair.b.path]}",
             soft_wrap=True,
         )
         console.print(_make_table(pair))

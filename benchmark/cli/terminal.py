@@ -35,10 +35,7 @@ def print_record(record: Record, console: Console) -> None:
     note += f"PARTIAL: {missing} pictures left out. " if missing else ""
     for metrics in _arrange_metrics(record, console.width):
         console.print(_make_table(record, metrics))
-    console.print(
-        f"{note}Percent [95 % interval]; protocol {protocol.name} v{protocol.version}, "
-        f"hash {protocol.hash}"
-    )
+    console.print(f"{note}Percent [95 % interval]; protocol {protocol.title}, hash {protocol.hash}")
 
 
 def _arrange_metrics(record: Record, width: int) -> list[Sequence[str]]:

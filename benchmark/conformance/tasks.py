@@ -85,9 +85,12 @@ def _has_queries(trial: TaskTrial) -> str | None:
         if not data.gallery or not data.queries:
             return f"{where}: there must be a gallery and queries"
         check_averages(data.groups, protocol)
-        graded = [m.name for name in protocol.metrics for m in parse_metrics(name) if m.graded]
-        if graded and data.labelled and not any(query.grades for query in data.queries):
-            return f"{where}: {graded[0]} needs queries that have grades"
+        names = protocol.metrics if data.labelled else ()
+        for metric in (metric for name in names for metric in parse_metrics(name)):
+            if metric.graded and not any(query.grades for query in data.queries):
+                return f"{where}: {metric.name} needs queries that have grades"
+            if metric.of_target and any(query.target is None for query in data.queries):
+                return f"{where}: {metric.name} needs queries that each have a target"
         if len({query.id for query in data.queries}) < len(data.queries):
             return f"{where}: each query must have an id of its own"
     return None
@@ -108,13 +111,19 @@ def _points_into_the_gallery(trial: TaskTrial) -> str | None:
         for query in data.queries:
             span = data.spans.get(query.group, range(len(data.gallery)))
             removed = () if query.removed is None else (query.removed,)
-            for row in (*query.positives, *query.members, *query.grades, *removed):
+            for row in (*query.rows, *removed):
                 if row not in span:
                     return f"{where}, query {query.id}: row {row} must be in its gallery, {span}"
             if len(set(query.positives)) < len(query.positives):
                 return f"{where}, query {query.id}: a positive must stand there once"
             if query.removed in query.positives:
                 return f"{where}, query {query.id}: a positive must not be removed"
+            if query.target is not None and query.target not in query.positives:
+                return f"{where}, query {query.id}: its target must be one of its positives"
+            if query.candidates and not set(query.positives) <= set(query.candidates):
+                return f"{where}, query {query.id}: a positive must be one of its candidates"
+            if query.candidates and (removed or query.members):
+                return f"{where}, query {query.id}: it has candidates, so no `removed` or `members`"
     return None
 
 

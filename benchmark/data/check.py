@@ -11,6 +11,7 @@ from typing import Any
 from cirbench.benchmark.api.task import Task
 from cirbench.benchmark.api.values import Collection, ImageRef, TaskData
 from cirbench.benchmark.data.made import is_made
+from cirbench.benchmark.images.boxes import cut
 from cirbench.benchmark.images.reading import EncodedPicture, load_encoded, prefetch
 from cirbench.benchmark.images.vectors import VECTOR_ENDING, decode_vector
 from cirbench.benchmark.runtime.errors import CirbenchError, CorruptData, MissingData
@@ -109,7 +110,7 @@ def _count(task: Task, split: str, data: TaskData) -> Sequence[Count]:
         )
         for group, found in data.query_counts.items()
     ]
-    gallery = expected.gallery[protocol.name] if expected else None
+    gallery = expected.gallery.get(protocol.name) if expected else None
     pictures = len(data.pictures)
     return [
         *counts,
@@ -147,4 +148,4 @@ def _decode(ref: ImageRef, picture: EncodedPicture) -> None:
     if ref.path and ref.path.suffix == VECTOR_ENDING:
         decode_vector(picture.content)
     else:
-        picture.image.load()
+        cut(picture.image, ref.box)

@@ -17,7 +17,7 @@ def limit_queries(data: TaskData, limit: int) -> TaskData:
         if taken[query.group] <= limit:
             queries.append(query)
     references = {query.reference.id for query in queries}
-    needed = {row for query in queries for row in (*query.positives, *query.members, *query.grades)}
+    needed = {row for query in queries for row in query.rows}
     kept = [row for row, ref in enumerate(data.gallery) if row in needed or ref.id in references]
     return _select(data, kept, queries)
 
@@ -53,8 +53,10 @@ def _select(data: TaskData, kept: Sequence[int], queries: Sequence[Query]) -> Ta
             replace(
                 query,
                 positives=tuple(new[row] for row in query.positives if row in new),
+                target=None if query.target is None else new.get(query.target),
                 removed=None if query.removed is None else new.get(query.removed),
                 members=tuple(new[row] for row in query.members if row in new),
+                candidates=tuple(new[row] for row in query.candidates if row in new),
                 grades={new[row]: grade for row, grade in query.grades.items() if row in new},
             )
             for query in queries

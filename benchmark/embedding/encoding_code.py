@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 MODULES = (
+    "images/boxes.py",
     "images/decoding.py",
     "images/reading.py",
     "images/preprocess.py",

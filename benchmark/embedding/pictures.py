@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from cirbench.benchmark.api.backbone import Backbone, FileDecoder
-from cirbench.benchmark.api.values import ImageRef, Mode
+from cirbench.benchmark.api.values import Box, ImageRef, Mode
 from cirbench.benchmark.embedding.contents import ContentHashes
 from cirbench.benchmark.embedding.folders import find_open_folders
 from cirbench.benchmark.embedding.shard import SHARD_ROWS
@@ -106,9 +106,7 @@ def work_in_batches(
         start += len(chunk)
 
 
-def make_way(
-    backbone: Backbone, preprocess: str, box: tuple[int, int, int, int] | None = None
-) -> Way:
+def make_way(backbone: Backbone, preprocess: str, box: Box | None = None) -> Way:
     """Make the way of a picture: the backbone's own, or Pillow and the named preprocessing up to
     (S, S, 3) uint8, a quarter of what the tower takes.
 

@@ -29,7 +29,7 @@ import torch
 from filelock import BaseFileLock, FileLock, Timeout
 from torch import Tensor
 
-from cirbench.benchmark.api.values import Mode
+from cirbench.benchmark.api.values import Box, Mode, Surroundings
 from cirbench.benchmark.embedding.folders import (
     DESCRIPTION,
     IMPORTED,
@@ -45,9 +45,13 @@ _WAITED_SECONDS = (5, 55, 540, 3000)
 """How long a lock is waited for before each word about it; after the last, nobody waits."""
 
 
-def make_identity(content_sha256: str, box: tuple[int, int, int, int] | None = None) -> str:
+def make_identity(content_sha256: str, box: Box | None = None) -> str:
     """Name a row by the picture's content, and by the part of it that is embedded."""
-    return content_sha256 if box is None else f"{content_sha256}@{','.join(map(str, box))}"
+    if box is None:
+        return content_sha256
+    if isinstance(box, Surroundings):
+        return f"{content_sha256}@around {box.left},{box.upper},{box.width},{box.height}"
+    return f"{content_sha256}@{','.join(map(str, box))}"
 
 
 class Store:

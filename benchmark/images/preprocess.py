@@ -32,6 +32,8 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as tv
 
 from cirbench.benchmark.api.backbone import ImageSpec
+from cirbench.benchmark.api.values import Box, Surroundings
+from cirbench.benchmark.images.boxes import cut
 from cirbench.benchmark.images.decoding import check_size
 from cirbench.benchmark.runtime.errors import UsageError
 
@@ -124,16 +126,10 @@ def _crop_white_square(image: Image.Image, size: int) -> Image.Image:
     return square
 
 
-def stretch(image: Image.Image, size: int, box: tuple[int, int, int, int]) -> Image.Image:
-    """A part of a picture, resized to the tower's square without keeping its shape.
-
-    A box without area gives black, as it does in torchvision with the released code of Pic2Word.
-    """
-    left, upper, right, lower = box
-    if right <= left or lower <= upper:
-        return Image.new("RGB", (size, size))
+def stretch(image: Image.Image, size: int, box: Box) -> Image.Image:
+    """A part of a picture, resized to the tower's square without keeping its shape."""
     part: Image.Image = tv.resize(
-        image.crop(box), [size, size], interpolation=InterpolationMode.BICUBIC
+        cut(image, box), [size, size], interpolation=InterpolationMode.BICUBIC
     )
     return part
 
@@ -147,11 +143,11 @@ PREPROCESSES: dict[str, Callable[[Image.Image, int], Image.Image]] = {
 }
 
 
-def make_fit(name: str, size: int, box: tuple[int, int, int, int] | None = None) -> Fit:
+def make_fit(name: str, size: int, box: Box | None = None) -> Fit:
     """The named preprocessing, up to the pixels of a tower of `size`.
 
     Args:
-        box: as `ImageRef` has it; a part of a picture is stretched, whatever the name.
+        box: as `ImageRef` has it; what is within four corners is stretched, whatever the name.
 
     Raises:
         UsageError: no preprocessing has that name.
@@ -159,6 +155,8 @@ def make_fit(name: str, size: int, box: tuple[int, int, int, int] | None = None)
     if name not in PREPROCESSES:
         raise UsageError(f"unknown preprocess {name!r}; known: {', '.join(PREPROCESSES)}")
     fit = PREPROCESSES[name]
+    if isinstance(box, Surroundings):
+        return lambda image: fit(cut(image, box), size)
     return lambda image: fit(image, size) if box is None else stretch(image, size, box)
 
 

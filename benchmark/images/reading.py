@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from PIL import Image
 
-from cirbench.benchmark.api.values import ImageRef
+from cirbench.benchmark.api.values import Box, ImageRef
 from cirbench.benchmark.images.decoding import EXTENSIONS, decode, is_deep_grey, open_picture
 from cirbench.benchmark.images.leftovers import SkippedFiles, walk_pictures
 from cirbench.benchmark.runtime.errors import CorruptData, MissingData
@@ -25,7 +25,7 @@ T = TypeVar("T")
 _NAMED = 5
 
 
-def make_file_ref(path: Path, name: str, box: tuple[int, int, int, int] | None = None) -> ImageRef:
+def make_file_ref(path: Path, name: str, box: Box | None = None) -> ImageRef:
     """A picture in a file, or a part of one."""
     return ImageRef(id=name, read=partial(read_regular_file, path), path=path, box=box)
 

@@ -1,4 +1,4 @@
-"""Ranks a task's queries, each group against its own span of the gallery."""
+"""Ranks a task's queries, each against its own candidates or its group's span of the gallery."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cirbench.benchmark.api.values import Query, TaskData
+from cirbench.benchmark.ranking.candidates import rank_candidates
 from cirbench.benchmark.ranking.parts import RankRequest
 from cirbench.benchmark.ranking.rank import Ranking, join_queries, rank_vectors
 
@@ -21,19 +22,27 @@ def rank_queries(
     depth: int,
     score: Callable[[Tensor, Tensor], Tensor] | None = None,
 ) -> Ranking:
-    """Rank Q composed queries against (N, D) gallery vectors, each group within its own span.
+    """Rank Q composed queries against (N, D) gallery vectors, or the part that each is asked of.
 
     Args:
         score: as `rank_vectors` has it.
     """
     everything = range(len(gallery))
-    of_span: dict[range, list[int]] = {}
+    of_span: dict[range | None, list[int]] = {}
     for i, query in enumerate(data.queries):
-        of_span.setdefault(data.spans.get(query.group, everything), []).append(i)
-    parts = [
-        _rank_span([data.queries[i] for i in rows], vectors[rows], gallery, span, depth, score)
-        for span, rows in of_span.items()
-    ]
+        span = None if query.candidates else data.spans.get(query.group, everything)
+        of_span.setdefault(span, []).append(i)
+    parts = []
+    for span, rows in of_span.items():
+        queries, own = [data.queries[i] for i in rows], vectors[rows]
+        if span is None:
+            candidates, positives = zip(
+                *((q.candidates, q.positives) for q in queries), strict=True
+            )
+            part = rank_candidates(own, gallery, candidates, positives, depth=depth, score=score)
+        else:
+            part = _rank_span(queries, own, gallery, span, depth, score)
+        parts.append(part)
     return join_queries(parts, np.concatenate(list(of_span.values())))
 
 

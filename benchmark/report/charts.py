@@ -124,7 +124,7 @@ def _y_axis(top: float) -> tuple[Scale, tuple[Tick, ...]]:
 
 
 def make_bars(board: Board, names: Sequence[str]) -> Chart:
-    """Chart the headline metric per group and on average, one bar a record."""
+    """Chart a metric per group and on average, one bar a record."""
     count = min(len(names), SERIES)
     lined = [i for i, r in enumerate(board.records[:count]) if not r.method.zero_shot]
     series = collect_bars(board, board.records[:count])
@@ -139,9 +139,9 @@ def make_bars(board: Board, names: Sequence[str]) -> Chart:
     ]
     return Chart(
         kind="bars",
-        title=f"{board.headline} by group, with 95 % intervals",
+        title=f"{board.group_metric} by group, with 95 % intervals",
         x_label="",
-        y_label=f"{board.headline} (%)",
+        y_label=f"{board.group_metric} (%)",
         x_ticks=tuple(Tick(at=m, text=row) for m, row in zip(middles, series.at, strict=True)),
         y_ticks=y_ticks,
         legend=tuple(names[:count]),

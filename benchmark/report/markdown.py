@@ -51,7 +51,7 @@ def name_plots(board: Board) -> dict[str, str]:
 def _link_pictures(board: Board) -> str:
     names = name_plots(board)
     return (
-        f"![{board.headline} by group, with 95 % intervals]({names['bars']}.svg)\n"
+        f"![{board.group_metric} by group, with 95 % intervals]({names['bars']}.svg)\n"
         f"![Recall at k, with 95 % bands]({names['curves']}.svg)"
     )
 

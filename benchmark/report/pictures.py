@@ -13,6 +13,7 @@ from cirbench.benchmark.analysis.boards import Board
 from cirbench.benchmark.api.registry import find_task
 from cirbench.benchmark.api.task import Task
 from cirbench.benchmark.api.values import ImageRef, TaskData
+from cirbench.benchmark.images.boxes import cut
 from cirbench.benchmark.images.decoding import decode
 from cirbench.benchmark.runtime.errors import CorruptData, MissingData, UsageError
 
@@ -82,7 +83,7 @@ def open_picture(ref: ImageRef) -> Image.Image:
         MissingData: its file can't be read.
         CorruptData: it can't be decoded.
     """
-    return _crop(_decode(ref, _read(ref)), ref.box)
+    return _cut(ref, _decode(ref, _read(ref)))
 
 
 def make_thumbnail(ref: ImageRef, size: Size = Size()) -> str:
@@ -94,19 +95,11 @@ def make_thumbnail(ref: ImageRef, size: Size = Size()) -> str:
     small = max(image.size) <= size.side and len(content) <= SMALL_BYTES
     if small and image.format in _MIME and ref.box is None:
         return _make_data_uri(content, _MIME[image.format])
-    part = _crop(image, ref.box)
+    part = _cut(ref, image)
     part.thumbnail((size.side, size.side))
     buffer = io.BytesIO()
     part.convert("RGB").save(buffer, "WEBP", quality=size.quality)
     return _make_data_uri(buffer.getvalue(), "image/webp")
-
-
-def _crop(image: Image.Image, box: tuple[int, int, int, int] | None) -> Image.Image:
-    """Crop a picture to what a tower sees; black where it has no area, as in preprocessing."""
-    if box is None:
-        return image
-    left, upper, right, lower = box
-    return image.crop(box) if left < right and upper < lower else Image.new("RGB", (64, 64))
 
 
 def _read(ref: ImageRef) -> bytes:
@@ -121,6 +114,14 @@ def _decode(ref: ImageRef, content: bytes, draft: tuple[int, int] | None = None)
         return decode(content, draft=draft)
     except CorruptData as error:
         raise CorruptData(f"picture {ref.id} can't be decoded ({error}); fetch it again") from error
+
+
+def _cut(ref: ImageRef, image: Image.Image) -> Image.Image:
+    """Cut out what a tower sees."""
+    try:
+        return cut(image, ref.box)
+    except CorruptData as error:
+        raise CorruptData(f"picture {ref.id}: {error}") from error
 
 
 def _make_data_uri(content: bytes, mime: str) -> str:

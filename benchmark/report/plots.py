@@ -33,7 +33,7 @@ MOST = len(COLOURS) * len(HATCHES)
 
 
 def draw_bars(board: Board) -> Figure:
-    """Draw the headline metric per group and on average, one bar a record."""
+    """Draw a metric per group and on average, one bar a record."""
     drawn = _choose_records(board)
     series = collect_bars(board, list(drawn.values()))
     figure, axes = _make_figure(max(6.0, 1.2 + 0.28 * len(series.at) * len(drawn)))
@@ -54,7 +54,7 @@ def draw_bars(board: Board) -> Figure:
             error_kw={"elinewidth": 0.8},
         )
     axes.set_xticks(places, [to_line(row) for row in series.at])
-    axes.set_ylabel(f"{board.headline} (%)")
+    axes.set_ylabel(f"{board.group_metric} (%)")
     lined = Patch(facecolor="white", edgecolor="black", linewidth=0.4, hatch=SUPERVISED_HATCHES[0])
     kinds = {record.method.zero_shot for record in drawn.values()}
     return _finish(figure, axes, board, {} if kinds == {True} else {"supervised (lines)": lined})

@@ -78,7 +78,7 @@ def name_board(board: Board) -> str:
 def make_report_tables(board: Board, shown: Statistics, verdicts: Sequence[Verdict]) -> list[Table]:
     """Make every table of a board, each with its own best and what is tied with it.
 
-    One an average, the headline by group, published numbers.
+    One an average, one metric by group, published numbers.
     """
     tables = []
     for average in board.averages:
@@ -92,7 +92,7 @@ def make_report_tables(board: Board, shown: Statistics, verdicts: Sequence[Verdi
         best_first = sorted(range(len(headline)), key=lambda i: -headline[i].value.value)
         tables.append(_make_average_table(board, average, columns, best_first))
     if len(board.groups) > 1:
-        by_group = {g: _make_column(shown.scores[g, board.headline]) for g in board.groups}
+        by_group = {g: _make_column(shown.scores[g, board.group_metric]) for g in board.groups}
         tables.append(_make_group_table(board, by_group))
     return tables + _make_published_tables(board, verdicts)
 
@@ -114,7 +114,7 @@ def make_leaderboard_tables(board: Board, verdicts: Sequence[Verdict]) -> list[T
         tables.append(_make_average_table(board, average, columns, range(len(board.records))))
     if len(board.groups) > 1:
         by_group = {
-            group: _make_printed_column(board, group, board.headline) for group in board.groups
+            group: _make_printed_column(board, group, board.group_metric) for group in board.groups
         }
         tables.append(_make_group_table(board, by_group))
     return tables + _make_published_tables(board, verdicts)
@@ -140,7 +140,7 @@ def _make_average_table(
 
 def _make_group_table(board: Board, columns: Mapping[str, Sequence[Value]]) -> Table:
     order = range(len(board.records))
-    return _make_table(board, "groups", f"{board.headline} by group", columns, order)
+    return _make_table(board, "groups", f"{board.group_metric} by group", columns, order)
 
 
 def _make_table(

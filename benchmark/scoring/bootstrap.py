@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,16 +28,18 @@ Names = Sequence[str] | NDArray[np.str_]
 
 @dataclass(frozen=True, kw_only=True)
 class Design:
-    """Which reference and group each of Q queries is of, and the rows of a table over them.
+    """Which reference and groups each of Q queries is of, and the rows of a table over them.
 
     Attributes:
         reference: (Q,) int, 0..C-1.
-        group: (Q,) int, 0..G-1; every group has a query.
+        query, group: (P,) int, 0..Q-1 and 0..G-1: pairs of a query and a group that it counts in;
+            every group has a query.
         groups: G names.
         averages: A names → the groups whose plain mean each is.
     """
 
     reference: NDArray[np.int64]
+    query: NDArray[np.int64]
     group: NDArray[np.int64]
     groups: tuple[str, ...]
     averages: Mapping[str, Sequence[str]]
@@ -48,13 +51,24 @@ class Design:
         group_of_each: Names,
         groups: Sequence[str],
         averages: Mapping[str, Sequence[str]],
+        aspects: Mapping[str, NDArray[np.bool_]] = MappingProxyType({}),
     ) -> Design:
-        """Make a design from the names of each query's reference and group."""
+        """Make a design from the names of each query's reference and group.
+
+        Args:
+            groups: all names, those of the aspects among them.
+            aspects: further group → (Q,) whether a query counts in it, too.
+        """
         _, reference = np.unique(np.asarray(references), return_inverse=True)
         number = {name: index for index, name in enumerate(groups)}
+        own = [np.flatnonzero(has) for has in aspects.values()]
+        in_aspects = np.repeat([number[name] for name in aspects], [len(rows) for rows in own])
         return cls(
             reference=reference,
-            group=np.array([number[name] for name in group_of_each]),
+            query=np.concatenate([np.arange(len(reference)), *own]),
+            group=np.concatenate([[number[name] for name in group_of_each], in_aspects]).astype(
+                int
+            ),
             groups=tuple(groups),
             averages=averages,
         )
@@ -88,7 +102,7 @@ class Design:
         """Sum (Q, M) values per query to (C, G, M) per reference and group."""
         groups = len(self.groups)
         total = np.zeros((self.clusters * groups, values.shape[1]))
-        np.add.at(total, self.reference * groups + self.group, values)
+        np.add.at(total, self.reference[self.query] * groups + self.group, values[self.query])
         return total.reshape(self.clusters, groups, -1)
 
     def add_averages(self, means: Array) -> Array:

@@ -1,7 +1,8 @@
 """Retrieval metrics, per query first; a mean over queries is the second step.
 
 A metric is written as the tables write it: `R@10`, `HR@10`, `mAP@10`, `Rs@1` (recall in CIRR's
-subsets), `SR@10` and `SRs@1` (the same of graded answers), `(R@5+Rs@1)/2`. All are in percent.
+subsets), `target R@10` (recall of the one positive that a text was written for), `SR@10` and
+`SRs@1` (recall of graded answers), `(R@5+Rs@1)/2`. All are in percent.
 """
 
 from __future__ import annotations
@@ -65,6 +66,7 @@ _KINDS: dict[str, Callable[[NDArray[Any], Counts, int, float], Values]] = {
     "Rs": recall,
     "HR": hit_rate,
     "mAP": average_precision,
+    "target R": recall,
     "SR": soft_recall,
     "SRs": soft_recall,
 }
@@ -84,6 +86,11 @@ class Metric:
         return self.kind in {"Rs", "SRs"}
 
     @property
+    def of_target(self) -> bool:
+        """Whether it looks for a query's target alone, where the others look for all positives."""
+        return self.kind == "target R"
+
+    @property
     def graded(self) -> bool:
         """Whether it looks at grades, where the others look at hits."""
         return self.kind in {"SR", "SRs"}
@@ -99,7 +106,7 @@ def parse_metric(name: str) -> Metric:
     Raises:
         UsageError: it is no metric.
     """
-    match = re.fullmatch(r"([A-Za-z]+)@([1-9][0-9]*)", name)
+    match = re.fullmatch(r"([A-Za-z ]+)@([1-9][0-9]*)", name)
     if not match or match[1] not in _KINDS:
         raise UsageError(f"unknown metric {name!r}; known: {', '.join(f'{k}@K' for k in _KINDS)}")
     return Metric(name=name, kind=match[1], k=int(match[2]))

@@ -56,7 +56,7 @@ def find_differences(values: Array, design: Design) -> dict[str, list[Difference
     means = design.means(values)
     found = {}
     for i, (name, members) in enumerate(zip(design.rows, design.members, strict=True)):
-        own = values[np.isin(design.group, members)]
+        own = values[design.query[np.isin(design.group, members)]]
         spans = make_intervals(means[i], draws[:, i], [len(own)] * values.shape[1])
         found[name] = [
             Difference(

@@ -21,6 +21,7 @@ from cirbench.benchmark.runtime.errors import CorruptData, UsageError
 from cirbench.benchmark.runtime.kept import keep
 from cirbench.benchmark.scoring.bootstrap import Design, make_intervals
 from cirbench.benchmark.scoring.metrics import (
+    Counts,
     Metric,
     Values,
     find_grades,
@@ -43,7 +44,8 @@ def find_depth(protocol: EvaluationProtocol) -> int:
 def score(data: TaskData, ranking: Ranking, protocol: EvaluationProtocol) -> PerQuery:
     """Score a ranking, query by query."""
     positives = [query.positives for query in data.queries]
-    counts = np.array([len(items) for items in positives], dtype=np.int64)
+    targets = [() if query.target is None else (query.target,) for query in data.queries]
+    counts = _count(positives)
     hits = find_hits(ranking.top, positives)
     member_hits = find_hits(ranking.members, positives)
 
@@ -52,6 +54,9 @@ def score(data: TaskData, ranking: Ranking, protocol: EvaluationProtocol) -> Per
             rows = ranking.members if metric.of_members else ranking.top
             grades = find_grades(rows, [query.grades for query in data.queries])
             return metric.per_query(grades, counts, protocol.recall_epsilon)
+        if metric.of_target:
+            found = find_hits(ranking.top, targets)
+            return metric.per_query(found, _count(targets), protocol.recall_epsilon)
         found = member_hits if metric.of_members else hits
         return metric.per_query(found, counts, protocol.recall_epsilon)
 
@@ -59,10 +64,15 @@ def score(data: TaskData, ranking: Ranking, protocol: EvaluationProtocol) -> Per
         np.mean([values_of(metric) for metric in parse_metrics(name)], axis=0)
         for name in protocol.metrics
     ]
+    aspects = list(dict.fromkeys(aspect for query in data.queries for aspect in query.aspects))
     return PerQuery(
         query=np.array([query.id for query in data.queries]),
         reference=np.array([query.reference.id for query in data.queries]),
         group=np.array([query.group for query in data.queries]),
+        aspects=np.array(aspects, dtype=np.str_),
+        has_aspect=np.array(
+            [[aspect in query.aspects for aspect in aspects] for query in data.queries], dtype=bool
+        ),
         gallery=np.array([ref.id for ref in data.gallery]),
         top=ranking.top,
         similarity=ranking.similarity,
@@ -76,6 +86,10 @@ def score(data: TaskData, ranking: Ranking, protocol: EvaluationProtocol) -> Per
         members=ranking.members,
         member_hits=member_hits,
     )
+
+
+def _count(items: Sequence[Sequence[int]]) -> Counts:
+    return np.array([len(own) for own in items], dtype=np.int64)
 
 
 def check_averages(groups: Sequence[str], protocol: EvaluationProtocol) -> None:
@@ -101,7 +115,8 @@ def check_averages(groups: Sequence[str], protocol: EvaluationProtocol) -> None:
 def make_design(scores: Scores, groups: Sequence[str], protocol: EvaluationProtocol) -> Design:
     """Make the design of a record's queries."""
     averages = protocol.averages_over(groups)
-    return Design.of(scores.reference, scores.group, groups, averages)
+    aspects = dict(zip(scores.aspects.tolist(), scores.has_aspect.T, strict=True))
+    return Design.of(scores.reference, scores.group, groups, averages, aspects)
 
 
 def read_scored(root: Path) -> list[Record]:
@@ -180,7 +195,7 @@ def find_facts(record: Record) -> Facts:
 
 def _read_facts(record: Record) -> Facts:
     scores = record.scores
-    if unknown := set(scores.group.tolist()) ^ set(record.groups):
+    if unknown := {*scores.group.tolist(), *scores.aspects.tolist()} ^ set(record.groups):
         raise CorruptData(
             f"{record.path} was edited: its groups and those of its per-query data differ in "
             f"{min(unknown)!r}; run the cell again"

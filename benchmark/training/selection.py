@@ -105,4 +105,5 @@ def score_selection(
         gallery = make_gallery(method, images.of(data.gallery), str(texts.backbone.device)).cpu()
         depth, own = find_depth(protocol), method.own_score
         found = score(data, rank_queries(data, vectors, gallery, depth, own), protocol)
-    return float(np.mean([found.values[found.group == group].mean() for group in data.groups]))
+    groups = dict.fromkeys(found.group.tolist())
+    return float(np.mean([found.values[found.group == group].mean() for group in groups]))

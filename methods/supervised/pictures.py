@@ -33,6 +33,7 @@ from torchvision.transforms import functional as tv
 from cirbench.benchmark.api.backbone import ImageSpec
 from cirbench.benchmark.api.values import ImageRef
 from cirbench.benchmark.images.augmentation import crop_and_resize
+from cirbench.benchmark.images.boxes import cut
 from cirbench.benchmark.images.preprocess import fit_square, fit_white_square, to_tensor
 from cirbench.benchmark.images.reading import load_picture, prefetch
 from cirbench.benchmark.runtime.errors import UsageError
@@ -165,7 +166,6 @@ class AugmentedPictures:
         rng = np.random.default_rng((self.seed, epoch, draw))
 
         def transform(image: Image.Image) -> Tensor:
-            part = image.crop(ref.box) if ref.box else image
-            return AUGMENTATIONS[self.augmentation](part, self.spec, rng)
+            return AUGMENTATIONS[self.augmentation](cut(image, ref.box), self.spec, rng)
 
         return load_picture(ref, transform, draw)[0]

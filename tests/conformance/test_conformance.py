@@ -166,6 +166,26 @@ def rename(data):
             "points into its gallery",
             "must not be removed",
         ),
+        (
+            lambda data: change_first(data, positives=(3,), target=4),
+            "points into its gallery",
+            "its target must be one of its positives",
+        ),
+        (
+            lambda data: change_first(data, positives=(3,), candidates=(4, 5)),
+            "points into its gallery",
+            "a positive must be one of its candidates",
+        ),
+        (
+            lambda data: change_first(data, positives=(3,), candidates=(3, 750)),
+            "points into its gallery",
+            "row 750",
+        ),
+        (
+            lambda data: change_first(data, positives=(3,), candidates=(3, 4), members=(5,)),
+            "points into its gallery",
+            "no `removed` or `members`",
+        ),
         (lambda data: change_first(data, group="odd"), "has a text for each query", "odd"),
         (rename, "gives each picture an id of its own", "it is of two"),
         (
@@ -204,6 +224,22 @@ def test_graded_metrics_need_grades():
         task = Emoji(change)
         task.protocols = {"emoji": protocol}
         assert faults(inspect_task(task)).get("has a gallery and queries") == said
+
+
+def test_recall_of_the_target_needs_targets():
+    def aim(data):
+        queries = [replace(query, target=query.positives[0]) for query in data.queries]
+        return replace(data, queries=tuple(queries))
+
+    protocol = replace(Emoji.protocols["emoji"], metrics=("R@10", "target R@1"))
+    for change, said in (
+        (lambda data: change_first(aim(data), target=None), "target R@1 needs queries that each"),
+        (aim, None),
+    ):
+        task = Emoji(change)
+        task.protocols = {"emoji": protocol}
+        found = faults(inspect_task(task)).get("has a gallery and queries")
+        assert found is None if said is None else said in found
 
 
 def test_a_task_that_is_not_what_it_calls_released_is_told():

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -33,6 +35,20 @@ def test_group_means_by_hand():
     assert design.means(values).tolist() == [[10, 2], [60, 4]]
     assert design.sizes.tolist() == [1, 3]
     assert (design.clusters, design.groups) == (2, ("a", "b"))
+
+
+def test_aspects_overlap_and_are_groups_beside_their_own():
+    has = {"long": np.array([True, False, True]), "red": np.array([True, True, False])}
+    groups, averages = ["all", "long", "red"], {"average": ["all"]}
+    design = Design.of(["r1", "r2", "r2"], ["all"] * 3, groups, averages, has)
+    values = np.array([[30.0], [60.0], [90.0]])
+    assert design.rows == ("average", "all", "long", "red")
+    assert design.means(values).tolist() == [[60], [60], [60], [45]]
+    assert design.row_sizes == [3, 3, 2, 2]
+    draws = design.draws(values, 200)[:, :, 0]
+    # r1 alone, r2 alone, or both: rows of one draw see the same references
+    wanted = [[30, 30, 30, 30], [75, 75, 90, 60], [60, 60, 60, 45]]
+    assert np.unique(draws, axis=0).tolist() == sorted(wanted)
 
 
 def test_draws_are_means_under_resampled_references():
@@ -143,6 +159,29 @@ PROTOCOL = EvaluationProtocol(
     headline="R@1",
     averages={"without c": ("a", "b")},
 )
+
+
+def test_recall_of_the_target_is_not_that_of_all_positives():
+    top = np.array([[3, 1, 2], [3, 1, 2], [0, 1, 2]], dtype=np.int32)
+    refs = tuple(ImageRef(id=str(row), read=bytes) for row in range(4))
+    queries = [
+        Query(id=str(i), reference=refs[0], positives=(1, 2), target=target)
+        for i, target in enumerate((1, 2, None))
+    ]
+    found = score(
+        TaskData(gallery=refs, queries=tuple(queries), annotations={}),
+        Ranking(
+            top=top,
+            similarity=np.zeros((3, 3), dtype=np.float32),
+            first_rank=np.array([2, 2, 2]),
+            tied=np.zeros(3, dtype=bool),
+            fragile=np.zeros(3, dtype=bool),
+        ),
+        replace(PROTOCOL, metrics=("target R@1", "target R@2", "target R@3", "R@3", "mAP@3")),
+    )
+    half = 100 * (1 / 2 + 2 / 3) / 2
+    wanted = [[0, 100, 100, 100, half], [0, 0, 100, 100, half], [0, 0, 0, 100, half]]
+    np.testing.assert_allclose(found.values, wanted)
 
 
 def test_the_ranking_goes_as_deep_as_the_deepest_metric():

@@ -78,6 +78,12 @@ def test_what_is_no_metric_is_refused(name):
     assert error.value.exit_code == 2
 
 
+def test_recall_of_the_target_has_a_name_of_its_own():
+    metric = parse_metric("target R@5")
+    assert (metric.kind, metric.k, metric.of_target) == ("target R", 5, True)
+    assert not parse_metric("R@5").of_target
+
+
 def test_hits_by_hand():
     top = np.array([[3, 0, 1], [2, -1, -1], [0, 1, 2]], dtype=np.int32)
     hits = find_hits(top, [[0, 1, 9], [2], []])
