@@ -49,6 +49,7 @@ from cirbench.benchmark.data.annotations import (
     remark_oddities,
 )
 from cirbench.benchmark.data.layout import locate
+from cirbench.benchmark.data.server_files import check_names
 from cirbench.benchmark.images.reading import make_file_ref
 from cirbench.benchmark.runtime.errors import CorruptData, MissingData
 from cirbench.benchmark.runtime.parsing import read_json
@@ -222,7 +223,7 @@ class CIRR(Task):
         check_submission(recall, data, set(names), min(RECALL_NAMES, len(names) - 1))
         for query in data.queries:
             members = {names[row] for row in query.members}
-            check_names(query.id, subset[query.id], members, SUBSET_NAMES)
+            check_names(f"pair {query.id}", subset[query.id], members, SUBSET_NAMES)
         return {
             "recall.json": format_server_file("recall", recall),
             "recall_subset.json": format_server_file("recall_subset", subset),
@@ -252,19 +253,9 @@ def check_submission(
     """
     for query in data.queries:
         names = answers.get(query.id, ())
-        check_names(query.id, names, gallery, count)
+        check_names(f"pair {query.id}", names, gallery, count)
         if query.reference.id in names:
             raise CorruptData(f"pair {query.id}: the answers must not contain its own reference")
-
-
-def check_names(pair: str, names: Sequence[str], allowed: Collection[str], count: int) -> None:
-    """The names that answer one pair.
-
-    Raises:
-        CorruptData: there are more or fewer than `count`, one twice, or one that is not allowed.
-    """
-    if len(names) != count or len(set(names)) != count or not set(names) <= set(allowed):
-        raise CorruptData(f"pair {pair}: an answer must have {count} distinct names, got {names}")
 
 
 def format_server_file(metric: str, answers: Mapping[str, Sequence[str]]) -> str:

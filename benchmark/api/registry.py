@@ -163,6 +163,10 @@ _TASKS = {
         "cirbench.datasets.cirr:CIRR",
         "a photo and how the one looked for differs, 4,181 queries, 2,297 images",
     ),
+    "circo": _built_in(
+        "cirbench.datasets.circo:Circo",
+        "a photo and how others differ, several answers, 220 or 800 queries, 123,403 images",
+    ),
     "coco": _built_in(
         "cirbench.datasets.coco.task:Coco",
         "object composition, an object cut out of a photo and what is around it, 4,766 queries",

@@ -11,6 +11,7 @@ import torch
 from rich.console import Console
 
 from cirbench.benchmark.cli.terminal import print_record
+from cirbench.benchmark.data.server_files import check_names
 from cirbench.benchmark.evaluation.plan import Request, plan
 from cirbench.benchmark.evaluation.run import run
 from cirbench.benchmark.ranking.rank import dot_product, rank
@@ -22,7 +23,6 @@ from cirbench.datasets.cirr import (
     CLIP4CIR,
     PIC2WORD,
     SOFT,
-    check_names,
     format_server_file,
 )
 
@@ -238,7 +238,7 @@ def test_test1_gives_the_two_server_files_and_no_metrics(make, tmp_path, capsys)
 @pytest.mark.parametrize("names", [["a", "b"], ["a", "b", "b"], ["a", "b", "x"], list("abcd")])
 def test_what_the_server_refuses_is_refused_here(names):
     with pytest.raises(CorruptData, match="pair 7"):
-        check_names("7", names, {"a", "b", "c", "d"}, 3)
+        check_names("pair 7", names, {"a", "b", "c", "d"}, 3)
 
 
 def test_a_file_beyond_the_servers_limit_is_refused():
