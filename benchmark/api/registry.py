@@ -175,6 +175,10 @@ _TASKS = {
         "cirbench.datasets.fashion_iq:FashionIQ",
         "a garment and how it differs, 6,016 queries in three categories",
     ),
+    "genecis": _built_in(
+        "cirbench.datasets.genecis:GeneCIS",
+        "a word says what of a photo is kept or changed, 8,032 queries, a gallery for each",
+    ),
     "imagenet-r": _built_in(
         "cirbench.datasets.imagenet_r:ImageNetR",
         "domain conversion, 10,000 photos × 4 domains against 16,983 images",

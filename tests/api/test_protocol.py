@@ -28,11 +28,13 @@ OTHER = {
     "reference": "its left half",
     "caption_orders": "both",
     "templates": {**PROTOCOL.templates, "text": "a {style} of {name}."},
+    "wording": "name alone",
     "group_fields": {"flat": {"style": "flat icons"}},
     "image_text_sum": "raw",
     "overlong_text": "truncate",
     "metrics": ("R@5", "R@1"),
     "headline": "R@5",
+    "group_metric": "R@5",
     "recall_epsilon": 1e-5,
     "averages": {"without flat": ("mono",)},
 }
@@ -59,6 +61,11 @@ def test_the_hash_is_twelve_digits_and_of_values_only():
     assert int(PROTOCOL.hash, 16) >= 0
     turned = replace(PROTOCOL, templates=dict(reversed(PROTOCOL.templates.items())))
     assert turned.hash == PROTOCOL.hash
+
+
+def test_a_title_says_which_text_went_in_where_that_is_told():
+    assert PROTOCOL.title == "emoji v1"
+    assert replace(PROTOCOL, wording="name alone").title == "emoji v1 · text: name alone"
 
 
 def test_text_is_filled_from_the_group_and_the_query():

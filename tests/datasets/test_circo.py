@@ -16,6 +16,7 @@ from cirbench.benchmark.analysis.boards import read_boards
 from cirbench.benchmark.analysis.compare import compare
 from cirbench.benchmark.api.values import Released
 from cirbench.benchmark.cli.terminal import print_record
+from cirbench.benchmark.conformance.tasks import inspect_task
 from cirbench.benchmark.data.check import check_split
 from cirbench.benchmark.evaluation.plan import Request, plan
 from cirbench.benchmark.evaluation.run import run
@@ -315,3 +316,8 @@ def test_a_limited_run_is_partial_and_keeps_its_aspects(root):
     [server] = run(plan(request(root, limit=2, split="test")), QUIET)
     answers = json.loads((server.path.parent / server.submission[0]).read_text(encoding="utf-8"))
     assert list(answers) == ["0", "1"]
+
+
+def test_only_the_released_annotations_lack_to_keep_the_contract(root):
+    found = inspect_task("circo", data_root=root)
+    assert [one.rule for one in found if one.fault] == ["has what it calls released"]

@@ -23,6 +23,9 @@ HASHES = {
     ("fashion-iq", "maaf"): "d3caee7d0fbd",
     ("fashion-iq", "artemis"): "61531f598105",
     ("fashion-iq", "cosmo"): "33982ec95ea7",
+    ("genecis", "genecis"): "32b483f8c0d8",
+    ("genecis", "lincir"): "4755cc93f6ff",
+    ("genecis", "lincir-as-released"): "48a740fde421",
     ("imagenet-r", "pic2word"): "f18f5b2d36a5",
 }
 
