@@ -59,8 +59,8 @@ def rank_candidates(
         top=rows[:, :depth],
         similarity=scores[:, :depth],
         first_rank=np.where(found, 1 + first, 0),
-        tied=(apart == 0).any(axis=1),
-        fragile=(apart <= FRAGILE).any(axis=1),
+        tied=np.any(apart == 0, axis=1),
+        fragile=np.any(apart <= FRAGILE, axis=1),
         members=np.zeros((len(candidates), 0), dtype=np.int32),
     )
 
