@@ -8,6 +8,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+ADDED_LATER = frozenset({"aspects", "has_aspect"})
+"""Arrays that a record has only where they hold something, so that others stay as they were."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Scores:

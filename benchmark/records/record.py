@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import numpy as np
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from cirbench.benchmark.api.per_query import PerQuery, Scores
+from cirbench.benchmark.api.per_query import ADDED_LATER, PerQuery, Scores
 from cirbench.benchmark.records.fields import ArraysFile, Body
 from cirbench.benchmark.runtime.errors import CorruptData, UsageError
 from cirbench.benchmark.runtime.files import sha256_of_file, write_whole
@@ -73,6 +73,8 @@ class Record(_Stored):
         absent = {f.name for f in fields(self) if getattr(self, f.name) == f.default}
         data = {name: v for name, v in asdict(self).items() if name not in {*absent, "path"}}
         data["protocol"] = {**self.protocol.as_dict(), "hash": self.protocol.hash}
+        if self.checkpoint and self.checkpoint.released is None:
+            del data["checkpoint"]["released"]
         return {"schema": SCHEMA, **data}
 
     def read_per_query(self) -> PerQuery:
@@ -131,7 +133,8 @@ def write_record(root: Path, body: Body, arrays: PerQuery) -> Record:
     path = root / body.home
     beside = path.with_suffix(".npz")
     with write_whole(path) as json_file, write_whole(beside) as arrays_file:
-        np.savez_compressed(arrays_file, **asdict(arrays))
+        there = {k: v for k, v in asdict(arrays).items() if v.size or k not in ADDED_LATER}
+        np.savez_compressed(arrays_file, **there)
         named = ArraysFile(file=beside.name, sha256=sha256_of_file(arrays_file))
         record = Record(path=path, per_query=named, **_fields_of(body))
         text = json.dumps(record.to_json(), indent=2, sort_keys=True, allow_nan=False)

@@ -76,7 +76,7 @@ def test_tasks_are_what_they_are_called(name):
     ("name", "target"),
     [
         ("fake", "fake:load"),
-        ("emoji-clip", "open_clip:load_emoji_clip"),
+        ("emoji-clip", "open_clip:load_tiny_clip"),
         ("ViT-L-14/openai", "open_clip:load"),
         ("hf-hub:org/name", "open_clip:load"),
         ("local-dir:/a/b", "open_clip:load"),

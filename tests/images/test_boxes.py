@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cirbench.benchmark.api.backbone import ImageSpec
 from cirbench.benchmark.api.values import ImageRef, Surroundings
 from cirbench.benchmark.images.boxes import cut
-from cirbench.benchmark.images.preprocess import make_transform
+from cirbench.benchmark.images.preprocess import make_fit
 from cirbench.benchmark.images.reading import load_picture
 from cirbench.benchmark.runtime.errors import CorruptData
 
@@ -72,12 +71,12 @@ def test_padding_is_black_and_the_mode_stays(mode):
 
 
 def test_the_square_goes_through_the_protocols_preprocessing():
-    spec, box = ImageSpec(size=8), Surroundings(20, 10, 10, 4)
+    box = Surroundings(20, 10, 10, 4)
     image = picture("RGB")
     for name in ("clip", "clip-hf", "targetpad"):
-        seen = make_transform(name, spec, box)(image)
-        assert seen.equal(make_transform(name, spec)(cut(image, box)))
-        assert not seen.equal(make_transform(name, spec)(image))
+        seen = make_fit(name, 8, box)(image)
+        assert seen == make_fit(name, 8)(cut(image, box))
+        assert seen != make_fit(name, 8)(image)
 
 
 @pytest.mark.parametrize(
@@ -103,7 +102,7 @@ def test_the_refusal_names_the_picture():
     picture("L").save(buffer, "JPEG")
     ref = ImageRef(id="odd", read=buffer.getvalue, box=Surroundings(90, 5, 3, 3))
     with pytest.raises(CorruptData, match=r"picture odd .* the box \(left 90, upper 5"):
-        load_picture(ref, make_transform("clip", ImageSpec(size=8), ref.box), 0)
+        load_picture(ref, make_fit("clip", 8, ref.box), 0)
 
 
 def test_a_square_that_would_fill_the_memory_is_refused():

@@ -259,7 +259,7 @@ def test_a_decompression_bomb_is_refused(monkeypatch, picture):
 
 
 def test_boards_of_one_task_have_pages_of_their_own(emoji):
-    first = SimpleNamespace(cell=SimpleNamespace(task="x/y"))
+    first = SimpleNamespace(task_label="x/y")
     other = SimpleNamespace(first=first, stem="test")
     assert name_galleries([emoji]) == ["gallery-emoji.html"]
     names = name_galleries([emoji, emoji, other])
