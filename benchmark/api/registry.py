@@ -31,6 +31,7 @@ class Entry:
         needs_checkpoint, zero_shot: of a built-in method, what its class says, known without
             importing it.
         trunk: of a built-in backbone, whether a method can train it along.
+        embedded: of a built-in task, whether its data come with cirbench.
         clash: who else claims the name, if anybody does; then it can't be had.
     """
 
@@ -40,6 +41,7 @@ class Entry:
     needs_checkpoint: bool = False
     zero_shot: bool = True
     trunk: bool = False
+    embedded: bool = False
     clash: str = ""
 
     def load(self) -> Any:
@@ -74,6 +76,7 @@ def _built_in(
     needs_checkpoint: bool = False,
     zero_shot: bool = True,
     trunk: bool = False,
+    embedded: bool = False,
 ) -> Entry:
     return Entry(
         target=target,
@@ -81,6 +84,7 @@ def _built_in(
         needs_checkpoint=needs_checkpoint,
         zero_shot=zero_shot,
         trunk=trunk,
+        embedded=embedded,
     )
 
 
@@ -154,10 +158,13 @@ _TRAININGS = {
     },
 }
 
+EMBEDDED = "embedded"
+"""What a person writes for all embedded tasks."""
 _TASKS = {
     "emoji": _built_in(
         "cirbench.datasets.emoji.task:Emoji",
         "embedded: an emoji redrawn in another style, 600 emoji × 4 styles",
+        embedded=True,
     ),
     "cirr": _built_in(
         "cirbench.datasets.cirr:CIRR",
@@ -279,6 +286,13 @@ def trainings() -> Mapping[str, Entry]:
 def tasks() -> Mapping[str, Entry]:
     """Every known task."""
     return _entries("tasks")
+
+
+def expand_task(name: str) -> list[str]:
+    """The tasks that a name stands for: itself, or for `EMBEDDED` each whose data are here."""
+    if name != EMBEDDED:
+        return [name]
+    return [own for own, entry in tasks().items() if entry.embedded]
 
 
 def backbones() -> Mapping[str, Entry]:

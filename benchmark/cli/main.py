@@ -188,7 +188,12 @@ def run(
     ],
     task: Annotated[
         str,
-        typer.Option("--task", "-t", help="bench ls tasks.", autocompletion=complete("tasks")),
+        typer.Option(
+            "--task",
+            "-t",
+            help="bench ls tasks; embedded runs all whose data come with cirbench.",
+            autocompletion=complete("tasks"),
+        ),
     ],
     split: Annotated[str | None, typer.Option(help="Default: the task's first.")] = None,
     protocol: Annotated[
@@ -284,7 +289,9 @@ def run(
                 note = ", MADE DATA" if plan.made else ""
                 note += ", PARTIAL: queries or pictures are left out" if plan.partial else ""
                 own = records[-len(plan.methods) :]
-                print(f"\nprotocol {plan.protocol.name}{note}\n{format_lines(own)}\n")
+                print(
+                    f"\n{plan.task.name}, protocol {plan.protocol.name}{note}\n{format_lines(own)}\n"
+                )
     except KeyboardInterrupt:
         wanted = sum(len(plan.methods) for plan in plans)
         reporter.say(f"interrupted; {len(records)} of {wanted} records are stored")

@@ -13,6 +13,7 @@ from cirbench.benchmark.api.method import Method
 from cirbench.benchmark.api.protocol import EvaluationProtocol
 from cirbench.benchmark.api.registry import (
     backbone_entry,
+    expand_task,
     find_method,
     find_task,
     loadable_methods,
@@ -249,11 +250,20 @@ def _find_task(wanted: str | Task) -> Task:
 
 
 def plan_each(request: Request) -> list[Plan]:
-    """A plan; for the protocol "all" one of each of the task's. Raises what `plan` does."""
-    wanted = [request.protocol]
-    if request.protocol == "all":
-        wanted = list(_find_task(request.task).protocols)
-    return [plan(replace(request, protocol=name)) for name in wanted]
+    """A plan; one of each embedded task for "embedded", and of each protocol for "all".
+
+    Raises what `plan` does.
+    """
+    tasks = expand_task(request.task) if isinstance(request.task, str) else [request.task]
+    return [
+        plan(replace(request, task=task, protocol=name))
+        for task in tasks
+        for name in _expand_protocol(task, request.protocol)
+    ]
+
+
+def _expand_protocol(task: str | Task, name: str | None) -> Sequence[str | None]:
+    return list(_find_task(task).protocols) if name == "all" else [name]
 
 
 def plan_methods(request: Request, backbone: str) -> tuple[PlannedMethod, ...]:
