@@ -289,9 +289,8 @@ def run(
                 note = ", MADE DATA" if plan.made else ""
                 note += ", PARTIAL: queries or pictures are left out" if plan.partial else ""
                 own = records[-len(plan.methods) :]
-                print(
-                    f"\n{plan.task.name}, protocol {plan.protocol.name}{note}\n{format_lines(own)}\n"
-                )
+                print(f"\n{plan.task.name}, protocol {plan.protocol.name}{note}")
+                print(f"{format_lines(own)}\n")
     except KeyboardInterrupt:
         wanted = sum(len(plan.methods) for plan in plans)
         reporter.say(f"interrupted; {len(records)} of {wanted} records are stored")
