@@ -35,6 +35,7 @@ wheels: ## packages for `make gpu` on a machine without a network, into build/wh
 faults: ## the kill and resume tests with thirty kills
 	CIRBENCH_TEST_FAULTS=30 pytest -q tests/embedding/test_store.py
 
-DIR ?= datasets/emoji
-data: ## the emoji pictures anew, from their pinned sources; wants npm, and pip install '.[build]'
-	python -P -m cirbench.datasets.emoji.build $(DIR)
+TASK ?= emoji
+DIR ?= datasets/$(TASK)
+data: ## an embedded task's pictures anew, from pinned sources; wants npm, and pip install '.[build]'
+	python -P -m cirbench.datasets.$(TASK).build $(DIR)

@@ -166,6 +166,10 @@ _TASKS = {
         "embedded: an emoji redrawn in another style, 600 emoji × 4 styles",
         embedded=True,
     ),
+    "wardrobe": _built_in(
+        "cirbench.datasets.wardrobe.task:Wardrobe",
+        "embedded: a person in clothes and how another differs, 720 queries in three styles",
+    ),
     "cirr": _built_in(
         "cirbench.datasets.cirr:CIRR",
         "a photo and how the one looked for differs, 4,181 queries, 2,297 images",
@@ -196,6 +200,10 @@ _BACKBONES = {
     "emoji-clip": _built_in(
         "cirbench.benchmark.backbones.open_clip:load_tiny_clip",
         "embedded: a tiny CLIP trained on emoji drawings",
+    ),
+    "wardrobe-clip": _built_in(
+        "cirbench.benchmark.backbones.open_clip:load_tiny_clip",
+        "embedded: a tiny CLIP trained on people in clothes",
     ),
     "fake": _built_in(
         "cirbench.benchmark.backbones.fake:load", "deterministic random projections, for tests"

@@ -1,0 +1,1 @@
+"""People in clothes in three drawing styles: Fashion-IQ in kind, on a bare machine."""
