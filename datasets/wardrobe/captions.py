@@ -58,8 +58,8 @@ _PHRASE_SHARES = {
     "skin": 0.25,
 }
 """How often a phrase names each attribute."""
-_MOST_CHANGES = 4
-"""Of an edit caption; with more it would be too long for the context."""
+_MOST_NAMED = 3
+"""Attributes in a phrase and sentences; more would be too long for the context."""
 FAMILIES_PER_BATCH, MEMBERS_PER_FAMILY = 43, 3
 
 
@@ -205,9 +205,9 @@ def write_edit(style: str, person: Person, rng: np.random.Generator) -> Said:
     """Another person, made up, and how this one differs."""
     other = see(style, vary(style, person, rng))
     changes = list_changes(other, person)
-    if not 0 < len(changes) <= _MOST_CHANGES:  # what varied can't be seen, or uncovers a lot
+    if not 0 < len(changes) <= _MOST_NAMED:  # what varied can't be seen, or uncovers a lot
         return write_phrase(style, person, rng)
-    named = choose_named(other, _MOST_CHANGES - max(len(changes), 2), rng)
+    named = choose_named(other, _MOST_NAMED - max(len(changes), 2), rng)
     first, second = write_sentences(other, person, rng)
     kept = [name for name in named if other[name] == person.get(name)]
     return f"{describe(other, named, rng)} , {second} and {first}", [*kept, *changes]
@@ -221,8 +221,8 @@ def write_phrase(style: str, person: Person, rng: np.random.Generator) -> Said:
 
 def write_mixed(style: str, person: Person, rng: np.random.Generator) -> Said:
     """A short noun phrase and sentences, as in a prompt: both speak of one picture."""
-    named = choose_named(person, 2, rng)
     sentences, more = choose_sentences(person, 2, rng)
+    named = choose_named(person, _MOST_NAMED - len(more), rng)
     return f"{describe(person, named, rng)} , {sentences}", [*named, *more]
 
 

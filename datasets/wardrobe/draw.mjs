@@ -75,7 +75,7 @@ const BIG_HEAD = {
     serious: 'serious',
     cheeky: 'tongue',
   },
-  skin: { light: 'light', tan: 'brown', dark: 'black' },
+  skin: { light: 'light', tan: 'brown', dark: 'dark' },
 };
 
 const PERSONA = {
