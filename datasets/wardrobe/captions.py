@@ -86,9 +86,9 @@ def list_wordings(person: Person) -> Mapping[tuple[str, ...], Sequence[str]]:
         ("skin",): [f"has {person['skin']} skin", f"with {person['skin']} skin"],
     }
     if length := person.get("length"):
-        hair = f"{length} {person['hair']} hair"
+        long_hair = f"{length} {person['hair']} hair"
         ways["length",] = [f"has {length} hair", f"with {length} hair"]
-        ways["length", "hair"] = [f"has {hair}", f"with {hair}"]
+        ways["length", "hair"] = [f"has {long_hair}", f"with {long_hair}"]
     if cut := person.get("cut"):
         ways["cut",] = [f"has {name_cut(cut)}", f"with {name_cut(cut)}"]
     if hair := person.get("hair"):
@@ -156,7 +156,9 @@ def choose_sentences(person: Person, most: int, rng: np.random.Generator) -> tup
     """What is said of a person, and the attributes it names: one to `most`, and one where two are
     said together."""
     ways = list_wordings(person)
-    count, parts, named = rng.integers(1, most + 1), [], []
+    count = rng.integers(1, most + 1)
+    parts: list[str] = []
+    named: list[str] = []
     for place in rng.permutation(len(ways)):
         names = list(ways)[place]
         if len(named) < count and not set(names) & set(named):

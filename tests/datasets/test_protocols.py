@@ -6,6 +6,8 @@ from cirbench.benchmark.api.registry import find_task, tasks
 
 HASHES = {
     ("emoji", "emoji"): "6d247013dd41",
+    ("wardrobe", "pic2word"): "4d827b009de6",
+    ("wardrobe", "clip4cir"): "71ef70c55bca",
     ("cirr", "pic2word"): "c42e26541513",
     ("cirr", "clip4cir"): "2f40391a083f",
     ("cirr", "searle"): "53bddb056b75",
