@@ -169,6 +169,7 @@ _TASKS = {
     "wardrobe": _built_in(
         "cirbench.datasets.wardrobe.task:Wardrobe",
         "embedded: a person in clothes and how another differs, 720 queries in three styles",
+        embedded=True,
     ),
     "cirr": _built_in(
         "cirbench.datasets.cirr:CIRR",
