@@ -69,6 +69,7 @@ class Wardrobe(Task):
     """720 test (300 val) queries in three drawing styles, each against 480 (200) pictures."""
 
     name: ClassVar[str] = "wardrobe"
+    follows: ClassVar[str] = "fashion-iq"
     splits: ClassVar[tuple[str, ...]] = ("test", "val")
     default_backbone: ClassVar[str] = "wardrobe-clip"
     credit: ClassVar[str] = (
