@@ -187,6 +187,10 @@ _TASKS = {
         "cirbench.datasets.fashion_iq:FashionIQ",
         "a garment and how it differs, 6,016 queries in three categories",
     ),
+    "garments": _built_in(
+        "cirbench.datasets.garments.task:Garments",
+        "a photographed garment in another colour or of another kind, 1,000 queries, 900 images",
+    ),
     "genecis": _built_in(
         "cirbench.datasets.genecis:GeneCIS",
         "a word says what of a photo is kept or changed, 8,032 queries, a gallery for each",

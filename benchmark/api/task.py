@@ -105,11 +105,12 @@ class Task(ABC):
         """What supervised training on this task may see."""
         raise NotImplementedError(f"{self.name} has no triplets")
 
-    def lessons(self) -> Lessons:
+    def lessons(self, *, data_root: Path | None) -> Lessons:
         """What a tiny CLIP for this task is taught.
 
         Raises:
             UsageError: nothing is written for it.
+            MissingData: its pictures are not there.
         """
         raise UsageError(
             f"{self.name} has no captions to train a CLIP on; choose a task that has "
@@ -131,7 +132,8 @@ class Download:
 
     Attributes:
         path: where it goes, below the data root.
-        checksum: "sha256:…" or "md5:…"; None where none is known, then only counts can tell.
+        checksum: "sha256:…" or "md5:…", or "git-commit:…" of a .zip that git made of a commit, and
+            whose bytes are nobody's promise; None where none is known, then only counts can tell.
         makes: for an archive, the path below the data root that unpacking it beside itself makes.
     """
 

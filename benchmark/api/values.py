@@ -255,12 +255,14 @@ class Collection:
     Attributes:
         missing: names that the annotations hold and no file answers.
         expected: how many names the released annotations hold.
+        changed: names whose files are not what they were when they were fetched.
     """
 
     name: str
     found: int
     missing: tuple[str, ...]
     expected: int
+    changed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

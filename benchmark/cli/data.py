@@ -73,7 +73,7 @@ def check(
 
     from cirbench.benchmark.api.registry import find_task
     from cirbench.benchmark.cli.terminal import print_checks
-    from cirbench.benchmark.data.check import check_split, count_collection
+    from cirbench.benchmark.data.check import check_split, choose_exit_code
     from cirbench.benchmark.runtime.progress import Reporter
 
     found, reporter = find_task(task)(), Reporter(quiet=quiet)
@@ -86,8 +86,9 @@ def check(
             {"splits": [asdict(c) for c in checks], "collections": [asdict(c) for c in whole]}
         )
     else:
-        print_checks(checks, [count_collection(c) for c in whole])
-    if code := max(check.exit_code for check in checks):
+        print_checks(checks, whole)
+    codes = [choose_exit_code(collection.missing, collection.changed) for collection in whole]
+    if code := max([check.exit_code for check in checks] + codes):
         sys.exit(code)
 
 

@@ -12,7 +12,8 @@ from rich.table import Table
 from tabulate import tabulate
 
 from cirbench.benchmark.analysis.published import NOT_RUN, STATES, Verdict
-from cirbench.benchmark.data.check import Count, SplitCheck
+from cirbench.benchmark.api.values import Collection
+from cirbench.benchmark.data.check import Count, SplitCheck, count_collection
 from cirbench.benchmark.records.record import Record
 from cirbench.benchmark.runtime.paths import to_line
 
@@ -91,8 +92,8 @@ def print_verdicts(verdicts: Sequence[Verdict]) -> None:
         print("bench verify --json lists them all")
 
 
-def print_checks(checks: Sequence[SplitCheck], collections: Sequence[Count]) -> None:
-    """Print the findings about each split, then the missing or unreadable pictures."""
+def print_checks(checks: Sequence[SplitCheck], collections: Sequence[Collection]) -> None:
+    """Print the findings about each split and collection, and which pictures are not right."""
     rows = [
         [check.split, count.name, f"{count.found:,}", *_format_expectation(count)]
         for check in checks
@@ -100,7 +101,7 @@ def print_checks(checks: Sequence[SplitCheck], collections: Sequence[Count]) -> 
     ]
     rows += [
         ["all", count.name, f"{count.found:,}", *_format_expectation(count)]
-        for count in collections
+        for count in map(count_collection, collections)
     ]
     if rows:
         print(tabulate(rows, ["split", "what", "found", "expected", ""], disable_numparse=True))
@@ -111,10 +112,19 @@ def print_checks(checks: Sequence[SplitCheck], collections: Sequence[Count]) -> 
         for remark in check.remarks:
             print(f"  {remark}")
         for kind, faults in (("missing", check.missing), ("unreadable", check.unreadable)):
-            for name, why in list(faults.items())[:_NAMED]:
-                print(f"  {kind}: {name} ({why})")
-            if len(faults) > _NAMED:
-                print(f"  … and {len(faults) - _NAMED:,} more {kind}; --json names all")
+            _print_first(kind, [f"{name} ({why})" for name, why in faults.items()])
+    for collection in collections:
+        if collection.missing or collection.changed:
+            print(f"\n{collection.name}:")
+        _print_first("missing", collection.missing)
+        _print_first("changed since it was fetched", collection.changed)
+
+
+def _print_first(kind: str, names: Sequence[str]) -> None:
+    for name in names[:_NAMED]:
+        print(f"  {kind}: {name}")
+    if len(names) > _NAMED:
+        print(f"  … and {len(names) - _NAMED:,} more {kind}; --json names all")
 
 
 def _format_expectation(count: Count) -> tuple[str, str]:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from cirbench.benchmark.cli.options import HELP, Device, Precision, Quiet, Seed, Workers
+from cirbench.benchmark.cli.options import HELP, DataRoot, Device, Precision, Quiet, Seed, Workers
 from cirbench.benchmark.cli.train_own import TrainGroup
 
 trainer = typer.Typer(help="Train a method, or the embedded backbone.", cls=TrainGroup, **HELP)  # type: ignore[arg-type]  # one dict for all apps
@@ -21,11 +21,13 @@ def train_pic2word(
     images: Annotated[
         str,
         typer.Option(
-            help="A folder, a table, webdataset shards ('cc3m/{00000..00331}.tar'), or emoji."
+            help="A folder, a table, webdataset shards ('cc3m/{00000..00331}.tar'), or a task "
+            "that has such pictures (emoji, garments)."
         ),
     ],
     backbone: Annotated[str, typer.Option("--backbone", "-b", help="bench ls backbones.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="FILE.safetensors to write.")],
+    data_root: DataRoot = None,
     image_column: Annotated[str, typer.Option(help="The column of paths in a table.")] = "filepath",
     separator: Annotated[
         str | None,
@@ -88,7 +90,11 @@ def train_pic2word(
     check_weights_path(output)
     check_writable(output.parent)
     refs, label = find_training_images(
-        images, column=image_column, separator=separator, say=Reporter(quiet=quiet).say
+        images,
+        data_root=data_root,
+        column=image_column,
+        separator=separator,
+        say=Reporter(quiet=quiet).say,
     )
     trained, left_out = hold_out(refs, validation_share, seed)
     where = choose_device(device)
@@ -126,28 +132,31 @@ def train_pic2word(
 @trainer.command(
     "tiny-clip",
     epilog="Examples: bench train tiny-clip -t emoji -o my-clip · bench run -m image-only -t emoji"
-    " -b local-dir:my-clip",
+    " -b local-dir:my-clip · bench train tiny-clip -t garments -o my-clip --data-root ~/data",
 )
 def train_tiny_clip(
     task: Annotated[
         list[str],
-        typer.Option("--task", "-t", help="An embedded task; several for one CLIP of all of them."),
+        typer.Option(
+            "--task", "-t", help="emoji or garments; several for one CLIP of all of them."
+        ),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write.")],
+    data_root: DataRoot = None,
     seed: Seed = 0,
     steps: Annotated[
         int | None, typer.Option(min=1, help="Default: as many as the shipped models had.")
     ] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Train a tiny CLIP from nothing for an embedded task."""
+    """Train a tiny CLIP from nothing for a task that says what to teach it."""
     from cirbench.benchmark.api.registry import find_task
     from cirbench.benchmark.records.record import check_writable
     from cirbench.benchmark.runtime.progress import Reporter
     from cirbench.benchmark.training.tiny_clip import make_recipe, train
 
     check_writable(output)
-    lessons = [find_task(name)().lessons() for name in task]
+    lessons = [find_task(name)().lessons(data_root=data_root) for name in task]
     recipe = make_recipe(lessons, seed=seed, **({} if steps is None else {"steps": steps}))
     with Reporter(quiet=quiet).stage("training", recipe.steps) as stage:
         train(lessons, output, recipe, lambda _step, _loss: stage.advance(1))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -81,7 +81,7 @@ def check_split(
     made = is_made(data_root, task.places)
     return SplitCheck(
         split=split,
-        exit_code=CorruptData.exit_code if unreadable else _choose_exit_code(data),
+        exit_code=choose_exit_code(data.missing, unreadable),
         counts=tuple(_count(task, split, data)),
         annotations=data.annotations,
         released=bool(expected and expected.matches(data, protocol) and not made),
@@ -93,8 +93,11 @@ def check_split(
     )
 
 
-def _choose_exit_code(data: TaskData) -> int:
-    return MissingData.exit_code if data.missing else 0
+def choose_exit_code(missing: Sized, damaged: Sized) -> int:
+    """The documented exit code for pictures that are not there, or not what they should be."""
+    if damaged:
+        return CorruptData.exit_code
+    return MissingData.exit_code if missing else 0
 
 
 def _count(task: Task, split: str, data: TaskData) -> Sequence[Count]:

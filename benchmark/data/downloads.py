@@ -9,7 +9,7 @@ from http.client import HTTPException
 from pathlib import Path
 
 from cirbench.benchmark.api.task import Download
-from cirbench.benchmark.runtime.archives import unpack
+from cirbench.benchmark.runtime.archives import read_commit, unpack
 from cirbench.benchmark.runtime.errors import CorruptData, MissingData
 from cirbench.benchmark.runtime.progress import Reporter
 
@@ -81,7 +81,7 @@ def fetch_part(url: str, part: Path, reporter: Reporter) -> None:
 
 
 def check_checksum(path: Path, checksum: str | None) -> None:
-    """Compare a file with "algorithm:digest".
+    """Compare a file with a checksum as `Download` has it.
 
     Raises:
         CorruptData: they differ; a file that was just fetched is removed.
@@ -89,8 +89,11 @@ def check_checksum(path: Path, checksum: str | None) -> None:
     if checksum is None:
         return
     algorithm, _, wanted = checksum.partition(":")
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, algorithm).hexdigest()
+    if algorithm == "git-commit":
+        found = read_commit(path)
+    else:
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, algorithm).hexdigest()
     if found != wanted:
         if path.suffix == PART:
             path.unlink()

@@ -19,6 +19,7 @@ from cirbench.benchmark.runtime.paths import to_text
 def find_training_images(
     source: str,
     *,
+    data_root: Path | None = None,
     column: str = "filepath",
     separator: str | None = None,
     say: Say = say_nothing,
@@ -26,6 +27,7 @@ def find_training_images(
     """The pictures, and a label for what was trained on.
 
     Args:
+        data_root: where a task's pictures lie, if it has none of its own.
         column, separator: of a table.
         say: is told what of a folder or of shards was skipped.
 
@@ -34,7 +36,7 @@ def find_training_images(
     """
     if source in tasks():  # a folder of that name is ./emoji
         task: Task = find_task(source)()
-        return task.training_images(data_root=None), source
+        return task.training_images(data_root=data_root), source
     path = Path(source)
     if path.is_dir() and (shards := find_shards(source)):
         for remark in count_beside_shards(path, shards).remarks():

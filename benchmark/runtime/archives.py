@@ -89,6 +89,19 @@ def _extract(archive: Path, folder: str) -> None:
             tar.extractall(folder, filter="data")
 
 
+def read_commit(archive: Path) -> str:
+    """The commit that a .zip file is of, which git writes into its comment.
+
+    Returns:
+        What is written there, or "none" where nothing is, or it is no whole .zip file.
+    """
+    try:
+        with zipfile.ZipFile(archive) as packed:
+            return packed.comment.decode("ascii", "replace") or "none"
+    except _DAMAGED:
+        return "none"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Member:
     """What an archive says of one of its members.

@@ -18,13 +18,13 @@ import numpy as np
 import open_clip
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 
 from cirbench.benchmark.api.backbone import CLIP_MEAN, CLIP_STD
 from cirbench.benchmark.api.lessons import Lesson, Lessons
 from cirbench.benchmark.images import decoding
+from cirbench.benchmark.images.preprocess import make_fit, to_bytes
 from cirbench.benchmark.runtime.files import write_whole
 from cirbench.benchmark.runtime.torch_state import seeded
 from cirbench.benchmark.training.schedule import warm_up_then_cosine
@@ -41,6 +41,7 @@ class TinyClipRecipe:
     Attributes:
         context: no text is longer; the positions beyond stay zero, as do the rows of tokens that
             were never seen.
+        preprocess: how pictures become the tower's squares; the protocols of the task have it too.
     """
 
     steps: int = 1000
@@ -49,6 +50,7 @@ class TinyClipRecipe:
     warmup: int = 50
     weight_decay: float = 0.1
     image_size: int = 48
+    preprocess: str = "clip"
     image_width: int = 16
     image_layers: tuple[int, ...] = (1, 1, 1, 1)
     embedding_width: int = 128
@@ -135,11 +137,10 @@ def contrastive_loss(images: Tensor, texts: Tensor, scale: Tensor, ignored: Tens
 
 
 @lru_cache(_MOST_PICTURES)
-def decode(content: bytes, size: int) -> Tensor:
+def decode(content: bytes, preprocess: str, size: int) -> Tensor:
     """A picture's file → (3, size, size) uint8."""
-    image = decoding.decode(content).convert("RGB")
-    resized = np.asarray(image.resize((size, size), Image.Resampling.BICUBIC))
-    return torch.from_numpy(resized.copy()).permute(2, 0, 1).contiguous()
+    pixels = to_bytes(make_fit(preprocess, size)(decoding.decode(content)))
+    return pixels.permute(2, 0, 1).contiguous()
 
 
 def make_recipe(lessons: Sequence[Lessons], **asked: Any) -> TinyClipRecipe:
@@ -177,7 +178,9 @@ def train(
         )
         ids = tokenizer([lesson.text for lesson in batch], context_length=recipe.context)
         seen[ids] = True
-        pixels = torch.stack([decode(one.picture.read(), recipe.image_size) for one in batch])
+        pixels = torch.stack(
+            [decode(one.picture.read(), recipe.preprocess, recipe.image_size) for one in batch]
+        )
         images = model.encode_image(normalise(augment(pixels, recipe, generator)))
         loss = contrastive_loss(
             images,

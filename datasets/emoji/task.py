@@ -108,7 +108,7 @@ class Emoji(Task):
             if source.style == SOURCE_STYLE and (style, source.code) in known
         ]
 
-    def lessons(self) -> Lessons:
+    def lessons(self, *, data_root: Path | None) -> Lessons:
         return EmojiLessons()
 
     def training_images(self, *, data_root: Path | None) -> Sequence[ImageRef]:

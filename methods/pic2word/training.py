@@ -134,7 +134,9 @@ class Pic2WordTraining(Training):
     parallel = True
 
     def train(self, request: TrainingRequest, reporter: Reporter, *, resume: bool) -> None:
-        refs, label = find_training_images(request.source, say=reporter.say)
+        refs, label = find_training_images(
+            request.source, data_root=request.data_root, say=reporter.say
+        )
         where = choose_device(request.device)
         processes = join_processes(where)
         backbone = load_backbone(

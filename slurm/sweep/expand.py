@@ -232,15 +232,15 @@ class Expansion:
         return self.hashes[path]
 
     def _sound_trainings(self) -> Iterator[TrainTable]:
+        root = Path(self.data_root) if self.data_root else None
         for training in self.sweep.trainings:
             with self.errors.collect():
                 find_backbone(training.backbone)
                 if find_training(training.method).source == "task":
-                    root = Path(self.data_root) if self.data_root else None
                     find_supervision(training.source, root)
                     yield training
                 else:
-                    yield replace(training, source=_images(training.source))
+                    yield replace(training, source=_images(training.source, root))
 
     def _training(self, training: TrainTable, seed: int) -> SweepCell:
         file_name = f"{training.method}--{slug(training.backbone)}--s{seed}"
@@ -322,7 +322,7 @@ class Expansion:
         return choose_resources(names, self.profile.resources, self.sweep.resources)
 
 
-def _images(source: str) -> str:
+def _images(source: str, data_root: Path | None) -> str:
     """What is trained on, by a path that holds wherever a job starts.
 
     Raises:
@@ -330,7 +330,7 @@ def _images(source: str) -> str:
     """
     if "/" in source:
         source = str(Path(source).expanduser().absolute())
-    if not find_training_images(source)[0]:
+    if not find_training_images(source, data_root=data_root)[0]:
         raise MissingData(f"[[train]]: no pictures in {source}")
     return source
 
