@@ -84,7 +84,18 @@ class Garments(Task):
     default_backbone: ClassVar[str] = "ViT-L-14/openai"
     protocols: ClassVar[Mapping[str, EvaluationProtocol]] = {PROTOCOL.name: PROTOCOL}
     places: ClassVar[Sequence[Place]] = PLACES
-    released: ClassVar[Mapping[str, Released]] = {}
+    released: ClassVar[Mapping[str, Released]] = {
+        "test": Released(
+            queries={"colour": 500, "kind": 500},
+            gallery={"garments": 900},
+            annotations_sha256="da89ae7aa94ab9b0bdc21bbb1a71024e59f2405623b78657113c9c99c607cdac",
+        ),
+        "val": Released(
+            queries={"colour": 200, "kind": 200},
+            gallery={"garments": 314},
+            annotations_sha256="293b26748b237d4cbbaaebdb21526f391ebecc1bc1b4637c7fc7ebe93982f7c0",
+        ),
+    }
     downloads: ClassVar[Sequence[Download]] = (
         Download(
             url=f"https://github.com/{REPOSITORY}/archive/{COMMIT}.zip",
