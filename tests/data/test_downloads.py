@@ -84,6 +84,21 @@ def test_a_file_that_was_there_and_is_wrong_stays(server, tmp_path):
     assert (tmp_path / "a/file.bin").read_bytes() == b"mine"
 
 
+def test_a_zip_of_another_commit_and_what_is_no_zip_are_refused(server, tmp_path):
+    wanted = "git-commit:c0ffee"
+    with pytest.raises(CorruptData, match="git-commit c0ffee, got none"):
+        fetch(download(server, checksum=wanted), tmp_path, QUIET)
+    path = tmp_path / "a/file.bin"
+    for comment, right in ((b"", False), (b"decaf", False), (b"c0ffee", True)):
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.comment = comment
+        if right:
+            assert "there" in fetch(download(server, checksum=wanted), tmp_path, QUIET)
+        else:
+            with pytest.raises(CorruptData, match=f"got {comment.decode() or 'none'}; fetch it"):
+                fetch(download(server, checksum=wanted), tmp_path, QUIET)
+
+
 def test_a_missing_checksum_is_said(server, tmp_path):
     assert "no checksum" in fetch(download(server, checksum=None), tmp_path, QUIET)
 
