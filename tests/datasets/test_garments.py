@@ -37,7 +37,7 @@ from cirbench.datasets.garments.photographs import (
     read_photographs,
     read_split,
 )
-from cirbench.datasets.garments.task import PROTOCOL, Garments
+from cirbench.datasets.garments.task import PIC2WORD, Garments
 
 REAL = SHARED / "data/garments"
 real = pytest.mark.skipif(not REAL.is_dir(), reason="needs the reduced photographs in ../shared")
@@ -59,7 +59,7 @@ def root(tmp_path):
 
 
 def load(split, root):
-    return Garments().load(protocol=PROTOCOL, split=split, data_root=root)
+    return Garments().load(protocol=PIC2WORD, split=split, data_root=root)
 
 
 def row_of(ref):
@@ -213,7 +213,7 @@ def test_all_that_can_be_asked_is_asked_where_it_is_less_than_wanted():
 
 def test_the_drawn_queries_are_those_that_everybody_has(whole):
     for split in Garments.splits:
-        assert Garments.released[split].matches(load(split, whole), PROTOCOL)
+        assert Garments.released[split].matches(load(split, whole), PIC2WORD)
 
 
 # what is taught
@@ -289,7 +289,7 @@ def test_no_caption_is_cut(whole):
     recipe = tiny_clip.make_recipe([lessons])
     longest = f"a photo of {name_garment('longsleeve', 'orange')} , is orange in color"
     assert int((tokenizer([longest])[0] != 0).sum()) <= recipe.context
-    assert recipe.preprocess == PROTOCOL.preprocess
+    assert recipe.preprocess == PIC2WORD.preprocess
 
 
 def test_a_tiny_clip_is_trained_on_the_photographs_by_its_command(whole, bench, tmp_path):
