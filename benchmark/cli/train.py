@@ -149,7 +149,7 @@ def train_tiny_clip(
     ] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Train a tiny CLIP from nothing for a task that says what to teach it."""
+    """Train a tiny CLIP from nothing on a task's captions."""
     from cirbench.benchmark.api.registry import find_task
     from cirbench.benchmark.records.record import check_writable
     from cirbench.benchmark.runtime.progress import Reporter

@@ -28,6 +28,8 @@ HASHES = {
     ("genecis", "genecis"): "32b483f8c0d8",
     ("genecis", "lincir"): "4755cc93f6ff",
     ("genecis", "lincir-as-released"): "48a740fde421",
+    ("garments", "pic2word"): "c66c1bd29a7d",
+    ("garments", "clip4cir"): "5a62cd63663b",
     ("imagenet-r", "pic2word"): "f18f5b2d36a5",
 }
 
