@@ -122,7 +122,7 @@ class Wardrobe(Task):
             ]
         ]
 
-    def lessons(self) -> Lessons:
+    def lessons(self, *, data_root: Path | None) -> Lessons:
         return WardrobeLessons()
 
     def training_images(self, *, data_root: Path | None) -> Sequence[ImageRef]:
