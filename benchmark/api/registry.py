@@ -171,6 +171,16 @@ _TASKS = {
         "embedded: a person in clothes and how another differs, 720 queries in three styles",
         embedded=True,
     ),
+    "kin": _built_in(
+        "cirbench.datasets.kin.task:Kin",
+        "embedded: a person and how the one looked for differs, 800 queries, 768 drawings",
+        embedded=True,
+    ),
+    "scenes": _built_in(
+        "cirbench.datasets.scenes.task:Scenes",
+        "embedded: an emoji and the names of those beside it, 600 queries, 1,789 scenes",
+        embedded=True,
+    ),
     "cirr": _built_in(
         "cirbench.datasets.cirr:CIRR",
         "a photo and how the one looked for differs, 4,181 queries, 2,297 images",
@@ -209,6 +219,14 @@ _BACKBONES = {
     "wardrobe-clip": _built_in(
         "cirbench.benchmark.backbones.open_clip:load_tiny_clip",
         "embedded: a tiny CLIP trained on people in clothes",
+    ),
+    "kin-clip": _built_in(
+        "cirbench.benchmark.backbones.open_clip:load_tiny_clip",
+        "embedded: a tiny CLIP trained on drawings of people",
+    ),
+    "scenes-clip": _built_in(
+        "cirbench.benchmark.backbones.open_clip:load_tiny_clip",
+        "embedded: a tiny CLIP trained on scenes of emoji",
     ),
     "fake": _built_in(
         "cirbench.benchmark.backbones.fake:load", "deterministic random projections, for tests"

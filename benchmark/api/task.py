@@ -62,6 +62,10 @@ class Task(ABC):
     """What its licences ask to be said, where its pictures and texts may be passed on; empty where
     they are their owners' and a page shows them only when a person asks for it."""
 
+    shares_pictures_with: ClassVar[Sequence[str]] = ()
+    """Tasks that hold out other ones of the same pictures: a CLIP that was trained on the lessons
+    of one has seen test pictures of the other, and is not run there."""
+
     @abstractmethod
     def load(self, *, protocol: EvaluationProtocol, split: str, data_root: Path | None) -> TaskData:
         """Reads the annotations; opens no picture.

@@ -16,7 +16,7 @@ EmbedImages = Annotated[
     typer.Option(
         "--embed-images",
         help="Embed the pictures and captions of every task, licensed ones too: for yourself, "
-        "not for a repository. Without it, only emoji's.",
+        "not for a repository. Without it, only embedded tasks'.",
     ),
 ]
 

@@ -151,13 +151,17 @@ def train_tiny_clip(
 ) -> None:
     """Train a tiny CLIP from nothing on a task's captions."""
     from cirbench.benchmark.api.registry import find_task
+    from cirbench.benchmark.evaluation.lessons_seen import check_apart
     from cirbench.benchmark.records.record import check_writable
     from cirbench.benchmark.runtime.progress import Reporter
     from cirbench.benchmark.training.tiny_clip import make_recipe, train
 
     check_writable(output)
-    lessons = [find_task(name)().lessons(data_root=data_root) for name in task]
-    recipe = make_recipe(lessons, seed=seed, **({} if steps is None else {"steps": steps}))
+    tasks = [find_task(name)() for name in task]
+    check_apart(tasks)
+    lessons = [one.lessons(data_root=data_root) for one in tasks]
+    asked = {} if steps is None else {"steps": steps}
+    recipe = make_recipe(lessons, tasks=tuple(task), seed=seed, **asked)
     with Reporter(quiet=quiet).stage("training", recipe.steps) as stage:
         train(lessons, output, recipe, lambda _step, _loss: stage.advance(1))
     print(output)

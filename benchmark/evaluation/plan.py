@@ -26,6 +26,7 @@ from cirbench.benchmark.api.weights import ReleasedWeights
 from cirbench.benchmark.data.check import find_unreadable
 from cirbench.benchmark.data.made import REMARK, is_made
 from cirbench.benchmark.data.subsets import limit_queries, remove_pictures
+from cirbench.benchmark.evaluation.lessons_seen import check_unseen
 from cirbench.benchmark.evaluation.released import find_file, tell_how
 from cirbench.benchmark.evaluation.weights import find_backbone_of, find_weights
 from cirbench.benchmark.runtime.errors import MissingData, UsageError
@@ -182,6 +183,7 @@ def plan(request: Request) -> Plan:
     wanted = request.backbone
     loaded = None if wanted is None or isinstance(wanted, str) else wanted
     backbone = loaded.name if loaded else _choose_backbone(request, task)
+    check_unseen(task, backbone)
     chosen = plan_methods(request, backbone)
     for name in request.checkpoints:
         if name not in {method.name for method in chosen}:

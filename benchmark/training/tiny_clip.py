@@ -39,11 +39,13 @@ class TinyClipRecipe:
     """How a tiny CLIP is trained.
 
     Attributes:
+        tasks: whose lessons it is trained on.
         context: no text is longer; the positions beyond stay zero, as do the rows of tokens that
             were never seen.
         preprocess: how pictures become the tower's squares; the protocols of the task have it too.
     """
 
+    tasks: tuple[str, ...] = ()
     steps: int = 1000
     context: int = 24
     learning_rate: float = 1.5e-3

@@ -64,11 +64,18 @@ def write_pack(folder: Path, rows: Sequence[Mapping[str, str]], contents: Sequen
     data = np.frombuffer(b"".join(contents), dtype=np.uint8)
     with write_whole(folder / PICTURES) as path:
         save_file({"bytes": data, "offsets": offsets}, path)
-    with (
-        write_whole(folder / TABLE) as path,
-        path.open("w", newline="", encoding="utf-8") as file,
-    ):
-        table = csv.writer(file, lineterminator="\n")
-        table.writerow((*rows[0], "sha256"))
-        for row, content in zip(rows, contents, strict=True):
-            table.writerow((*row.values(), hashlib.sha256(content).hexdigest()))
+    write_table(
+        folder / TABLE,
+        [
+            {**row, "sha256": hashlib.sha256(content).hexdigest()}
+            for row, content in zip(rows, contents, strict=True)
+        ],
+    )
+
+
+def write_table(path: Path, rows: Sequence[Mapping[str, str]]) -> None:
+    """Write rows of the same columns as a .csv file with a header."""
+    with write_whole(path) as part, part.open("w", newline="", encoding="utf-8") as file:
+        table = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        table.writeheader()
+        table.writerows(rows)

@@ -61,6 +61,7 @@ class Emoji(Task):
     follows: ClassVar[str] = "imagenet-r"
     splits: ClassVar[tuple[str, ...]] = ("test", "val")
     default_backbone: ClassVar[str] = "emoji-clip"
+    shares_pictures_with: ClassVar[Sequence[str]] = ("kin",)
     credit: ClassVar[str] = (
         "Pictures: Fluent Emoji by Microsoft Corporation (MIT), Noto Emoji by Google Inc "
         "(Apache-2.0), Twemoji by Twitter, Inc and other contributors (CC BY 4.0, "
