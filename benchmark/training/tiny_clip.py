@@ -30,7 +30,7 @@ from cirbench.benchmark.runtime.torch_state import seeded
 from cirbench.benchmark.training.schedule import warm_up_then_cosine
 
 CONTEXT = 77
-_MOST_PICTURES = 20_000
+_MOST_PICTURES = 8_000
 """So many stay decoded."""
 
 
