@@ -165,7 +165,7 @@ def test_the_mark_goes_along_when_data_are_moved_or_linked_to(cirr, tmp_path):
     ("arguments", "code", "says"),
     [
         (("make", "emoji", "-o", "new"), 2, "emoji has no made data; those that have: "),
-        (("make", "imagenet", "-o", "new"), 2, "did you mean imagenet-r?"),
+        (("make", "imagenet-rr", "-o", "new"), 2, "did you mean imagenet-r?"),
         (("make", "cirr"), 2, "--output"),
         (("make", "cirr", "-o", "new", "--seed", "-1"), 2, "--seed"),
         (("make", "cirr", "-o", "notes.txt"), 2, "notes.txt must be a folder, got a file"),
