@@ -59,10 +59,13 @@ SEARLE = EvaluationProtocol(
     group_metric="mAP@10",
     averages={"average": ("all",)},
 )
-LINCIR = replace(SEARLE, name="lincir", preprocess="clip-hf")
+LINCIR = replace(
+    SEARLE, name="lincir", preprocess="clip-hf", reference_preprocess="clip-hf-float16"
+)
 CONCEPT = replace(
-    LINCIR,
+    SEARLE,
     name="concept",
+    preprocess="clip-hf",
     templates={
         "text": "Find a picture that also {shared_concept}, but {caption}.",
         "find-but": "find {shared_concept} but {caption}",

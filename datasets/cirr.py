@@ -13,8 +13,10 @@ Protocols: `pic2word` follows google-research/composed_image_retrieval, --eval-m
 reference really removed (its released code compares full paths with bare names, removes nothing and
 stops); `clip4cir` is ABaldrati/CLIP4Cir with targetpad and the raw sum; `searle` and `lincir` add
 the prompts of miccunifi/SEARLE and navervision/lincir, the latter with Hugging Face's
-preprocessing. `soft` is how Cuberick-Orion/CIRPLANT and naver/artemis report the val split: SR@k is
-the greatest grade, by the annotations' soft targets, among the first k, so it is no R@k.
+preprocessing, the references' pixels rounded to half precision, and its own prompt for Pic2Word
+too; version 1 had neither of these two. `soft` is how Cuberick-Orion/CIRPLANT and naver/artemis
+report the val split: SR@k is the greatest grade, by the annotations' soft targets, among the first
+k, so it is no R@k.
 """
 
 from __future__ import annotations
@@ -70,7 +72,14 @@ CLIP4CIR = replace(PIC2WORD, name="clip4cir", preprocess="targetpad", image_text
 SEARLE = replace(
     CLIP4CIR, name="searle", templates={**CLIP4CIR.templates, "that": "a photo of * that {caption}"}
 )
-LINCIR = replace(SEARLE, name="lincir", preprocess="clip-hf")
+LINCIR = replace(
+    SEARLE,
+    name="lincir",
+    version=2,
+    preprocess="clip-hf",
+    reference_preprocess="clip-hf-float16",
+    templates={**SEARLE.templates, "pseudo-word": SEARLE.templates["that"]},
+)
 SOFT = replace(
     PIC2WORD,
     name="soft",

@@ -13,7 +13,9 @@ pic2word  the paper's released evaluation (google-research/composed_image_retrie
 clip4cir  ABaldrati/CLIP4Cir: targetpad, "C1 and c2" of stripped captions, image+text as the
           normalised sum of the raw features.
 searle    miccunifi/SEARLE: as clip4cir, with both orders of the captions for pseudo-words.
-lincir    navervision/lincir: as searle, with Hugging Face's preprocessing.
+lincir    navervision/lincir: as searle, with Hugging Face's preprocessing, the references' pixels
+          rounded to half precision, and its own prompts for Pic2Word too (version 1 had neither
+          of these two).
 val       as pic2word, with the smaller gallery of VAL and CoSMo: images that occur in triplets.
 maaf      the 2020 code of yahoo/maaf: the whole split without the reference, and the captions, as
           they are, joined by a marker word.
@@ -101,7 +103,18 @@ SEARLE = replace(
         "that-reversed": "a photo of * that {second_stripped} and {first_stripped}",
     },
 )
-LINCIR = replace(SEARLE, name="lincir", preprocess="clip-hf")
+LINCIR = replace(
+    SEARLE,
+    name="lincir",
+    version=2,
+    preprocess="clip-hf",
+    reference_preprocess="clip-hf-float16",
+    templates={
+        **SEARLE.templates,
+        "pseudo-word": SEARLE.templates["that"],
+        "pseudo-word-reversed": SEARLE.templates["that-reversed"],
+    },
+)
 VAL = replace(PIC2WORD, name="val", gallery=TRIPLETS)
 MAAF = replace(
     PIC2WORD,

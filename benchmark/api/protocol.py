@@ -28,6 +28,7 @@ class EvaluationProtocol:
         caption_orders: whether a query of two captions is asked once, as annotated, or twice, the
             second time with its captions exchanged.
         preprocess: a name in `cirbench.benchmark.images.preprocess.PREPROCESSES`.
+        reference_preprocess: that of references; empty: as the gallery's.
         templates: text per family of methods ("text" for encoders of plain text, "pseudo-word"
             for prompts with a placeholder, "inadditiontothat" and "and-token" for vocabularies in
             which that is a word), in `str.format` syntax over a query's fields.
@@ -55,6 +56,7 @@ class EvaluationProtocol:
     gallery: str
     reference_removed: bool
     preprocess: str
+    reference_preprocess: str = ""
     reference: str = "whole picture"
     caption_orders: Literal["first", "both"] = "first"
     templates: Mapping[str, str]
@@ -74,10 +76,13 @@ class EvaluationProtocol:
         A field that earlier records lack is there only where it says something, so that a record
         of before is written as it was read.
         """
-        later = {"caption_orders": "first", "wording": "", "group_metric": ""}
-        return {
-            name: v for name, v in asdict(self).items() if name not in later or v != later[name]
+        later = {
+            "caption_orders": "first",
+            "reference_preprocess": "",
+            "wording": "",
+            "group_metric": "",
         }
+        return {k: v for k, v in asdict(self).items() if k not in later or v != later[k]}
 
     @cached_property
     def hash(self) -> str:
@@ -94,6 +99,11 @@ class EvaluationProtocol:
     def title(self) -> str:
         """What tables call it."""
         return f"{self.name} v{self.version}" + (f" · text: {self.wording}" if self.wording else "")
+
+    @property
+    def preprocess_of_references(self) -> str:
+        """The way from a reference to a tower's input, by its name."""
+        return self.reference_preprocess or self.preprocess
 
     @property
     def times_asked(self) -> int:

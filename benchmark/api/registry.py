@@ -132,12 +132,12 @@ _METHODS = {
         zero_shot=False,
     ),
     "searle": _built_in(
-        "cirbench.methods.searle:Searle",
+        "cirbench.methods.searle.method:Searle",
         'a pseudo-word and "that {caption}" (Baldrati et al., ICCV 2023); needs a checkpoint',
         needs_checkpoint=True,
     ),
     "lincir": _built_in(
-        "cirbench.methods.lincir:LinCIR",
+        "cirbench.methods.lincir.method:LinCIR",
         "SEARLE's network trained on text alone (Gu et al., CVPR 2024); needs a checkpoint",
         needs_checkpoint=True,
     ),

@@ -47,7 +47,7 @@ class MethodTrial:
 
     def compose(self, queries: Sequence[Query]) -> Tensor:
         """(Q, C) as the method gives it."""
-        features = self.images.of([query.reference for query in queries])
+        features = self.images.of_references([query.reference for query in queries])
         batch = QueryBatch(
             protocol=self.protocol,
             queries=queries,

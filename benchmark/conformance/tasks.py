@@ -71,7 +71,7 @@ def _has_protocols(trial: TaskTrial) -> str | None:
     for name, protocol in task.protocols.items():
         if name != protocol.name:
             return f"the protocol {protocol.name!r} must stand under its own name, got {name!r}"
-        if protocol.preprocess not in PREPROCESSES:
+        if not {protocol.preprocess, protocol.preprocess_of_references} <= PREPROCESSES.keys():
             return f"{name}: preprocess must be one of {', '.join(PREPROCESSES)}"
         for metric in (*protocol.metrics, protocol.headline):
             parse_metrics(metric)

@@ -46,6 +46,7 @@ class ImageFeatures:
         batch_size: the largest that memory allowed.
         passes: how many pictures the tower saw for this; the rest came from a store.
         imported: how many rows another machine made (`bench cache import`).
+        references: the queries' pictures, where a protocol prepares them in another way.
     """
 
     values: Tensor
@@ -54,20 +55,26 @@ class ImageFeatures:
     batch_size: int
     passes: int
     imported: int = 0
+    references: ImageFeatures | None = None
 
     @property
     def remarks(self) -> tuple[str, ...]:
         """Remarks for a record: how many rows were made on another machine."""
         if not self.imported:
             return ()
+        count = len(self.rows) + (len(self.references.rows) if self.references else 0)
         return (
-            f"{self.imported:,} of {len(self.rows):,} embeddings of pictures were made on another "
+            f"{self.imported:,} of {count:,} embeddings of pictures were made on another "
             f"machine and imported",
         )
 
     def of(self, refs: Sequence[ImageRef]) -> Tensor:
         """(len(refs), C) float32."""
         return self.values[torch.tensor([self.rows[ref.id] for ref in refs], dtype=torch.long)]
+
+    def of_references(self, refs: Sequence[ImageRef]) -> Tensor:
+        """(len(refs), C) float32 of pictures that are asked with."""
+        return (self.references or self).of(refs)
 
     def fingerprint(self, refs: Sequence[ImageRef]) -> str:
         """sha256 over the ids and the contents of these pictures, in their order."""
@@ -129,7 +136,7 @@ def make_way(backbone: Backbone, preprocess: str, box: Box | None = None) -> Way
     return lambda picture: decode(picture.content)
 
 
-def fill_tower(backbone: Backbone, rows: Sequence[Tensor]) -> Tensor:
+def fill_tower(backbone: Backbone, preprocess: str, rows: Sequence[Tensor]) -> Tensor:
     """Make of B pictures, each gone its way, what `backbone.encode_images` takes.
 
     Pixels are scaled on the backbone's device and a batch at a time: in the threads that decode,
@@ -140,7 +147,8 @@ def fill_tower(backbone: Backbone, rows: Sequence[Tensor]) -> Tensor:
         return stacked
     if torch.device(backbone.device).type == "cuda":
         stacked = stacked.pin_memory()  # from there a copy does not wait for the GPU
-    return scale_pixels(stacked.to(backbone.device, non_blocking=True), backbone.image_spec)
+    there = stacked.to(backbone.device, non_blocking=True)
+    return scale_pixels(there, backbone.image_spec, preprocess)
 
 
 def read_pixels(
@@ -168,7 +176,7 @@ def read_pixels(
     )
     loaded = prefetch(jobs, workers=workers, ahead=2 * workers)
     row_of = {name: row for name, (row, _) in zip(distinct, loaded, strict=True)}
-    return fill_tower(backbone, [row_of[ref.id] for ref in refs])
+    return fill_tower(backbone, preprocess, [row_of[ref.id] for ref in refs])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,7 +200,7 @@ class Embedder:
         still be at work."""
 
         def work(part: Sequence[Tensor]) -> Tensor:
-            return self.backbone.encode_images(fill_tower(self.backbone, part))
+            return self.backbone.encode_images(fill_tower(self.backbone, self.preprocess, part))
 
         with torch.inference_mode():
             yield from work_in_batches(rows, self.size, work)

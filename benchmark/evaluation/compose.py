@@ -40,7 +40,8 @@ class QueryBatch:
     @property
     def reference_pixels(self) -> Tensor:
         refs = [query.reference for query in self.queries]
-        return read_pixels(refs, self.protocol.preprocess, self.encoder.backbone, self.workers)
+        preprocess = self.protocol.preprocess_of_references
+        return read_pixels(refs, preprocess, self.encoder.backbone, self.workers)
 
     def text_features(self, family: str = "text") -> Tensor:
         with self._name_query(family):
@@ -85,7 +86,9 @@ def compose(
     """
 
     def work(chunk: Sequence[Query]) -> Tensor:
-        features = images.of([query.reference for query in chunk]).to(texts.backbone.device)
+        features = images.of_references([query.reference for query in chunk]).to(
+            texts.backbone.device
+        )
         batch = QueryBatch(
             protocol=protocol,
             queries=chunk,

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from cirbench.benchmark.api.backbone import Backbone
 from cirbench.benchmark.api.method import Checkpoint, Method
-from cirbench.benchmark.api.values import Mode
+from cirbench.benchmark.api.values import ImageRef, Mode
 from cirbench.benchmark.backbones.load import load_backbone
 from cirbench.benchmark.embedding.pictures import BatchSize, Embedder, ImageFeatures, embed_with
 from cirbench.benchmark.embedding.texts import TextFeatures
@@ -110,14 +110,41 @@ def build_method(
 def embed(plan: Plan, backbones: Sequence[Backbone], reporter: Reporter) -> list[ImageFeatures]:
     """Every picture of gallery and queries by each backbone, from the store as far as it has them.
 
-    Each is decoded once for all backbones.
+    Each is decoded once for all backbones, and a reference twice where the protocol prepares
+    references in another way.
     """
-    request, refs = plan.request, list(plan.data.pictures.values())
-    with reporter.stage("images", len(refs)) as stage:
+    protocol, pictures = plan.protocol, list(plan.data.pictures.values())
+    images = _embed(plan, backbones, "images", pictures, protocol.preprocess, reporter)
+    if not protocol.reference_preprocess:
+        return images
+    refs = list({query.reference.id: query.reference for query in plan.data.queries}.values())
+    again = _embed(plan, backbones, "references", refs, protocol.reference_preprocess, reporter)
+    return [
+        replace(
+            found,
+            batch_size=min(found.batch_size, own.batch_size),
+            passes=found.passes + own.passes,
+            imported=found.imported + own.imported,
+            references=own,
+        )
+        for found, own in zip(images, again, strict=True)
+    ]
+
+
+def _embed(
+    plan: Plan,
+    backbones: Sequence[Backbone],
+    what: str,
+    refs: Sequence[ImageRef],
+    preprocess: str,
+    reporter: Reporter,
+) -> list[ImageFeatures]:
+    request = plan.request
+    with reporter.stage(what, len(refs)) as stage:
         embedders = [
             Embedder(
                 backbone=backbone,
-                preprocess=plan.protocol.preprocess,
+                preprocess=preprocess,
                 size=BatchSize(value=request.batch_size),
                 workers=request.workers,
                 stage=stage,

@@ -10,6 +10,9 @@ clip-hf  Hugging Face's CLIPImageProcessor on Pillow: conversion to RGB first, a
          offset is rounded down. One pixel beside `clip` where the resized longer side exceeds the
          tower's by 3 modulo 4.
 
+clip-hf-float16  the same, the result rounded to half precision: how LinCIR's evaluation
+                 (navervision/lincir) prepares references, and not the gallery.
+
 targetpad  CLIP4Cir's (ABaldrati/CLIP4Cir): a picture whose sides differ by a factor of 1.25 or
       more is first padded with zeros along its shorter side to that factor, then as clip.
 
@@ -47,11 +50,14 @@ def to_bytes(image: Image.Image) -> Tensor:
     return torch.from_numpy(np.array(image.convert("RGB")))
 
 
-def scale_pixels(pixels: Tensor, spec: ImageSpec) -> Tensor:
+def scale_pixels(pixels: Tensor, spec: ImageSpec, preprocess: str) -> Tensor:
     """(B, S, S, 3) uint8 → (B, 3, S, S) float32, normalised, where the pixels are.
 
     The operations are torchvision's, each rounded as IEEE 754 says, so every device gives the same
     bits.
+
+    Args:
+        preprocess: the name by which they were fitted, which may say more of their rounding.
     """
 
     def per_channel(*values: float) -> Tensor:
@@ -60,12 +66,17 @@ def scale_pixels(pixels: Tensor, spec: ImageSpec) -> Tensor:
     planes = pixels.permute(0, 3, 1, 2).contiguous().float()
     # by a tensor: a GPU divides by a plain number by multiplying with its inverse
     planes.div_(per_channel(255.0))
-    return planes.sub_(per_channel(*spec.mean)).div_(per_channel(*spec.std))
+    planes.sub_(per_channel(*spec.mean)).div_(per_channel(*spec.std))
+    return planes.half().float() if preprocess in _IN_HALF_PRECISION else planes
 
 
-def to_tensor(image: Image.Image, spec: ImageSpec) -> Tensor:
-    """A picture of the right size → (3, S, S) float32, normalised."""
-    return scale_pixels(to_bytes(image).unsqueeze(0), spec)[0]
+_IN_HALF_PRECISION = frozenset({"clip-hf-float16"})
+
+
+def to_tensor(image: Image.Image, spec: ImageSpec, preprocess: str = "clip") -> Tensor:
+    """A picture of the right size → (3, S, S) float32, normalised; `preprocess` as `scale_pixels`
+    has it."""
+    return scale_pixels(to_bytes(image).unsqueeze(0), spec, preprocess)[0]
 
 
 def _fit_clip(image: Image.Image, size: int) -> Image.Image:
@@ -137,6 +148,7 @@ def stretch(image: Image.Image, size: int, box: Box) -> Image.Image:
 PREPROCESSES: dict[str, Callable[[Image.Image, int], Image.Image]] = {
     "clip": _fit_clip,
     "clip-hf": _fit_clip_hf,
+    "clip-hf-float16": _fit_clip_hf,
     "targetpad": _fit_targetpad,
     "imagenet": fit_square,
     "white-square": _crop_white_square,
@@ -163,4 +175,4 @@ def make_fit(name: str, size: int, box: Box | None = None) -> Fit:
 def make_transform(name: str, spec: ImageSpec) -> Transform:
     """The named preprocessing of one picture, to (3, S, S) float32; raises as `make_fit`."""
     fit = make_fit(name, spec.size)
-    return lambda image: to_tensor(fit(image), spec)
+    return lambda image: to_tensor(fit(image), spec, name)

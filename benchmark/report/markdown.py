@@ -59,6 +59,9 @@ def _link_pictures(board: Board) -> str:
 def _render_footnote(board: Board) -> str:
     counts, protocol = board.first.counts, board.first.protocol
     removed = "removed from" if protocol.reference_removed else "kept in"
+    prepared = _code(protocol.preprocess)
+    if protocol.reference_preprocess:
+        prepared += f", of references {_code(protocol.reference_preprocess)}"
     orders = "; both orders of the captions are asked" if protocol.times_asked > 1 else ""
     links = ", ".join(
         f"[{escape_markdown(r.cell.method)}]({r.path.parent.name}/{r.path.name})"
@@ -69,7 +72,7 @@ def _render_footnote(board: Board) -> str:
         f"{_code(protocol.hash)}: "
         f"{counts.queries:,} queries of {counts.references:,} references "
         f"against {counts.gallery:,} images ({escape_markdown(protocol.gallery)}); the "
-        f"reference is {removed} its ranking; preprocess {_code(protocol.preprocess)}{orders}.",
+        f"reference is {removed} its ranking; preprocess {prepared}{orders}.",
         f"In percent, with 95 % bootstrap intervals over references "
         f"({board.first.bootstrap.resamples:,} resamples); differences are paired. "
         f"Best values are bold. "

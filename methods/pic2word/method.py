@@ -38,6 +38,7 @@ from cirbench.benchmark.checkpoints import (
     strip_wrappers,
 )
 from cirbench.benchmark.runtime.errors import CorruptData
+from cirbench.methods.prompts import compose_prompts
 
 DROPOUT = 0.1
 """Always 0.1 in the released code, whose --droprate is never passed on."""
@@ -157,7 +158,7 @@ class Pic2Word(Method):
 
     def compose(self, queries: Queries) -> Tensor:
         words = self.mapper(queries.reference_features)
-        return normalize(queries.prompt_features(words), dim=-1)
+        return compose_prompts(queries, words, "pseudo-word")
 
 
 def contrastive_loss(images: Tensor, texts: Tensor, logit_scale: float) -> Tensor:

@@ -205,7 +205,7 @@ def embed_steps(job: Pic2WordJob, pictures: TrainingPictures, first_step: int) -
 @torch.no_grad()
 def _encode_in_pieces(job: Pic2WordJob, rows: Sequence[Tensor]) -> Tensor:
     backbone, parts = job.backbone, split_into_chunks(rows, job.micro_batch or len(rows))
-    return torch.cat([backbone.encode_images(fill_tower(backbone, part)) for part in parts])
+    return torch.cat([backbone.encode_images(fill_tower(backbone, "clip", part)) for part in parts])
 
 
 def embed_once(job: Pic2WordJob, pictures: TrainingPictures) -> Tensor:

@@ -25,6 +25,7 @@ OTHER = {
     "gallery": "all  styles",
     "reference_removed": True,
     "preprocess": "squash",
+    "reference_preprocess": "stretch",
     "reference": "its left half",
     "caption_orders": "both",
     "templates": {**PROTOCOL.templates, "text": "a {style} of {name}."},

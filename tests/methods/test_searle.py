@@ -14,9 +14,10 @@ from cirbench.benchmark.checkpoints import read_checkpoint
 from cirbench.benchmark.embedding.texts import TextFeatures
 from cirbench.benchmark.evaluation.compose import QueryBatch
 from cirbench.benchmark.runtime.errors import CorruptData
-from cirbench.datasets import cirr, fashion_iq
-from cirbench.methods.lincir import LinCIR
-from cirbench.methods.searle import Phi, Searle
+from cirbench.datasets import cirr, fashion_iq, imagenet_r
+from cirbench.methods.lincir.method import LinCIR
+from cirbench.methods.pic2word.method import MappingNetwork, Pic2Word
+from cirbench.methods.searle.method import Phi, Searle
 
 
 @pytest.fixture
@@ -109,5 +110,49 @@ def test_one_caption_is_composed_once_and_raw(released, fake):
 def test_the_protocols_preprocess_as_their_authors_do():
     for task in (fashion_iq, cirr):
         assert (task.SEARLE.preprocess, task.LINCIR.preprocess) == ("targetpad", "clip-hf")
+        assert task.SEARLE.preprocess_of_references == "targetpad"
+        assert task.LINCIR.preprocess_of_references == "clip-hf-float16"
     assert not fashion_iq.SEARLE.reference_removed
     assert cirr.SEARLE.reference_removed
+
+
+@pytest.fixture
+def mapped(fake):
+    """Pic2Word with weights of no training."""
+    return Pic2Word(MappingNetwork(fake.embedding_width, fake.token_width), "nothing")
+
+
+@pytest.mark.parametrize(
+    ("protocol", "fields", "prompts"),
+    [
+        (cirr.LINCIR, {"caption": "Two dogs."}, ["a photo of * that Two dogs."]),
+        (
+            fashion_iq.LINCIR,
+            fashion_iq.make_caption_fields(["is Longer. ", "?more red"]),
+            [
+                "a photo of * that is Longer and more red",
+                "a photo of * that more red and is Longer",
+            ],
+        ),
+        (cirr.PIC2WORD, {"caption": "Two dogs."}, ["a photo of * , Two dogs."]),
+        (
+            fashion_iq.SEARLE,
+            fashion_iq.make_caption_fields(["is Longer. ", "?more red"]),
+            ["a photo of * , ?more red and is Longer. "],
+        ),
+    ],
+)
+def test_pic2word_has_the_prompt_of_whoever_wrote_the_protocol(
+    fake, mapped, protocol, fields, prompts
+):
+    mapped.phi = mapped.mapper
+    found, words = composed(mapped, fake, protocol, fields)
+    each = [normalize(fake.encode_prompts([prompt], words), dim=-1) for prompt in prompts]
+    assert torch.allclose(found, normalize(sum(each), dim=-1), atol=1e-6)
+
+
+def test_where_only_a_domain_is_named_searle_has_the_prompt_of_the_others(released, fake):
+    method = Searle.build(backbone=fake, checkpoint=read_checkpoint(released[0]))
+    found, words = composed(method, fake, imagenet_r.PROTOCOL, {"domain": "toy"})
+    wanted = normalize(fake.encode_prompts(["a toy of *"], words), dim=-1)
+    assert torch.allclose(found, wanted, atol=1e-6)

@@ -109,7 +109,7 @@ def pipeline_row(backbone: TorchBackbone, refs: Sequence[ImageRef]) -> Row:
         jobs = (partial(load_encoded, ref, way, i) for i, ref in enumerate(refs))
         loaded = prefetch(jobs, workers=2, ahead=2 * _BATCH)
         chunks = split_into_chunks((row for row, _ in loaded), _BATCH)
-        return [fill_tower(backbone, chunk) for chunk in chunks]
+        return [fill_tower(backbone, "clip", chunk) for chunk in chunks]
 
     pixels = torch.cat(decode())
     decoding, tower, together = medians(

@@ -9,8 +9,9 @@ picture into one pseudo-word:
     q = n(T("a photo of * that {caption}" with * := phi(v)))        n(x) = x / |x|
 
 Where a query has two captions (Fashion-IQ) both orders are composed, and q is the normalised mean
-of the two unit vectors. The placeholder is "*" here and "$" there: its embedding is replaced, so
-the sign does not matter.
+of the two unit vectors. Where a protocol has no such prompt, as where nothing is said of a picture
+but its domain, q has that of the other methods with a pseudo-word. The placeholder is "*" here and
+"$" there: its embedding is replaced, so the sign does not matter.
 
 Known deviations: none in inference; training (textual inversion, distillation) is not built.
 """
@@ -21,7 +22,6 @@ from collections.abc import Mapping
 from typing import ClassVar, Self
 
 from torch import Tensor, nn
-from torch.nn.functional import normalize
 
 from cirbench.benchmark.api.backbone import Backbone
 from cirbench.benchmark.api.method import Checkpoint, Method, Queries
@@ -32,6 +32,7 @@ from cirbench.benchmark.checkpoints import (
     loading_network,
 )
 from cirbench.benchmark.runtime.errors import CorruptData
+from cirbench.methods.prompts import compose_prompts
 
 DROPOUT = 0.5
 
@@ -88,8 +89,4 @@ class Searle(Method):
 
     def compose(self, queries: Queries) -> Tensor:
         words = self.phi(queries.reference_features)
-        orders = ["that"]
-        if "that-reversed" in queries.protocol.templates:
-            orders.append("that-reversed")
-        composed = [normalize(queries.prompt_features(words, order), dim=-1) for order in orders]
-        return normalize(sum(composed[1:], start=composed[0]), dim=-1)
+        return compose_prompts(queries, words, "that", "pseudo-word")

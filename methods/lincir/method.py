@@ -2,18 +2,17 @@
 
 Gu, Chun, Kim, Kang, Yun. CVPR 2024, arXiv 2312.01998. Inference follows the released code
 (navervision/lincir): SEARLE's network and prompts, with a phi that was trained on captions alone;
-checkpoints {"epoch", "Phi"}. The pictures go through Hugging Face's preprocessing (protocol
-`lincir`), not through SEARLE's padding.
+checkpoints {"epoch", "Phi"}. The pictures go through Hugging Face's preprocessing, references are
+rounded to half precision before the tower (protocol `lincir`), and nothing is padded as in SEARLE.
 
-Known deviations: the reference's pixels are not rounded to half precision, as they are there.
-Training is not built. The authors released one demonstration model, not the paper's.
+Known deviations: none in inference. The authors released one demonstration model, not the paper's.
 """
 
 from __future__ import annotations
 
 from typing import ClassVar
 
-from cirbench.methods.searle import Searle
+from cirbench.methods.searle.method import Searle
 
 
 class LinCIR(Searle):
