@@ -17,7 +17,7 @@ HASHES = {
     ("cirr", "lincir"): "e0785087fd79",
     ("cirr", "soft"): "f3abc75b2842",
     ("circo", "searle"): "5392d16f43dd",
-    ("circo", "lincir"): "13e01593997e",
+    ("circo", "lincir"): "c919649ab3db",
     ("circo", "concept"): "8edd22a83b0e",
     ("coco", "pic2word"): "e56f54cd3467",
     ("fashion-iq", "pic2word"): "c28c629a3745",
