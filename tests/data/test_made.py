@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from cirbench import read_records
 from cirbench.benchmark.analysis.boards import read_boards
 from cirbench.benchmark.analysis.published import read_published, verify
 from cirbench.benchmark.api.registry import find_task, tasks
@@ -18,7 +19,6 @@ from cirbench.benchmark.api.task import Task
 from cirbench.benchmark.api.values import Released
 from cirbench.benchmark.data.made import MARK, is_made, write_made
 from cirbench.benchmark.evaluation.plan import Request, plan
-from cirbench.benchmark.face.record_list import read_records
 from cirbench.benchmark.runtime.progress import Reporter
 from cirbench.benchmark.training.selection import find_supervision
 from cirbench.datasets.cirr import CIRR
