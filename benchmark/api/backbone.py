@@ -67,12 +67,15 @@ class Backbone(Protocol):
         *,
         placeholder: str = "*",
         truncate: bool = False,
+        every: bool = False,
     ) -> Tensor:
         """B prompts, each with its first placeholders' embeddings replaced → (B, C) float32.
 
         Args:
             words: (B, W) float32, a pseudo-word a prompt, or (B, P, W), for its first P
                 placeholders in their order. Gradients reach them.
+            every: with (B, W), put a prompt's word in place of each of its placeholders that the
+                context holds, which may be none.
 
         Raises:
             UsageError: a prompt has too few placeholders of its own ("*," is another token than

@@ -150,6 +150,9 @@ _TRAININGS = {
     "combiner": _built_in(
         "cirbench.methods.combiner.training:CombinerTraining", "on the triplets of a task"
     ),
+    "lincir": _built_in(
+        "cirbench.methods.lincir.training:LincirTraining", "on captions, without pictures"
+    ),
     **{
         name: _built_in(
             f"cirbench.methods.{name}.training:{name.title()}Training", "on the triplets of a task"

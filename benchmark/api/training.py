@@ -61,9 +61,10 @@ class Training(ABC):
         False
     """
 
-    source: ClassVar[Literal["images", "task"]]
+    source: ClassVar[Literal["images", "texts", "task"]]
     """What it is trained on: pictures (a folder, table, shards or a name that
-    `images.sources.find_training_images` knows), or the triplets of a task."""
+    `images.sources.find_training_images` knows), texts (a file or a name that
+    `training.texts.find_training_texts` knows), or the triplets of a task."""
     recipe: ClassVar[type[Any]]
     """A dataclass with a default for every field; one of them is `seed`."""
     parallel: ClassVar[bool] = False

@@ -149,6 +149,7 @@ class TextlessBackbone:
         *,
         placeholder: str = "*",
         truncate: bool = False,
+        every: bool = False,
     ) -> Tensor:
         self._refuse()
 
@@ -251,17 +252,18 @@ class TorchBackbone(ImageTower):
         *,
         placeholder: str = "*",
         truncate: bool = False,
+        every: bool = False,
     ) -> Tensor:
         rows = self._tokenize_rows(prompts, truncate)
         placeholder_id = self.tokenize([placeholder])[0][1]
         if words.dim() == 2:
             words = words.unsqueeze(1)
-        positions = find_placeholders(rows, placeholder_id, prompts, words.shape[1])
+        count = None if every else words.shape[1]
+        places = find_placeholders(rows, placeholder_id, prompts, count)
 
         def encode(part: Tensor, ids: Tensor) -> Tensor:
-            with substitute_embeddings(
-                self.token_embedding, positions[part], words[part.to(words.device)]
-            ):
+            chosen = [places[i] for i in part.tolist()]
+            with substitute_embeddings(self.token_embedding, chosen, words[part.to(words.device)]):
                 return self.text_tower(ids)
 
         return self._encode_by_length(rows, encode)

@@ -42,14 +42,19 @@ def check_precision(name: str) -> None:
 
 
 def find_placeholders(
-    rows: Sequence[Sequence[int]], placeholder_id: int, prompts: Sequence[str], count: int = 1
-) -> Tensor:
-    """B rows of token ids → (B, count) index of each row's first `count` placeholders.
+    rows: Sequence[Sequence[int]],
+    placeholder_id: int,
+    prompts: Sequence[str],
+    count: int | None = 1,
+) -> list[list[int]]:
+    """B rows of token ids → the places of each row's first `count` placeholders; None: of all.
 
     Raises:
         UsageError: a row has fewer.
     """
     found = [[i for i, token in enumerate(row) if token == placeholder_id] for row in rows]
+    if count is None:
+        return found
     for prompt, places in zip(prompts, found, strict=True):
         if len(places) < count:
             has = f"{len(places)} of {count} placeholders" if count > 1 else "no placeholder"
@@ -57,7 +62,7 @@ def find_placeholders(
                 f"the prompt {prompt!r} has {has}; write it as a word of its own, with spaces "
                 f'around it ("a photo of * , red")'
             )
-    return torch.tensor([places[:count] for places in found])
+    return [places[:count] for places in found]
 
 
 def check_context(lengths: Sequence[int], texts: Sequence[str], context_length: int) -> None:
@@ -77,18 +82,30 @@ def check_context(lengths: Sequence[int], texts: Sequence[str], context_length: 
 
 
 @contextmanager
-def substitute_embeddings(embedding: nn.Module, positions: Tensor, words: Tensor) -> Iterator[None]:
-    """Put words[i, p] at positions[i, p] of row i of what `embedding` gives, in a block.
+def substitute_embeddings(
+    embedding: nn.Module, places: Sequence[Sequence[int]], words: Tensor
+) -> Iterator[None]:
+    """Put words[i, p] at places[i][p] of row i of what `embedding` gives, in a block.
+
+    Args:
+        words: (B, P, W); with P = 1 the one word goes to all places of its row.
 
     The rest of the text tower runs as it does for plain text: position embeddings are added
     after, and the end of text is found in the original ids (Pic2Word replaces one token by one).
     """
 
+    one = words.shape[1] == 1
+    marked = [
+        (row, place, 0 if one else p)
+        for row, own in enumerate(places)
+        for p, place in enumerate(own)
+    ]
+
     def replace(_module: nn.Module, _args: object, embedded: Tensor) -> Tensor:
-        rows = torch.arange(len(positions), device=embedded.device).unsqueeze(1)
-        return embedded.index_put(
-            (rows, positions.to(embedded.device)), words.to(embedded.device, embedded.dtype)
-        )
+        index = torch.tensor(marked, dtype=torch.long, device=embedded.device)
+        rows, columns, of = index.view(len(marked), 3).T
+        put = words.to(embedded.device, embedded.dtype)[rows, of]
+        return embedded.index_put((rows, columns), put)
 
     handle = embedding.register_forward_hook(replace)
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from cirbench.benchmark.training.learner import Learner
 from cirbench.benchmark.training.state import load_state, read_epochs, save_state, write_epochs
 
 EpochLog = list[tuple[float, float]]
-"""Mean loss and selection score of each epoch."""
+"""Mean loss and selection score of each epoch; the score is not a number where none is asked."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +27,7 @@ class EpochLoop:
 
     Attributes:
         one_epoch: trains the epoch of that number, from 0, and gives the mean loss.
-        score: the selection score of the network as it stands.
+        score: the selection score of the network as it stands; None: the last epoch is kept.
         keep_best: is told the epoch and its score, where it is the best so far.
         saved_besides: tensors that the state holds besides the network's and the optimizer's.
     """
@@ -37,26 +38,26 @@ class EpochLoop:
     state_path: Path
     log_path: Path
     one_epoch: Callable[[int], float]
-    score: Callable[[], float]
+    score: Callable[[], float] | None
     keep_best: Callable[[int, float], None]
     saved_besides: Callable[[], Mapping[str, Tensor]] = dict
 
     def run(self, log: EpochLog, stage: Stage) -> float:
-        """Train the epochs that `log` lacks, which is added to, and give the best score.
+        """Train the epochs that `log` lacks, which is added to, and give the score that was kept.
 
         Log and state are on disk after every epoch.
         """
         stage.advance(len(log))
         for epoch in range(len(log), self.epochs):
-            loss, found = self.one_epoch(epoch), self.score()
-            if found > max((score for _, score in log), default=-1.0):
+            loss, found = self.one_epoch(epoch), self.score() if self.score else math.nan
+            if not self.score or found > max((score for _, score in log), default=-1.0):
                 self.keep_best(epoch, found)
             log.append((loss, found))
             write_epochs(self.log_path, log)
             progress = {**self.identity, "epochs": len(log)}
             save_state(self.state_path, self.learner, progress, self.saved_besides())
             stage.advance(1)
-        return max(score for _, score in log)
+        return max(score for _, score in log) if self.score else math.nan
 
 
 def state_path_of(output: Path) -> Path:
@@ -72,11 +73,13 @@ def train_in_epochs(
     header: Mapping[str, Any],
     output: Path,
     one_epoch: Callable[[int], float],
-    score: Callable[[], float],
+    score: Callable[[], float] | None,
     reporter: Reporter,
     resume: bool,
 ) -> float:
     """Train a network, write the best epoch's weights and a log, and give its score in percent.
+
+    Without a `score` the last epoch's weights are written.
 
     Args:
         header: what the file of weights says besides the identity and its best epoch.
@@ -107,11 +110,14 @@ def train_in_epochs(
     )
     with reporter.stage("training", epochs) as stage:
         best_score = loop.run(log, stage)
+    chosen = {
+        "best_epoch": int(np.argmax([score for _, score in log])) + 1,
+        "selection_score": best_score,
+    }
     written = {
         **identity,
         **header,
-        "best_epoch": int(np.argmax([score for _, score in log])) + 1,
-        "selection_score": best_score,
+        **(chosen if score else {"final_loss": log[-1][0]}),
         "code": read_code_state(),
         "packages": read_package_versions(),
     }

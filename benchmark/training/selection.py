@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from cirbench.benchmark.api.backbone import Backbone
 from cirbench.benchmark.api.method import Method
 from cirbench.benchmark.api.registry import find_task
 from cirbench.benchmark.api.values import Selection, TaskData, Triplet
@@ -24,12 +25,32 @@ from cirbench.benchmark.ranking.groups import rank_queries
 from cirbench.benchmark.runtime.errors import UsageError
 from cirbench.benchmark.runtime.progress import Reporter
 from cirbench.benchmark.scoring.summary import find_depth, score
+from cirbench.benchmark.training.features import embed_pictures
 
 
 def find_supervision(
     task: str, data_root: Path | None, choose: tuple[str, tuple[str, ...]] | None = None
 ) -> dict[str, Any]:
     """Find a task's triplets, and how the best epoch is selected: fields of a training's job.
+
+    Raises:
+        UsageError, MissingData, CorruptData: as `find_selection`.
+    """
+    selection, validation = find_selection(task, data_root, choose)
+    found = find_task(task)()
+    made = " (made)" if is_made(data_root, found.places) else ""
+    return {
+        "triplets": found.triplets(data_root=data_root),
+        "selection": selection,
+        "validation": validation,
+        "trained_on": f"{found.title or task}{made}",
+    }
+
+
+def find_selection(
+    task: str, data_root: Path | None, choose: tuple[str, tuple[str, ...]] | None = None
+) -> tuple[Selection, TaskData]:
+    """Find how the best of several states is selected, and the split that it is selected on.
 
     Args:
         choose: the protocol and the metrics of the selection; None are the task's own.
@@ -40,19 +61,26 @@ def find_supervision(
     """
     found = find_task(task)()
     if found.selection is None:
-        raise UsageError(f"a task must have triplets to be trained on, got {task}")
+        raise UsageError(f"a task must have triplets to be trained or selected on, got {task}")
     selection = found.selection
     if choose:
         selection = replace(selection, protocol=found.protocols[choose[0]], metrics=choose[1])
     validation = found.load(protocol=selection.protocol, split=selection.split, data_root=data_root)
     check_whole(found, validation)
-    made = " (made)" if is_made(data_root, found.places) else ""
-    return {
-        "triplets": found.triplets(data_root=data_root),
-        "selection": selection,
-        "validation": validation,
-        "trained_on": f"{found.title or task}{made}",
-    }
+    return selection, validation
+
+
+def embed_selection(
+    backbone: Backbone, selection: Selection, data: TaskData, workers: int, reporter: Reporter
+) -> ImageFeatures:
+    """Embed the pictures of the selection's split, as its protocol prepares them."""
+    protocol, pictures = selection.protocol, data.pictures.values()
+    images = embed_pictures(backbone, protocol.preprocess, pictures, workers, reporter)
+    if not protocol.reference_preprocess:
+        return images
+    refs = [query.reference for query in data.queries]
+    own = embed_pictures(backbone, protocol.reference_preprocess, refs, workers, reporter)
+    return replace(images, references=own)
 
 
 def describe_supervision(
@@ -67,12 +95,17 @@ def describe_supervision(
     digest = hashlib.sha256("\n".join(lines).encode())
     return {
         "triplets": {"count": len(triplets), "sha256": digest.hexdigest()},
-        "selection": {
-            "split": selection.split,
-            "metrics": list(selection.metrics),
-            "protocol": f"{selection.protocol.name}@{selection.protocol.hash}",
-            "annotations": validation.annotations_sha256,
-        },
+        "selection": describe_selection(selection, validation),
+    }
+
+
+def describe_selection(selection: Selection, validation: TaskData) -> dict[str, Any]:
+    """Describe how the best state is selected, for a resume to compare and a header to keep."""
+    return {
+        "split": selection.split,
+        "metrics": list(selection.metrics),
+        "protocol": f"{selection.protocol.name}@{selection.protocol.hash}",
+        "annotations": validation.annotations_sha256,
     }
 
 

@@ -5,7 +5,8 @@ Gu, Chun, Kim, Kang, Yun. CVPR 2024, arXiv 2312.01998. Inference follows the rel
 checkpoints {"epoch", "Phi"}. The pictures go through Hugging Face's preprocessing, references are
 rounded to half precision before the tower (protocol `lincir`), and nothing is padded as in SEARLE.
 
-Known deviations: none in inference. The authors released one demonstration model, not the paper's.
+Known deviations: none in inference; for training, see `self_masking`. The authors released one
+demonstration model, not the paper's.
 """
 
 from __future__ import annotations

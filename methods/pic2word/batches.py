@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache, partial
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,17 +39,6 @@ def random_crop(
     return crop_and_resize(
         image, side, rng, scale=scale, ratio=(3 / 4, 4 / 3), interpolation=bicubic
     )
-
-
-@lru_cache(maxsize=2)
-def _draw_order(seed: int, epoch: int, count: int) -> NDArray[np.int64]:
-    return np.random.default_rng((seed, epoch)).permutation(count)
-
-
-def choose_rows(step: int, count: int, batch_size: int, seed: int) -> NDArray[np.int64]:
-    """Choose the (B,) pictures of a step; each epoch sees each once, without incomplete batches."""
-    epoch, place = divmod(step, count // batch_size)
-    return _draw_order(seed, epoch, count)[place * batch_size : (place + 1) * batch_size]
 
 
 @dataclass(kw_only=True)

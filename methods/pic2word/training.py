@@ -37,10 +37,11 @@ from cirbench.benchmark.runtime.provenance import read_code_state, read_package_
 from cirbench.benchmark.runtime.torch_state import full_float32, seeded
 from cirbench.benchmark.training import state as training_state
 from cirbench.benchmark.training.learner import Learner, make_loss_scaler
+from cirbench.benchmark.training.order import choose_rows
 from cirbench.benchmark.training.processes import Processes, choose_own_device, join_processes
 from cirbench.benchmark.training.schedule import warm_up_then_cosine
 from cirbench.benchmark.training.signals import defer_signals
-from cirbench.methods.pic2word.batches import TrainingPictures, augment, choose_rows
+from cirbench.methods.pic2word.batches import TrainingPictures, augment
 from cirbench.methods.pic2word.gradient import GradientStep, draw_dropout_masks
 from cirbench.methods.pic2word.method import DROPOUT, MappingNetwork
 from cirbench.methods.pic2word.validation import Validator

@@ -54,6 +54,7 @@ class TrainedTowers(ImageTower):
         *,
         placeholder: str = "*",
         truncate: bool = False,
+        every: bool = False,
     ) -> Tensor:
         raise UsageError(
             f"{self.name} takes no pseudo-words; choose a method without prompts, or a CLIP "

@@ -29,6 +29,7 @@ from cirbench.benchmark.records.fields import slug
 from cirbench.benchmark.runtime.errors import CirbenchError, MissingData
 from cirbench.benchmark.runtime.progress import Reporter
 from cirbench.benchmark.training.selection import find_supervision
+from cirbench.benchmark.training.texts import find_training_texts
 from cirbench.slurm.cells.manifest import Manifest, SweepCell
 from cirbench.slurm.sweep.errors import ValidationErrors
 from cirbench.slurm.sweep.resources import Profile, choose_resources, matches
@@ -236,11 +237,12 @@ class Expansion:
         for training in self.sweep.trainings:
             with self.errors.collect():
                 find_backbone(training.backbone)
-                if find_training(training.method).source == "task":
+                source = find_training(training.method).source
+                if source == "task":
                     find_supervision(training.source, root)
                     yield training
                 else:
-                    yield replace(training, source=_images(training.source, root))
+                    yield replace(training, source=_locate(training.source, source, root))
 
     def _training(self, training: TrainTable, seed: int) -> SweepCell:
         file_name = f"{training.method}--{slug(training.backbone)}--s{seed}"
@@ -322,16 +324,17 @@ class Expansion:
         return choose_resources(names, self.profile.resources, self.sweep.resources)
 
 
-def _images(source: str, data_root: Path | None) -> str:
-    """What is trained on, by a path that holds wherever a job starts.
+def _locate(source: str, what: str, data_root: Path | None) -> str:
+    """The images or texts that are trained on, by a path that holds wherever a job starts.
 
     Raises:
-        MissingData: there are no pictures.
+        MissingData: there are none.
     """
     if "/" in source:
         source = str(Path(source).expanduser().absolute())
-    if not find_training_images(source, data_root=data_root)[0]:
-        raise MissingData(f"[[train]]: no pictures in {source}")
+    find = find_training_images if what == "images" else find_training_texts
+    if not find(source, data_root=data_root)[0]:
+        raise MissingData(f"[[train]]: no {what} in {source}")
     return source
 
 

@@ -84,7 +84,7 @@ class TrainTable:
     """A table [[train]]: weights that the sweep makes before it uses them, one set a seed.
 
     Attributes:
-        source: pictures or a task, as the training's class says.
+        source: pictures, texts or a task, as the training's class says.
     """
 
     method: str

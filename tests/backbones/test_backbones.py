@@ -197,6 +197,17 @@ def test_as_many_placeholders_are_replaced_as_there_are_words_in_their_order(bac
     )
 
 
+@torch.no_grad()
+def test_one_word_takes_the_place_of_every_placeholder_where_that_is_asked(backbone):
+    words = torch.randn(3, backbone.token_width)
+    prompts = ["a * beside a *", "a photo of *", "a photo"]
+    found = backbone.encode_prompts(prompts, words, every=True)
+    twice = backbone.encode_prompts(prompts[:1], words[:1, None].expand(1, 2, -1))
+    once = backbone.encode_prompts(prompts[1:2], words[1:2])
+    wanted = torch.cat([twice, once, backbone.encode_texts(prompts[2:])])
+    torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-5)
+
+
 def test_fewer_placeholders_than_words_are_refused(backbone):
     words = torch.zeros(2, 2, backbone.token_width)
     with pytest.raises(UsageError, match=r"'a photo of \*' has 1 of 2 placeholders"):

@@ -24,9 +24,9 @@ from cirbench.benchmark.images.sources import find_training_images
 from cirbench.benchmark.runtime.errors import CheckFailed, CorruptData, MissingData, UsageError
 from cirbench.benchmark.runtime.progress import Reporter
 from cirbench.benchmark.training.learner import Learner
+from cirbench.benchmark.training.order import choose_rows
 from cirbench.benchmark.training.processes import Processes, choose_own_device, join_processes
 from cirbench.methods.pic2word import training
-from cirbench.methods.pic2word.batches import choose_rows
 from cirbench.methods.pic2word.gradient import GradientStep, draw_dropout_masks
 from cirbench.methods.pic2word.method import MappingNetwork, contrastive_loss
 from cirbench.methods.pic2word.validation import hold_out, read_validations, validate

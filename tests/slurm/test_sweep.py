@@ -286,6 +286,37 @@ def test_a_combiner_is_trained_then_evaluated(sweeps):
     assert len({record["cell"]["checkpoint"] for record in records}) == 2
 
 
+LINCIR = """
+methods = ["lincir"]
+tasks = ["emoji"]
+backbones = ["fake"]
+[settings]
+limit = 1
+[[train]]
+method = "lincir"
+backbone = "fake"
+texts = "./captions.txt"
+steps = 2
+batch_size = 2
+hidden = 8
+keywords = "function-words"
+select_on = "none"
+"""
+
+
+def test_a_training_on_captions_finds_them_wherever_its_job_starts(sweeps):
+    (sweeps.folder / "captions.txt").write_text("a dog\na red cat\n", encoding="utf-8")
+    assert sweeps("submit", sweeps.file("texts", LINCIR), "--cluster", "debug")[0] == 0
+    rows = refresh_status(sweeps.manifest("texts"))
+    assert {row.state.status for row in rows} == {"done"}
+    [trained] = [row.cell for row in rows if row.cell.kind == "train"]
+    assert trained.request["texts"] == str(sweeps.folder / "captions.txt")
+    (sweeps.folder / "captions.txt").unlink()
+    code, _, err = sweeps("submit", sweeps.file("again", LINCIR), "--cluster", "debug")
+    assert code != 0
+    assert "--texts must be a file of captions or a task" in err
+
+
 def test_the_sbatch_script_is_the_golden_one(sweeps, monkeypatch):
     (sweeps.folder / "profile.toml").write_text(
         '[resources]\nslurm_partition = "gpu"\nslurm_account = "me"\ngpus_per_node = 1\n'
