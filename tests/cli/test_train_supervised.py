@@ -254,7 +254,7 @@ def test_a_task_without_triplets_is_refused(bench, tmp_path, name):
         "train", name, "-t", "imagenet-r", "-b", "fake", "-o", tmp_path / "w.safetensors"
     )
     assert code == 2
-    assert "a task must have triplets to be trained on, got imagenet-r" in err
+    assert "a task must have triplets to be trained or selected on, got imagenet-r" in err
 
 
 def test_weights_that_cannot_be_fetched_are_named(bench, tmp_path, monkeypatch):
