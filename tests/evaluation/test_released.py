@@ -17,7 +17,6 @@ import torch
 from huggingface_hub import constants
 from safetensors.torch import save_file
 from serving import serve_files
-from sweeping import Sweeps
 
 from cirbench.benchmark.api.registry import backbone_entry, needs_checkpoint
 from cirbench.benchmark.api.weights import ReleasedWeights
@@ -35,6 +34,7 @@ from cirbench.benchmark.evaluation.weights import find_weights
 from cirbench.benchmark.runtime.errors import CorruptData, MissingData
 from cirbench.benchmark.runtime.progress import Reporter
 from cirbench.methods.pic2word.method import MappingNetwork
+from cirbench.slurm.planning import plan_sweep
 
 QUIET = Reporter(quiet=True)
 HUB_FILE, URL_FILE, HAND_FILE = "of_hub.pt", "of_url.pt", "by_hand.pt"
@@ -395,19 +395,19 @@ def test_search_fetches_what_was_asked_for_by_name_alone(server, of_url, bench, 
 
 
 @pytest.mark.parametrize("asked", ["", f'[checkpoints]\npic2word = "{URL_FILE}"'])
-def test_a_sweep_fetches_once_for_its_jobs(server, of_url, tmp_path, monkeypatch, capsys, asked):
-    sweeps = Sweeps(tmp_path, monkeypatch, capsys)
+def test_a_sweep_fetches_once_for_its_jobs(server, of_url, tmp_path, asked):
+    file = tmp_path / "one.toml"
     axes = 'methods = ["pic2word"]\ntasks = ["emoji"]\nbackbones = ["fake"]\nseeds = [0, 1]\n'
-    file = sweeps.file("one", f"{axes}[settings]\nlimit = 1\n{asked}")
-    code, _, err = sweeps("submit", file, "--cluster", "local")
-    assert code == 0, err
+    file.write_text(f"{axes}{asked}", encoding="utf-8")
+    planned = plan_sweep(
+        str(file), profile=None, sweeps=tmp_path / "sweeps", data_root=None, fail_fast=False
+    )
     assert len(server.asked) == 1
-    runs = [cell for cell in sweeps.manifest("one").read_cells() if cell.kind == "run"]
+    runs = [cell for cell in planned.cells if cell.kind == "run"]
     assert len(runs) == 2
     for cell in runs:
         assert cell.request["checkpoints"] == {"pic2word": str(find_file(of_url))}
         assert cell.expected["checkpoint"] == sha256(make_weights())
-    assert {row.state.status for row in sweeps.wait("one").values()} == {"done"}
 
 
 def test_a_hub_that_cannot_be_reached_is_one_clear_error(of_hub, bench, monkeypatch):
