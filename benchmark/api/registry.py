@@ -322,11 +322,14 @@ def tasks() -> Mapping[str, Entry]:
     return _entries("tasks")
 
 
+def is_embedded(name: str) -> bool:
+    """Whether a task of that name is known whose data come with cirbench."""
+    return name in tasks() and tasks()[name].embedded
+
+
 def expand_task(name: str) -> list[str]:
     """The tasks that a name stands for: itself, or for `EMBEDDED` each whose data are here."""
-    if name != EMBEDDED:
-        return [name]
-    return [own for own, entry in tasks().items() if entry.embedded]
+    return list(filter(is_embedded, tasks())) if name == EMBEDDED else [name]
 
 
 def backbones() -> Mapping[str, Entry]:

@@ -58,23 +58,22 @@ class ArtemisRecipe(SupervisedRecipe):
 class ArtemisTraining(SupervisedTraining):
     """Train ARTEMIS on a task's triplets, in its two stages.
 
-    The defaults are those of its released code; on emoji, of its model card. A trunk (torchvision:…
-    or tiny) is trained along, any other backbone stays frozen. The epoch that is best on the
-    selection split is kept; a log of losses and selection scores is written beside OUTPUT.
+    The defaults are those of its released code; on embedded tasks, of its model card. A trunk
+    (torchvision:… or tiny) is trained along, any other backbone stays frozen. The epoch that is
+    best on the selection split is kept; a log of losses and selection scores is written beside
+    OUTPUT.
     """
 
     recipe = ArtemisRecipe
     method = "artemis"
-    changes: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "emoji": {
-            "learning_rate": 2e-3,
-            "weight_decay": 0.05,
-            "batch_size": 256,
-            "width": 128,
-            "word_width": 64,
-            "first_epochs": 4,
-            "epochs": 32,
-        },
+    on_embedded: ClassVar[Mapping[str, Any]] = {
+        "learning_rate": 2e-3,
+        "weight_decay": 0.05,
+        "batch_size": 256,
+        "width": 128,
+        "word_width": 64,
+        "first_epochs": 4,
+        "epochs": 32,
     }
     selection: ClassVar[Mapping[str, tuple[str, tuple[str, ...]]]] = {
         "fashion-iq": ("artemis", ("R@10", "R@50")),

@@ -48,24 +48,23 @@ class CirplantRecipe(SupervisedRecipe):
 class CirplantTraining(SupervisedTraining):
     """Train CIRPLANT on a task's triplets, over frozen features.
 
-    The defaults are those of its released code; on emoji, of its model card. The epoch that is best
-    on the selection split is kept; a log of losses and selection scores is written beside OUTPUT.
+    The defaults are those of its released code; on embedded tasks, of its model card. The epoch
+    that is best on the selection split is kept; a log of losses and selection scores is written
+    beside OUTPUT.
     """
 
     recipe = CirplantRecipe
     method = "cirplant"
-    changes: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "emoji": {
-            "learning_rate": 1e-3,
-            "batch_size": 256,
-            "epochs": 30,
-            "init": "",
-            "width": 128,
-            "layers": 2,
-            "heads": 4,
-            "hidden": 128,
-            "dropout": 0.1,
-        },
+    on_embedded: ClassVar[Mapping[str, Any]] = {
+        "learning_rate": 1e-3,
+        "batch_size": 256,
+        "epochs": 30,
+        "init": "",
+        "width": 128,
+        "layers": 2,
+        "heads": 4,
+        "hidden": 128,
+        "dropout": 0.1,
     }
     selection: ClassVar[Mapping[str, tuple[str, tuple[str, ...]]]] = {
         "cirr": ("soft", ("SR@5", "SRs@1"))

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, ClassVar
 
-from cirbench.benchmark.api.registry import backbone_entry
+from cirbench.benchmark.api.registry import backbone_entry, is_embedded
 from cirbench.benchmark.api.training import Training, TrainingRequest
 from cirbench.benchmark.runtime.files import check_weights_path
 from cirbench.benchmark.runtime.progress import Reporter
@@ -20,14 +20,14 @@ class SupervisedTraining(Training):
     recipe: ClassVar[type[SupervisedRecipe]]
     method: ClassVar[str]
     """The name under which it is registered."""
-    changes: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
-    """Task → what of the recipe differs on it."""
+    on_embedded: ClassVar[Mapping[str, Any]] = {}
+    """What of the recipe differs on an embedded task."""
     selection: ClassVar[Mapping[str, tuple[str, tuple[str, ...]]]] = {}
     """Task → the protocol and the metrics by which the best epoch is chosen; else the task's."""
 
     def default_recipe(self, source: str) -> SupervisedRecipe:
         recipe: Any = self.recipe
-        return recipe(**self.changes.get(source, {}))  # type: ignore[no-any-return]
+        return recipe(**(self.on_embedded if is_embedded(source) else {}))  # type: ignore[no-any-return]
 
     def trains_backbone(self, backbone: str, recipe: SupervisedRecipe) -> bool:
         return recipe.trains_trunk and backbone_entry(backbone).trunk

@@ -26,16 +26,15 @@ class TirgRecipe(SteppedRecipe):
 class TirgTraining(SupervisedTraining):
     """Train TIRG on a task's triplets.
 
-    The defaults are those of its released code; on emoji, of its model card. A trunk (torchvision:…
-    or tiny) is trained along, any other backbone stays frozen. The epoch that is best on the
-    selection split is kept; a log of losses and selection scores is written beside OUTPUT.
+    The defaults are those of its released code; on embedded tasks, of its model card. A trunk
+    (torchvision:… or tiny) is trained along, any other backbone stays frozen. The epoch that is
+    best on the selection split is kept; a log of losses and selection scores is written beside
+    OUTPUT.
     """
 
     recipe = TirgRecipe
     method = "tirg"
-    changes: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "emoji": {"steps": 400, "batch_size": 256, "width": 128}
-    }
+    on_embedded: ClassVar[Mapping[str, Any]] = {"steps": 400, "batch_size": 256, "width": 128}
     selection: ClassVar[Mapping[str, tuple[str, tuple[str, ...]]]] = {
         "fashion-iq": ("maaf", ("R@10", "R@50"))
     }

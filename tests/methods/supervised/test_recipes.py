@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from cirbench.benchmark.api.registry import find_training
+from cirbench.benchmark.api.registry import expand_task, find_training
 from cirbench.benchmark.runtime.errors import UsageError
 from cirbench.methods.artemis.training import ArtemisRecipe
 from cirbench.methods.cirplant.training import CirplantRecipe
@@ -139,11 +139,12 @@ def test_an_epoch_is_chosen_by_the_papers_own_protocol(name, task, protocol):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_small_recipe_is_of_the_embedded_task_alone(name):
+def test_the_small_recipe_is_of_the_embedded_tasks_alone(name):
     training = find_training(name)()
     assert training.default_recipe("cirr") == training.recipe()
-    changed = replace(training.recipe(), **training.changes["emoji"])
-    assert training.default_recipe("emoji") == changed != training.recipe()
+    changed = replace(training.recipe(), **training.on_embedded)
+    for task in expand_task("embedded"):
+        assert training.default_recipe(task) == changed != training.recipe()
 
 
 @pytest.mark.parametrize(
