@@ -18,6 +18,7 @@ from cirbench.benchmark.checkpoints import (
     write_whole,
 )
 from cirbench.benchmark.runtime.errors import CorruptData, MissingData
+from cirbench.benchmark.training.halve import halve
 
 
 def weights():
@@ -234,3 +235,18 @@ def test_a_written_file_has_the_permissions_of_any_new_file(tmp_path):
         temporary.write_text("", encoding="utf-8")
     (tmp_path / "plain").write_text("", encoding="utf-8")
     assert (tmp_path / "ours").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_halved_weights_keep_header_and_values_and_refuse_what_is_too_large(tmp_path):
+    tensors = {"weight": torch.tensor([0.5, 1 / 3]), "count": torch.tensor([3])}
+    write_checkpoint(tmp_path / "whole.safetensors", tensors, {"kind": "mapper"})
+    halve(tmp_path / "whole.safetensors", tmp_path / "half.safetensors")
+    found = read_checkpoint(tmp_path / "half.safetensors")
+    assert found.provenance == {"kind": "mapper"}
+    assert found.content["weight"].dtype == torch.float16
+    assert found.content["weight"].tolist() == [0.5, 0.333251953125]
+    assert found.content["count"].tolist() == [3]
+    write_checkpoint(tmp_path / "large.safetensors", {"weight": torch.tensor([1e5])}, {})
+    with pytest.raises(ValueError, match="65504"):
+        halve(tmp_path / "large.safetensors", tmp_path / "never.safetensors")
+    assert not (tmp_path / "never.safetensors").exists()
