@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
 
+from cirbench.benchmark.api.registry import find_task
 from cirbench.benchmark.records.record import Record, label_records
 
 TOLERANCE = 0.1
@@ -25,6 +26,7 @@ REPRODUCED, DIFFERS, NOT_RUN, NOT_COMPARABLE = (
     "not comparable",
 )
 STATES = (REPRODUCED, DIFFERS, NOT_RUN, NOT_COMPARABLE)
+UNKNOWN = "protocol unknown"
 PRINTED_NAMES = {
     "torchvision:resnet18": "RN18",
     "torchvision:resnet50": "RN50",
@@ -44,8 +46,8 @@ class Published:
         trained_on: what the record must be trained on; empty where any will do.
         protocol: the protocol of ours that it was measured under; empty where we have none, or
             where it is not known to be one of ours.
-        gallery: what was ranked, as an `EvaluationProtocol` says it, where that is known and no
-            protocol of ours is.
+        gallery: what was ranked, as an `EvaluationProtocol` says it, or that "without the
+            reference", where that is known and no protocol of ours is.
         value: as printed, so that its rounding is known.
         known_cause: why a right evaluation may give another number, if that is known.
     """
@@ -69,6 +71,13 @@ class Published:
     def rounding(self) -> float:
         """Half a unit of the last printed digit."""
         return 0.5 * 10.0 ** -len(self.value.partition(".")[2])
+
+    @property
+    def protocol_hash(self) -> str:
+        """The protocol's hash as it is here now, or `UNKNOWN`."""
+        if not self.protocol:
+            return UNKNOWN
+        return str(find_task(self.task).protocols[self.protocol].hash)
 
     @property
     def gates(self) -> bool:
@@ -107,6 +116,7 @@ class Verdict:
         """Give plain data."""
         return {
             **vars(self.published),
+            "protocol_hash": self.published.protocol_hash,
             "state": self.state,
             "measured": self.measured,
             "difference": self.difference,

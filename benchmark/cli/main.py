@@ -358,12 +358,19 @@ def leaderboard(
         print(path)
 
 
-@app.command(epilog="Examples: bench verify · bench verify -m pic2word -t imagenet-r --require")
+@app.command(
+    epilog="Examples: bench verify · bench verify -m pic2word -t imagenet-r --require"
+    " · bench verify --conflicts -t circo"
+)
 def verify(
     method: Annotated[list[str] | None, typer.Option("--method", "-m", help="Only these.")] = None,
     task: Annotated[list[str] | None, typer.Option("--task", "-t", help="Only these.")] = None,
     require: Annotated[
         bool, typer.Option("--require", help="Exit 1 where a confirmed number is not run.")
+    ] = False,
+    conflicts: Annotated[
+        bool,
+        typer.Option("--conflicts", help="List the published numbers that do not fit each other."),
     ] = False,
     output: Results = Path("results"),
     as_json: AsJson = False,
@@ -373,7 +380,8 @@ def verify(
     Exit 1 if a confirmed one differs.
     """
     from cirbench.benchmark.analysis import published
-    from cirbench.benchmark.cli.terminal import print_verdicts
+    from cirbench.benchmark.analysis.conflicts import find_conflicts
+    from cirbench.benchmark.cli.terminal import print_conflicts, print_verdicts
     from cirbench.benchmark.scoring.summary import read_scored
 
     rows = [
@@ -383,6 +391,13 @@ def verify(
     ]
     if not rows:
         raise UsageError("no published number fits; bench verify --json lists them all")
+    if conflicts:
+        found = find_conflicts(rows)
+        if as_json:
+            print_json([conflict.as_dict() for conflict in found])
+        else:
+            print_conflicts(found)
+        return
     verdicts = published.verify(rows, read_scored(output))
     if as_json:
         print_json([verdict.as_dict() for verdict in verdicts])

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from tabulate import tabulate
 
+from cirbench.benchmark.analysis.conflicts import KINDS, Conflict
 from cirbench.benchmark.analysis.published import NOT_RUN, STATES, Verdict
 from cirbench.benchmark.api.values import Collection
 from cirbench.benchmark.data.check import Count, SplitCheck, count_collection
@@ -90,6 +91,14 @@ def print_verdicts(verdicts: Sequence[Verdict]) -> None:
     print("\n" + " · ".join(f"{counts[state]} {state}" for state in STATES))
     if waiting:
         print("bench verify --json lists them all")
+
+
+def print_conflicts(conflicts: Sequence[Conflict]) -> None:
+    """Print each conflict, with a line for each number in it, and how many there are of a kind."""
+    for conflict in conflicts:
+        print(f"{conflict.kind}: {conflict.about}", *conflict.reads, sep="\n    ")
+    counts = Counter(conflict.kind for conflict in conflicts)
+    print("\n" + " · ".join(f"{counts[kind]} {kind}" for kind in KINDS))
 
 
 def print_checks(checks: Sequence[SplitCheck], collections: Sequence[Collection]) -> None:
