@@ -37,6 +37,7 @@ from cirbench.benchmark.cli.options import (
 )
 from cirbench.benchmark.cli.plugins import checker, maker
 from cirbench.benchmark.cli.report import register as register_report
+from cirbench.benchmark.cli.rerun import rerunner
 from cirbench.benchmark.cli.search import searcher
 from cirbench.benchmark.cli.sweep import sweeper
 from cirbench.benchmark.cli.train import trainer
@@ -73,6 +74,7 @@ trainer.command(
 )(train_clip_sum)
 app.add_typer(sweeper, name="sweep")
 app.add_typer(comparer)
+app.add_typer(rerunner)
 app.add_typer(searcher)
 app.add_typer(data, name="data")
 app.add_typer(stored_cache, name="cache")
