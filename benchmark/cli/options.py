@@ -39,6 +39,13 @@ Precision = Annotated[
     str,
     typer.Option(help="Precision of the towers: fp32, bf16, fp16, or autocast by amp or amp_bf16."),
 ]
+Track = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Who hears the numbers: tensorboard, wandb, mlflow, trackio or MODULE:CLASS; "
+        "repeatable. Nothing is sent off this machine unless the tracker's own settings ask."
+    ),
+]
 DataRoot = Annotated[
     Path | None, typer.Option(help="Folder of the data sets.", envvar="CIRBENCH_DATA")
 ]

@@ -1,11 +1,21 @@
 """`bench train`. Nothing heavy is imported before a command needs it."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from cirbench.benchmark.cli.options import HELP, DataRoot, Device, Precision, Quiet, Seed, Workers
+from cirbench.benchmark.cli.options import (
+    HELP,
+    DataRoot,
+    Device,
+    Precision,
+    Quiet,
+    Seed,
+    Track,
+    Workers,
+)
 from cirbench.benchmark.cli.train_own import TrainGroup
 
 trainer = typer.Typer(help="Train a method, or the embedded backbone.", cls=TrainGroup, **HELP)  # type: ignore[arg-type]  # one dict for all apps
@@ -69,6 +79,7 @@ def train_pic2word(
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue from the saved state, if there is one.")
     ] = False,
+    track: Track = None,
     quiet: Quiet = False,
 ) -> None:
     """Train Pic2Word's mapping network on unlabelled images.
@@ -83,6 +94,7 @@ def train_pic2word(
     from cirbench.benchmark.records.record import check_writable
     from cirbench.benchmark.runtime.files import check_weights_path
     from cirbench.benchmark.runtime.progress import Reporter
+    from cirbench.benchmark.trackers.hook import tracking
     from cirbench.benchmark.training.processes import choose_own_device, join_processes
     from cirbench.methods.pic2word.training import Pic2WordJob, Pic2WordRecipe, train
     from cirbench.methods.pic2word.validation import hold_out
@@ -124,7 +136,11 @@ def train_pic2word(
         validation=left_out,
         validate_every=validate_every,
     )
-    loss = train(job, Reporter(quiet=quiet or processes.rank > 0), resume=resume)
+    reporter = Reporter(quiet=quiet or processes.rank > 0)
+    listening = [] if processes.rank else track or []
+    settings = {**asdict(job.recipe), "backbone": backbone, "images": label}
+    with tracking(reporter, listening, training="pic2word", output=output, settings=settings):
+        loss = train(job, reporter, resume=resume)
     if processes.rank == 0:
         print(f"{output}: {job.steps} steps on {len(trained)} images, last loss {loss:.4f}")
 

@@ -1,11 +1,12 @@
 """`bench train combiner` and `clip-sum`. Nothing heavy is imported before a command needs it."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from cirbench.benchmark.cli.options import DataRoot, Device, Precision, Quiet, Seed, Workers
+from cirbench.benchmark.cli.options import DataRoot, Device, Precision, Quiet, Seed, Track, Workers
 from cirbench.benchmark.runtime.errors import UsageError
 
 
@@ -30,6 +31,7 @@ def train_combiner(
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue from the saved state, if there is one.")
     ] = False,
+    track: Track = None,
     quiet: Quiet = False,
 ) -> None:
     """Train the Combiner on a task's triplets, over a frozen CLIP.
@@ -42,6 +44,7 @@ def train_combiner(
     from cirbench.benchmark.records.record import check_writable
     from cirbench.benchmark.runtime.files import check_weights_path
     from cirbench.benchmark.runtime.progress import Reporter
+    from cirbench.benchmark.trackers.hook import tracking
     from cirbench.benchmark.training.selection import find_supervision
     from cirbench.methods.combiner.training import CombinerJob, CombinerRecipe, train
 
@@ -61,7 +64,10 @@ def train_combiner(
         output=output,
         workers=workers,
     )
-    best = train(job, Reporter(quiet=quiet), resume=resume)
+    reporter = Reporter(quiet=quiet)
+    settings = {**asdict(job.recipe), "backbone": backbone, "task": task}
+    with tracking(reporter, track or (), training="combiner", output=output, settings=settings):
+        best = train(job, reporter, resume=resume)
     print(f"{output}: {len(job.triplets)} triplets, best selection score {best:.2f}")
 
 
@@ -81,6 +87,7 @@ def train_clip_sum(
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue from the last whole epoch, if there is one.")
     ] = False,
+    track: Track = None,
     quiet: Quiet = False,
 ) -> None:
     """Fine-tune CLIP so that image plus text is near the target.
@@ -94,6 +101,7 @@ def train_clip_sum(
     from cirbench.benchmark.evaluation.plan import choose_device
     from cirbench.benchmark.records.record import check_writable
     from cirbench.benchmark.runtime.progress import Reporter
+    from cirbench.benchmark.trackers.hook import tracking
     from cirbench.benchmark.training.selection import find_supervision
     from cirbench.methods.combiner.clip_training import ClipSumJob, ClipSumRecipe, train
 
@@ -114,5 +122,8 @@ def train_clip_sum(
         output=output,
         workers=workers,
     )
-    best = train(job, Reporter(quiet=quiet), resume=resume)
+    reporter = Reporter(quiet=quiet)
+    settings = {**asdict(job.recipe), "backbone": backbone, "task": task}
+    with tracking(reporter, track or (), training="clip-sum", output=output, settings=settings):
+        best = train(job, reporter, resume=resume)
     print(f"{output / CLIP_FILE}: {len(job.triplets)} triplets, best selection score {best:.2f}")

@@ -9,7 +9,7 @@ from typing import Annotated, Any, get_args, get_type_hints
 import typer
 from typer.core import TyperGroup
 
-from cirbench.benchmark.cli.options import DataRoot, Device, Precision, Quiet, Workers
+from cirbench.benchmark.cli.options import DataRoot, Device, Precision, Quiet, Track, Workers
 from cirbench.benchmark.runtime.errors import UsageError
 
 _SHARED: Mapping[str, tuple[Any, Any]] = {
@@ -35,6 +35,7 @@ _SHARED: Mapping[str, tuple[Any, Any]] = {
         ],
         False,
     ),
+    "track": (Track, None),
     "quiet": (Quiet, False),
 }
 """Option of every training → its annotation and its default."""
@@ -115,13 +116,17 @@ def _train(name: str, recipe: Mapping[str, Any], given: dict[str, Any]) -> None:
     from cirbench.benchmark.api.training import Training, TrainingRequest
     from cirbench.benchmark.records.record import check_writable
     from cirbench.benchmark.runtime.progress import Reporter
+    from cirbench.benchmark.trackers.hook import tracking
 
     output: Path = given["output"]
     if output.is_dir():
         raise UsageError(f"--output must be a file, got the folder {output}")
     check_writable(output.parent)
     resume, reporter = given.pop("resume"), Reporter(quiet=given.pop("quiet"))
+    track = given.pop("track") or ()
     training: Training = find_training(name)()
     asked = {key: value for key, value in recipe.items() if value is not None}
-    training.train(TrainingRequest(**given, recipe=asked), reporter, resume=resume)
+    settings = {**asked, "backbone": given["backbone"], training.source: given["source"]}
+    with tracking(reporter, track, training=name, output=output, settings=settings):
+        training.train(TrainingRequest(**given, recipe=asked), reporter, resume=resume)
     print(output)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TextIO
@@ -70,6 +70,8 @@ class _NotebookBar:
         self.bar.progress += count
 
 
+Listener = Callable[[int, Mapping[str, float]], None]
+"""What hears a step and its numbers."""
 Stage = _PlainLine | _Bar | _NotebookBar
 """What a piece of work tells its progress to."""
 
@@ -80,6 +82,7 @@ class Reporter:
     def __init__(self, *, quiet: bool = False) -> None:
         self.quiet = quiet
         self.console = Console(stderr=True)
+        self.listeners: list[Listener] = []
 
     @classmethod
     def for_python(cls) -> Reporter:
@@ -92,6 +95,18 @@ class Reporter:
         """Print a line for the person, unless they asked for quiet."""
         if not self.quiet:
             self.console.print(message, highlight=False, markup=False, emoji=False, soft_wrap=True)
+
+    def tell(self, step: int, **numbers: float) -> None:
+        """Tell who listens the numbers of a step or an epoch, counted from 1.
+
+        No fault of a listener may cost the work: it is told, and that one hears no more.
+        """
+        for listener in list(self.listeners):
+            try:
+                listener(step, numbers)
+            except Exception as error:
+                self.listeners.remove(listener)
+                self.say(f"a tracker failed and is left out ({type(error).__name__}: {error})")
 
     @contextmanager
     def stage(self, label: str, total: int) -> Iterator[Stage]:

@@ -42,7 +42,7 @@ class EpochLoop:
     keep_best: Callable[[int, float], None]
     saved_besides: Callable[[], Mapping[str, Tensor]] = dict
 
-    def run(self, log: EpochLog, stage: Stage) -> float:
+    def run(self, log: EpochLog, stage: Stage, reporter: Reporter) -> float:
         """Train the epochs that `log` lacks, which is added to, and give the score that was kept.
 
         Log and state are on disk after every epoch.
@@ -57,6 +57,7 @@ class EpochLoop:
             progress = {**self.identity, "epochs": len(log)}
             save_state(self.state_path, self.learner, progress, self.saved_besides())
             stage.advance(1)
+            reporter.tell(epoch + 1, loss=loss, **({"selection": found} if self.score else {}))
         return max(score for _, score in log) if self.score else math.nan
 
 
@@ -109,7 +110,7 @@ def train_in_epochs(
         saved_besides=lambda: best,
     )
     with reporter.stage("training", epochs) as stage:
-        best_score = loop.run(log, stage)
+        best_score = loop.run(log, stage, reporter)
     chosen = {
         "best_epoch": int(np.argmax([score for _, score in log])) + 1,
         "selection_score": best_score,

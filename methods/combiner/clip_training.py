@@ -186,7 +186,7 @@ def train(job: ClipSumJob, reporter: Reporter, *, resume: bool = False) -> float
         keep_best=keep_best,
     )
     with reporter.stage("epochs", job.recipe.epochs) as stage:
-        best_score = loop.run(log, stage)
+        best_score = loop.run(log, stage, reporter)
     job.state_path.unlink(missing_ok=True)
     return best_score
 

@@ -267,7 +267,9 @@ def train(job: Pic2WordJob, reporter: Reporter, *, resume: bool = False) -> floa
                 with defer_signals():
                     losses.append(train_step(learner, job, images, step))
                 stage.advance(1)
-                watch.validate_if_due(step + 1, learner.network)
+                reporter.tell(step + 1, loss=losses[-1])
+                if found := watch.validate_if_due(step + 1, learner.network):
+                    reporter.tell(step + 1, held_out=found.loss, recall_at_1=found.recall_at_1)
                 if (step + 1) % job.checkpoint_every == 0 and step + 1 < job.steps:
                     save_state(job, learner, losses)
     except KeyboardInterrupt:

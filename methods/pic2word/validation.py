@@ -124,12 +124,14 @@ class Validator:
         self.path, self.every, self.total = path, every, total
         self.found = read_validations(path, first_step) if first_step else []
 
-    def validate_if_due(self, steps: int, mapper: MappingNetwork) -> None:
+    def validate_if_due(self, steps: int, mapper: MappingNetwork) -> Validation | None:
         """Validate if it is due after so many steps."""
         due = steps % self.every == 0 or steps == self.total
-        if due and len(self.images):
-            self.found.append(validate(mapper, self.backbone, self.prompt, self.images, steps))
-            write_validations(self.path, self.found)
+        if not due or not len(self.images):
+            return None
+        self.found.append(validate(mapper, self.backbone, self.prompt, self.images, steps))
+        write_validations(self.path, self.found)
+        return self.found[-1]
 
     @property
     def last(self) -> dict[str, float] | None:

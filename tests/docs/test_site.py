@@ -8,7 +8,7 @@ import pytest
 from places import ROOT
 
 import cirbench
-from cirbench import testing
+from cirbench import hooks, testing
 from cirbench.benchmark.api import registry
 
 
@@ -17,6 +17,7 @@ def test_the_python_page_has_every_public_name():
     checks = [name for name in vars(testing) if name.startswith("check_")]
     wanted = {f"cirbench.{name}" for name in cirbench.__all__ if name != "__version__"}
     wanted |= {f"cirbench.testing.{name}" for name in checks}
+    wanted |= {f"cirbench.hooks.{name}" for name in hooks.__all__}
     listed = re.findall("^::: (.+)$", page, flags=re.MULTILINE)
     assert sorted(listed) == sorted(wanted)
 

@@ -20,7 +20,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("benchmark.evaluation", "benchmark.analysis", "datasets"),
     ("benchmark.embedding", "benchmark.backbones", "benchmark.scoring", "benchmark.data"),
     ("benchmark.records", "benchmark.checkpoints", "benchmark.images", "benchmark.ranking"),
-    ("benchmark.api",),
+    ("benchmark.api", "benchmark.trackers"),
     ("benchmark.runtime",),
 )
 """From the top down. What stands on one floor does not know what stands beside it."""
