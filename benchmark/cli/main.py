@@ -17,6 +17,7 @@ import typer
 from cirbench.benchmark.cli.cache import cache as stored_cache
 from cirbench.benchmark.cli.compare import comparer
 from cirbench.benchmark.cli.data import data
+from cirbench.benchmark.cli.export import exporter
 from cirbench.benchmark.cli.options import (
     HELP,
     RUNS,
@@ -77,6 +78,7 @@ app.add_typer(comparer)
 app.add_typer(rerunner)
 app.add_typer(searcher)
 app.add_typer(data, name="data")
+app.add_typer(exporter, name="export")
 app.add_typer(stored_cache, name="cache")
 app.add_typer(weights, name="weights")
 app.add_typer(checker)

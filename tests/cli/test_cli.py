@@ -372,7 +372,9 @@ def test_light_commands_import_nothing_heavy(arguments):
     assert done.returncode == 0, done.stderr.decode()
 
 
-@pytest.mark.parametrize("group", [[], ["train"], ["sweep"], ["data"], ["cache"], ["weights"]])
+@pytest.mark.parametrize(
+    "group", [[], ["train"], ["sweep"], ["data"], ["export"], ["cache"], ["weights"]]
+)
 def test_a_commands_summary_fits_its_line(bench, group):
     code, out, _ = bench(*group, "--help")
     _, _, commands = out.partition("Commands:\n")

@@ -15,7 +15,7 @@ from places import ROOT
 
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("benchmark.cli", "benchmark.face"),
-    ("slurm", "methods", "benchmark.conformance"),
+    ("slurm", "methods", "benchmark.conformance", "benchmark.export"),
     ("benchmark.report", "benchmark.search", "benchmark.training"),
     ("benchmark.evaluation", "benchmark.analysis", "datasets"),
     ("benchmark.embedding", "benchmark.backbones", "benchmark.scoring", "benchmark.data"),

@@ -1,0 +1,34 @@
+"""What all formats of `bench export` share."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+from places import RESULTS
+
+FORMATS = ["trec"]
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_no_format_imports_anything_heavy(name, tmp_path):
+    code = (
+        "import sys; sys.argv = ['bench', *sys.argv[1:]]\n"
+        "from cirbench.benchmark.cli.main import main\n"
+        "main()\n"
+        "names = {'torch', 'transformers', 'open_clip', 'pandas', 'matplotlib'}\n"
+        "heavy = names & set(sys.modules)\n"
+        "sys.exit(f'imported {heavy}' if heavy else 0)"
+    )
+    arguments = ["export", name, "-m", "pic2word", "--out", tmp_path, "--output", RESULTS]
+    command = [sys.executable, "-P", "-c", code, *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr.decode()
+    assert done.stdout
+
+
+def test_a_method_without_record_is_a_mistake(bench, tmp_path):
+    code, out, error = bench("export", "trec", "-m", "searle", "--output", RESULTS)
+    assert (code, out) == (2, "")
+    assert "there are: emoji artemis" in error
