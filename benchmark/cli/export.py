@@ -1,5 +1,6 @@
 """`bench export`. Nothing heavy is imported before a command needs it."""
 
+import sys
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +10,7 @@ import typer
 
 from cirbench.benchmark.cli.options import HELP, DataRoot, Results, complete
 from cirbench.benchmark.runtime.errors import UsageError
-from cirbench.benchmark.runtime.paths import to_text
+from cirbench.benchmark.runtime.paths import to_line, to_text
 
 if TYPE_CHECKING:
     from cirbench.benchmark.analysis.boards import Board
@@ -50,6 +51,48 @@ def trec(
 
     boards = _choose_boards(output, task, method)
     _print_paths(write_trec(boards, out or output / FOLDER / "trec", data_root))
+
+
+@exporter.command(
+    epilog="Examples: bench export eee --by 'Example University'"
+    " · bench export eee -t circo --data-root ~/data --by Jo --out every_eval_ever"
+)
+def eee(
+    by: Annotated[str, typer.Option(help="Who hands the results on: an organization, a person.")],
+    task: Tasks = None,
+    method: Methods = None,
+    data_root: DataRoot = None,
+    out: Out = None,
+    output: Results = Path("results"),
+) -> None:
+    """Write logs of Every Eval Ever.
+
+    Schema 0.3.0: a log a record, and a row a query and metric. Records of made data are left out.
+    """
+    import time
+
+    from cirbench.benchmark.export.every_eval import Provider, write_every_eval
+
+    boards = _leave_out_made(_choose_boards(output, task, method))
+    provider = Provider(name=to_line(by), time=int(time.time()))
+    _print_paths(write_every_eval(boards, out or output / FOLDER / "eee", data_root, provider))
+
+
+def _leave_out_made(boards: "list[Board]") -> "list[Board]":
+    """Leave out records of made data, where a reader would take them for the task's own.
+
+    Raises:
+        UsageError: there are no others.
+    """
+    real = [board for board in boards if not board.first.made]
+    if not real:
+        raise UsageError(
+            "a record of made data must not be exported in a format that can't say so, and there is"
+            " no other"
+        )
+    if made := sum(len(board.records) for board in boards if board.first.made):
+        print(f"bench: left out {made} records of made data", file=sys.stderr)
+    return real
 
 
 def _choose_boards(

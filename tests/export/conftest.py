@@ -11,6 +11,7 @@ import torch
 from making import make_body, make_cell, make_counts
 
 from cirbench.benchmark.analysis.boards import read_boards
+from cirbench.benchmark.api import registry
 from cirbench.benchmark.api.protocol import EvaluationProtocol
 from cirbench.benchmark.api.task import Task
 from cirbench.benchmark.api.values import ImageRef, Query, TaskData
@@ -31,7 +32,6 @@ PROTOCOL = EvaluationProtocol(
     metrics=("R@1", "R@5", "R@50", "HR@5", "mAP@5", "mAP@50", "Rs@1", "(R@5+Rs@1)/2"),
     headline="mAP@5",
 )
-SECRET = "a caption that is its owner's"
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def world(monkeypatch, tmp_path):
             reference=refs[i],
             positives=tuple(rng.permutation(PICTURES - 1)[: i % 6].tolist()),
             group=("shirts", "<hats>")[i % 2],
-            fields={"caption": SECRET},
+            fields={"caption": f"the owner's caption {i}"},
             removed=PICTURES - 1,
             members=(3, 4, 5),
         )
@@ -63,7 +63,8 @@ def world(monkeypatch, tmp_path):
         def load(self, **_):
             return data
 
-    monkeypatch.setattr(pictures, "find_task", lambda _: Theirs)
+    for module in (pictures, registry):
+        monkeypatch.setattr(module, "find_task", lambda _: Theirs)
     corners = torch.tensor(rng.choice([-0.5, 0.5], (PICTURES + QUERIES, 4)), dtype=torch.float32)
     asked = RankRequest(
         depth=50,

@@ -8,7 +8,7 @@ import sys
 import pytest
 from places import RESULTS
 
-FORMATS = ["trec"]
+FORMATS = [["trec"], ["eee", "--by", "Jo"]]
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -21,7 +21,7 @@ def test_no_format_imports_anything_heavy(name, tmp_path):
         "heavy = names & set(sys.modules)\n"
         "sys.exit(f'imported {heavy}' if heavy else 0)"
     )
-    arguments = ["export", name, "-m", "pic2word", "--out", tmp_path, "--output", RESULTS]
+    arguments = ["export", *name, "-m", "pic2word", "--out", tmp_path, "--output", RESULTS]
     command = [sys.executable, "-P", "-c", code, *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr.decode()
