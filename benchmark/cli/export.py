@@ -54,6 +54,39 @@ def trec(
 
 
 @exporter.command(
+    epilog="Examples: bench export hf --namespace my-lab"
+    " · bench export hf --namespace my-lab -m pic2word --out ~/my-model"
+)
+def hf(
+    namespace: Annotated[
+        str, typer.Option(help="Who owns the data sets on the Hub; their ids are NAMESPACE/TASK.")
+    ],
+    task: Tasks = None,
+    method: Methods = None,
+    out: Out = None,
+    output: Results = Path("results"),
+) -> None:
+    """Write Hugging Face's .eval_results and model-index.
+
+    A folder a model, for its repository and its card. Records of made data are left out.
+    """
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # documented
+
+    from cirbench.benchmark.export.hugging_face import write_hugging_face
+
+    try:
+        validate_repo_id(f"{namespace}/data")
+    except HFValidationError as error:
+        raise UsageError(
+            f"--namespace must be a name that the Hub allows, got {to_line(namespace)!r}"
+        ) from error
+    boards = _leave_out_made(_choose_boards(output, task, method))
+    records = [record for board in boards for record in board.records]
+    _print_paths(write_hugging_face(records, out or output / FOLDER / "hf", namespace))
+
+
+@exporter.command(
     epilog="Examples: bench export eee --by 'Example University'"
     " · bench export eee -t circo --data-root ~/data --by Jo --out every_eval_ever"
 )

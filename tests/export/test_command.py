@@ -8,7 +8,7 @@ import sys
 import pytest
 from places import RESULTS
 
-FORMATS = [["trec"], ["eee", "--by", "Jo"]]
+FORMATS = [["trec"], ["hf", "--namespace", "lab"], ["eee", "--by", "Jo"]]
 
 
 @pytest.mark.parametrize("name", FORMATS)
