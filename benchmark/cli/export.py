@@ -111,6 +111,19 @@ def eee(
     _print_paths(write_every_eval(boards, out or output / FOLDER / "eee", data_root, provider))
 
 
+@exporter.command(
+    epilog="Examples: bench export croissant · bench export croissant -t kin -t cirr --out data"
+)
+def croissant(task: Tasks = None, out: Out = None, output: Results = Path("results")) -> None:
+    """Write Croissant pages of tasks' files.
+
+    A folder a task: embedded tasks' files too, and of others the addresses of what may be fetched.
+    """
+    from cirbench.benchmark.export.croissant import choose_tasks, write_croissant
+
+    _print_paths(write_croissant(choose_tasks(task or ()), out or output / FOLDER / "croissant"))
+
+
 def _leave_out_made(boards: "list[Board]") -> "list[Board]":
     """Leave out records of made data, where a reader would take them for the task's own.
 
