@@ -124,6 +124,32 @@ def croissant(task: Tasks = None, out: Out = None, output: Results = Path("resul
     _print_paths(write_croissant(choose_tasks(task or ()), out or output / FOLDER / "croissant"))
 
 
+@exporter.command(epilog="Examples: bench export ro-crate · bench export ro-crate --output results")
+def ro_crate(output: Results = Path("results")) -> None:
+    """Write the RO-Crate page of the results folder.
+
+    It lies in the folder itself, and lists each file with its sha256, and what each record is of.
+    """
+    import datetime
+
+    from cirbench.benchmark.export.ro_crate import write_ro_crate
+
+    _print_paths([write_ro_crate(output, datetime.datetime.now(datetime.UTC).date())])
+
+
+@exporter.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True}
+)  # whatever is asked for has one answer
+def mteb() -> None:
+    """Say why there is no MTEB TaskResult."""
+    raise UsageError(
+        "a TaskResult must be of a protocol of MTEB's own, which is nDCG@10 on its corpus, and no "
+        "protocol of cirbench is one: not the metric, nor M-BEIR's galleries with the reference in "
+        "them (CIRRIT2IRetrieval, FashionIQIT2IRetrieval); bench export trec writes rankings for "
+        "other tools to score"
+    )
+
+
 def _leave_out_made(boards: "list[Board]") -> "list[Board]":
     """Leave out records of made data, where a reader would take them for the task's own.
 

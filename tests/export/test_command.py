@@ -8,6 +8,9 @@ import sys
 import pytest
 from places import RESULTS
 
+from cirbench.benchmark.runtime.errors import UsageError
+from cirbench.benchmark.scoring.metrics import parse_metric
+
 FORMATS = [["trec"], ["hf", "--namespace", "lab"], ["eee", "--by", "Jo"]]
 
 
@@ -32,3 +35,15 @@ def test_a_method_without_record_is_a_mistake(bench, tmp_path):
     code, out, error = bench("export", "trec", "-m", "searle", "--output", RESULTS)
     assert (code, out) == (2, "")
     assert "there are: emoji artemis" in error
+
+
+@pytest.mark.parametrize("arguments", [[], ["-t", "cirr", "--out", "folder"]])
+def test_mteb_is_refused_with_the_reason(bench, arguments):
+    code, out, error = bench("export", "mteb", *arguments)
+    assert (code, out) == (2, "")
+    assert "nDCG@10 on its corpus, and no protocol of cirbench is one" in error
+
+
+def test_no_protocol_has_mtebs_metric():
+    with pytest.raises(UsageError):
+        parse_metric("nDCG@10")
