@@ -23,6 +23,7 @@ from cirbench.benchmark.analysis.boards import Board
 from cirbench.benchmark.api.per_query import PerQuery
 from cirbench.benchmark.export.answers import find_answers
 from cirbench.benchmark.records.fields import slug
+from cirbench.benchmark.records.record import Record
 from cirbench.benchmark.runtime.files import write_whole
 
 QRELS = "qrels.txt"
@@ -39,11 +40,14 @@ def write_trec(boards: Sequence[Board], folder: Path, data_root: Path | None) ->
         home = folder / slug(board.first.task_label) / board.stem
         yield _write(home / QRELS, format_qrels(board.per_query[0], answers))
         for record, arrays in zip(board.records, board.per_query, strict=True):
-            made = "made-data--" if record.made else ""
-            name = record.home.stem
-            path = home / f"{name}.run"
-            yield _write(path, format_run(arrays, f"{made}{name}"))
+            yield _write(home / f"{record.home.stem}.run", format_run(arrays, make_tag(record)))
         vars(board).pop("per_query")  # what the board has cached; a large task's is gigabytes
+
+
+def make_tag(record: Record) -> str:
+    """Name a run as tables name it, which says of made data that it is, and apart from others."""
+    digest = record.home.stem.rpartition("--")[2]
+    return f"{slug(record.task_label)}--{slug(record.method_label)}--{digest}"
 
 
 def format_qrels(arrays: PerQuery, answers: Sequence[Sequence[int]]) -> Iterator[str]:

@@ -101,7 +101,7 @@ def test_a_run_of_made_data_says_so_in_each_line(world, tmp_path):
     _, _, _, made = write_trec(world.boards(), tmp_path, None)
     lines = made.read_text(encoding="utf-8").splitlines()
     assert "theirs-made" in made.parts
-    assert all(line.split()[5].startswith("made-data--") for line in lines)
+    assert all(line.split()[5].startswith("theirs-made--m--") for line in lines)
 
 
 def test_the_command_writes_what_is_wanted_and_names_each_file(bench, tmp_path):
