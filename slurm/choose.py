@@ -11,15 +11,20 @@ from cirbench.slurm.cells.manifest import (
     CLUSTERS,
     DONE,
     ENDED_BADLY,
+    FAILED,
     OOM,
     OPEN,
     PLANNED,
     SKIPPED,
+    TIMEOUT,
     Manifest,
     SweepCell,
 )
 from cirbench.slurm.status import CellStatus
 from cirbench.slurm.sweep.resources import DEFAULTS
+
+RETRIED = (FAILED, TIMEOUT, OOM)
+"""What `retry` takes where no state is named; what a person cancelled waits for them."""
 
 
 def choose_missing(rows: Sequence[CellStatus]) -> list[SweepCell]:
@@ -72,15 +77,35 @@ def adjust_cell(cell: SweepCell, on_oom: str) -> SweepCell:
 
 def adjust_after_oom(
     manifest: Manifest, rows: Sequence[CellStatus], cells: Sequence[SweepCell]
-) -> list[SweepCell]:
-    """Adjust the cells that ran out of memory, and write them down."""
+) -> tuple[list[SweepCell], list[str]]:
+    """Adjust the cells that ran out of memory, and write them down.
+
+    Args:
+        cells: what others need comes first.
+
+    Returns:
+        The cells to submit, and why others are left out: each that can't be adjusted, and with it
+        those that need it.
+    """
     short = {row.cell.id for row in rows if row.state.status == OOM}
     on_oom = manifest.read_plan().on_oom
-    eased = [adjust_cell(cell, on_oom) if cell.id in short else cell for cell in cells]
-    for cell in eased:
+    eased: list[SweepCell] = []
+    refusals: list[str] = []
+    left_out: set[str] = set()
+    for cell in cells:
+        if left_out & set(cell.needs):
+            left_out.add(cell.id)
+            continue
         if cell.id in short:
+            try:
+                cell = adjust_cell(cell, on_oom)
+            except UsageError as error:
+                refusals.append(str(error))
+                left_out.add(cell.id)
+                continue
             manifest.write_cell(cell)
-    return eased
+        eased.append(cell)
+    return eased, refusals
 
 
 def find_last_cluster(manifest: Manifest, rows: Sequence[CellStatus]) -> str:

@@ -18,6 +18,7 @@ from cirbench.slurm.cells.manifest import (
     CANCELLED,
     DONE,
     FAILED,
+    OOM,
     OPEN,
     PLANNED,
     QUEUED,
@@ -99,6 +100,11 @@ def refresh_status(manifest: Manifest) -> list[CellStatus]:
         if row.state != row.written and row.state.status not in (PLANNED, *OPEN):
             _write_end(manifest, row)
     return rows
+
+
+def has_ended(rows: Sequence[CellStatus]) -> bool:
+    """Whether no cell waits or runs any more."""
+    return not any(row.state.status in OPEN for row in rows)
 
 
 def _write_end(manifest: Manifest, row: CellStatus) -> None:
@@ -195,6 +201,8 @@ def _resolve_by_queue(manifest: Manifest, state: State, answers: QueueSnapshot) 
 
 def _end(manifest: Manifest, state: State, status: str, reason: str) -> State:
     log = manifest.read_log_tail(state.job) if state.job and status != CANCELLED else ()
+    if status == FAILED and queue.tells_of_oom(log):
+        status = OOM
     if status == FAILED and not manifest.logs.is_dir():
         reason = f"{reason}; its logs folder is missing"
     return replace(state, status=status, reason=reason, log=log)

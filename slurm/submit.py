@@ -175,13 +175,18 @@ def make_sbatch_parameters(
         "setup": [*parameters.get("setup", []), *exports],
         "stderr_to_stdout": True,
     }
+    # a job that is lost with its node begins again, also where the site's default is another
+    parameters["additional_parameters"] = {
+        "requeue": True,
+        **parameters.get("additional_parameters", {}),
+    }
     if parameters.get("ntasks_per_node", 1) * parameters.get("nodes", 1) > 1:
         # else the tasks of a training would wait for one that has failed
         parameters["srun_args"] = [*parameters.get("srun_args", []), "--kill-on-bad-exit"]
     jobs = _find_jobs(manifest, array.needs) if waits_for is None else waits_for
     if jobs:
         parameters["dependency"] = ",".join(f"afterok:{job}" for job in jobs)
-        more = {"kill-on-invalid-dep": "yes", **parameters.get("additional_parameters", {})}
+        more = {"kill-on-invalid-dep": "yes", **parameters["additional_parameters"]}
         parameters["additional_parameters"] = more
     return parameters
 

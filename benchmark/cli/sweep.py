@@ -13,6 +13,7 @@ from cirbench.benchmark.runtime.errors import CheckFailed, MissingData, UsageErr
 
 if TYPE_CHECKING:
     from cirbench.slurm.cells.manifest import Manifest
+    from cirbench.slurm.status import CellStatus
 
 sweeper = typer.Typer(help="Many cells on a cluster, or on this machine.", **HELP)  # type: ignore[arg-type]  # one dict for all apps
 
@@ -29,12 +30,15 @@ FailFast = Annotated[
     bool, typer.Option("--fail-fast", help="After a failure, no further cell begins.")
 ]
 SWEEPS = Path("sweeps")
+LOOK_SECONDS = 10.0
+"""Between two looks at a sweep."""
 
 
 @sweeper.command(
     epilog="Examples: bench sweep submit emoji --cluster local · bench sweep submit my.toml"
     " --profile my-cluster.toml --dry-run. Exit codes: 1 Slurm stopped taking jobs, or a cell"
-    " failed under debug; 2 a mistake in the file, no Slurm, or it refuses the resources."
+    " is not done under debug or after --wait; 2 a mistake in the file, no Slurm, or it refuses the"
+    " resources; 130 interrupted: the sweep goes on."
 )
 def submit(
     sweep_file: Annotated[str, typer.Argument(help="A TOML file; or shipped: emoji, paper, …")],
@@ -49,11 +53,15 @@ def submit(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print cells and sbatch scripts; submit nothing.")
     ] = False,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Return when all cells have ended: 0 if all are done.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Submit what is missing of a sweep, and return at once.
 
     The same file again submits what is still missing. Every mistake in it is told before any job.
+    With --wait, return when the sweep has ended.
     """
     from cirbench.benchmark.runtime.progress import Reporter
     from cirbench.slurm import choose, planning
@@ -70,6 +78,8 @@ def submit(
         rows = planning.prepare(planned, Reporter())
         cells = choose.choose_missing(rows)
         _send(planned.manifest, cells, cluster, snapshot, as_json)
+    if wait:
+        _check_done(planned.manifest.name, wait_for_end(planned.manifest))
 
 
 @sweeper.command(
@@ -81,15 +91,18 @@ def status(
     watch: Annotated[
         bool, typer.Option("--watch", help="Until every cell has ended; Ctrl-C only stops looking.")
     ] = False,
-    every: Annotated[float, typer.Option(min=0.1, help="Seconds between looks.")] = 10.0,
+    every: Annotated[float, typer.Option(min=0.1, help="Seconds between looks.")] = LOOK_SECONDS,
+    each: Annotated[
+        bool, typer.Option("--all", help="A row for each cell; else equal ones are summed up.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show every cell: state, job, node, time and reason. Asks the folder and the queue."""
+    """Show the cells: state, job, node, time and reason. Asks the folder and the queue."""
     from cirbench.slurm.status import refresh_status
 
     manifest = _open_manifest(name, sweeps_dir)
     if watch and not as_json:
-        _watch(manifest, every)
+        _watch(manifest, every, each)
         return
     rows = refresh_status(manifest)
     if as_json:
@@ -97,12 +110,13 @@ def status(
         return
     from cirbench.slurm.tables import count_states, make_table
 
-    _make_console().print(make_table(rows))
+    _make_console().print(make_table(rows, each=each))
     print(count_states(rows))
 
 
 @sweeper.command(
-    epilog="Examples: bench sweep retry paper --failed --timeout · bench sweep retry paper --oom"
+    epilog="Examples: bench sweep retry paper · bench sweep retry paper --failed --timeout. Exit"
+    " code 2 where a cell cannot be given less to do; the others are submitted all the same."
 )
 def retry(
     name: Name,
@@ -116,21 +130,24 @@ def retry(
     snapshot: Snapshot = True,
     as_json: AsJson = False,
 ) -> None:
-    """Submit cells again that failed or were skipped for others."""
+    """Submit cells again that failed or were skipped for others.
+
+    Without states, those that failed or ran out of time or memory.
+    """
     from cirbench.slurm import choose
     from cirbench.slurm.status import refresh_status
 
     wanted = [s for s, on in (("failed", failed), ("timeout", timeout), ("oom", oom)) if on]
-    if not wanted:
-        raise UsageError("choose what to retry: --failed, --timeout, --oom, or several of them")
     manifest = _open_manifest(name, sweeps_dir)
     with manifest.lock():
         rows = refresh_status(manifest)
-        cells = choose.choose_to_retry(rows, wanted)
-        cells = choose.adjust_after_oom(manifest, rows, cells)
         cluster = cluster or choose.find_last_cluster(manifest, rows)
         _check_cluster(cluster)
+        chosen = choose.choose_to_retry(rows, wanted or choose.RETRIED)
+        cells, refusals = choose.adjust_after_oom(manifest, rows, chosen)
         _send(manifest, cells, cluster, snapshot, as_json)
+    if refusals:
+        raise UsageError(f"not retried: {'; '.join(refusals)}")
 
 
 @sweeper.command(epilog="Examples: bench sweep cancel paper")
@@ -162,7 +179,7 @@ def logs(
         raise UsageError(
             f"the beginning of a cell's id must fit one cell, got {cell!r}, which fits "
             f"{len(fitting) or 'no'}{(': ' + ', '.join(fitting) if fitting else '')}; bench sweep "
-            f"status {name} lists all"
+            f"status {name} --all lists them"
         )
     from cirbench.slurm.status import refresh_status
 
@@ -208,6 +225,11 @@ def collect(
         _print([str(path) for path in paths])
     else:
         print("\n".join(map(str, paths)))
+    _check_done(name, rows)
+
+
+def _check_done(name: str, rows: "Sequence[CellStatus]") -> None:
+    """Check that every run has its record, or raise CheckFailed."""
     absent = [row for row in rows if row.cell.kind == "run" and row.state.status != "done"]
     if absent:
         from cirbench.slurm.tables import count_states
@@ -216,6 +238,26 @@ def collect(
             f"{len(absent)} of {sum(row.cell.kind == 'run' for row in rows)} cells are not done "
             f"({count_states(absent)}); bench sweep status {name} says why"
         )
+
+
+def wait_for_end(manifest: "Manifest") -> "list[CellStatus]":
+    """Look until no cell waits or runs; a Slurm that does not answer is asked again."""
+    import time
+
+    from cirbench.slurm.status import has_ended, refresh_status
+
+    told = ""
+    while True:
+        try:
+            rows = refresh_status(manifest)
+        except CheckFailed as error:
+            if str(error) != told:
+                print(f"bench: {error}; asking again every {LOOK_SECONDS:g} s", file=sys.stderr)
+            told = str(error)
+        else:
+            if has_ended(rows):
+                return rows
+        time.sleep(LOOK_SECONDS)
 
 
 def _open_manifest(name: str, sweeps: Path) -> "Manifest":
@@ -260,20 +302,20 @@ def _send(
         )
 
 
-def _watch(manifest: "Manifest", every: float) -> None:
+def _watch(manifest: "Manifest", every: float, each: bool) -> None:
     import time
 
     from rich.console import Group
     from rich.live import Live
 
-    from cirbench.slurm.status import refresh_status
+    from cirbench.slurm.status import has_ended, refresh_status
     from cirbench.slurm.tables import count_states, make_table
 
     with Live(console=_make_console(), auto_refresh=False) as live:
         while True:
             rows = refresh_status(manifest)
-            live.update(Group(make_table(rows), count_states(rows)), refresh=True)
-            if not any(row.state.status in ("queued", "running") for row in rows):
+            live.update(Group(make_table(rows, each=each), count_states(rows)), refresh=True)
+            if has_ended(rows):
                 return
             time.sleep(every)
 

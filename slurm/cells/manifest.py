@@ -73,6 +73,8 @@ class State:
         started, ended: seconds since 1970 by the clock of the node, which is never compared with
             another's.
         attempts: how often it has begun.
+        losses: how often its job began again without a word from the attempt before, as when a
+            node is lost.
         log: the last lines, where it ended badly.
     """
 
@@ -85,6 +87,7 @@ class State:
     started: float | None = None
     ended: float | None = None
     attempts: int = 0
+    losses: int = 0
     log: tuple[str, ...] = ()
 
 

@@ -39,6 +39,10 @@ if TYPE_CHECKING:
     from cirbench.benchmark.evaluation.plan import Plan
 
 
+_MOST_LOSSES = 5
+"""As often as Slurm by itself begins a job again whose start fails (max_batch_requeue)."""
+
+
 @dataclass
 class CellJob:
     """The job that submitit runs on a node, and again after a requeue: one cell's path."""
@@ -76,6 +80,9 @@ def work(path: Path) -> State:
         stopper = manifest.stop_sign.read_text(encoding="utf-8")
         reason = f"--fail-fast: {stopper} failed"
         return _end(manifest, name, replace(state, status=SKIPPED, reason=reason))
+    if state.losses > _MOST_LOSSES:
+        reason = f"its job was {state.reason}; bench sweep retry begins again"
+        return _end(manifest, name, replace(state, status=FAILED, reason=reason))
     manifest.write_state(name, state)
     status, reason, trace = _attempt(cell)
     before = manifest.read_state(name)
@@ -114,8 +121,12 @@ def _locate(path: Path) -> tuple[Manifest, str]:
 
 def _begin(state: State) -> State:
     job = find_job_id()
+    lost = state.status == RUNNING and job is not None and state.job == job
+    losses = state.losses + lost
     return State(
         status=RUNNING,
+        reason=f"lost {losses} times, last with {state.node}" if lost else "",
+        losses=losses,
         submission=state.submission if job else None,
         place=state.place,
         job=job,

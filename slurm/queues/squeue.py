@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Iterable, Mapping
@@ -35,6 +36,10 @@ STATUS_OF = {
     "OUT_OF_MEMORY": OOM,
 }
 """A sweep's state for each of Slurm's; every other one is a failure."""
+
+_OOM_SIGNAL = 125
+"""The "signal" of a job whose cgroup ran out of memory (slurm.h, SIG_OOM)."""
+_OOM_LINE = re.compile(r"^(slurmstepd|srun): .*(oom[-_ ]kill|out of memory)", re.I)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,28 +88,41 @@ def list_jobs() -> dict[str, QueuedJob]:
 
 
 def read_accounts(jobs: Iterable[str]) -> dict[str, QueuedJob]:
-    """Read from the accounts the jobs that the queue has forgotten; none where none are kept."""
-    wanted = ",".join(jobs)
+    """Read from the accounts the jobs that the queue has forgotten; none where none are kept.
+
+    A job of which one step ran out of memory did so itself, whatever its script made of that.
+    """
+    wanted = set(jobs)
     if not wanted or shutil.which("sacct") is None:
         return {}
     answer = _ask(
         "sacct",
         "--jobs",
-        wanted,
-        "--allocations",
+        ",".join(sorted({job.partition("_")[0] for job in wanted})),  # arrays: a line has its limit
         "--noheader",
         "--parsable2",
         "--format=JobID,State,ExitCode,NodeList",
     )
     if answer.returncode:
         return {}
-    found = {}
+    found: dict[str, QueuedJob] = {}
     for line in answer.stdout.splitlines():
-        job, state, code, node = line.split("|")[:4]
+        name, state, code, node = line.split("|")[:4]
+        job, _, step = name.partition(".")
         word = state.split()[0].rstrip("+")  # "CANCELLED by 1000"
-        reason = f"Slurm: {word}, exit code {code}"
-        found[job] = QueuedJob(id=job, status=STATUS_OF.get(word, FAILED), reason=reason, node=node)
+        status = STATUS_OF.get(word, FAILED)
+        if job in wanted and (not step or (status == OOM and found[job].status == FAILED)):
+            reason = f"Slurm: {word}, exit code {code}"
+            found[job] = QueuedJob(id=job, status=status, reason=reason, node=node)
     return found
+
+
+def tells_of_oom(log: Iterable[str]) -> bool:
+    """Whether Slurm wrote into a job's log that its cgroup ran out of memory.
+
+    Where only a step of a job did, the job itself is FAILED to `squeue`.
+    """
+    return any(_OOM_LINE.match(line) for line in log)
 
 
 def cancel(jobs: Iterable[str]) -> None:
@@ -138,6 +156,8 @@ def find_refusal(script: str) -> str | None:
 def _parse_job(values: list[str]) -> QueuedJob:
     job, state, code, node, reason, *rest = values
     status = STATUS_OF.get(state, FAILED)
+    if status == FAILED and code == str(_OOM_SIGNAL):
+        status = OOM
     if status in (QUEUED, RUNNING):
         told = "" if reason == "None" else reason
     else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,9 @@ from places import ROOT
 from sweeping import TOWERS, TRAINING, TWO_TASKS, Sweeps, install_faults
 
 from cirbench.benchmark.checkpoints import read_checkpoint
+from cirbench.benchmark.cli.sweep import wait_for_end
 from cirbench.benchmark.records.record import read_record
+from cirbench.benchmark.runtime.errors import CheckFailed
 from cirbench.slurm import status
 from cirbench.slurm.cells.manifest import (
     FAILED,
@@ -27,11 +30,12 @@ from cirbench.slurm.cells.manifest import (
     SweepCell,
     SweepPlan,
 )
+from cirbench.slurm.choose import RETRIED, adjust_after_oom, choose_to_retry
 from cirbench.slurm.node import worker
 from cirbench.slurm.queues import local
 from cirbench.slurm.queues import squeue as queue
 from cirbench.slurm.queues.squeue import QueuedJob
-from cirbench.slurm.status import LOST, refresh_status
+from cirbench.slurm.status import LOST, CellStatus, refresh_status
 from cirbench.slurm.submit import group_into_arrays
 
 EXPECTED = Path(__file__).with_name("sweep.sbatch")
@@ -542,6 +546,87 @@ def test_oom_is_retried_with_half_the_batch_or_twice_the_memory(sweeps):
     assert (row.state.status, row.cell.resources["mem_gb"]) == ("done", 2)
 
 
+def test_retry_without_states_takes_what_can_be_retried(sweeps):
+    text = sweeps.file("all", methods=["crash", "greedy", "image-only"]).read_text(encoding="utf-8")
+    file = sweeps.file("all", text.replace("limit = 1", "limit = 1\nbatch_size = 1"))
+    sweeps("submit", file, "--cluster", "debug")
+    assert sweeps.statuses("all") | {"embed": ""} == {
+        "embed": "",
+        "crash": "failed",
+        "greedy": "oom",
+        "image-only": "done",
+    }
+    assert sweeps("retry", "all", "--cluster", "debug")[0] == 1  # crash failed again
+    assert "batch size is already 1" in sweeps("retry", "all", "--oom", "--cluster", "debug")[2]
+    assert sweeps.rows("all")["crash"].state.attempts == 2
+    assert sweeps.rows("all")["greedy"].state.attempts == 1
+
+
+def test_what_needs_a_cell_that_cannot_be_retried_is_left_out_with_it(tmp_path):
+    manifest = Manifest(folder=tmp_path / "s")
+    names = sent_to_slurm(
+        manifest, State(status="oom"), State(status="skipped"), needs=[(), ("cell-0",)]
+    )
+    cells = [replace(manifest.read_cell(name), request={"batch_size": 1}) for name in names]
+    rows = [CellStatus(cell=c, state=manifest.read_state(c.id)) for c in cells]
+    chosen = choose_to_retry(rows, RETRIED)
+    assert [cell.id for cell in chosen] == names
+    left, refusals = adjust_after_oom(manifest, rows, chosen)
+    assert left == []
+    assert len(refusals) == 1
+
+
+def test_submit_can_wait_for_the_end_and_say_how_it_was(sweeps, monkeypatch):
+    monkeypatch.setattr("cirbench.benchmark.cli.sweep.LOOK_SECONDS", 0.2)
+    good = sweeps.file("good", methods=["image-only"])
+    assert sweeps("submit", good, "--cluster", "local", "--no-snapshot", "--wait")[0] == 0
+    assert sweeps.statuses("good") == {"image-only": "done"}
+    bad = sweeps.file("bad", methods=["image-only", "crash"])
+    code, _, err = sweeps("submit", bad, "--cluster", "local", "--no-snapshot", "--wait")
+    assert code == 1
+    assert "1 of 2 cells are not done (1 failed); bench sweep status bad says why" in err
+    assert not set(sweeps.statuses("bad").values()) & {"queued", "running"}
+
+
+def test_who_waits_asks_a_slurm_again_that_does_not_answer(tmp_path, slurm, monkeypatch, capsys):
+    manifest = Manifest(folder=tmp_path / "s")
+    sent_to_slurm(manifest, State(status=RUNNING))
+    manifest.logs.mkdir()
+    answers = [CheckFailed("squeue failed"), CheckFailed("squeue failed"), {}]
+
+    def ask():
+        if isinstance(answer := answers.pop(0), Exception):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(queue, "list_jobs", ask)
+    monkeypatch.setattr("cirbench.benchmark.cli.sweep.LOOK_SECONDS", 0.01)
+    [row] = wait_for_end(manifest)
+    assert row.state.reason == LOST
+    assert capsys.readouterr().err.count("squeue failed") == 1
+
+
+def test_a_job_that_is_lost_with_its_node_again_and_again_ends(sweeps, monkeypatch):
+    sweeps("submit", sweeps.file("nodes"), "--cluster", "debug")
+    manifest = sweeps.manifest("nodes")
+    row = sweeps.rows("nodes")["image-only"]
+    done = []
+    monkeypatch.setattr(worker, "WORK", {**worker.WORK, "run": done.append})
+    monkeypatch.setattr(worker, "find_job_id", lambda: "7")
+    running = State(status=RUNNING, job="7", node="node1", attempts=1)
+    for before, ended in [
+        (replace(running, losses=4), "done"),
+        (replace(running, losses=5), FAILED),
+        (replace(running, losses=5, job="6"), "done"),  # another job's attempt
+        (replace(running, losses=5, status=QUEUED), "done"),  # it asked for this itself
+    ]:
+        manifest.write_state(row.cell.id, before)
+        assert worker.work(manifest.cell_path(row.cell.id)).status == ended
+    assert len(done) == 3
+    manifest.write_state(row.cell.id, replace(running, losses=5))
+    assert "lost 6 times, last with node1" in worker.work(manifest.cell_path(row.cell.id)).reason
+
+
 def test_a_cell_can_be_run_by_hand(sweeps):
     from cirbench.slurm.node.worker import work
 
@@ -602,6 +687,7 @@ def test_squeues_own_words_are_read(monkeypatch):
     lines = (
         "12_3;FAILED;9;node0;JobLaunchFailure;s-1;\n13;FAILED;768;node0;NonZeroExitCode;s-2;\n"
         "14_0;PENDING;0;;Dependency;s-3;\n15;NEW_STATE;0;;None;a;b;\n"
+        "16;OUT_OF_MEMORY;125;node0;OutOfMemory;s-4;\n17;FAILED;125;node0;None;s-5;\n"
     )
     done = subprocess.CompletedProcess([], 0, stdout=lines, stderr="")
     monkeypatch.setattr(queue, "_ask", lambda *_arguments: done)
@@ -611,15 +697,89 @@ def test_squeues_own_words_are_read(monkeypatch):
     assert "exit code 3" in jobs["13"].reason
     assert (jobs["14_0"].status, jobs["14_0"].reason) == (QUEUED, "Dependency")
     assert jobs["15"].status == FAILED
+    assert [jobs[job].status for job in ("16", "17")] == ["oom", "oom"]
 
 
-def test_accounts_are_asked_for_what_the_queue_forgot(monkeypatch):
-    lines = "7_0|CANCELLED by 1000|0:15|n1\n7_1|TIMEOUT|0:0|n2\n"
-    done = subprocess.CompletedProcess([], 0, stdout=lines, stderr="")
-    monkeypatch.setattr(queue, "_ask", lambda *_arguments: done)
+@pytest.mark.parametrize(
+    ("line", "ended"),
+    [
+        (
+            "slurmstepd: error: Detected 1 oom-kill event(s) in StepId=7.0. Some of your processes "
+            "may have been killed by the cgroup out-of-memory handler.",
+            "oom",
+        ),
+        (
+            "slurmstepd: error: Detected 1 oom_kill event in StepId=7.0. Some of the step tasks "
+            "have been OOM Killed.",
+            "oom",
+        ),
+        ("srun: error: node1: task 0: Out Of Memory", "oom"),
+        ("srun: error: node1: task 0: Killed", FAILED),
+        ("note: out of memory of the study", FAILED),
+    ],
+)
+def test_what_slurm_wrote_into_the_log_tells_memory_from_other_kills(tmp_path, slurm, line, ended):
+    manifest = Manifest(folder=tmp_path / "s")
+    sent_to_slurm(manifest, State(status=RUNNING, attempts=1))
+    manifest.logs.mkdir()
+    manifest.log_path("7_0").write_text(f"embedding\n{line}\n", encoding="utf-8")
+    slurm["7_0"] = QueuedJob(id="7_0", status=FAILED, reason="Slurm: FAILED, killed by signal 9")
+    [row] = refresh_status(manifest)
+    assert row.state.status == ended
+
+
+def test_equal_rows_are_summed_up_and_what_runs_is_not(tmp_path, slurm, monkeypatch, capsys):
+    manifest = Manifest(folder=tmp_path / "sweeps" / "s")
+    sent_to_slurm(manifest, *[State(status=QUEUED)] * 20)
+    for place in range(20):
+        status, reason = (RUNNING, "") if place < 6 else (QUEUED, "Priority")
+        if place in (7, 8):
+            reason = "Resources"
+        slurm[f"7_{place}"] = QueuedJob(id=f"7_{place}", status=status, reason=reason, node="n1")
+    sweeps = Sweeps(tmp_path, monkeypatch, capsys)
+    *rows, counted = sweeps("status", "s")[1].splitlines()
+    assert [row.split()[:2] for row in rows[1:]] == [
+        *([f"cell-{i}", "running"] for i in range(6)),
+        ["cell-6", "and"],
+        ["cell-7", "queued"],
+        ["cell-8", "queued"],
+    ]
+    assert "cell-6 and 11 more" in rows[7]
+    assert counted == "6 running, 14 queued"
+    assert len(sweeps("status", "s", "--all")[1].splitlines()) == 22
+    assert len(json.loads(sweeps("status", "s", "--json")[1])) == 20
+
+
+@pytest.fixture
+def accounts(monkeypatch):
+    """A site with accounts: the lines that `sacct` prints, and what it was asked."""
+    lines: list[str] = []
+    asked: list[str] = []
+
+    def answer(*arguments):
+        asked.extend(arguments)
+        return subprocess.CompletedProcess([], 0, stdout="\n".join(lines), stderr="")
+
+    monkeypatch.setattr(queue, "_ask", answer)
     monkeypatch.setattr("shutil.which", lambda _name: "/usr/bin/sacct")
+    return lines, asked
+
+
+def test_accounts_are_asked_for_what_the_queue_forgot(accounts):
+    lines, asked = accounts
+    lines += ["7_0|CANCELLED by 1000|0:15|n1", "7_1|TIMEOUT|0:0|n2", "7_2|COMPLETED|0:0|n2"]
     found = queue.read_accounts(["7_0", "7_1"])
-    assert [job.status for job in found.values()] == ["cancelled", "timeout"]
+    assert {id_: job.status for id_, job in found.items()} == {"7_0": "cancelled", "7_1": "timeout"}
+    assert asked[asked.index("--jobs") + 1] == "7", "an array of thousands is no line of thousands"
+
+
+def test_a_job_whose_step_ran_out_of_memory_did_so_by_the_accounts(accounts):
+    lines, _ = accounts
+    lines += ["7_0|FAILED|137:0|n1", "7_0.batch|FAILED|137:0|n1", "7_0.0|OUT_OF_MEMORY|0:125|n1"]
+    lines += ["7_1|FAILED|1:0|n1", "7_1.batch|FAILED|1:0|n1", "7_1.0|FAILED|1:0|n1"]
+    found = queue.read_accounts(["7_0", "7_1"])
+    assert [job.status for job in found.values()] == ["oom", FAILED]
+    assert found["7_0"].reason == "Slurm: OUT_OF_MEMORY, exit code 0:125"
 
 
 def test_a_job_that_ends_while_status_looks_is_believed(tmp_path, slurm, monkeypatch):
@@ -703,7 +863,6 @@ def test_a_folder_that_cant_be_written_is_one_clear_error(sweeps):
     ("arguments", "code", "said"),
     [
         (["status", "nobody"], 3, "no sweep 'nobody'"),
-        (["retry", "known"], 2, "choose what to retry"),
         (["logs", "known", "x"], 2, "must fit one cell, got 'x', which fits no"),
         (["logs", "known", "image"], 3, "has no log, since no job has run it"),
         (

@@ -149,6 +149,24 @@ def test_a_node_whose_daemon_is_killed_and_comes_back_loses_nothing(cluster, swe
     assert sweeps.wait("node")["brief"].state.status == "done"
 
 
+def test_a_cell_lost_with_its_node_begins_again_by_itself(cluster, sweeps):
+    sweeps("submit", sweeps.file("lost", methods=["brief"]), "--no-snapshot")
+    before = sweeps.wait("lost", brief="running")["brief"].state
+    wait_until((sweeps.folder / "brief").exists, "begin")
+    number = int(before.node[-1])
+    cluster.lose_node(number)
+    sweeps.wait("lost", brief="queued")
+    cluster.start_requeued_now()
+    state = sweeps.wait("lost", brief="running")["brief"].state
+    wait_until(lambda: sweeps.rows("lost")["brief"].written.losses == 1, "second attempt")
+    assert f"last with {before.node}" in sweeps.rows("lost")["brief"].state.reason
+    assert (state.job, state.node != before.node) == (before.job, True)
+    (sweeps.folder / "go").touch()
+    state = sweeps.wait("lost")["brief"].state
+    assert (state.status, state.attempts, state.reason) == ("done", 2, "")
+    cluster.resume_node(number)
+
+
 def test_two_submits_at_once_send_each_cell_once(cluster, sweeps):
     file = sweeps.file("twice", methods=["image-only"])
     command = [

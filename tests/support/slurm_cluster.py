@@ -55,7 +55,7 @@ SelectType=select/cons_tres
 SelectTypeParameters=CR_Core_Memory
 SchedulerParameters=batch_sched_delay=0,sched_interval=1,sched_min_interval=0,bf_interval=1
 GresTypes=gpu
-JobRequeue=1
+JobRequeue=0
 ReturnToService=2
 KillWait=1
 MailProg=/bin/true
@@ -120,6 +120,26 @@ class Cluster:
         process = self.processes.pop(f"node{number}")
         process.kill()
         process.wait()
+
+    def lose_node(self, number: int) -> None:
+        """Loses a node with all that runs on it; `start_node` and `resume_node` bring it back."""
+        self.kill_node(number)
+        name = f"node{number}"
+        self.command("scontrol", "update", f"nodename={name}", "state=down", "reason=lost")
+        for environment in Path("/proc").glob("[0-9]*/environ"):
+            try:
+                values = environment.read_bytes().split(b"\0")
+                here = f"SLURM_CONF={self.environment['SLURM_CONF']}".encode() in values
+                if here and f"SLURMD_NODENAME={name}".encode() in values:
+                    os.kill(int(environment.parent.name), signal.SIGKILL)
+            except OSError:  # it has ended
+                continue
+
+    def resume_node(self, number: int) -> None:
+        """Lets a node that was lost take jobs again."""
+        self.start_node(number)
+        self.command("scontrol", "update", f"nodename=node{number}", "state=resume")
+        wait_until(self._idle, "idle nodes")
 
     def stop(self) -> None:
         """Ends the jobs, then the daemons; only those this object started."""
