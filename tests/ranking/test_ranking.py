@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import weakref
 
 import numpy as np
 import pytest
@@ -211,6 +212,41 @@ def test_a_gallery_is_read_from_a_mapped_file_and_shards_merge(monkeypatch, tmp_
         for start, stop in ((0, 300), (300, 500))
     ]
     assert same(merge_parts(shards, wanted), whole)
+
+
+class Watched:
+    """A gallery that notes how many of its rows are in memory at once."""
+
+    def __init__(self, rows):
+        self.rows, self.now, self.most, self.largest = rows, 0, 0, 0
+
+    def __len__(self):
+        return len(self.rows)
+
+    def __getitem__(self, wanted):
+        part = self.rows[wanted].clone()
+        self.now += len(part)
+        self.most, self.largest = max(self.most, self.now), max(self.largest, len(part))
+        weakref.finalize(part, self._forget, len(part))
+        return part
+
+    def _forget(self, count):
+        self.now -= count
+
+
+@pytest.mark.parametrize("parts", [4, 40])
+def test_however_large_a_gallery_a_few_parts_of_it_are_in_memory(monkeypatch, parts):
+    monkeypatch.setattr(ranking, "PART_ROWS", 64)
+    generator = torch.Generator().manual_seed(5)
+    gallery = unit(torch.randn(64 * parts, 16, generator=generator))
+    queries = unit(torch.randn(9, 16, generator=generator))
+    wanted = RankRequest(depth=20, positives=[[7 * q, 64 * parts - 1 - q] for q in range(9)])
+    watched = Watched(gallery)
+    found = rank_vectors(queries, watched, wanted)
+    assert watched.largest == 64
+    assert watched.most <= 2 * 64, "what is ranked, and what is read next"
+    monkeypatch.setattr(ranking, "PART_ROWS", len(gallery))
+    assert same(found, rank_vectors(queries, gallery, wanted))
 
 
 def test_parts_counted_around_a_wrong_score_are_refused(monkeypatch):

@@ -37,6 +37,7 @@ def measured(folder: Path) -> Iterator[Row]:
     yield ranks.ranking_row(10_000, unit_vectors(100_000, ranks.WIDTH, 1), 200)
     gallery = ranks.mapped_gallery(folder, 1_000_000)
     yield ranks.ranking_row(10_000, gallery, 200, where=", from disk", rounds=1)
+    yield ranks.million_row(folder)
     yield ranks.own_score_row(2_000, 16_983, 200)
     yield ranks.scoring_row("fashion-iq shirt", 2_038, 6_346)
     yield ranks.scoring_row("imagenet-r", 40_000, 16_983)
