@@ -29,6 +29,7 @@ from cirbench.slurm.cells.manifest import (
     Submission,
     SweepCell,
     explain_block,
+    find_mixed,
 )
 from cirbench.slurm.queues import local
 from cirbench.slurm.queues import squeue as queue
@@ -118,10 +119,14 @@ def find_status(manifest: Manifest, cells: Sequence[SweepCell]) -> list[CellStat
     answers = ask_queues(manifest, [manifest.read_state(cell.id) for cell in cells])
     records, damaged = validate_records(manifest)
     rows: dict[str, CellStatus] = {}
+    states = {cell.id: manifest.read_state(cell.id) for cell in cells}
+    mixed = find_mixed(cells, states)
     for cell in cells:
-        written = manifest.read_state(cell.id)
+        written = states[cell.id]
         record = records.find(cell.expected) if cell.expected else None
         state = resolve_state(manifest, cell, written, answers, rows, record is not None)
+        if cell.id in mixed:
+            state = replace(state, status=FAILED, reason=mixed[cell.id])
         if written.status == DONE and state.status == FAILED and damaged:
             state = replace(state, reason="; ".join([state.reason, *damaged]))
         rows[cell.id] = CellStatus(cell=cell, state=state, written=written, record=record)
@@ -172,7 +177,21 @@ def resolve_state(
     statuses = {id_: rows[id_].state.status for id_ in cell.needs if id_ in rows}
     if state.status == QUEUED and (reason := explain_block(cell, statuses)):
         return replace(state, status=SKIPPED, reason=reason)
-    return _resolve_by_queue(manifest, state, answers)
+    state = _resolve_by_queue(manifest, state, answers)
+    if state.status == QUEUED and (reason := _explain_wait(cell, rows)):
+        return replace(state, reason=reason)
+    return state
+
+
+def _explain_wait(cell: SweepCell, rows: Mapping[str, CellStatus]) -> str:
+    """Name what a cell waits for, and where that runs: it may be what never ends."""
+    waited = [rows[id_] for id_ in cell.needs if id_ in rows and rows[id_].state.status in OPEN]
+    if not waited:
+        return ""
+    first = min(waited, key=lambda row: row.state.status != RUNNING)
+    where = f" on {first.state.node}" if first.state.node else ""
+    more = f" and {len(waited) - 1} more" if len(waited) > 1 else ""
+    return f"waits for {first.cell.id}, {first.state.status}{where}{more}"
 
 
 def _is_made(cell: SweepCell) -> bool:

@@ -17,6 +17,7 @@ import typer
 from cirbench.benchmark.cli.cache import cache as stored_cache
 from cirbench.benchmark.cli.compare import comparer
 from cirbench.benchmark.cli.data import data
+from cirbench.benchmark.cli.embed import embed
 from cirbench.benchmark.cli.export import exporter
 from cirbench.benchmark.cli.options import (
     HELP,
@@ -25,7 +26,7 @@ from cirbench.benchmark.cli.options import (
     AsMarkdown,
     Backbone,
     DataRoot,
-    Device,
+    Devices,
     Precision,
     Quiet,
     Results,
@@ -83,6 +84,12 @@ app.add_typer(stored_cache, name="cache")
 app.add_typer(weights, name="weights")
 app.add_typer(checker)
 app.add_typer(maker, name="new")
+
+
+app.command(
+    epilog="Examples: bench embed -t cirr -b ViT-L-14/openai · bench embed -t cirr --shard 2/8"
+    " · bench embed -t cirr --device cuda:0,cuda:1"
+)(embed)
 
 
 def _print_version(wanted: bool) -> None:
@@ -212,7 +219,7 @@ def run(
         ),
     ] = None,
     data_root: DataRoot = None,
-    device: Device = "auto",
+    device: Devices = "auto",
     precision: Precision = "fp32",
     batch_size: Annotated[
         int, typer.Option(min=1, help="Pictures at once; halved when memory runs out.")

@@ -35,6 +35,9 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stder
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on stdout.")]
 AsMarkdown = Annotated[bool, typer.Option("--markdown", help="Markdown, for a page.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+Devices = Annotated[
+    str, typer.Option(help="auto, cpu, cuda, cuda:N, or several: cuda:0,cuda:1 share the pictures.")
+]
 Precision = Annotated[
     str,
     typer.Option(help="Precision of the towers: fp32, bf16, fp16, or autocast by amp or amp_bf16."),

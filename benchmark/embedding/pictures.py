@@ -17,6 +17,7 @@ from cirbench.benchmark.api.values import Box, ImageRef, Mode
 from cirbench.benchmark.embedding.contents import ContentHashes
 from cirbench.benchmark.embedding.folders import find_open_folders
 from cirbench.benchmark.embedding.shard import SHARD_ROWS
+from cirbench.benchmark.embedding.share import WHOLE, Share
 from cirbench.benchmark.embedding.space import make_image_space
 from cirbench.benchmark.embedding.store import Store, make_identity
 from cirbench.benchmark.images.preprocess import make_fit, scale_pixels, to_bytes
@@ -82,6 +83,19 @@ class ImageFeatures:
         for ref in refs:
             digest.update(f"{ref.id}|{self.sha256[self.rows[ref.id]]}\n".encode())
         return digest.hexdigest()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stored:
+    """What was put into the store.
+
+    Attributes:
+        spaces: their keys.
+        passes: how many pictures the towers saw for this; the others were there.
+    """
+
+    spaces: tuple[str, ...]
+    passes: int
 
 
 @dataclass(kw_only=True)
@@ -273,48 +287,81 @@ def embed_through_stores(
 ) -> list[ImageFeatures]:
     """Embed pictures by each tower through its store, which keeps what was encoded.
 
-    Work is done in whole shards, whose batches begin with the shard: a run that was killed and one
-    that was not leave the same bytes.
-
     Raises:
         MissingData, CorruptData: a picture can't be read, or changed meanwhile; a shard is damaged.
     """
-    distinct = list({ref.id: ref for ref in refs}.values())
-    hashes = contents.hash_pictures(distinct, hashing, embedders[0].workers)
-    names = [make_identity(sha256, ref.box) for sha256, ref in zip(hashes, distinct, strict=True)]
-    pictures = dict(zip(names, zip(distinct, hashes, strict=True), strict=True))
-    for store in stores:
-        if store.mode is Mode.REFRESH:
-            store.forget(names)
-    passes, done = [0] * len(stores), 0
-    while missing := _find_lacked(stores, names)[0]:
-        shard = missing[:SHARD_ROWS]
-        with ExitStack() as held:
-            for store in sorted(stores, key=lambda store: store.folder):
-                held.enter_context(store.reserve(shard, say))
-            lacked, wanted = _find_lacked(stores, shard)
-            if not lacked:  # another process was first
-                continue
-            added = _embed_unchanged(embedders, [pictures[name] for name in lacked], wanted)
-            for i, (store, marks, rows) in enumerate(zip(stores, wanted, added, strict=True)):
-                own = [name for name, mark in zip(lacked, marks, strict=True) if mark]
-                if own:
-                    store.add(own, rows)
-                passes[i] += len(own)
-            done += len(lacked)
-    embedders[0].stage.advance(len(distinct) - done)
-    rows_of = {ref.id: row for row, ref in enumerate(distinct)}
+    pictures = _identify(refs, contents, hashing, embedders[0].workers)
+    passes = fill_stores(embedders, pictures, stores, say)
+    names = [name for name, _, _ in pictures]
+    rows_of = {ref.id: row for row, (_, ref, _) in enumerate(pictures)}
     return [
         ImageFeatures(
             values=store.read_rows(names),
             rows=rows_of,
-            sha256=hashes,
+            sha256=[sha256 for _, _, sha256 in pictures],
             batch_size=embedder.size.value,
             passes=seen,
             imported=len(store.imported),
         )
         for embedder, store, seen in zip(embedders, stores, passes, strict=True)
     ]
+
+
+Identified = tuple[str, ImageRef, str]
+"""The name of a picture's row in a store, the picture, and the sha256 of its file."""
+
+
+def _identify(
+    refs: Sequence[ImageRef], contents: ContentHashes, hashing: Stage, workers: int
+) -> list[Identified]:
+    """Hash each distinct picture."""
+    distinct = list({ref.id: ref for ref in refs}.values())
+    hashes = contents.hash_pictures(distinct, hashing, workers)
+    return [
+        (make_identity(sha256, ref.box), ref, sha256)
+        for sha256, ref in zip(hashes, distinct, strict=True)
+    ]
+
+
+def fill_stores(
+    embedders: Sequence[Embedder],
+    pictures: Sequence[Identified],
+    stores: Sequence[Store],
+    say: Callable[[str], None] | None = None,
+    share: Share = WHOLE,
+) -> list[int]:
+    """Embed those of a share of some pictures that a tower's store lacks.
+
+    Work is done in pieces of a shard's rows, cut from the pictures whatever is stored of them, and
+    batches begin with the piece: runs that were killed, and shares of one, leave the same bits.
+
+    Returns:
+        How many pictures each tower saw.
+    """
+    known = {name: (ref, sha256) for name, ref, sha256 in pictures}
+    pieces = share.choose(list(known), SHARD_ROWS, embedders[0].size.value)
+    for store in stores:
+        if store.mode is Mode.REFRESH:
+            store.forget([name for piece in pieces for name in piece])
+    passes, done = [0] * len(stores), 0
+    for piece in pieces:
+        if not _find_lacked(stores, piece)[0]:
+            continue
+        with ExitStack() as held:
+            for store in sorted(stores, key=lambda store: store.folder):
+                held.enter_context(store.reserve(piece, say))
+            lacked, wanted = _find_lacked(stores, piece)
+            if not lacked:  # another process was first
+                continue
+            added = _embed_unchanged(embedders, [known[name] for name in lacked], wanted)
+            for i, (store, marks, rows) in enumerate(zip(stores, wanted, added, strict=True)):
+                own = [name for name, mark in zip(lacked, marks, strict=True) if mark]
+                if own:
+                    store.add(own, rows)
+                passes[i] += len(own)
+            done += len(lacked)
+    embedders[0].stage.advance(max(0, share.count_own(len(pictures)) - done))
+    return passes
 
 
 def _find_lacked(
@@ -335,16 +382,37 @@ def embed_with(
     """Embed each distinct picture by each tower, through the store as the mode says."""
     if mode is Mode.OFF:
         return [embed_images(embedder, refs) for embedder in embedders]
+    stores, contents = _open_stores(embedders, mode, reporter)
+    with reporter.stage("hashing", len(refs)) as hashing:
+        return embed_through_stores(embedders, refs, stores, contents, hashing, reporter.say)
+
+
+def store_share(
+    embedders: Sequence[Embedder],
+    refs: Sequence[ImageRef],
+    mode: Mode,
+    reporter: Reporter,
+    share: Share,
+) -> Stored:
+    """Embed a share of distinct pictures by each tower, into the store and no further."""
+    stores, contents = _open_stores(embedders, mode, reporter)
+    with reporter.stage("hashing", len(refs)) as hashing:
+        pictures = _identify(refs, contents, hashing, embedders[0].workers)
+    passes = fill_stores(embedders, pictures, stores, reporter.say, share)
+    return Stored(spaces=tuple(store.space.key for store in stores), passes=sum(passes))
+
+
+def _open_stores(
+    embedders: Sequence[Embedder], mode: Mode, reporter: Reporter
+) -> tuple[list[Store], ContentHashes]:
     root = find_cache_root()
-    contents = ContentHashes(root=root, read_only=mode is Mode.READ_ONLY)
     stores = [Store(root, make_image_space(e.backbone, e.preprocess), mode) for e in embedders]
     for folder in find_open_folders(root):
         reporter.say(
             "every user of this machine can write to the store of embeddings; run chmod "
             f"o-w {folder}"
         )
-    with reporter.stage("hashing", len(refs)) as hashing:
-        return embed_through_stores(embedders, refs, stores, contents, hashing, reporter.say)
+    return stores, ContentHashes(root=root, read_only=mode is Mode.READ_ONLY)
 
 
 def _embed_unchanged(

@@ -121,9 +121,14 @@ class Plan:
     loaded: Backbone | None = None
 
     @cached_property
+    def devices(self) -> tuple[str, ...]:
+        """Those that are asked for, or this machine's best; the first does what one alone does."""
+        return choose_devices(self.request.device)
+
+    @property
     def device(self) -> str:
-        """The one that is asked for, or this machine's best."""
-        return choose_device(self.request.device)
+        """The one that composes and ranks."""
+        return self.devices[0]
 
     @property
     def pictures(self) -> int:
@@ -173,6 +178,20 @@ def choose_device(name: str) -> str:
     return name
 
 
+def choose_devices(names: str) -> tuple[str, ...]:
+    """Choose one or several devices, as "cuda:0,cuda:1" has them.
+
+    Raises:
+        UsageError: one can't be used, or they are not all of one kind.
+    """
+    devices = tuple(map(choose_device, names.split(",")))
+    if len({device.partition(":")[0] for device in devices}) > 1:
+        raise UsageError(
+            f"several devices must be of one kind, got {names}: a CPU's embeddings are not a GPU's"
+        )
+    return devices
+
+
 def plan(request: Request) -> Plan:
     """Fills in the defaults, reads the annotations, and finds every mistake that can be found yet.
 
@@ -192,7 +211,12 @@ def plan(request: Request) -> Plan:
     protocol = task.protocols[_choice("protocol", request.protocol, tuple(task.protocols))]
     _choice("cache mode", request.cache, tuple(Mode))
     if request.device != "auto":
-        choose_device(request.device)
+        several = len(choose_devices(request.device)) > 1
+        if several and request.cache not in (Mode.USE, Mode.REFRESH):
+            raise UsageError(
+                "several devices share their work through the store of embeddings: the cache mode "
+                f"must be use or refresh, got {request.cache}"
+            )
     try:
         data = task.load(protocol=protocol, split=split, data_root=request.data_root)
     except MissingData as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 
 import torch
@@ -10,11 +10,13 @@ from torch import Tensor
 
 from cirbench.benchmark.api.backbone import Backbone
 from cirbench.benchmark.api.method import Checkpoint, Method
-from cirbench.benchmark.api.values import ImageRef, Mode
+from cirbench.benchmark.api.values import Mode
 from cirbench.benchmark.backbones.load import load_backbone
-from cirbench.benchmark.embedding.pictures import BatchSize, Embedder, ImageFeatures, embed_with
+from cirbench.benchmark.embedding.pictures import BatchSize, ImageFeatures
 from cirbench.benchmark.embedding.texts import TextFeatures
 from cirbench.benchmark.evaluation.compose import compose
+from cirbench.benchmark.evaluation.devices import embed_on_each
+from cirbench.benchmark.evaluation.embed import embed
 from cirbench.benchmark.evaluation.plan import Plan, PlannedMethod, without_unreadable
 from cirbench.benchmark.evaluation.record import Clock, Outcome
 from cirbench.benchmark.evaluation.released import read_weights
@@ -57,7 +59,7 @@ def run(plan: Plan, reporter: Reporter) -> Iterator[Record]:
             for method, checkpoint in zip(plan.methods, checkpoints, strict=True)
         ]
     with clock.stage("embed"):
-        [images] = embed(plan, [backbone], reporter)
+        images = _embed(plan, backbone, reporter)
     texts = TextFeatures(
         backbone=backbone,
         truncate=plan.protocol.overlong_text == "truncate",
@@ -86,6 +88,16 @@ def run(plan: Plan, reporter: Reporter) -> Iterator[Record]:
         yield write_record(plan.output, body, outcome.per_query)
 
 
+def _embed(plan: Plan, backbone: Backbone, reporter: Reporter) -> ImageFeatures:
+    """Embed on the plan's devices."""
+    if len(plan.devices) == 1:
+        return embed(plan, [backbone], reporter)[0]
+    stored = embed_on_each(plan, reporter)
+    warm = replace(plan, request=replace(plan.request, cache=Mode.USE))
+    [images] = embed(warm, [backbone], reporter)
+    return replace(images, passes=images.passes + stored.passes)
+
+
 def _write_submission(outcome: Outcome, body: Body) -> Body:
     """Write what the task's server takes, where the labels are not public, and name it."""
     plan = outcome.plan
@@ -105,53 +117,6 @@ def build_method(
         remark = f"{checkpoint.released.file}: {checkpoint.released.caveat}"
         built.remarks = (*built.remarks, remark)
     return built
-
-
-def embed(plan: Plan, backbones: Sequence[Backbone], reporter: Reporter) -> list[ImageFeatures]:
-    """Every picture of gallery and queries by each backbone, from the store as far as it has them.
-
-    Each is decoded once for all backbones, and a reference twice where the protocol prepares
-    references in another way.
-    """
-    protocol, pictures = plan.protocol, list(plan.data.pictures.values())
-    images = _embed(plan, backbones, "images", pictures, protocol.preprocess, reporter)
-    if not protocol.reference_preprocess:
-        return images
-    refs = list({query.reference.id: query.reference for query in plan.data.queries}.values())
-    again = _embed(plan, backbones, "references", refs, protocol.reference_preprocess, reporter)
-    return [
-        replace(
-            found,
-            batch_size=min(found.batch_size, own.batch_size),
-            passes=found.passes + own.passes,
-            imported=found.imported + own.imported,
-            references=own,
-        )
-        for found, own in zip(images, again, strict=True)
-    ]
-
-
-def _embed(
-    plan: Plan,
-    backbones: Sequence[Backbone],
-    what: str,
-    refs: Sequence[ImageRef],
-    preprocess: str,
-    reporter: Reporter,
-) -> list[ImageFeatures]:
-    request = plan.request
-    with reporter.stage(what, len(refs)) as stage:
-        embedders = [
-            Embedder(
-                backbone=backbone,
-                preprocess=preprocess,
-                size=BatchSize(value=request.batch_size),
-                workers=request.workers,
-                stage=stage,
-            )
-            for backbone in backbones
-        ]
-        return embed_with(embedders, refs, Mode(request.cache), reporter)
 
 
 def make_gallery(method: Method, features: Tensor, device: str) -> Tensor:

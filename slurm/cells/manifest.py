@@ -63,6 +63,14 @@ class SweepCell:
         request = {k: v for k, v in self.request.items() if k not in ("batch_size", "workers")}
         return {"kind": self.kind, "request": request, "needs": list(self.needs)}
 
+    @property
+    def embedding(self) -> str | None:
+        """What the shards of one embedding have in common; None for what is none."""
+        if "shard" not in self.request:
+            return None
+        changing = ("shard", "batch_size", "workers")
+        return json.dumps([v for k, v in sorted(self.request.items()) if k not in changing])
+
 
 @dataclass(frozen=True, kw_only=True)
 class State:
@@ -73,6 +81,7 @@ class State:
         started, ended: seconds since 1970 by the clock of the node, which is never compared with
             another's.
         attempts: how often it has begun.
+        spaces: keys of the stored spaces that an embedding's rows are in.
         losses: how often its job began again without a word from the attempt before, as when a
             node is lost.
         log: the last lines, where it ended badly.
@@ -88,6 +97,7 @@ class State:
     ended: float | None = None
     attempts: int = 0
     losses: int = 0
+    spaces: tuple[str, ...] = ()
     log: tuple[str, ...] = ()
 
 
@@ -260,6 +270,34 @@ def open_manifest(name: str, sweeps: Path) -> Manifest:
     if not re.fullmatch(r"\w[\w.-]*", name):
         raise UsageError(f"a sweep's name must be of letters, digits, . - and _, got {name!r}")
     return Manifest(folder=(sweeps / name).resolve())
+
+
+def find_mixed(cells: Sequence[SweepCell], states: Mapping[str, State]) -> dict[str, str]:
+    """Find shards of one embedding that are done, but not in one space: cell → what is wrong.
+
+    The rows of another space are of no use to a run, which would embed them again, alone.
+    """
+    together: dict[str, list[SweepCell]] = {}
+    for cell in cells:
+        if cell.embedding and states[cell.id].status == DONE:
+            together.setdefault(cell.embedding, []).append(cell)
+    mixed: dict[str, str] = {}
+    for members in together.values():
+        first = members[0]
+        other = next((m for m in members if states[m.id].spaces != states[first.id].spaces), None)
+        if other is not None:
+            reason = (
+                "the shards of one embedding must be of one code, backbone and kind of device; "
+                f"{first.request['shard']} and {other.request['shard']} are not (their spaces are "
+                f"{_name_spaces(states[first.id])} and {_name_spaces(states[other.id])}; bench "
+                "cache info shows them); bench sweep retry embeds what is not there"
+            )
+            mixed |= {member.id: reason for member in members}
+    return mixed
+
+
+def _name_spaces(state: State) -> str:
+    return "+".join(key[:12] for key in state.spaces) or "unknown"
 
 
 def explain_block(cell: SweepCell, statuses: Mapping[str, str]) -> str:

@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import submitit
 
@@ -32,12 +32,9 @@ from cirbench.slurm.cells.manifest import (
     Manifest,
     State,
     SweepCell,
+    find_mixed,
 )
 from cirbench.slurm.node.training import find_task_rank, train
-
-if TYPE_CHECKING:
-    from cirbench.benchmark.evaluation.plan import Plan
-
 
 _MOST_LOSSES = 5
 """As often as Slurm by itself begins a job again whose start fails (max_batch_requeue)."""
@@ -84,16 +81,17 @@ def work(path: Path) -> State:
         reason = f"its job was {state.reason}; bench sweep retry begins again"
         return _end(manifest, name, replace(state, status=FAILED, reason=reason))
     manifest.write_state(name, state)
-    status, reason, trace = _attempt(cell)
+    ending = _attempt(manifest, cell)
+    status = ending.status
     before = manifest.read_state(name)
     if status == FAILED and before.status == QUEUED:
         return before  # requeued: Slurm may kill the command that asks for it before it answers
     if status == FAILED and before.status in (FAILED, OOM):  # another task did, so this one had to
         state = before
     else:
-        state = replace(state, status=status, reason=reason)
+        state = replace(state, status=status, reason=ending.reason, spaces=ending.spaces)
     if status not in (DONE, CANCELLED):
-        log = state.log or _read_log_tail(manifest, state) or trace[-LOG_LINES:]
+        log = state.log or _read_log_tail(manifest, state) or ending.trace[-LOG_LINES:]
         state = replace(state, log=log)
         if manifest.read_plan().fail_fast:
             manifest.stop_sign.write_text(name, encoding="utf-8")
@@ -106,13 +104,14 @@ def _work_beside(manifest: Manifest, cell: SweepCell) -> State:
     They write a state only to say why the first one will fail.
     """
     alone = cell.kind != "train" or manifest.stop_sign.is_file()
-    status, reason, trace = (DONE, "", ()) if alone else _attempt(cell)
+    ending = Ending() if alone else _attempt(manifest, cell)
     state = manifest.read_state(cell.id)
-    if status != DONE and state.status == RUNNING:
-        reason = f"task {find_task_rank()}: {reason}"
-        state = replace(state, status=status, reason=reason, log=trace[-LOG_LINES:])
+    if ending.status != DONE and state.status == RUNNING:
+        reason = f"task {find_task_rank()}: {ending.reason}"
+        log = ending.trace[-LOG_LINES:]
+        state = replace(state, status=ending.status, reason=reason, log=log)
         manifest.write_state(cell.id, state)
-    return replace(state, status=status)
+    return replace(state, status=ending.status)
 
 
 def _locate(path: Path) -> tuple[Manifest, str]:
@@ -151,23 +150,47 @@ def find_job_id() -> str | None:
     return str(environment.job_id)
 
 
-def _attempt(cell: SweepCell) -> tuple[str, str, tuple[str, ...]]:
+@dataclass(frozen=True, kw_only=True)
+class Ending:
+    """How the work of a cell ended.
+
+    Attributes:
+        trace: lines that say why.
+        spaces: as `State` has them.
+    """
+
+    status: str = DONE
+    reason: str = ""
+    trace: tuple[str, ...] = ()
+    spaces: tuple[str, ...] = ()
+
+
+def _attempt(manifest: Manifest, cell: SweepCell) -> Ending:
     """Do the work; every way it can end becomes a state, a reason and a trace."""
     try:
         _check_gpu(cell.resources)
-        WORK[cell.kind](cell.request)
-        return DONE, "", ()
+        _check_shards(manifest, cell)
+        return Ending(spaces=WORK[cell.kind](cell.request))
     except KeyboardInterrupt:
-        return CANCELLED, "interrupted", ()
+        return Ending(status=CANCELLED, reason="interrupted")
     except submitit.core.utils.UncompletedJobError as error:
-        return TIMEOUT, str(error), ()
+        return Ending(status=TIMEOUT, reason=str(error))
     except CirbenchError as error:
         print(f"error: {error}", file=sys.stderr)
-        return FAILED, str(error), (str(error),)
+        return Ending(status=FAILED, reason=str(error), trace=(str(error),))
     except Exception as error:  # the sweep's boundary: a crash of any kind is a row of its table
         traceback.print_exc()
         status = OOM if _is_out_of_memory(error) else FAILED
-        return status, _shorten(error), tuple(traceback.format_exc().splitlines())
+        trace = tuple(traceback.format_exc().splitlines())
+        return Ending(status=status, reason=_shorten(error), trace=trace)
+
+
+def _check_shards(manifest: Manifest, cell: SweepCell) -> None:
+    """Check that the shards of a run's embedding are of one space, before it embeds them anew."""
+    needed = [manifest.read_cell(need) for need in cell.needs]
+    states = {each.id: manifest.read_state(each.id) for each in needed}
+    for reason in find_mixed(needed, states).values():
+        raise CheckFailed(reason)
 
 
 def _is_out_of_memory(error: Exception) -> bool:
@@ -199,38 +222,35 @@ def _check_gpu(resources: Mapping[str, Any]) -> None:
         )
 
 
-def _run(request: Mapping[str, Any]) -> None:
+def _run(request: Mapping[str, Any]) -> tuple[str, ...]:
+    from cirbench.benchmark.evaluation.plan import Request, plan
     from cirbench.benchmark.evaluation.run import run
     from cirbench.benchmark.runtime.progress import Reporter
 
-    for record in run(_plan(request), Reporter()):
+    for record in run(plan(Request.parse(request)), Reporter()):
         print(f"record: {record.path}", file=sys.stderr)
+    return ()
 
 
-def _embed(request: Mapping[str, Any]) -> None:
-    """Embed pictures for the runs that come after, by all their backbones."""
-    from cirbench.benchmark.backbones.load import load_backbone
-    from cirbench.benchmark.evaluation.run import embed
+def _embed(request: Mapping[str, Any]) -> tuple[str, ...]:
+    """Embed pictures for the runs that come after, by all their backbones, or a shard of them."""
+    from cirbench.benchmark.evaluation.embed import embed_request
     from cirbench.benchmark.runtime.progress import Reporter
 
-    made = _plan({key: value for key, value in request.items() if key != "more_backbones"})
-    names = [made.backbone, *request.get("more_backbones", [])]
-    precision = made.request.precision
-    backbones = [load_backbone(name, device=made.device, precision=precision) for name in names]
-    embed(made, backbones, Reporter())
+    return embed_request(request, Reporter()).spaces
 
 
-def _plan(request: Mapping[str, Any]) -> Plan:
-    from cirbench.benchmark.evaluation.plan import Request, plan
+def _train(request: Mapping[str, Any]) -> tuple[str, ...]:
+    train(request)
+    return ()
 
-    return plan(Request.parse(request))
 
-
-WORK: Mapping[str, Callable[[Mapping[str, Any]], None]] = {
+WORK: Mapping[str, Callable[[Mapping[str, Any]], tuple[str, ...]]] = {
     "run": _run,
     "embed": _embed,
-    "train": train,
+    "train": _train,
 }
+"""The work of each kind of cell; gives the spaces that it filled for others."""
 
 
 def main() -> None:

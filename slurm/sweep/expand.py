@@ -21,6 +21,7 @@ from cirbench.benchmark.api.registry import (
 from cirbench.benchmark.api.training import TrainingRequest
 from cirbench.benchmark.api.weights import ReleasedWeights
 from cirbench.benchmark.checkpoints import read_checkpoint
+from cirbench.benchmark.embedding.share import Share, count_shares
 from cirbench.benchmark.evaluation.plan import Plan, Request, plan
 from cirbench.benchmark.evaluation.released import fetch_released
 from cirbench.benchmark.evaluation.weights import find_backbone_of, find_weights
@@ -53,6 +54,7 @@ class Expansion:
     data_root: str | None
     errors: ValidationErrors
     plans: dict[tuple[str, str], Plan | None] = field(default_factory=dict)
+    pictures: dict[tuple[str, str], int] = field(default_factory=dict)
     hashes: dict[Path, str | None] = field(default_factory=dict)
     fetched: dict[str, Path] = field(default_factory=dict)
     own_towers: set[str] = field(default_factory=set)
@@ -140,6 +142,9 @@ class Expansion:
                     )
                 )
                 self.plans[task, protocol] = replace(made, data=_emptied(made))
+                self.pictures[task, protocol] = made.pictures
+                with self.errors.collect():
+                    Share(1, self.sweep.embed_tasks).check(made.pictures)
         return self.plans[task, protocol]
 
     def _run(
@@ -282,7 +287,8 @@ class Expansion:
     def _with_embeddings(
         self, runs: Sequence[SweepCell]
     ) -> tuple[list[SweepCell], list[SweepCell]]:
-        """One embedding for the runs that share their pictures and towers, where several do."""
+        """One embedding for the runs that share their pictures and towers, where several do, or
+        where several jobs make it."""
         groups: dict[tuple[str, ...], list[SweepCell]] = {}
         shared = ["task", "protocol", *([] if self.sweep.decode_once else ["backbone"])]
         embeddings, dependent = [], []
@@ -292,16 +298,24 @@ class Expansion:
             else:
                 groups.setdefault(tuple(cell.request[axis] for axis in shared), []).append(cell)
         for members in groups.values():
-            if len(members) == 1:
+            shares = self._count_shares(members[0])
+            if len(members) == shares == 1:
                 dependent += members
                 continue
-            embeddings.append(self._embedding(members))
-            needs = embeddings[-1].id
-            dependent += [replace(cell, needs=(*cell.needs, needs)) for cell in members]
+            own = [self._embedding(members, Share(n + 1, shares)) for n in range(shares)]
+            embeddings += own
+            needs = [cell.id for cell in own]
+            dependent += [replace(cell, needs=(*cell.needs, *needs)) for cell in members]
         return embeddings, dependent
 
-    def _embedding(self, members: Sequence[SweepCell]) -> SweepCell:
-        """What embeds the pictures of runs on one task, by each of their backbones."""
+    def _count_shares(self, cell: SweepCell) -> int:
+        """How many jobs embed a run's pictures: no more than there are batches."""
+        pictures = self.pictures[cell.request["task"], cell.request["protocol"]]
+        batch_size = self.sweep.settings.get("batch_size", Request.batch_size)
+        return count_shares(pictures, self.sweep.embed_tasks, batch_size)
+
+    def _embedding(self, members: Sequence[SweepCell], share: Share) -> SweepCell:
+        """What embeds a share of the pictures of runs on one task, by each of their backbones."""
         of = members[0].request
         backbones = list(dict.fromkeys(cell.request["backbone"] for cell in members))
         names = {
@@ -313,8 +327,12 @@ class Expansion:
         request = self._request(names, of["split"]) | {"methods": []}
         if backbones[1:]:
             request["more_backbones"] = backbones[1:]
+        parts = ["embed", of["task"], of["protocol"], "+".join(backbones)]
+        if share.count > 1:
+            request["shard"] = str(share)
+            parts.append(f"{share.number}-of-{share.count}")
         return SweepCell(
-            id=_id(["embed", of["task"], of["protocol"], "+".join(backbones)], request),
+            id=_id(parts, request),
             kind="embed",
             request=request,
             resources=self._resources(names),

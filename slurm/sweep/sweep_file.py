@@ -62,6 +62,7 @@ class SweepFile(ResourceTables):
     checkpoints: SubTable = Field(default={})
     train: SubTables = Field(default=[])
     decode_once: Flag = False
+    embed_tasks: Positive = 1
 
 
 def _make_settings() -> type[Table]:
@@ -102,6 +103,7 @@ class Sweep:
         backbones: full names, or "default".
         protocols: names or globs within each task, or "default".
         decode_once: one embedding job for all backbones of a task; its node holds all of them.
+        embed_tasks: how many jobs share the pictures of one embedding.
         checkpoints: method → glob over backbones → file, where {seed} stands for the seed.
     """
 
@@ -117,6 +119,7 @@ class Sweep:
     trainings: tuple[TrainTable, ...] = ()
     resources: ResourceRequests = field(default_factory=ResourceRequests)
     decode_once: bool = False
+    embed_tasks: int = 1
 
 
 def read_sweep(name: str) -> tuple[Sweep, ValidationErrors]:
@@ -145,6 +148,7 @@ def read_sweep(name: str) -> tuple[Sweep, ValidationErrors]:
         ),
         resources=read_resources(written, errors),
         decode_once=written.decode_once,
+        embed_tasks=written.embed_tasks,
     )
     for key in ("methods", "tasks"):
         if not getattr(written, key) and not errors.found:

@@ -12,8 +12,9 @@ import torch
 from PIL import Image
 
 from cirbench.benchmark.evaluation.compose import QueryBatch
+from cirbench.benchmark.evaluation.embed import embed
 from cirbench.benchmark.evaluation.plan import Request, plan
-from cirbench.benchmark.evaluation.run import embed, run
+from cirbench.benchmark.evaluation.run import run
 from cirbench.benchmark.images.preprocess import make_transform
 from cirbench.benchmark.runtime.errors import CheckFailed
 from cirbench.benchmark.runtime.progress import Reporter

@@ -12,7 +12,7 @@ import pytest
 from layouts import write_layout
 from patience import wait_until
 from places import ROOT
-from sweeping import TOWERS, TRAINING, TWO_TASKS, Sweeps, install_faults
+from sweeping import SHARDS, TOWERS, TRAINING, TWO_TASKS, Sweeps, install_faults
 
 from cirbench.benchmark.checkpoints import read_checkpoint
 from cirbench.benchmark.cli.sweep import wait_for_end
@@ -250,6 +250,92 @@ def test_a_file_of_trained_towers_is_told_by_its_content(sweeps):
     )
     assert sweeps("submit", sweeps.file("given", text), "--cluster", "debug")[0] == 0
     assert sweeps.statuses("given") == {"artemis": "done"}
+
+
+def shard_file(sweeps, name, more, methods=("image-only", "image-text")):
+    text = SHARDS.format(methods=json.dumps(methods), backbone="fake", more=more)
+    return sweeps.file(name, text)
+
+
+def test_the_shards_of_an_embedding_are_an_array_that_its_runs_wait_for(sweeps):
+    planned = json.loads(
+        sweeps("submit", shard_file(sweeps, "kin", "embed_tasks = 3"), "--dry-run", "--json")[1]
+    )
+    shards = [cell["cell"] for cell in planned["cells"] if cell["cell"].startswith("embed")]
+    assert [name.split("--")[4] for name in shards] == ["1-of-3", "2-of-3", "3-of-3"]
+    runs = [cell for cell in planned["cells"] if not cell["cell"].startswith("embed")]
+    assert [cell["needs"] for cell in runs] == [shards, shards]
+    array, waiting = planned["scripts"]
+    assert "#SBATCH --array=0-2" in array
+    assert waiting.count("afterok:JOB-OF-embed--kin") == 3
+
+    one = shard_file(sweeps, "one", "embed_tasks = 3", methods=["image-only"])
+    planned = json.loads(sweeps("submit", one, "--dry-run", "--json")[1])
+    assert len(planned["cells"]) == 4, "a single run's pictures are shared out, too"
+    many = shard_file(sweeps, "many", "embed_tasks = 500")
+    planned = json.loads(sweeps("submit", many, "--dry-run", "--json")[1])
+    assert len(planned["cells"]) == 2 + 12, "768 pictures are 12 batches"
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ("embed_tasks = 769", "no more than its 768 pictures, got 769"),
+        ("embed_tasks = 0", "embed_tasks must be a positive integer, got 0"),
+    ],
+)
+def test_shards_that_cannot_be_are_refused(sweeps, more, said):
+    code, _, err = sweeps("submit", shard_file(sweeps, "wrong", more), "--dry-run")
+    assert code == 2
+    assert said in err
+    assert "Traceback" not in err
+
+
+def test_a_sweep_of_shards_makes_the_records_of_one_job(sweeps, monkeypatch):
+    found = {}
+    for name, more in (("whole", ""), ("parts", "embed_tasks = 3")):
+        monkeypatch.setenv("CIRBENCH_CACHE", str(sweeps.folder / f"cache-{name}"))
+        assert sweeps("submit", shard_file(sweeps, name, more), "--cluster", "debug")[0] == 0
+        rows = [row for row in refresh_status(sweeps.manifest(name)) if row.record]
+        records = [read_record(row.record) for row in rows]
+        found[name] = [(r.per_query.sha256, r.metrics, r.fingerprints) for r in records]
+        assert [r.counts.image_passes for r in records] == [0, 0]
+    assert len(found["parts"]) == 2
+    assert found["parts"] == found["whole"]
+
+
+def test_shards_of_several_commits_are_told_and_a_retry_mends_them(sweeps):
+    file = shard_file(sweeps, "mixed", "embed_tasks = 2", methods=["image-only"])
+    assert sweeps("submit", file, "--cluster", "debug")[0] == 0
+    manifest = sweeps.manifest("mixed")
+    [first, second, run] = manifest.read_plan().cells
+    state = manifest.read_state(second)
+    assert state.spaces == manifest.read_state(first).spaces
+    sweeps.rows("mixed")["image-only"].record.unlink()
+    manifest.write_state(second, replace(state, spaces=("another",)))
+
+    assert worker.work(manifest.cell_path(run)).status == FAILED
+    reason = manifest.read_state(run).reason
+    assert "must be of one code, backbone and kind of device; 1/2 and 2/2 are not" in reason
+    rows = {row.cell.id: row.state for row in refresh_status(manifest)}
+    assert [rows[cell].status for cell in (first, second)] == [FAILED, FAILED]
+    assert rows[first].reason == reason
+    assert sweeps("retry", "mixed", "--cluster", "debug")[0] == 0
+    assert {row.state.status for row in refresh_status(manifest)} == {"done"}
+
+
+def test_what_a_cell_waits_for_is_named_with_its_node(tmp_path, slurm):
+    manifest = Manifest(folder=tmp_path / "s")
+    states = [State(status="done"), State(status=RUNNING), State(status=QUEUED)]
+    sent_to_slurm(
+        manifest, *states, State(status=QUEUED), needs=[(), (), (), ("cell-0", "cell-1", "cell-2")]
+    )
+    manifest.write_cell(SweepCell(id="cell-0", kind="embed", request={}))
+    slurm["7_1"] = QueuedJob(id="7_1", status=RUNNING, reason="", node="gpu17")
+    slurm["7_2"] = QueuedJob(id="7_2", status=QUEUED, reason="Priority")
+    slurm["7_3"] = QueuedJob(id="7_3", status=QUEUED, reason="Dependency")
+    rows = refresh_status(manifest)
+    assert rows[3].state.reason == "waits for cell-1, running on gpu17 and 1 more"
 
 
 def test_a_tuned_backbone_has_its_record(sweeps):
@@ -611,7 +697,9 @@ def test_a_job_that_is_lost_with_its_node_again_and_again_ends(sweeps, monkeypat
     manifest = sweeps.manifest("nodes")
     row = sweeps.rows("nodes")["image-only"]
     done = []
-    monkeypatch.setattr(worker, "WORK", {**worker.WORK, "run": done.append})
+    monkeypatch.setattr(
+        worker, "WORK", {**worker.WORK, "run": lambda request: done.append(request) or ()}
+    )
     monkeypatch.setattr(worker, "find_job_id", lambda: "7")
     running = State(status=RUNNING, job="7", node="node1", attempts=1)
     for before, ended in [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import tomllib
@@ -10,10 +11,11 @@ import pytest
 import slurm_cluster
 from patience import wait_until
 from places import ROOT
-from sweeping import TOWERS, TRAINING, TWO_TASKS, Sweeps, install_faults
+from sweeping import SHARDS, TOWERS, TRAINING, TWO_TASKS, Sweeps, install_faults
 
 from cirbench.benchmark.records.record import read_record
 from cirbench.slurm.cells.manifest import Manifest
+from cirbench.slurm.status import refresh_status
 
 pytestmark = [
     pytest.mark.slurm,
@@ -165,6 +167,32 @@ def test_a_cell_lost_with_its_node_begins_again_by_itself(cluster, sweeps):
     state = sweeps.wait("lost")["brief"].state
     assert (state.status, state.attempts, state.reason) == ("done", 2, "")
     cluster.resume_node(number)
+
+
+def test_a_shard_that_was_killed_is_retried_alone_and_the_record_is_that_of_one_job(
+    sweeps, monkeypatch
+):
+    def submit(name, more):
+        monkeypatch.setenv("CIRBENCH_CACHE", str(sweeps.folder / f"cache-{name}"))
+        text = SHARDS.format(methods='["image-only"]', backbone="mortal", more=more)
+        assert sweeps("submit", sweeps.file(name, text), "--no-snapshot")[0] == 0
+        return sweeps.wait(name)
+
+    submit("parts", "embed_tasks = 3")
+    states = [row.state for row in refresh_status(sweeps.manifest("parts"))]
+    assert [state.status for state in states] == ["done", "failed", "done", "skipped"]
+    assert "killed by signal 9" in states[1].reason
+    _, out, _ = sweeps("retry", "parts", "--no-snapshot", "--json")
+    assert [cell.split("--")[0] for cell in json.loads(out)] == ["embed", "image-only"]
+    shared = sweeps.wait("parts")
+    states = [row.state for row in refresh_status(sweeps.manifest("parts"))]
+    assert [state.attempts for state in states] == [1, 2, 1, 1]
+
+    whole = submit("whole", "")
+    one, three = (read_record(rows["image-only"].record) for rows in (whole, shared))
+    assert (one.counts.image_passes, three.counts.image_passes) == (768, 0)
+    assert three.per_query.sha256 == one.per_query.sha256
+    assert (three.metrics, three.fingerprints) == (one.metrics, one.fingerprints)
 
 
 def test_two_submits_at_once_send_each_cell_once(cluster, sweeps):

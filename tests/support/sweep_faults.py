@@ -15,6 +15,7 @@ from typing import ClassVar
 from torch.nn.functional import normalize
 
 from cirbench.benchmark.api.method import Method
+from cirbench.benchmark.backbones import fake
 
 
 class Fault(Method):
@@ -101,6 +102,23 @@ class Brief(Fault):
 
 def broken_backbone(name, *, device, precision):
     raise RuntimeError("no such towers")
+
+
+def mortal_backbone(name, *, device, precision):
+    """The fake one; an array's second job is killed at its second batch, once."""
+    backbone = fake.load(name, device=device, precision=precision)
+    encode, mark = backbone.encode_images, Path(os.environ["FAULTS"], "mortal")
+    batches = []
+
+    def encode_or_die(pixels):
+        batches.append(len(pixels))
+        if os.environ.get("SLURM_ARRAY_TASK_ID") == "1" and len(batches) == 2 and not mark.exists():
+            mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return encode(pixels)
+
+    backbone.encode_images = encode_or_die
+    return backbone
 
 
 def half_dead_backbone(name, *, device, precision):

@@ -75,6 +75,16 @@ timeout_min = 30
 cpus_per_task = 1
 mem_gb = 2
 """
+SHARDS = """
+methods = {methods}
+tasks = ["kin"]
+backbones = ["{backbone}"]
+{more}
+[resources]
+timeout_min = 30
+cpus_per_task = 1
+mem_gb = 1
+"""
 TWO_TASKS = """
 [[override]]
 method = "train"
@@ -102,6 +112,7 @@ def install_faults(folder: Path, monkeypatch) -> None:
                 "[cirbench.backbones]",
                 "broken = sweep_faults:broken_backbone",
                 "half-dead = sweep_faults:half_dead_backbone",
+                "mortal = sweep_faults:mortal_backbone",
             ]
         ),
         encoding="utf-8",

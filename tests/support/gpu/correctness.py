@@ -15,8 +15,9 @@ from torch.nn.functional import normalize
 
 from cirbench.benchmark.api.per_query import PerQuery
 from cirbench.benchmark.backbones.load import load_backbone
+from cirbench.benchmark.evaluation.embed import embed
 from cirbench.benchmark.evaluation.plan import Request, plan
-from cirbench.benchmark.evaluation.run import embed, run
+from cirbench.benchmark.evaluation.run import run
 from cirbench.benchmark.ranking.parts import RankRequest
 from cirbench.benchmark.ranking.rank import GPU_PARTS, PART_ROWS, Ranking, rank_vectors
 from cirbench.benchmark.runtime.progress import Reporter
