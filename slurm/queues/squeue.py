@@ -111,7 +111,8 @@ def read_accounts(jobs: Iterable[str]) -> dict[str, QueuedJob]:
         job, _, step = name.partition(".")
         word = state.split()[0].rstrip("+")  # "CANCELLED by 1000"
         status = STATUS_OF.get(word, FAILED)
-        if job in wanted and (not step or (status == OOM and found[job].status == FAILED)):
+        of_failed = job in found and found[job].status == FAILED
+        if job in wanted and (not step or (status == OOM and of_failed)):
             reason = f"Slurm: {word}, exit code {code}"
             found[job] = QueuedJob(id=job, status=status, reason=reason, node=node)
     return found
