@@ -153,6 +153,9 @@ _TRAININGS = {
     "lincir": _built_in(
         "cirbench.methods.lincir.training:LincirTraining", "on captions, without pictures"
     ),
+    "searle": _built_in(
+        "cirbench.methods.searle.training:SearleTraining", "on unlabelled pictures, in two stages"
+    ),
     **{
         name: _built_in(
             f"cirbench.methods.{name}.training:{name.title()}Training", "on the triplets of a task"

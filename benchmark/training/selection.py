@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +25,7 @@ from cirbench.benchmark.runtime.errors import UsageError
 from cirbench.benchmark.runtime.progress import Reporter
 from cirbench.benchmark.scoring.summary import find_depth, score
 from cirbench.benchmark.training.features import embed_pictures
+from cirbench.benchmark.training.state import describe_lines
 
 
 def find_supervision(
@@ -92,9 +92,8 @@ def describe_supervision(
         f"{[ref.id for ref in t.equals]}"
         for t in triplets
     )
-    digest = hashlib.sha256("\n".join(lines).encode())
     return {
-        "triplets": {"count": len(triplets), "sha256": digest.hexdigest()},
+        "triplets": describe_lines(lines),
         "selection": describe_selection(selection, validation),
     }
 

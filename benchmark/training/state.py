@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from cirbench.benchmark.api.backbone import Backbone
+from cirbench.benchmark.api.method import Checkpoint
 from cirbench.benchmark.checkpoints import first_line, read_checkpoint, write_checkpoint
 from cirbench.benchmark.runtime.errors import CorruptData, UsageError
 from cirbench.benchmark.runtime.files import write_whole
@@ -38,6 +40,14 @@ def identify_backbone(backbone: Backbone) -> dict[str, str]:
         "weights": backbone.weights_sha256,
         "precision": backbone.precision,
     }
+
+
+def describe_lines(lines: Iterable[str]) -> dict[str, Any]:
+    """What a resume compares and a header keeps of many lines: how many, and their sha256."""
+    count, digest = 0, hashlib.sha256()
+    for count, line in enumerate(lines, start=1):
+        digest.update(f"\n{line}".encode() if count > 1 else line.encode())
+    return {"count": count, "sha256": digest.hexdigest()}
 
 
 def as_stored(identity: Mapping[str, Any]) -> dict[str, Any]:
@@ -73,12 +83,7 @@ def load_state(
         UsageError: it is of another training; the fields that differ are named.
         CorruptData: its weights are not of this network.
     """
-    saved = read_checkpoint(path)
-    if differing := _list_differences(saved.provenance, identity):
-        raise UsageError(
-            f"{path} belongs to another training ({differing}); pass the same options, or delete "
-            "the file to start over"
-        )
+    saved = read_state(path, identity)
     network = learner.network
     try:
         network.load_state_dict({n: saved.content[f"network.{n}"] for n in network.state_dict()})
@@ -94,6 +99,21 @@ def load_state(
             for key, value in _select_prefix(saved.content, f"optimizer.{name}.").items()
         }
     return saved.provenance, _select_prefix(saved.content, "more.")
+
+
+def read_state(path: Path, identity: Mapping[str, Any]) -> Checkpoint:
+    """Read what an unfinished training saved.
+
+    Raises:
+        UsageError: as `load_state`.
+    """
+    saved = read_checkpoint(path)
+    if differing := _list_differences(saved.provenance, identity):
+        raise UsageError(
+            f"{path} belongs to another training ({differing}); pass the same options, or delete "
+            "the file to start over"
+        )
+    return saved
 
 
 def _list_differences(saved: Mapping[str, Any], now: Mapping[str, Any]) -> str:

@@ -19,7 +19,6 @@ where it selects, and selects once more after 50 steps.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -36,11 +35,11 @@ from cirbench.benchmark.api.values import Selection, TaskData
 from cirbench.benchmark.backbones.load import load_backbone
 from cirbench.benchmark.embedding.texts import TextFeatures
 from cirbench.benchmark.evaluation.plan import choose_device
-from cirbench.benchmark.runtime.errors import CheckFailed, UsageError
+from cirbench.benchmark.runtime.errors import UsageError
 from cirbench.benchmark.runtime.progress import Reporter
 from cirbench.benchmark.runtime.torch_state import full_float32, seeded
 from cirbench.benchmark.training.epochs import state_path_of, train_in_epochs
-from cirbench.benchmark.training.learner import Learner, make_loss_scaler
+from cirbench.benchmark.training.learner import Learner
 from cirbench.benchmark.training.order import choose_rows
 from cirbench.benchmark.training.selection import (
     describe_selection,
@@ -48,11 +47,17 @@ from cirbench.benchmark.training.selection import (
     find_selection,
     score_selection,
 )
-from cirbench.benchmark.training.state import as_stored, identify_backbone, should_resume
+from cirbench.benchmark.training.state import (
+    as_stored,
+    describe_lines,
+    identify_backbone,
+    should_resume,
+)
 from cirbench.benchmark.training.texts import find_training_texts
 from cirbench.methods.lincir.captions import Tagger, clean, find_tagger, mask
 from cirbench.methods.lincir.method import LinCIR
 from cirbench.methods.lincir.recipe import NO_SELECTION, LincirRecipe
+from cirbench.methods.searle.learning import make_learner, take_step
 from cirbench.methods.searle.method import Phi
 
 SELECTIONS = {"cirr": ("lincir", ("R@1",))}
@@ -79,10 +84,9 @@ class LincirJob:
 
     def identity(self) -> dict[str, Any]:
         """What must be the same for a training to be resumed, and what its weights' header says."""
-        digest = hashlib.sha256("\n".join(self.texts).encode())
         identity: dict[str, Any] = {
             "recipe": asdict(self.recipe),
-            "texts": {"count": len(self.texts), "sha256": digest.hexdigest()},
+            "texts": describe_lines(self.texts),
             "backbone": identify_backbone(self.backbone),
         }
         if self.selection and self.validation:
@@ -135,7 +139,7 @@ def train(job: LincirJob, reporter: Reporter, *, resume: bool = False) -> float:
             f"{len(job.texts)}; lower --batch-size"
         )
     going_on = should_resume(state_path_of(job.output), resume=resume)
-    learner = _make_learner(job)
+    learner = make_learner(job.backbone, job.recipe)
     selection = _Selection(job, reporter) if job.selection else None
     best = train_in_epochs(
         learner,
@@ -173,18 +177,6 @@ class _Selection:
         )
 
 
-def _make_learner(job: LincirJob) -> Learner[Phi]:
-    """Make network and optimizer as they are before the first step."""
-    recipe, backbone = job.recipe, job.backbone
-    width = backbone.embedding_width
-    with seeded(recipe.seed):
-        phi = Phi(width, recipe.hidden or 4 * width, backbone.token_width).to(backbone.device)
-    optimizer = torch.optim.AdamW(
-        phi.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay
-    )
-    return Learner(network=phi, optimizer=optimizer, scaler=make_loss_scaler(backbone))
-
-
 def _train_part(learner: Learner[Phi], job: LincirJob, part: int) -> float:
     """Take the steps up to the next selection, and give their mean loss."""
     recipe = job.recipe
@@ -194,20 +186,9 @@ def _train_part(learner: Learner[Phi], job: LincirJob, part: int) -> float:
     losses = []
     for step in steps:
         with seeded(recipe.seed * 1_000_003 + step, job.backbone.device):  # noise and dropout
-            losses.append(_take_step(learner, compute_loss(learner.network, job, step), step))
+            loss = compute_loss(learner.network, job, step)
+            losses.append(take_step(learner, loss, f"step {step + 1}"))
     return float(np.mean(losses))
-
-
-def _take_step(learner: Learner[Phi], loss: Tensor, step: int) -> float:
-    if not loss.isfinite():
-        raise CheckFailed(
-            f"the loss must be finite, got {loss.item()} at step {step + 1}; --resume continues "
-            "from the last saved state; or try a lower --learning-rate"
-        )
-    learner.optimizer.zero_grad()
-    learner.scale(loss).backward()  # type: ignore[no-untyped-call]  # untyped in torch
-    learner.step()
-    return float(loss.item())
 
 
 def compute_loss(phi: Phi, job: LincirJob, step: int) -> Tensor:

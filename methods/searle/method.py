@@ -13,7 +13,7 @@ of the two unit vectors. Where a protocol has no such prompt, as where nothing i
 but its domain, q has that of the other methods with a pseudo-word. The placeholder is "*" here and
 "$" there: its embedding is replaced, so the sign does not matter.
 
-Known deviations: none in inference; training (textual inversion, distillation) is not built.
+Known deviations: none in inference; for training, see `distillation`.
 """
 
 from __future__ import annotations
