@@ -86,6 +86,21 @@ def _encodes_prompts(backbone: Backbone) -> str | None:
     )
 
 
+@torch.no_grad()
+def _fills_every_placeholder(backbone: Backbone) -> str | None:
+    prompts = ["* and * on a sofa", "a photo of *", "a cartoon"]
+    words = _words(backbone, len(prompts))
+    apart = [
+        backbone.encode_prompts(prompts[:1], words[:1, None].expand(1, 2, -1)),
+        backbone.encode_prompts(prompts[1:2], words[1:2]),
+        backbone.encode_texts(prompts[2:]),
+    ]
+    found = backbone.encode_prompts(prompts, words, every=True)
+    return _shape_fault(found, len(prompts), backbone) or _difference(
+        found, torch.cat(apart), "with `every` and with a word for each placeholder"
+    )
+
+
 def _passes_gradients(backbone: Backbone) -> str | None:
     words = _words(backbone, len(_PROMPTS)).requires_grad_()
     backbone.encode_prompts(_PROMPTS, words).sum().backward()  # type: ignore[no-untyped-call]  # untyped in torch
@@ -141,6 +156,7 @@ BACKBONE_RULES: Rules[Backbone] = {
     "encodes pictures": _encodes_images,
     "encodes texts": _encodes_texts,
     "encodes prompts with a pseudo-word": _encodes_prompts,
+    "puts a pseudo-word in every placeholder": _fills_every_placeholder,
     "passes gradients to pseudo-words alone": _passes_gradients,
     "is deterministic": _is_deterministic,
     "refuses a text beyond its context": _refuses_what_is_too_long,

@@ -12,6 +12,7 @@ from torch.nn.functional import normalize
 
 import cirbench
 from cirbench.benchmark.api.values import Released
+from cirbench.benchmark.backbones.base import TorchBackbone
 from cirbench.benchmark.conformance.backbones import inspect_backbone
 from cirbench.benchmark.conformance.methods import inspect_method
 from cirbench.benchmark.conformance.tasks import inspect_task
@@ -253,6 +254,22 @@ def test_our_backbones_keep_every_rule(name):
     check_backbone(name)
 
 
+ENCODE_PROMPTS = TorchBackbone.encode_prompts
+
+
+def fill_first(backbone, prompts, words, every=False, **more):
+    """Put each word in its prompt's first placeholder alone."""
+    one_by_one = zip(prompts, words, strict=True)
+    return torch.cat(
+        [
+            backbone.encode_texts([prompt])
+            if every and "*" not in prompt
+            else ENCODE_PROMPTS(backbone, [prompt], word[None], **more)
+            for prompt, word in one_by_one
+        ]
+    )
+
+
 @pytest.mark.parametrize(
     ("member", "broken", "rule", "says"),
     [
@@ -286,6 +303,18 @@ def test_our_backbones_keep_every_rule(name):
             lambda b, p, w, **_: torch.ones(len(p), b.embedding_width),
             "refuses a prompt without its placeholder",
             "must be refused",
+        ),
+        (
+            "encode_prompts",
+            fill_first,
+            "puts a pseudo-word in every placeholder",
+            "must give the same with `every` and with a word for each placeholder",
+        ),
+        (
+            "encode_prompts",
+            lambda b, p, w, placeholder="*", truncate=False: ENCODE_PROMPTS(b, p, w),
+            "puts a pseudo-word in every placeholder",
+            "unexpected keyword argument 'every'",
         ),
     ],
 )
