@@ -407,6 +407,38 @@ def test_a_training_on_captions_finds_them_wherever_its_job_starts(sweeps):
     assert "--texts must be a file of captions or a task" in err
 
 
+SEARLE = """
+methods = ["searle"]
+tasks = ["emoji"]
+backbones = ["fake"]
+[settings]
+limit = 1
+[[train]]
+method = "searle"
+backbone = "fake"
+images = "{folder}"
+concepts = "{concepts}"
+inversion_steps = 2
+epochs = 1
+batch_size = 8
+hidden = 8
+"""
+
+
+def test_searle_is_trained_on_images_then_evaluated(sweeps, picture_folder):
+    concepts = sweeps.folder / "concepts.txt"
+    concepts.write_text("dog\nred car\n", encoding="utf-8")
+    text = SEARLE.format(folder=picture_folder, concepts=concepts)
+    assert sweeps("submit", sweeps.file("words", text), "--cluster", "debug")[0] == 0
+    rows = refresh_status(sweeps.manifest("words"))
+    assert {(row.cell.kind, row.state.status) for row in rows} == {
+        ("train", "done"),
+        ("run", "done"),
+    }
+    [record] = [row.record for row in rows if row.cell.kind == "run"]
+    assert json.loads(record.read_text(encoding="utf-8"))["cell"]["trained_on"] == "pictures"
+
+
 def test_the_sbatch_script_is_the_golden_one(sweeps, monkeypatch):
     (sweeps.folder / "profile.toml").write_text(
         '[resources]\nslurm_partition = "gpu"\nslurm_account = "me"\ngpus_per_node = 1\n'
