@@ -49,7 +49,13 @@ from cirbench.benchmark.training.state import (
 from cirbench.methods.searle.inversion import Language, find_near_concepts, invert, words_path_of
 from cirbench.methods.searle.learning import make_learner, take_step
 from cirbench.methods.searle.method import Phi
-from cirbench.methods.searle.phrases import Phrases, find_phrases, read_templates
+from cirbench.methods.searle.phrases import (
+    PLACEHOLDER,
+    Phrases,
+    find_phrases,
+    hide,
+    read_templates,
+)
 from cirbench.methods.searle.recipe import SearleRecipe
 
 PREPROCESS = "targetpad"
@@ -110,11 +116,13 @@ def make_job(recipe: SearleRecipe, request: TrainingRequest, reporter: Reporter)
     )
     if phrases.left_out:
         reporter.say(f"{phrases.left_out:,} concepts are left out: a phrase of theirs lacks them")
+    backbone = load_backbone(
+        request.backbone, device=choose_device(request.device), precision=request.precision
+    )
+    _check_context(backbone, phrases)
     return SearleJob(
         recipe=recipe,
-        backbone=load_backbone(
-            request.backbone, device=choose_device(request.device), precision=request.precision
-        ),
+        backbone=backbone,
         images=refs,
         trained_on=trained_on,
         output=request.output,
@@ -122,6 +130,24 @@ def make_job(recipe: SearleRecipe, request: TrainingRequest, reporter: Reporter)
         templates=templates,
         workers=request.workers,
     )
+
+
+def _check_context(backbone: Backbone, phrases: Phrases) -> None:
+    """Refuse phrases that the backbone's context cuts before their concept: of all the latest."""
+    latest, concept = max(
+        ((phrase, concept) for concept, own in phrases.by_concept.items() for phrase in own),
+        key=lambda said: said[0].index(said[1]),
+    )
+    word = torch.zeros(1, backbone.token_width)
+    try:
+        backbone.encode_prompts(
+            [hide(latest, concept)], word, placeholder=PLACEHOLDER, truncate=True
+        )
+    except UsageError as error:
+        raise UsageError(
+            f"a phrase must have its concept within the {backbone.context_length} tokens that "
+            f"{backbone.name} reads, got {concept!r} in {latest!r}"
+        ) from error
 
 
 @full_float32()

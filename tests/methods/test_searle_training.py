@@ -485,6 +485,19 @@ def test_images_without_titles_want_concepts(bench, picture_folder, tmp_path):
     assert not weights.exists()
 
 
+def test_a_phrase_that_is_cut_before_its_concept_is_refused_at_once(
+    bench, picture_folder, tmp_path
+):
+    lines = ["concept\tphrase", "dog\ta dog", f"cat\t{'so ' * 80}fine a cat", "sea\tthe sea"]
+    phrases = write(tmp_path / "p.tsv", "\n".join(lines))
+    weights = tmp_path / "s.safetensors"
+    command = ("train", "searle", "--images", picture_folder, "-b", "fake", "-o", weights)
+    code, _, err = bench(*command, "--phrases", phrases)
+    assert code == 2
+    assert "within the 77 tokens that fake reads, got 'cat' in 'so so" in err
+    assert "inversion" not in err
+
+
 def test_the_help_has_the_recipe_of_both_stages(bench):
     code, out, _ = bench("train", "searle", "--help")
     assert code == 0
