@@ -43,7 +43,7 @@ _CONCEPTS_AT_ONCE, _PICTURES_AT_ONCE = 64, 4096
 
 @dataclass(frozen=True, kw_only=True)
 class Language:
-    """What is said of pictures.
+    """What is said of pictures, of which the recipe says how much is heard.
 
     Attributes:
         near: (N, K) rows of `phrases.concepts` for each picture, the nearest first.

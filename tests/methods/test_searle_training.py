@@ -135,7 +135,7 @@ def test_a_step_of_inversion_is_the_papers(fake, monkeypatch):
     assert losses[0] == pytest.approx(0, abs=1e-5)
 
 
-def test_inversion_comes_near_to_its_picture(fake, picture_refs, tmp_path):
+def test_inversion_comes_near_to_its_picture(fake):
     images = torch.randn(4, fake.embedding_width, generator=torch.Generator().manual_seed(1))
     near = [[0, 1]] * 4
 
