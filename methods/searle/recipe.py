@@ -71,9 +71,10 @@ class SearleRecipe(PhiRecipe):
 
 
 EMOJI = SearleRecipe(
-    inversion_steps=100,
+    inversion_steps=20,
     inversion_batch=128,
-    epochs=40,
+    ema=0.8,
+    epochs=12,
     learning_rate=1e-3,
     hidden=256,
 )
