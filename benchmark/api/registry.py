@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib.metadata import entry_points
+from pathlib import Path
 from typing import Any
 
 from cirbench.benchmark.runtime.errors import UsageError
@@ -217,6 +218,10 @@ _TASKS = {
     ),
 }
 
+OWN_TASK = _built_in(
+    "cirbench.datasets.own.task:read_task", "a task from files of your own, FILE.toml or FOLDER"
+)
+
 _BACKBONES = {
     "emoji-clip": _built_in(
         "cirbench.benchmark.backbones.open_clip:load_tiny_clip",
@@ -367,8 +372,30 @@ def find_training(method: str) -> Any:
 
 
 def find_task(name: str) -> Any:
-    """The task class of that name; raises UsageError with suggestions."""
+    """The task class of that name, or of the files of one's own at that path.
+
+    Raises:
+        UsageError: there is none, with suggestions; or what describes it cannot be.
+        MissingData: of one's own, files are not there.
+    """
+    if name not in tasks() and (path := _locate_own(name)):
+        return OWN_TASK.load()(path)
     return _load_class(_find(name, "task", tasks()), ("name", "load", "protocols"))
+
+
+def is_task(name: str) -> bool:
+    """Whether a name stands for a task and for nothing else: a folder may be one of pictures."""
+    own = None if name in tasks() else _locate_own(name)
+    return name in tasks() or bool(own and (not own.is_dir() or (own / "task.toml").is_file()))
+
+
+def _locate_own(name: str) -> Path | None:
+    """What describes a task of one's own: FILE.toml, a folder, or for NAME a NAME.toml here."""
+    path = Path(name)
+    if path.suffix == ".toml" or (name and path.is_dir()):
+        return path
+    beside = Path(f"{name}.toml")
+    return beside if name and beside.is_file() else None
 
 
 def loadable_methods() -> list[str]:

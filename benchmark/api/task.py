@@ -153,7 +153,7 @@ class Place:
 
     Attributes:
         name: what it is, for a person.
-        candidates: paths below the data root, the first that exists counts.
+        candidates: paths below the data root, or whole ones; the first that exists counts.
         optional: whether the task can do without.
     """
 
@@ -161,6 +161,7 @@ class Place:
     candidates: tuple[str, ...]
     optional: bool = False
 
-    def find(self, root: Path) -> Path | None:
-        """The first candidate that exists."""
-        return next((root / path for path in self.candidates if (root / path).exists()), None)
+    def find(self, root: Path | None) -> Path | None:
+        """The first candidate that exists; without a root only those that need none."""
+        known = [path for path in map(Path, self.candidates) if root or path.is_absolute()]
+        return next((found for path in known if (found := (root or path) / path).exists()), None)

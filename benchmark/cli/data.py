@@ -48,7 +48,7 @@ def _find_places(places: "Sequence[Place]", data_root: Path | None) -> list[dict
         {
             "name": place.name,
             "looked for": list(place.candidates),
-            "found": str(place.find(data_root) or "") if data_root else "",
+            "found": str(place.find(data_root) or ""),
             "optional": place.optional,
         }
         for place in places

@@ -8,12 +8,14 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from importlib.abc import InspectLoader
+from pathlib import Path
 from typing import Any
 
 from cirbench.benchmark.api.registry import (
     Entry,
     backbone_entry,
     find_task,
+    is_task,
     is_zero_shot,
     methods,
     needs_checkpoint,
@@ -30,10 +32,10 @@ def describe(name: str) -> Mapping[str, Any]:
     Raises:
         UsageError: nothing has that name.
     """
-    if name in tasks():
-        return _describe_task(name)
     if name in methods():
         return _describe_method(name)
+    if is_task(name) or Path(name).is_dir():
+        return _describe_task(name)
     if found := _find_protocols(name):
         return found
     with suppress(UsageError):
@@ -55,7 +57,7 @@ def _describe_task(name: str) -> Mapping[str, Any]:
     task = find_task(name)
     return {
         "task": name,
-        "about": _read_about(tasks()[name]),
+        "about": _read_about(tasks()[name]) if name in tasks() else task.__doc__,
         "splits": list(task.splits),
         "default backbone": task.default_backbone,
         "protocols": {

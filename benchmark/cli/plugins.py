@@ -1,7 +1,7 @@
 """`bench check` and `bench new`, for those who bring a part of their own. Imports nothing heavy."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from string import Template
 from typing import TYPE_CHECKING, Annotated
@@ -94,13 +94,13 @@ def check(
 def _inspect(
     name: str, backbone: str, checkpoint: Path | None, data_root: Path | None
 ) -> "Sequence[Finding]":
-    from cirbench.benchmark.api.registry import backbone_entry, methods, tasks
+    from cirbench.benchmark.api.registry import backbone_entry, is_task, methods
 
     if name in methods():
         from cirbench.benchmark.conformance.methods import inspect_method
 
         return inspect_method(name, backbone=backbone, checkpoint=checkpoint)
-    if name in tasks():
+    if is_task(name) or Path(name).is_dir():
         from cirbench.benchmark.conformance.tasks import inspect_task
 
         return inspect_task(name, data_root=data_root)
@@ -115,11 +115,6 @@ def _inspect(
     return inspect_backbone(name)
 
 
-@maker.callback()
-def _new() -> None:
-    """With a callback, `bench new` keeps its one command's name."""
-
-
 @maker.command(epilog="Examples: bench new method my-method")
 def method(
     name: Annotated[str, typer.Argument(help="Small letters, digits and hyphens.")],
@@ -127,12 +122,8 @@ def method(
 ) -> None:
     """Write a method that works, and its test."""
     from cirbench.benchmark.api.registry import methods
-    from cirbench.benchmark.runtime.files import write_whole
 
-    if not re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", name):
-        raise UsageError(f"a method's name must be small letters, digits, hyphens, got {name!r}")
-    if name in methods():
-        raise UsageError(f"the name {name} is taken; choose another")
+    _check_name(name, "method", methods())
     module = name.replace("-", "_")
     words = {
         "name": name,
@@ -140,16 +131,53 @@ def method(
         "class_name": "".join(part.capitalize() for part in name.split("-")),
         "title": name.replace("-", " ").capitalize(),
     }
-    made = {folder / f"{module}.py": METHOD, folder / f"test_{module}.py": TEST}
-    if there := [path for path in made if path.exists()]:
-        raise UsageError(f"{there[0]} exists; choose another name or --folder")
-    for path, template in made.items():
-        with write_whole(path) as temporary:
-            temporary.write_text(template.substitute(words), encoding="utf-8")
-        print(path)
+    templates = {f"{module}.py": METHOD, f"test_{module}.py": TEST}
+    _write({folder / file: made.substitute(words) for file, made in templates.items()})
     print(
         f"try it: pytest {folder / f'test_{module}.py'}\n"
         f"for bench run -m {name}, name it in your package's pyproject.toml:\n"
         f'  [project.entry-points."cirbench.methods"]\n'
         f'  {name} = "{module}:{words["class_name"]}"'
     )
+
+
+@maker.command(epilog="Examples: bench new task my-task --pictures photos")
+def task(
+    name: Annotated[str, typer.Argument(help="Small letters, digits and hyphens.")],
+    pictures: Annotated[
+        Path, typer.Option(help="A folder, a .zip, a .tar, or .parquet tables of pictures.")
+    ],
+    folder: Annotated[Path, typer.Option(help="Where the two files go.")] = Path(),
+) -> None:
+    """Write a commented task of your own pictures, and a table of queries to fill in."""
+    from cirbench.benchmark.api.registry import tasks
+    from cirbench.datasets.own.example import make_example
+
+    _check_name(name, "task", tasks())
+    made = make_example(name, pictures, folder)
+    _write({folder / file: text for file, text in made.items()})
+    described = folder / f"{name}.toml"
+    print(
+        f"write your queries into {folder / name}.csv, then:\n"
+        f"  bench data check {described}\n"
+        f"  bench run -m image-text -t {described}"
+    )
+
+
+def _check_name(name: str, kind: str, taken: Container[str]) -> None:
+    if not re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", name):
+        raise UsageError(f"a {kind}'s name must be small letters, digits, hyphens, got {name!r}")
+    if name in taken:
+        raise UsageError(f"the name {name} is taken; choose another")
+
+
+def _write(made: Mapping[Path, str]) -> None:
+    """Write new files, and print their names."""
+    from cirbench.benchmark.runtime.files import write_whole
+
+    if there := [path for path in made if path.exists()]:
+        raise UsageError(f"{there[0]} exists; choose another name or --folder")
+    for path, text in made.items():
+        with write_whole(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+        print(path)

@@ -45,15 +45,24 @@ def check_rows(
     if not isinstance(rows, list) or not rows:
         raise CorruptData(f"{origin} must be a non-empty list of rows, got {_describe(rows)}")
     for number, row in enumerate(rows, start=1):
-        if not isinstance(row, dict):
-            raise CorruptData(f"{origin}, row {number} must be an object, got {_describe(row)}")
-        for name, kind in fields.items():
-            if not _is_a(row.get(name), kind):
-                raise CorruptData(
-                    f"{origin}, row {number}: `{name}` must be {_KINDS[kind]}, got "
-                    f"{_describe(row[name]) if name in row else 'none'}"
-                )
-        yield number, row
+        yield number, check_fields(row, fields, f"{origin}, row {number}")
+
+
+def check_fields(row: object, fields: Mapping[str, type], origin: str) -> Mapping[str, Any]:
+    """Check one row, which `origin` names.
+
+    Raises:
+        CorruptData: it is no object, or lacks a field or has it of another type.
+    """
+    if not isinstance(row, dict):
+        raise CorruptData(f"{origin} must be an object, got {_describe(row)}")
+    for name, kind in fields.items():
+        if not _is_a(row.get(name), kind):
+            raise CorruptData(
+                f"{origin}: `{name}` must be {_KINDS[kind]}, got "
+                f"{_describe(row[name]) if name in row else 'none'}"
+            )
+    return row
 
 
 _KINDS = {str: "a text", int: "a whole number", list: "a list", dict: "an object"}

@@ -72,7 +72,11 @@ class ShardImages(Sequence[ImageRef]):
     def __init__(self, paths: Sequence[Path], say: Say = say_nothing) -> None:
         self.paths = tuple(paths)
         skipped = SkippedFiles()
-        rows = [(i, *place) for i, path in enumerate(self.paths) for place in _index(path, skipped)]
+        rows = [
+            (i, *place)
+            for i, path in enumerate(self.paths)
+            for _, *place in index_tar(path, skipped)
+        ]
         for remark in skipped.remarks():
             say(f"shards: {remark}")
         if not rows:
@@ -91,11 +95,15 @@ class ShardImages(Sequence[ImageRef]):
             return [self[i] for i in range(*row.indices(len(self)))]
         shard, offset, size = self._places[row].tolist()
         path = self.paths[shard]
-        return ImageRef(id=f"{path.name}@{offset}", read=partial(_read_at, path, offset, size))
+        return ImageRef(id=f"{path.name}@{offset}", read=partial(read_at, path, offset, size))
 
 
-def _index(path: Path, skipped: SkippedFiles) -> Iterator[tuple[int, int]]:
-    """(offset, bytes) of each picture in a tar file."""
+def index_tar(path: Path, skipped: SkippedFiles) -> Iterator[tuple[str, int, int]]:
+    """(name, offset, bytes) of each picture in a tar file.
+
+    Raises:
+        CorruptData: it is no tar file, or cut short, or goes on behind its end.
+    """
     if not path.is_file():
         raise CorruptData(f"{path} must be a tar file, not a folder or a pipe")
     try:
@@ -106,14 +114,15 @@ def _index(path: Path, skipped: SkippedFiles) -> Iterator[tuple[int, int]]:
                 if not skipped.takes(member.name):
                     continue
                 if member.isreg() and member.sparse is None:
-                    yield member.offset_data, member.size
+                    yield member.name, member.offset_data, member.size
                 else:
                     skipped.add(NO_FILE, member.name)
     except (tarfile.TarError, OSError, ValueError) as error:
         raise CorruptData(f"{path} must be a whole tar file ({error}); fetch it again") from error
 
 
-def _read_at(path: Path, offset: int, size: int) -> bytes:
+def read_at(path: Path, offset: int, size: int) -> bytes:
+    """So many bytes of a file."""
     with path.open("rb") as file:
         file.seek(offset)
         return file.read(size)

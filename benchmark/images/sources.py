@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from cirbench.benchmark.api.registry import find_task, tasks
+from cirbench.benchmark.api.registry import find_task, is_task
 from cirbench.benchmark.api.task import Task
 from cirbench.benchmark.api.values import ImageRef
 from cirbench.benchmark.images.leftovers import count_beside_shards
@@ -34,9 +34,9 @@ def find_training_images(
     Raises:
         MissingData: it is neither a folder, nor a file, nor webdataset shards, nor a task.
     """
-    if source in tasks():  # a folder of that name is ./emoji
+    if is_task(source):  # a folder of that name is ./emoji
         task: Task = find_task(source)()
-        return task.training_images(data_root=data_root), source
+        return task.training_images(data_root=data_root), task.name
     path = Path(source)
     if path.is_dir() and (shards := find_shards(source)):
         for remark in count_beside_shards(path, shards).remarks():

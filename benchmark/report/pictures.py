@@ -50,7 +50,7 @@ def find_credit(task: str) -> str:
     """Find what must be said beside a task's pictures; empty where they may not be shown."""
     try:
         return str(find_task(task).credit)
-    except UsageError:  # records can be read without their task
+    except (UsageError, MissingData):  # records can be read without their task
         return ""
 
 

@@ -49,7 +49,7 @@ _SMALL_BYTES = 1 << 26
 _ENCRYPTED = 0x1
 
 
-_DAMAGED = (
+DAMAGED = (
     tarfile.TarError,
     zipfile.BadZipFile,
     EOFError,
@@ -70,7 +70,7 @@ def unpack(archive: Path, folder: Path) -> None:
     with tempfile.TemporaryDirectory(dir=folder, prefix=".unpacking-") as temporary:
         try:
             _extract(archive, temporary)
-        except (*_DAMAGED, OSError) as error:
+        except (*DAMAGED, OSError) as error:
             raise CorruptData(f"{archive} cannot be unpacked: {error}; fetch it again") from error
         for path in Path(temporary).iterdir():
             if not (folder / path.name).exists():
@@ -98,7 +98,7 @@ def read_commit(archive: Path) -> str:
     try:
         with zipfile.ZipFile(archive) as packed:
             return packed.comment.decode("ascii", "replace") or "none"
-    except _DAMAGED:
+    except DAMAGED:
         return "none"
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import csv
 import json
 import re
+import tomllib
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ class TabSeparated(csv.excel):
 
 def read_table(
     path: Path,
-    columns: Collection[str],
+    columns: Collection[str] | None,
     separator: str | None = None,
     say: Callable[[str], object] = say_nothing,
 ) -> list[dict[str, str]]:
@@ -36,7 +37,7 @@ def read_table(
     CSV must be right, since a caption that begins with one would swallow the rows behind it.
 
     Args:
-        columns: those it must have.
+        columns: those it must have; None takes all that are there.
         separator: default: a comma where the file ends in .csv, else a tab.
         say: is told how many rows go over several lines, since it may be a lost quote that binds
             them together.
@@ -63,6 +64,7 @@ def read_table(
                 strict=True,
             )
             header = next(rows, [])
+            columns = header if columns is None else columns
             _check_header(header, columns, path)
             for row in filter(None, rows):  # without empty lines
                 if len(row) != len(header):
@@ -120,19 +122,34 @@ def read_json(path: Path) -> Any:
     """
     text = read_text(path)
     try:
-        found = json.loads(text, object_pairs_hook=_check_names)
-        if _SURROGATE.search(text):
-            json.dumps(found, ensure_ascii=False).encode()  # raises where one stands alone
-        return found
-    except UnicodeEncodeError as error:
-        raise CorruptData(f"{path} must be valid Unicode ({error}); fetch it again") from error
-    except (ValueError, RecursionError) as error:
+        return _parse_json(text, str(path))
+    except CorruptData as error:
         if _is_json_lines(text):
             raise CorruptData(
                 f"{path} must be one JSON value, got JSON Lines (one value in each line); convert "
                 "it to a list"
             ) from error
-        raise CorruptData(f"{path} is not valid JSON ({error}); fetch it again") from error
+        raise
+
+
+def read_json_lines(path: Path) -> Iterator[tuple[str, Any]]:
+    """The values of a file with one a line, each with where it stands; raises as `read_json`."""
+    for number, line in enumerate(read_text(path).split("\n"), start=1):
+        if line.strip():
+            origin = f"{path}, line {number}"
+            yield origin, _parse_json(line, origin)
+
+
+def _parse_json(text: str, origin: str) -> Any:
+    try:
+        found = json.loads(text, object_pairs_hook=_check_names)
+        if _SURROGATE.search(text):
+            json.dumps(found, ensure_ascii=False).encode()  # raises where one stands alone
+        return found
+    except UnicodeEncodeError as error:
+        raise CorruptData(f"{origin} must be valid Unicode ({error}); fetch it again") from error
+    except (ValueError, RecursionError) as error:
+        raise CorruptData(f"{origin} is not valid JSON ({error}); fetch it again") from error
 
 
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
@@ -162,3 +179,15 @@ _LOOKED_AT = 3
 def read_lines(path: Path) -> list[str]:
     """The lines of a file of text; raises as `read_text` does."""
     return read_text(path).splitlines()
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """A TOML file.
+
+    Raises:
+        UsageError: it is not valid TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} is not valid TOML: {error}") from error

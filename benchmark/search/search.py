@@ -14,7 +14,7 @@ from torch import Tensor
 from cirbench.benchmark.api.backbone import Backbone
 from cirbench.benchmark.api.method import Method
 from cirbench.benchmark.api.protocol import EvaluationProtocol
-from cirbench.benchmark.api.registry import find_method, find_task, needs_checkpoint, tasks
+from cirbench.benchmark.api.registry import find_method, find_task, is_task, needs_checkpoint, tasks
 from cirbench.benchmark.api.values import ImageRef, Mode
 from cirbench.benchmark.embedding.pictures import (
     BatchSize,
@@ -76,7 +76,7 @@ def find_gallery(
         UsageError: it is neither.
         MissingData, CorruptData: as the task or the folder says.
     """
-    if name in tasks():
+    if is_task(name):
         task = find_task(name)()
         protocol = next(iter(task.protocols.values()))
         data = task.load(protocol=protocol, split=task.splits[0], data_root=data_root)

@@ -29,10 +29,10 @@ from cirbench.benchmark.images.sources import find_training_images
 from cirbench.benchmark.records.fields import slug
 from cirbench.benchmark.runtime.errors import CirbenchError, MissingData
 from cirbench.benchmark.runtime.progress import Reporter
+from cirbench.benchmark.runtime.validation import ValidationErrors
 from cirbench.benchmark.training.selection import find_supervision
 from cirbench.benchmark.training.texts import find_training_texts
 from cirbench.slurm.cells.manifest import Manifest, SweepCell
-from cirbench.slurm.sweep.errors import ValidationErrors
 from cirbench.slurm.sweep.resources import Profile, choose_resources, matches
 from cirbench.slurm.sweep.sweep_file import DEFAULT, Sweep, TrainTable
 

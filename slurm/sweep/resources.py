@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-import tomllib
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,8 +14,9 @@ from typing import Annotated, Any, Literal
 import submitit
 from pydantic import ConfigDict, Field
 
-from cirbench.benchmark.runtime.errors import MissingData, UsageError
-from cirbench.slurm.sweep.errors import Table, ValidationErrors
+from cirbench.benchmark.runtime.errors import MissingData
+from cirbench.benchmark.runtime.parsing import read_toml as read_toml_file
+from cirbench.benchmark.runtime.validation import Table, ValidationErrors
 
 DEFAULTS: Mapping[str, Any] = {
     "timeout_min": 60,
@@ -163,7 +163,4 @@ def read_toml(name: str, shipped: str) -> dict[str, Any]:
     if not path.is_file():
         known = ", ".join(sorted(p.stem for p in folder.glob("*.toml")))
         raise MissingData(f"no file {name}; give a path, or a shipped name: {known}")
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} is not valid TOML: {error}") from error
+    return read_toml_file(path)

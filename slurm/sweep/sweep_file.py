@@ -22,7 +22,7 @@ from cirbench.benchmark.api.registry import (
 from cirbench.benchmark.api.values import HIGHEST_SEED
 from cirbench.benchmark.evaluation.plan import Request
 from cirbench.benchmark.evaluation.released import is_released_name
-from cirbench.slurm.sweep.errors import Table, ValidationErrors
+from cirbench.benchmark.runtime.validation import Table, ValidationErrors
 from cirbench.slurm.sweep.resources import (
     Axes,
     ResourceRequests,
