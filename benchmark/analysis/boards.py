@@ -217,6 +217,7 @@ def name_row(board: Board, record: Record) -> tuple[str, str, str, str]:
     if board.row_counts[_describe(record)] > 1:
         method += f" [{record.checkpoint_label}]"
     seen = "zero-shot" if record.method.zero_shot else "supervised"
+    seen = record.tier if record.imported else seen
     return method, seen, cell.trained_on or "–", cell.backbone
 
 

@@ -19,6 +19,7 @@ from cirbench.benchmark.cli.compare import comparer
 from cirbench.benchmark.cli.data import data
 from cirbench.benchmark.cli.embed import embed
 from cirbench.benchmark.cli.export import exporter
+from cirbench.benchmark.cli.imports import VECTORS, Producer, importer, store_import
 from cirbench.benchmark.cli.options import (
     HELP,
     RUNS,
@@ -78,6 +79,7 @@ app.add_typer(sweeper, name="sweep")
 app.add_typer(comparer)
 app.add_typer(rerunner)
 app.add_typer(searcher)
+app.add_typer(importer)
 app.add_typer(data, name="data")
 app.add_typer(exporter, name="export")
 app.add_typer(stored_cache, name="cache")
@@ -246,6 +248,11 @@ def run(
     cache: Annotated[
         str, typer.Option(help="What to do with stored embeddings: use, refresh, read-only or off.")
     ] = "use",
+    vectors: Annotated[
+        Path | None,
+        typer.Option(help="With -m vectors: a file of vectors that were computed elsewhere."),
+    ] = None,
+    producer: Producer = None,
     output: Results = Path("results"),
     as_json: AsJson = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan only.")] = False,
@@ -257,27 +264,36 @@ def run(
     from cirbench.benchmark.evaluation import plan as planning
     from cirbench.benchmark.evaluation.weights import parse_checkpoints
 
-    plans = planning.plan_each(
-        planning.Request(
-            methods=tuple(method),
-            task=task,
-            split=split,
-            protocol=protocol,
-            backbone=backbone,
-            checkpoints=parse_checkpoints(checkpoint or (), method),
-            data_root=data_root,
-            device=device,
-            precision=precision,
-            batch_size=batch_size,
-            workers=workers,
-            seed=seed,
-            limit=limit,
-            label=label and to_text(label),
-            allow_missing=allow_missing,
-            cache=cache,
-            output=output,
-        )
+    imports = VECTORS in method
+    request = planning.Request(
+        methods=tuple(method),
+        task=task,
+        split=split,
+        protocol=protocol,
+        backbone=backbone,
+        checkpoints={} if imports else parse_checkpoints(checkpoint or (), method),
+        data_root=data_root,
+        device=device,
+        precision=precision,
+        batch_size=batch_size,
+        workers=workers,
+        seed=seed,
+        limit=limit,
+        label=label and to_text(label),
+        allow_missing=allow_missing,
+        cache=cache,
+        output=output,
     )
+    if imports or vectors:
+        others = (backbone, checkpoint, limit, label, allow_missing or None, dry_run or None)
+        if method != [VECTORS] or vectors is None or others != (None,) * len(others):
+            raise UsageError(
+                "vectors are ranked as they are, by bench run -m vectors --vectors FILE -t TASK "
+                "--producer TEXT, without another method, a backbone, weights, a limit or a plan"
+            )
+        store_import(request, [vectors], producer, as_json=as_json, quiet=quiet)
+        return
+    plans = planning.plan_each(request)
     if dry_run:
         _print_plans(plans, as_json)
         return

@@ -14,7 +14,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -114,3 +114,15 @@ class ContentHashes:
 
 def _hash_text(text: str) -> str:
     return hashlib.sha256(os.fsencode(text)).hexdigest()
+
+
+def fingerprint_pictures(refs: Sequence[ImageRef], sha256: Mapping[str, str]) -> str:
+    """sha256 over the ids and the contents of pictures, in their order.
+
+    Args:
+        sha256: picture's id → that of its file.
+    """
+    digest = hashlib.sha256()
+    for ref in refs:
+        digest.update(f"{ref.id}|{sha256[ref.id]}\n".encode())
+    return digest.hexdigest()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from torch import Tensor
 
 from cirbench.benchmark.api.backbone import Backbone, FileDecoder
 from cirbench.benchmark.api.values import Box, ImageRef, Mode
-from cirbench.benchmark.embedding.contents import ContentHashes
+from cirbench.benchmark.embedding.contents import ContentHashes, fingerprint_pictures
 from cirbench.benchmark.embedding.folders import find_open_folders
 from cirbench.benchmark.embedding.shard import SHARD_ROWS
 from cirbench.benchmark.embedding.share import WHOLE, Share
@@ -79,10 +78,9 @@ class ImageFeatures:
 
     def fingerprint(self, refs: Sequence[ImageRef]) -> str:
         """sha256 over the ids and the contents of these pictures, in their order."""
-        digest = hashlib.sha256()
-        for ref in refs:
-            digest.update(f"{ref.id}|{self.sha256[self.rows[ref.id]]}\n".encode())
-        return digest.hexdigest()
+        return fingerprint_pictures(
+            refs, {name: self.sha256[row] for name, row in self.rows.items()}
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -157,6 +157,10 @@ class Plan:
         return folder.parent / f"{folder.name or folder.resolve().name}-partial"
 
 
+IMPORTED = "imported"
+"""What stands for a backbone of which only the vectors or the answers are here."""
+
+
 def choose_device(name: str) -> str:
     """`auto` is the first GPU where there is one.
 
@@ -244,6 +248,28 @@ def plan(request: Request) -> Plan:
         data=data,
         made=made,
         loaded=loaded,
+    )
+
+
+def plan_import(request: Request) -> Plan:
+    """A plan of a task's queries and gallery alone: no method, and no picture need be there.
+
+    Raises:
+        UsageError, MissingData, CorruptData: as their classes say.
+    """
+    task = _find_task(request.task)
+    split = _choice("split", request.split, task.splits)
+    protocol = task.protocols[_choice("protocol", request.protocol, tuple(task.protocols))]
+    data = task.load(protocol=protocol, split=split, data_root=request.data_root)
+    return Plan(
+        request=request,
+        methods=(),
+        task=task,
+        split=split,
+        protocol=protocol,
+        backbone=IMPORTED,
+        data=replace(data, missing={}),
+        made=is_made(request.data_root, task.places),
     )
 
 

@@ -36,6 +36,16 @@ class Clock:
         self.seconds[name] = round(time.perf_counter() - started, 3)
 
 
+def describe_bootstrap() -> fields.Bootstrap:
+    """How every record's intervals are made."""
+    return fields.Bootstrap(
+        resamples=bootstrap.RESAMPLES,
+        seed=bootstrap.SEED,
+        level=bootstrap.LEVEL,
+        cluster="reference",
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
     """The evaluation of one method: all that its record is made of."""
@@ -75,12 +85,7 @@ class Outcome:
             metrics=summarise(self.per_query, data.groups, plan.protocol) if data.labelled else {},
             groups=tuple(data.groups),
             protocol=plan.protocol,
-            bootstrap=fields.Bootstrap(
-                resamples=bootstrap.RESAMPLES,
-                seed=bootstrap.SEED,
-                level=bootstrap.LEVEL,
-                cluster="reference",
-            ),
+            bootstrap=describe_bootstrap(),
             counts=self._count(),
             fingerprints=self._fingerprint(),
             annotations=fields.Annotations(

@@ -173,6 +173,23 @@ class Run:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Imported:
+    """Where the numbers of a record come from that were not computed here.
+
+    Attributes:
+        kind: vectors, ranking or answers.
+        files: name → sha256.
+        producer: who or what made them, in a person's words.
+        normalised: whether vectors were of unit length; they are ranked normalised in any case.
+    """
+
+    kind: str
+    files: Mapping[str, str]
+    producer: str
+    normalised: bool | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class ArraysFile:
     """The per-query data: a file beside the record, and its sha256."""
 
@@ -188,6 +205,7 @@ class Body:
         metrics: empty where the split has no public labels.
         submission: for such a split, the files for its server, relative to the record's folder.
         made: whether the data are made up, in the layout of the task's own.
+        imported: of vectors, rankings or answers that were computed elsewhere.
     """
 
     cell: Cell
@@ -204,6 +222,12 @@ class Body:
     checkpoint: CheckpointFile | None = None
     submission: tuple[str, ...] = ()
     made: bool = False
+    imported: Imported | None = None
+
+    @property
+    def tier(self) -> str:
+        """What stands behind the numbers: measured here, or imported."""
+        return "imported" if self.imported else "measured"
 
     @property
     def task_label(self) -> str:

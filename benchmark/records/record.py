@@ -50,7 +50,8 @@ class Record(_Stored):
         """The method as a table names it, with what it was trained on."""
         trained_on = f" ({self.cell.trained_on})" if self.cell.trained_on else ""
         label = f" · {self.cell.label}" if self.cell.label else ""
-        return f"{self.cell.method}{trained_on}{label}"
+        tier = f" ({self.tier})" if self.imported else ""
+        return f"{self.cell.method}{trained_on}{tier}{label}"
 
     @property
     def whole(self) -> bool:

@@ -159,8 +159,9 @@ class _Split:
         at = self._places[group].get(reference.id)
         positives = tuple(self._find_row(row, name, group) for name in row.targets)
         members = tuple(self._find_row(row, name, group) for name in row.members)
-        if len(set(positives)) < len(positives):
-            raise CorruptData(f"{row.origin}: the targets must name each picture once")
+        for what, rows in (("targets", positives), ("members", members)):
+            if len(set(rows)) < len(rows):
+                raise CorruptData(f"{row.origin}: the {what} must name each picture once")
         if self.protocol.reference_removed and at in positives:
             raise CorruptData(
                 f"{row.origin}: the target must be another picture than the reference, which is "

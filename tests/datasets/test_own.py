@@ -328,6 +328,7 @@ GOOD = {"reference": "p0", "text": "x", "target": "p1"}
         ({**GOOD, "targets": ["p1", 2]}, "`targets` must list names of pictures"),
         ({**GOOD, "targets": ["p2"]}, "`targets` must name `target`, 'p1', too"),
         ({"reference": "p0", "text": "x", "targets": ["p1", "p1"]}, "name each picture once"),
+        ({**GOOD, "members": ["p1", "p2", "p1.png"]}, "the members must name each picture once"),
         ({**GOOD, "target": "p0"}, "another picture than the reference"),
         ({**GOOD, "target": "../p0"}, "must stay inside its folder"),
         ({**GOOD, "members": ["p0", "p2"]}, "`members` must name the targets, too"),
