@@ -204,7 +204,8 @@ def run(
         typer.Option(
             "--task",
             "-t",
-            help="bench ls tasks; embedded runs all whose data come with cirbench.",
+            help="bench ls tasks, or a FILE.toml or FOLDER of your own; embedded runs all whose "
+            "data come with cirbench.",
             autocompletion=complete("tasks"),
         ),
     ],

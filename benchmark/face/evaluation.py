@@ -29,7 +29,8 @@ def evaluate(
 
     Args:
         methods: names that `bench ls methods` lists, "all", or classes of your own.
-        task: a name that `bench ls tasks` lists, or a task of your own.
+        task: a name that `bench ls tasks` lists, the FILE.toml or folder of a task from files, or a
+            task of your own.
         output: the folder that the records are written into; None keeps them until Python ends.
         progress: whether to show it; None shows it in a notebook and on a terminal.
         settings: the other fields of `Request`, as the options of `bench run`: backbone (a name,

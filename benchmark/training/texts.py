@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cirbench.benchmark.api.registry import find_task, tasks
+from cirbench.benchmark.api.registry import find_task, is_task
 from cirbench.benchmark.api.task import Task
 from cirbench.benchmark.runtime.errors import MissingData
 from cirbench.benchmark.runtime.parsing import read_lines, read_table, say_nothing
@@ -37,11 +37,11 @@ def find_training_texts(
         UsageError: the task has no lessons.
         CorruptData: as `read_table` and `read_lines`.
     """
-    if source in tasks():  # a file of that name is ./emoji
+    if is_task(source):  # a file of that name is ./emoji
         task: Task = find_task(source)()
         batches = task.lessons(data_root=data_root).draw_batches(np.random.default_rng(0))
         drawn = [lesson.text for batch in islice(batches, _BATCHES_OF_LESSONS) for lesson in batch]
-        return list(dict.fromkeys(drawn)), f"{source} captions"
+        return list(dict.fromkeys(drawn)), f"{task.name} captions"
     path = Path(source)
     if not path.is_file():
         raise MissingData(f"--texts must be a file of captions or a task, got {source}")

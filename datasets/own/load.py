@@ -9,14 +9,14 @@ from pathlib import Path
 
 from cirbench.benchmark.api.protocol import EvaluationProtocol
 from cirbench.benchmark.api.values import ImageRef, Query, TaskData
-from cirbench.benchmark.data.annotations import hash_files, number_names, remark_oddities
+from cirbench.benchmark.data.annotations import number_names, remark_oddities
 from cirbench.benchmark.runtime.errors import CorruptData
 from cirbench.benchmark.runtime.parsing import read_json, read_lines
 from cirbench.benchmark.runtime.paths import to_text
 from cirbench.benchmark.scoring.metrics import parse_metrics
 from cirbench.datasets.own.description import SplitFiles
 from cirbench.datasets.own.pictures import Pictures, drop_ending, open_pictures
-from cirbench.datasets.own.rows import Row, hash_rows, read_all
+from cirbench.datasets.own.rows import Row, hash_files, hash_rows, read_all
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +95,7 @@ class _Split:
             queries=queries,
             annotations={
                 **hash_rows(self.files.queries, self.rows),
-                **hash_files(list(self.files.gallery.values())),
+                **{f"gallery {k}": sha256 for k, sha256 in hash_files(self.files.gallery).items()},
             },
             spans={group: span for group, span in self._spans.items() if group},
             missing=self._named.missing,

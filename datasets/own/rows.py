@@ -91,8 +91,16 @@ def _complete(row: Row, group: str, number: int) -> Row:
     return replace(row, id=name, group=own)
 
 
+def hash_files(files: Mapping[str, Path]) -> dict[str, str]:
+    """Group and name of each file → its sha256."""
+    return {
+        "/".join(filter(None, (group, path.name))): sha256_of_file(path)
+        for group, path in files.items()
+    }
+
+
 def hash_rows(files: Mapping[str, Path], rows: Iterable[Row]) -> dict[str, str]:
-    """File → sha256; of a table that of its rows, since pictures lie in it, too."""
+    """The same; of a table it is that of its rows, since pictures lie in it, too."""
     if any(find_tables(path) or path.is_dir() for path in files.values()):
         lines = (
             f"{row.id}|{row.reference}|{row.targets}|{row.group}|{row.members}|"
@@ -100,10 +108,7 @@ def hash_rows(files: Mapping[str, Path], rows: Iterable[Row]) -> dict[str, str]:
             for row in rows
         )
         return {"queries": hashlib.sha256("".join(lines).encode()).hexdigest()}
-    return {
-        "/".join(filter(None, (group, path.name))): sha256_of_file(path)
-        for group, path in files.items()
-    }
+    return hash_files(files)
 
 
 def _read_file(path: Path, extra: Sequence[str]) -> Iterator[Row]:

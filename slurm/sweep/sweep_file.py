@@ -177,6 +177,7 @@ def _resolve_names(
         else:
             with errors.collect():
                 find(pattern)
+                errors.add(f"a sweep's {kind} must be one of {', '.join(known)}, got {pattern!r}")
     return _drop_repeats(names)
 
 

@@ -21,7 +21,9 @@ from cirbench.benchmark.api.values import Query, TaskData
 from cirbench.benchmark.images.sources import find_training_images
 from cirbench.benchmark.runtime.errors import CorruptData, MissingData, UsageError
 from cirbench.benchmark.training.selection import find_supervision
+from cirbench.benchmark.training.texts import find_training_texts
 from cirbench.datasets.own.pictures import open_pictures
+from cirbench.slurm.sweep.sweep_file import read_sweep
 from cirbench.testing import check_task
 
 NAMES = [f"p{i}" for i in range(6)]
@@ -297,6 +299,11 @@ def test_training_sees_what_the_file_names(home):
     write_task(home, "[splits.val]\n")
     with pytest.raises(UsageError, match="must have triplets"):
         find_supervision(name, None)
+    with pytest.raises(UsageError, match="has no captions"):
+        find_training_texts(str(home / "task.toml"))
+    (home / "sweep.toml").write_text('methods = ["image-only"]\ntasks = ["task.toml"]\n', "utf-8")
+    _, errors = read_sweep(str(home / "sweep.toml"))
+    assert errors.found[0].endswith("got 'task.toml'")
 
 
 def test_missing_pictures_are_named_and_nothing_is_left_out(home, bench):

@@ -339,6 +339,9 @@ def test_cirrs_two_files_give_recall_and_recall_among_members(home, bench, vecto
         assert value.value == pytest.approx(recall(ranks, int(k), kind == "Rs"))
     assert set(record.imported.files) == {main, subset}
     assert record.imported.kind == "answers"
+    wrong = write_answers(home, ranks, depth=2, version="rc2", metric="recall_subset")
+    code, _, err = bench_import(bench, main, wrong)
+    assert (code, "each answer must be of the members of its query" in err) == (4, True)
     code, _, err = bench_import(bench, subset)
     assert (code, "there must be one file of answers" in err) == (2, True)
 
@@ -388,7 +391,10 @@ def test_answers_to_a_split_without_labels_are_kept_without_metrics(home, bench,
             "queries of test: the ids must be the task's 7, got 6, 1 missing (q6)",
         ),
         (lambda a: a.update(x=["p01"]), "got 8, 1 not the task's (x)"),
-        (lambda a: a["q3"].append("dog"), "pictures of the task's gallery, got 1 others (dog)"),
+        (
+            lambda a: a["q3"].append("dog"),
+            "of its gallery, got 1 foreign (dog); the gallery has 12",
+        ),
         (lambda a: a["q3"].append(a["q3"][0]), "query q3: "),
         (lambda a: a["q3"].append("p03"), "query q3: its own reference, p03, must not be answered"),
     ],

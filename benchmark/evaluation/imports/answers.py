@@ -119,7 +119,7 @@ class _Lists:
         Raises:
             CorruptData: a name is foreign to the gallery, given twice, or removed by the protocol.
         """
-        return self._find_rows(self.main, self._list_candidates)
+        return self._find_rows(self.main, self._list_candidates, "pictures of its gallery")
 
     @cached_property
     def members(self) -> Sequence[NDArray[np.int64]]:
@@ -127,7 +127,7 @@ class _Lists:
         among these; none where a query's are not told."""
         queries = self.plan.data.queries
         if self.subset:
-            return self._find_rows(self.subset, lambda query: query.members)
+            return self._find_rows(self.subset, lambda query: query.members, "members of its query")
         found = [
             rows[np.isin(rows, query.members)]
             for rows, query in zip(self.rows, queries, strict=True)
@@ -151,7 +151,7 @@ class _Lists:
         return query.candidates or data.spans.get(query.group, range(len(data.gallery)))
 
     def _find_rows(
-        self, file: AnswerFile, allowed: Callable[[Query], Sequence[int]]
+        self, file: AnswerFile, allowed: Callable[[Query], Sequence[int]], what: str
     ) -> list[NDArray[np.int64]]:
         data, origin = self.plan.data, to_text(file.path)
         names = [ref.id for ref in data.gallery]
@@ -177,8 +177,8 @@ class _Lists:
             found.append(self._order(np.array(rows, dtype=np.int64), file, query))
         if foreign:
             raise CorruptData(
-                f"{origin}: the answers must be among the {len(set(names)):,} pictures of the "
-                f"task's gallery, got {describe_ids('others', foreign)}"
+                f"{origin}: each answer must be of the {what}, got "
+                f"{describe_ids('foreign', foreign)}; the gallery has {len(set(names)):,} pictures"
             )
         return found
 
