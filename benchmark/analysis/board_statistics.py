@@ -104,24 +104,31 @@ def _compare_in(board: Board, metric: str) -> dict[str, tuple[Standing, ...]]:
     kept = ("differences from the best", metric, *board.identity)
     found = keep(_FROM_BEST, kept, partial(_find_differences_from_best, board, metric))
     return {
-        name: tuple(
-            Standing(
-                value=record.metrics[name][metric],
-                difference=difference,
-                best=difference.value == 0,
-            )
-            for record, difference in zip(board.records, differences, strict=True)
-        )
+        name: make_standings([r.metrics[name][metric] for r in board.records], differences)
         for name, differences in found.items()
     }
 
 
+def make_standings(
+    values: Sequence[Interval], differences: Sequence[Interval]
+) -> tuple[Standing, ...]:
+    """Make a standing of each value and its difference to the best."""
+    return tuple(
+        Standing(value=value, difference=difference, best=difference.value == 0)
+        for value, difference in zip(values, differences, strict=True)
+    )
+
+
 def _find_differences_from_best(board: Board, metric: str) -> dict[str, list[Interval]]:
     means, draws = board.sample(metric)
-    sizes = [record.counts.queries for record in board.records]
-    found = {}
-    for row, name in enumerate(board.design.rows):
-        best = int(means[row].argmax())
-        from_best = draws[:, row] - draws[:, row, [best]]
-        found[name] = make_intervals(means[row] - means[row, best], from_best, sizes)
-    return found
+    size = board.first.counts.queries
+    return {
+        name: subtract_best(means[row], draws[:, row], size)
+        for row, name in enumerate(board.design.rows)
+    }
+
+
+def subtract_best(means: Array, draws: Array, size: int) -> list[Interval]:
+    """Subtract the best of (R,) means from each, with intervals of (resamples, R) paired draws."""
+    best = int(means.argmax())
+    return make_intervals(means - means[best], draws - draws[:, [best]], [size] * len(means))

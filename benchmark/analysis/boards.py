@@ -157,10 +157,14 @@ class Board:
 
         The same references are drawn for all records, so that differences are paired.
         """
-        column = self.metrics.index(metric)
         design = self.design  # checks that all have the same queries
-        values = np.stack([record.scores.values[:, column] for record in self.records], axis=1)
+        values = self.stack_values(metric)
         return design.means(values), design.draws(values)
+
+    def stack_values(self, metric: str) -> Array:
+        """Stack the (Q,) values of R records in one metric to (Q, R)."""
+        column = self.metrics.index(metric)
+        return np.stack([record.scores.values[:, column] for record in self.records], axis=1)
 
 
 class PerQueryCache:
@@ -189,6 +193,30 @@ def make_boards(records: Sequence[Record]) -> list[Board]:
         key = (record.task_label, record.cell.split, *shared)
         together.setdefault(key, []).append(record)
     return [board for key in sorted(together) for board in _split(together[key])]
+
+
+def select_boards(
+    found: Sequence[Board], task: str, split: str | None, protocol: str | None
+) -> list[Board]:
+    """Select the boards of a task, and of one split and one protocol where these are given.
+
+    Args:
+        protocol: its name or its hash.
+
+    Raises:
+        MissingData: there is none.
+    """
+    wanted = [
+        board
+        for board in found
+        if board.first.task_label == task
+        and split in (None, board.first.cell.split)
+        and protocol in (None, board.first.protocol.name, board.first.protocol.hash)
+    ]
+    if not wanted:
+        there = "; ".join(board.title for board in found)
+        raise MissingData(f"no records of that task, split and protocol; there are: {there}")
+    return wanted
 
 
 def _split(records: Sequence[Record]) -> list[Board]:

@@ -56,13 +56,14 @@ class Pair:
             "task": self.a.task_label,
             "split": self.a.cell.split,
             "protocol": self.a.cell.protocol,
-            "a": _identify(self.a),
-            "b": _identify(self.b),
+            "a": identify(self.a),
+            "b": identify(self.b),
             "cells": [asdict(cell) for cell in self.cells],
         }
 
 
-def _identify(record: Record) -> dict[str, Any]:
+def identify(record: Record) -> dict[str, Any]:
+    """Give what tells a record from others, as plain data."""
     kept = ("method", "trained_on", "backbone", "checkpoint", "seed")
     return {"record": str(record.path), **{name: getattr(record.cell, name) for name in kept}}
 
@@ -265,14 +266,15 @@ def _find(name: str, root: Path, below: Sequence[Record]) -> list[Record]:
         if record.metrics:
             check_scored(record)
         return [record]
-    found = [record for record in below if _matches(record, name, root)]
+    found = [record for record in below if matches(record, name, root)]
     if not found:
         known = ", ".join(sorted({record.method_label for record in below})) or "none"
         raise MissingData(f"no record {name!r} in {root}; methods that have one there: {known}")
     return found
 
 
-def _matches(record: Record, name: str, root: Path) -> bool:
+def matches(record: Record, name: str, root: Path) -> bool:
+    """Whether a name is a record's method, its label, or a glob over these or its path."""
     path = record.path.relative_to(root)
     names = (record.cell.method, record.method_label, path.as_posix(), path.stem)
     return any(fnmatchcase(known, name) or known == name for known in names)

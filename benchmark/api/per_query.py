@@ -53,6 +53,20 @@ class Scores:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RankedScores(Scores):
+    """What an audit wants beside the scores.
+
+    Attributes:
+        first_rank: (Q,) as in `PerQuery`.
+    """
+
+    first_rank: NDArray[np.int64]
+
+    def shapes(self) -> Mapping[str, tuple[int, ...]]:
+        return {**super().shapes(), "first_rank": ()}
+
+
+@dataclass(frozen=True, kw_only=True)
 class PerQuery(Scores):
     """What each of Q queries came to; plain arrays, stored without pickle.
 

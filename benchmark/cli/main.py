@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from cirbench.benchmark.cli.audit import auditor
 from cirbench.benchmark.cli.cache import cache as stored_cache
 from cirbench.benchmark.cli.compare import comparer
 from cirbench.benchmark.cli.data import data
@@ -78,6 +79,7 @@ trainer.command(
 app.add_typer(sweeper, name="sweep")
 app.add_typer(comparer)
 app.add_typer(rerunner)
+app.add_typer(auditor)
 app.add_typer(searcher)
 app.add_typer(importer)
 app.add_typer(data, name="data")

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from cirbench.benchmark.api.per_query import ADDED_LATER, PerQuery, Scores
+from cirbench.benchmark.api.per_query import ADDED_LATER, PerQuery, RankedScores, Scores
 from cirbench.benchmark.records.fields import ArraysFile, Body
 from cirbench.benchmark.runtime.errors import CorruptData, UsageError
 from cirbench.benchmark.runtime.files import sha256_of_file, write_whole
@@ -94,6 +95,14 @@ class Record(_Stored):
             CorruptData: as `read_per_query`.
         """
         return self._read(Scores)
+
+    def read_first_ranks(self) -> NDArray[np.int64]:
+        """Read (Q,) the rank of each query's best-ranked positive, 0 where it has none.
+
+        Raises:
+            CorruptData: as `read_per_query`.
+        """
+        return self._read(RankedScores).first_rank
 
     @cached_property
     def identity(self) -> tuple[object, ...]:

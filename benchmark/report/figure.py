@@ -11,12 +11,12 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from cirbench.benchmark.analysis.boards import Board
+from cirbench.benchmark.analysis.boards import Board, select_boards
 from cirbench.benchmark.api.per_query import PerQuery
 from cirbench.benchmark.api.values import ImageRef, TaskData
 from cirbench.benchmark.records.record import label_records
 from cirbench.benchmark.report.pictures import open_picture
-from cirbench.benchmark.runtime.errors import MissingData, UsageError
+from cirbench.benchmark.runtime.errors import UsageError
 from cirbench.benchmark.runtime.figures import STYLE, render_png
 
 TOP = 8
@@ -36,16 +36,7 @@ def choose_board(
         MissingData: there is none.
         UsageError: there are several.
     """
-    wanted = [
-        board
-        for board in found
-        if board.first.task_label == task
-        and split in (None, board.first.cell.split)
-        and protocol in (None, board.first.protocol.name, board.first.protocol.hash)
-    ]
-    if not wanted:
-        there = "; ".join(board.title for board in found)
-        raise MissingData(f"no records of that task, split and protocol; there are: {there}")
+    wanted = select_boards(found, task, split, protocol)
     if len(wanted) > 1:
         titles = "; ".join(f"{b.title}, hash {b.first.protocol.hash}" for b in wanted)
         raise UsageError(

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cirbench.benchmark.analysis.boards import Board
+from cirbench.benchmark.analysis.composition import Pool, find_pool
 from cirbench.benchmark.api.per_query import PerQuery
 from cirbench.benchmark.api.protocol import EvaluationProtocol
 from cirbench.benchmark.api.values import ImageRef, Query, TaskData
@@ -23,6 +24,15 @@ METHODS = 8
 TOP = 10
 TARGETS = 3
 """So many of a query's positives are shown; ImageNet-R's have dozens."""
+FACETS = {
+    "image": "only the picture finds it",
+    "text": "only the text finds it",
+    "either": "picture and text each find it",
+    "composition nothing": "both fail",
+    "composition": "only composition finds it",
+    "nothing": "nothing finds it",
+}
+"""Names of `sort_queries` → what a person calls the queries that have one of them."""
 _SEED = 0
 
 
@@ -54,7 +64,12 @@ class Answer:
 
 @dataclass(frozen=True, kw_only=True)
 class QueryView:
-    """A query and every method's answer; `more` targets are not shown."""
+    """A query and every method's answer.
+
+    Attributes:
+        more: so many targets are not shown.
+        audit: which of `FACETS` it is in, where the board can be audited.
+    """
 
     id: str
     group: str
@@ -62,6 +77,7 @@ class QueryView:
     reference: Picture
     targets: tuple[Picture, ...]
     more: int
+    audit: str
     answers: tuple[Answer, ...]
 
 
@@ -85,6 +101,7 @@ class QueryViews:
     data: TaskData | None
     album: Album
     protocol: EvaluationProtocol
+    audit: NDArray[np.str_] | None
 
     def view(self, row: int, methods: Sequence[str]) -> QueryView:
         """Make the view of one query with the answers of the first methods."""
@@ -97,6 +114,7 @@ class QueryViews:
             reference=self._reference(row),
             targets=tuple(map(self._gallery, targets[:TARGETS])),
             more=int(arrays.positives[row]) - len(targets[:TARGETS]),
+            audit="" if self.audit is None else str(self.audit[row]),
             answers=tuple(
                 self._answer(answer, row, name)
                 for name, answer in zip(methods, self.board.per_query, strict=False)
@@ -158,6 +176,13 @@ class QueryViews:
         )
 
 
+def sort_queries(pool: Pool) -> NDArray[np.str_]:
+    """Name for each of (Q,) queries what of it is enough to find a target."""
+    image, text, composed = (pool.found[side] for side in ("image", "text", "composed"))
+    alone = [image & text, image, text]
+    return np.select([*alone, composed], ["either", "image", "text", "composition"], "nothing")
+
+
 def render_gallery(board: Board, data: TaskData | None) -> str:
     """Render the page; without `data` it names pictures and shows none.
 
@@ -165,7 +190,14 @@ def render_gallery(board: Board, data: TaskData | None) -> str:
         CorruptData: a picture can't be decoded, or records disagree on their queries.
         MissingData: a picture's file can't be read.
     """
-    views = QueryViews(board=board, data=data, album=Album(), protocol=board.first.protocol)
+    pool = find_pool(board)
+    views = QueryViews(
+        board=board,
+        data=data,
+        album=Album(),
+        protocol=board.first.protocol,
+        audit=sort_queries(pool) if pool else None,
+    )
     names = label_records(board.records)
     methods = names[:METHODS]
     rows = choose_queries(board.queries.group, QUERIES)
@@ -180,6 +212,8 @@ def render_gallery(board: Board, data: TaskData | None) -> str:
         total=len(board.queries.query),
         ks=[k for k in (1, 5, 10, 50) if k <= board.per_query[0].top.shape[1]] or [1],
         groups=[name for name in board.groups if any(a.group == name for a in shown)],
+        facets=FACETS if pool else {},
+        within=pool and pool.k,
         pictures=data is not None,
         credit=find_credit(board.first.cell.task),
         uris=views.album.thumbnails(),

@@ -8,8 +8,10 @@ from collections.abc import Sequence
 from tabulate import tabulate
 
 from cirbench.benchmark.analysis.boards import Board
+from cirbench.benchmark.analysis.composition import audit_board
 from cirbench.benchmark.analysis.published import Published, verify
 from cirbench.benchmark.records.record import Record, label_records
+from cirbench.benchmark.report.audit import describe_audit
 from cirbench.benchmark.report.export import as_markdown, escape_markdown
 from cirbench.benchmark.report.tables import make_leaderboard_tables
 from cirbench.benchmark.runtime.paths import to_line
@@ -57,7 +59,7 @@ def _link_pictures(board: Board) -> str:
 
 
 def _render_footnote(board: Board) -> str:
-    counts, protocol = board.first.counts, board.first.protocol
+    counts, protocol, audit = board.first.counts, board.first.protocol, audit_board(board)
     removed = "removed from" if protocol.reference_removed else "kept in"
     prepared = _code(protocol.preprocess)
     if protocol.reference_preprocess:
@@ -77,6 +79,7 @@ def _render_footnote(board: Board) -> str:
         f"({board.first.bootstrap.resamples:,} resamples); differences are paired. "
         f"Best values are bold. "
         f"Supervised methods were trained on triplets, zero-shot ones were not.",
+        *([escape_markdown(describe_audit(audit))] if audit else []),
         f"Records: {links}.",
         *(
             f"{escape_markdown(name)}: {escape_markdown(remark)}"

@@ -15,11 +15,13 @@ from markupsafe import Markup
 
 from cirbench.benchmark.analysis.board_statistics import Statistics
 from cirbench.benchmark.analysis.boards import Board
+from cirbench.benchmark.analysis.composition import audit_board
 from cirbench.benchmark.analysis.published import STATES, Verdict
 from cirbench.benchmark.api.protocol import EvaluationProtocol
 from cirbench.benchmark.records.fields import Counts
 from cirbench.benchmark.records.record import Record, label_records
 from cirbench.benchmark.report import charts
+from cirbench.benchmark.report.audit import describe_audit
 from cirbench.benchmark.report.charts import Chart
 from cirbench.benchmark.report.tables import (
     Measured,
@@ -47,7 +49,12 @@ class Source:
 
 @dataclass(frozen=True, kw_only=True)
 class Section:
-    """A board as the page shows it; `gallery` is the file name of its gallery."""
+    """A board as the page shows it.
+
+    Attributes:
+        audit: what the composition audit says of its queries, in a sentence or two.
+        gallery: the file name of its gallery.
+    """
 
     id: str
     title: str
@@ -56,6 +63,7 @@ class Section:
     resamples: int
     headline: str
     tied: tuple[str, ...]
+    audit: str
     tables: tuple[Table, ...]
     charts: tuple[Chart, ...]
     sources: tuple[Source, ...]
@@ -77,7 +85,7 @@ def make_section(
         charts.make_cost(board, shown, names),
         charts.make_scatter(verdicts),
     ]
-    headline = shown.scores["average", board.headline]
+    headline, audit = shown.scores["average", board.headline], audit_board(board)
     return Section(
         id=name_board(board),
         title=board.title,
@@ -86,6 +94,7 @@ def make_section(
         resamples=board.first.bootstrap.resamples,
         headline=board.headline,
         tied=tuple(n for n, s in zip(names, headline, strict=True) if s.best or s.tied),
+        audit=describe_audit(audit) if audit else "",
         tables=tuple(tables),
         charts=tuple(chart for chart in drawn if chart is not None),
         sources=tuple(map(_make_source, names, board.records)),

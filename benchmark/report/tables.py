@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from cirbench.benchmark.analysis.board_statistics import Standing, Statistics
 from cirbench.benchmark.analysis.boards import Board, name_row
+from cirbench.benchmark.analysis.composition import SUBSETS, Audit, audit_board
 from cirbench.benchmark.analysis.published import Verdict
 from cirbench.benchmark.api.values import Interval
 from cirbench.benchmark.records.fields import slug
@@ -78,7 +79,7 @@ def name_board(board: Board) -> str:
 def make_report_tables(board: Board, shown: Statistics, verdicts: Sequence[Verdict]) -> list[Table]:
     """Make every table of a board, each with its own best and what is tied with it.
 
-    One an average, one metric by group, published numbers.
+    One an average, one metric by group, the composition audit, published numbers.
     """
     tables = []
     for average in board.averages:
@@ -94,7 +95,7 @@ def make_report_tables(board: Board, shown: Statistics, verdicts: Sequence[Verdi
     if len(board.groups) > 1:
         by_group = {g: _make_column(shown.scores[g, board.group_metric]) for g in board.groups}
         tables.append(_make_group_table(board, by_group))
-    return tables + _make_published_tables(board, verdicts)
+    return tables + _make_audit_tables(board) + _make_published_tables(board, verdicts)
 
 
 def make_leaderboard_tables(board: Board, verdicts: Sequence[Verdict]) -> list[Table]:
@@ -117,7 +118,27 @@ def make_leaderboard_tables(board: Board, verdicts: Sequence[Verdict]) -> list[T
             group: _make_printed_column(board, group, board.group_metric) for group in board.groups
         }
         tables.append(_make_group_table(board, by_group))
-    return tables + _make_published_tables(board, verdicts)
+    return tables + _make_audit_tables(board) + _make_published_tables(board, verdicts)
+
+
+def _make_audit_tables(board: Board) -> list[Table]:
+    """Make one table, or none where the board can't be audited."""
+    audit = audit_board(board)
+    return [make_audit_table(audit, board.headline, ("all", "shortcut-free"))] if audit else []
+
+
+def make_audit_table(audit: Audit, metric: str, subsets: Sequence[str] = tuple(SUBSETS)) -> Table:
+    """Make a table of one metric over all queries and over some of their subsets."""
+    columns: dict[str, Sequence[Value]] = {}
+    for subset in (name for name in subsets if name in audit.findings.scores):
+        scores = audit.findings.scores[subset][metric]
+        columns[f"{subset} ({scores[0].value.n:,})"] = _make_column(scores)
+        columns[f"{subset}, minus the best"] = [
+            MeasuredDifference(interval=s.difference, best=s.best, tied=s.tied) for s in scores
+        ]
+    order = range(len(audit.board.records))
+    title = f"{metric} by composition audit"
+    return _make_table(audit.board, f"audit {metric}", title, columns, order)
 
 
 def _make_column(scores: Iterable[Standing]) -> list[Measured]:

@@ -344,6 +344,7 @@ RESULTS = ["--output", str(RESULTS)]
         ["report", "--check", *RESULTS],
         ["leaderboard", "--check", *RESULTS],
         ["compare", "pic2word", "image-text", *RESULTS],
+        ["audit", "emoji", "--json", *RESULTS],
         ["verify", *RESULTS],
         ["run", "-m", "pic2word", "-t", "emoji", "--dry-run"],
         ["run", "-m", "nope", "-t", "emoji"],

@@ -11,13 +11,14 @@ from browsing import LOOKS, barriers, fits, keep_screenshot
 from places import ROOT
 
 from cirbench.benchmark.analysis.boards import read_boards
+from cirbench.benchmark.analysis.composition import find_pool
 from cirbench.benchmark.records.record import read_records, write_record
-from cirbench.benchmark.report.gallery import METHODS, choose_queries
+from cirbench.benchmark.report.gallery import METHODS, choose_queries, sort_queries
 from cirbench.benchmark.report.pictures import Permission
 from cirbench.benchmark.report.write import write
 
-TABLES = 3
-"""Of a board: two averages, and the groups."""
+TABLES = 4
+"""Of a board: two averages, the groups, and the composition audit."""
 
 pytestmark = pytest.mark.browser
 
@@ -153,6 +154,20 @@ def test_the_gallery_filters_by_group_orders_by_rank_and_forgets(opened, board):
     page.wait_for_function("document.getElementById('count').textContent.startsWith('200')")
     rows = choose_queries(board.per_query[0].group, 200)
     assert page.locator(".q h2").all_text_contents() == board.per_query[0].query[rows].tolist()
+
+
+@pytest.mark.parametrize(
+    ("value", "wanted"), [("image", {"image"}), ("composition nothing", {"composition", "nothing"})]
+)
+def test_the_gallery_shows_what_the_audit_says_of_a_query(opened, board, value, wanted):
+    page = opened("gallery-emoji.html")
+    page.get_by_label("Shortcuts (first 10)").select_option(value)
+    rows = choose_queries(board.queries.group, 200)
+    kept = [name in wanted for name in sort_queries(find_pool(board))[rows].tolist()]
+    assert 0 < sum(kept) < 200
+    assert page.locator(".q:visible").count() == sum(kept)
+    page.get_by_role("button", name="Show all").click()
+    page.wait_for_function("document.getElementById('count').textContent.startsWith('200')")
 
 
 def test_without_javascript_everything_is_there_and_no_dead_control(opened, board):

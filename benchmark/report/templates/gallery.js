@@ -3,7 +3,7 @@ const tools = document.getElementById("tools");
 const main = document.getElementById("main");
 const queries = [...main.querySelectorAll(".q")];
 const ranks = new Map(queries.map((query) => [query, query.dataset.ranks.split(" ").map(Number)]));
-const value = (id) => document.getElementById(id).value;
+const value = (id) => document.getElementById(id)?.value ?? "";
 function show() {
   const within = Number(value("within"));
   const found = (query, method) => {
@@ -14,6 +14,7 @@ function show() {
   for (const query of queries) {
     const kept =
       (value("group") === "" || query.dataset.group === value("group")) &&
+      (value("audit") === "" || value("audit").split(" ").includes(query.dataset.audit)) &&
       (value("finds") === "" || found(query, value("finds"))) &&
       (value("misses") === "" || !found(query, value("misses")));
     query.hidden = !kept;
