@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import repeat
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
 from cirbench.benchmark.analysis.boards import INTERVALS, Board
+from cirbench.benchmark.analysis.seeds import find_spread, list_seeds
 from cirbench.benchmark.analysis.series import Series
 from cirbench.benchmark.api.values import Interval
 from cirbench.benchmark.records.record import Record
@@ -27,14 +29,16 @@ _FROM_BEST = TypeAdapter(dict[str, list[Interval]])
 
 @dataclass(frozen=True, kw_only=True)
 class Standing:
-    """One metric of one record in one row of the task (an average or a group).
+    """One metric of one row of a board in one row of the task (an average or a group).
 
     Attributes:
-        difference: to the best record of the same column, paired over references.
-        best: whether this is that record, or has its value.
+        sd: over seeds, where the row is of several and it is known.
+        difference: to the best of the same column, paired over references.
+        best: whether this is that one, or has its value.
     """
 
     value: Interval
+    sd: float | None = None
     difference: Interval
     best: bool
 
@@ -46,10 +50,10 @@ class Standing:
 
 @dataclass(frozen=True, kw_only=True)
 class Statistics:
-    """What is computed for a board of R records.
+    """What is computed for a board of R rows.
 
     Attributes:
-        scores: (average or group, metric) → one score a record, in the board's order.
+        scores: (average or group, metric) → one score a row, in the board's order.
         curves: recall at some k, averaged over groups.
     """
 
@@ -69,7 +73,7 @@ def compute_statistics(board: Board) -> Statistics:
         for name, found in _compare_in(board, metric).items()
     }
     ks = choose_ks(board.per_query[0].hits.shape[1])
-    return Statistics(scores=scores, curves=collect_curves(board, board.records, ks))
+    return Statistics(scores=scores, curves=collect_curves(board, board.rows, ks))
 
 
 def choose_ks(depth: int) -> list[int]:
@@ -90,32 +94,43 @@ def collect_curves(
 
 
 def _compute_curve(board: Board, record: Record, ks: Sequence[int] | None) -> list[Interval]:
+    found = np.mean([_find_recall(board, one, ks) for one in list_seeds(record)], axis=0)
+    row = board.design.rows.index("average")
+    means, draws = board.design.means(found)[row], board.design.draws(found)[:, row]
+    return make_intervals(means, draws, [len(found)] * found.shape[1])
+
+
+def _find_recall(board: Board, record: Record, ks: Sequence[int] | None) -> Array:
+    """(Q, K) recall of each query at each k."""
     arrays, epsilon = record.read_per_query(), board.first.protocol.recall_epsilon
     if ks is None:
         ks = range(1, arrays.hits.shape[1] + 1)
-    found = np.stack([recall(arrays.hits, arrays.positives, k, epsilon) for k in ks], axis=1)
-    row = board.design.rows.index("average")
-    means, draws = board.design.means(found)[row], board.design.draws(found)[:, row]
-    return make_intervals(means, draws, [len(found)] * len(ks))
+    return np.stack([recall(arrays.hits, arrays.positives, k, epsilon) for k in ks], axis=1)
 
 
 def _compare_in(board: Board, metric: str) -> dict[str, tuple[Standing, ...]]:
-    """Compare the records in one metric: average or group → a standing for each record."""
+    """Compare the rows in one metric: average or group → a standing for each row."""
     kept = ("differences from the best", metric, *board.identity)
     found = keep(_FROM_BEST, kept, partial(_find_differences_from_best, board, metric))
     return {
-        name: make_standings([r.metrics[name][metric] for r in board.records], differences)
+        name: make_standings(
+            [row.metrics[name][metric] for row in board.rows],
+            differences,
+            [find_spread(row, name, metric) for row in board.rows],
+        )
         for name, differences in found.items()
     }
 
 
 def make_standings(
-    values: Sequence[Interval], differences: Sequence[Interval]
+    values: Sequence[Interval],
+    differences: Sequence[Interval],
+    spreads: Iterable[float | None] = repeat(None),
 ) -> tuple[Standing, ...]:
-    """Make a standing of each value and its difference to the best."""
+    """Make a standing of each value, its difference to the best and its spread over seeds."""
     return tuple(
-        Standing(value=value, difference=difference, best=difference.value == 0)
-        for value, difference in zip(values, differences, strict=True)
+        Standing(value=value, sd=sd, difference=difference, best=difference.value == 0)
+        for value, difference, sd in zip(values, differences, spreads, strict=False)
     )
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from pydantic import TypeAdapter
 
+from cirbench.benchmark.analysis.seeds import merge_seeds
 from cirbench.benchmark.api.per_query import PerQuery, Scores
 from cirbench.benchmark.api.values import Interval
 from cirbench.benchmark.records.fields import slug
@@ -33,7 +34,7 @@ class Board:
     """Records that may be compared: one task, split, protocol, gallery and set of queries.
 
     Attributes:
-        records: best first by the headline metric's average.
+        records: of one seed each, best first by the headline metric's average.
         weights: digits of the backbone's weights, where one name stands for several.
     """
 
@@ -128,20 +129,25 @@ class Board:
         """
         return PerQueryCache(self.records)
 
+    @cached_property
+    def rows(self) -> tuple[Record, ...]:
+        """What tables have a row for: the records, with the mean over seeds in place of seeds."""
+        return _rank(merge_seeds(self.records))
+
     def differences(self, average: str) -> list[Interval]:
-        """Subtract the first record from each, in the headline metric, with paired intervals."""
+        """Subtract the first row from each, in the headline metric, with paired intervals."""
 
         def compute() -> list[Interval]:
             means, draws = (p[..., self.design.rows.index(average), :] for p in self._headline)
-            sizes = [record.counts.queries for record in self.records]
+            sizes = [self.first.counts.queries] * len(self.rows)
             return make_intervals(means - means[0], draws - draws[:, :1], sizes)
 
         return keep(INTERVALS, ("differences", average, *self.identity), compute)
 
     @property
     def identity(self) -> tuple[object, ...]:
-        """All that decides what is computed of the records together."""
-        return tuple(record.identity for record in self.records)
+        """All that decides what is computed of the rows together."""
+        return tuple(row.identity for row in self.rows)
 
     @cached_property
     def _headline(self) -> tuple[Array, Array]:
@@ -149,22 +155,22 @@ class Board:
 
     @cached_property
     def row_counts(self) -> Counter[tuple[Any, ...]]:
-        """How many records have the same names in a row."""
-        return Counter(map(_describe, self.records))
+        """How many rows have the same names."""
+        return Counter(map(_describe, self.rows))
 
     def sample(self, metric: str) -> tuple[Array, Array]:
-        """Sample one metric of R records: (A + G, R) means and (resamples, A + G, R) draws.
+        """Sample one metric of R rows: (A + G, R) means and (resamples, A + G, R) draws.
 
-        The same references are drawn for all records, so that differences are paired.
+        The same references are drawn for all, so that differences are paired.
         """
         design = self.design  # checks that all have the same queries
         values = self.stack_values(metric)
         return design.means(values), design.draws(values)
 
     def stack_values(self, metric: str) -> Array:
-        """Stack the (Q,) values of R records in one metric to (Q, R)."""
+        """Stack the (Q,) values of R rows in one metric to (Q, R)."""
         column = self.metrics.index(metric)
-        return np.stack([record.scores.values[:, column] for record in self.records], axis=1)
+        return np.stack([record.scores.values[:, column] for record in self.rows], axis=1)
 
 
 class PerQueryCache:
@@ -240,7 +246,7 @@ def _rank(records: Sequence[Record]) -> tuple[Record, ...]:
 def name_row(board: Board, record: Record) -> tuple[str, str, str, str]:
     """Give method, supervision, training data and backbone, as no other row has them."""
     cell = record.cell
-    method = cell.method + (f" (seed {cell.seed})" if cell.seed else "")
+    method = cell.method + (f" ({record.seed_label})" if record.seed_label else "")
     method += f" · {cell.label}" if cell.label else ""
     if board.row_counts[_describe(record)] > 1:
         method += f" [{record.checkpoint_label}]"
@@ -252,7 +258,7 @@ def name_row(board: Board, record: Record) -> tuple[str, str, str, str]:
 def _describe(record: Record) -> tuple[Any, ...]:
     """Give what a row's names say of a record, but for its checkpoint."""
     cell = record.cell
-    return cell.method, cell.trained_on, cell.backbone, cell.seed, cell.label
+    return cell.method, cell.trained_on, cell.backbone, record.seed_label, cell.label
 
 
 def read_boards(root: Path) -> list[Board]:

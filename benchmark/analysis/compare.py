@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
+from cirbench.benchmark.analysis.seeds import SeedMean, find_spread, merge_seeds
 from cirbench.benchmark.api.per_query import Scores
 from cirbench.benchmark.records.record import Record, read_record
 from cirbench.benchmark.runtime.errors import CorruptData, MissingData, UsageError
@@ -31,6 +32,7 @@ class Comparison:
 
     Attributes:
         a, b: the two means, in percent.
+        a_sd, b_sd: over seeds, in points; None where there is one.
         p_holm: the test's p, adjusted for all cells that are shown together.
     """
 
@@ -40,11 +42,13 @@ class Comparison:
     b: float
     difference: Difference
     p_holm: float
+    a_sd: float | None = None
+    b_sd: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pair:
-    """Two records over the same queries, and the cells that were asked for."""
+    """Two records, or means over seeds, over the same queries, and the cells that were asked."""
 
     a: Record
     b: Record
@@ -65,7 +69,10 @@ class Pair:
 def identify(record: Record) -> dict[str, Any]:
     """Give what tells a record from others, as plain data."""
     kept = ("method", "trained_on", "backbone", "checkpoint", "seed")
-    return {"record": str(record.path), **{name: getattr(record.cell, name) for name in kept}}
+    named = {"record": str(record.path), **{name: getattr(record.cell, name) for name in kept}}
+    if isinstance(record, SeedMean):
+        return {**named, "seeds": list(map(identify, record.of))}
+    return named
 
 
 def compare(
@@ -120,6 +127,8 @@ def _compare_cells(
             b=b.metrics[row][metric].value,
             difference=found[row][column],
             p_holm=1.0,
+            a_sd=find_spread(a, row, metric),
+            b_sd=find_spread(b, row, metric),
         )
         for row in shown_rows
         for column, metric in enumerate(shown_metrics)
@@ -209,7 +218,7 @@ def find_pairs(a: str, b: str, root: Path) -> list[tuple[Record, Record]]:
     """Find the pairs that two names stand for.
 
     Two files are a pair; else, of the records that each name stands for, those of one task, split,
-    protocol and backbone.
+    protocol and backbone, with the mean over seeds in place of seeds.
 
     Raises:
         MissingData: a name stands for no record.
@@ -217,6 +226,8 @@ def find_pairs(a: str, b: str, root: Path) -> list[tuple[Record, Record]]:
     """
     ours, theirs = find_records(a, b, root=root)
     as_given = Path(a).is_file() and Path(b).is_file()
+    if not as_given:
+        ours, theirs = merge_seeds(ours), merge_seeds(theirs)
     alone = {
         setting
         for side in (ours, theirs)

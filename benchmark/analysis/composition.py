@@ -187,8 +187,8 @@ class Findings:
 
     Attributes:
         shares: category → percent of all queries.
-        scores: subset → metric → a standing for each record, in the board's order; a subset without
-            a query is left out.
+        scores: subset → metric → a standing for each row of the board; a subset without a query is
+            left out.
     """
 
     shares: Mapping[str, Interval]
@@ -229,7 +229,7 @@ class Audit:
                         for subset, scores in found.scores.items()
                     },
                 }
-                for i, record in enumerate(self.board.records)
+                for i, record in enumerate(self.board.rows)
             ],
         }
 
@@ -242,7 +242,7 @@ def _find(board: Board, labels: Labels, metrics: Sequence[str]) -> Findings:
         values = board.stack_values(metric)
         means, draws = design.means(values), design.draws(values)
         for row, (name, size) in enumerate(zip(design.rows, design.row_sizes, strict=True)):
-            intervals = make_intervals(means[row], draws[:, row], [size] * len(board.records))
+            intervals = make_intervals(means[row], draws[:, row], [size] * len(board.rows))
             from_best = subtract_best(means[row], draws[:, row], size)
             scores[name][metric] = make_standings(intervals, from_best)
     return Findings(shares=_find_shares(design, category), scores=scores)

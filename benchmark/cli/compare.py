@@ -45,7 +45,8 @@ def compare(
     Each row is a mean over queries and its paired difference A - B, in points, with a 95 %
     bootstrap interval. p is of a randomisation test that flips signs by reference picture; Holm's
     is adjusted for all rows shown. "Can show" is the smallest true difference that these queries
-    would show with 80 % power at the 5 % level: 2.80 × the bootstrap's standard error.
+    would show with 80 % power at the 5 % level: 2.80 × the bootstrap's standard error. Records of
+    several seeds are one: their mean, query by query, ± the standard deviation over seeds.
     """
     from cirbench.benchmark.analysis.compare import compare as compared
     from cirbench.benchmark.analysis.compare import find_pairs
@@ -93,8 +94,7 @@ def _name_records(pairs: "list[Pair]") -> dict[Path, str]:
 
 
 def _label(record: "Record") -> str:
-    seed = f", seed {record.cell.seed}" if record.cell.seed else ""
-    return f"{record.method_label}, {record.cell.backbone}{seed}"
+    return ", ".join(filter(None, (record.method_label, record.cell.backbone, record.seed_label)))
 
 
 def _make_table(pair: "Pair") -> "Table":
@@ -117,12 +117,16 @@ def _make_row(cell: "Comparison") -> list[str]:
     return [
         to_line(cell.group),
         cell.metric,
-        f"{cell.a:.1f}\n{cell.b:.1f}",
+        f"{_format_mean(cell.a, cell.a_sd)}\n{_format_mean(cell.b, cell.b_sd)}",
         f"{span.value:+.1f}\n[{span.low:+.1f}, {span.high:+.1f}]",
         f"{_format_p(found.p)}\n{_format_p(cell.p_holm)}",
         "–" if found.detectable is None else f"{found.detectable:.1f}",
         f"{found.wins}/{found.ties}/{found.losses}",
     ]
+
+
+def _format_mean(value: float, sd: float | None) -> str:
+    return f"{value:.1f}" if sd is None else f"{value:.1f} ± {sd:.1f}"
 
 
 def _format_p(p: float) -> str:

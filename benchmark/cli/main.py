@@ -43,6 +43,7 @@ from cirbench.benchmark.cli.plugins import checker, maker
 from cirbench.benchmark.cli.report import register as register_report
 from cirbench.benchmark.cli.rerun import rerunner
 from cirbench.benchmark.cli.search import searcher
+from cirbench.benchmark.cli.seeds import Seeds, parse_seeds
 from cirbench.benchmark.cli.sweep import sweeper
 from cirbench.benchmark.cli.train import trainer
 from cirbench.benchmark.cli.train_combiner import train_clip_sum, train_combiner
@@ -220,7 +221,7 @@ def run(
         list[str] | None,
         typer.Option(
             help="METHOD=FILE, repeatable, or FILE for the one method that needs it; default: "
-            "shipped or released weights (bench weights)."
+            "shipped or released weights (bench weights). {seed} in FILE is the seed."
         ),
     ] = None,
     data_root: DataRoot = None,
@@ -231,6 +232,7 @@ def run(
     ] = 64,
     workers: Workers = 2,
     seed: Seed = 0,
+    seeds: Seeds = None,
     label: Annotated[
         str | None,
         typer.Option(help="A label of these records in tables, to tell them from others."),
@@ -296,7 +298,7 @@ def run(
             )
         store_import(request, [vectors], producer, as_json=as_json, quiet=quiet)
         return
-    plans = planning.plan_each(request)
+    plans = planning.plan_seeds(request, parse_seeds(seeds) if seeds else (seed,))
     if dry_run:
         _print_plans(plans, as_json)
         return
@@ -355,6 +357,7 @@ def _summarise_plan(plan: "Plan") -> dict[str, Any]:
         "pictures": plan.pictures,
         "cache": f"{plan.request.cache}: stored pictures are not encoded again",
         "output": str(plan.output),
+        "seed": plan.request.seed,
         "missing": len(plan.data.missing),
         "released_annotations": plan.released,
         "made": plan.made,
@@ -383,7 +386,7 @@ def leaderboard(
     boards = read_boards(output)
     paths = publish(output, boards)
     for board in boards:
-        print(f"{to_line(board.title)}\n{format_lines(board.records)}\n")
+        print(f"{to_line(board.title)}\n{format_lines(board.rows)}\n")
     for path in paths:
         print(path)
 

@@ -16,6 +16,7 @@ from cirbench.benchmark.cli.options import (
     Track,
     Workers,
 )
+from cirbench.benchmark.cli.seeds import repeat_over_seeds
 from cirbench.benchmark.cli.train_own import TrainGroup
 
 trainer = typer.Typer(help="Train a method, or the embedded backbone.", cls=TrainGroup, **HELP)  # type: ignore[arg-type]  # one dict for all apps
@@ -25,8 +26,9 @@ trainer = typer.Typer(help="Train a method, or the embedded backbone.", cls=Trai
     "pic2word",
     epilog="Examples: bench train pic2word --images cc3m.tsv -b ViT-L-14/openai -o m.safetensors"
     " · bench train pic2word --images emoji -b emoji-clip --epochs 7 --lr 1e-3 --warmup 20"
-    " -o m.safetensors",
+    " --seeds 0,1,2 -o 'm-{seed}.safetensors'",
 )
+@repeat_over_seeds
 def train_pic2word(
     images: Annotated[
         str,
@@ -150,6 +152,7 @@ def train_pic2word(
     epilog="Examples: bench train tiny-clip -t emoji -o my-clip · bench run -m image-only -t emoji"
     " -b local-dir:my-clip · bench train tiny-clip -t garments -o my-clip --data-root ~/data",
 )
+@repeat_over_seeds
 def train_tiny_clip(
     task: Annotated[
         list[str],

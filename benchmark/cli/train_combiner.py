@@ -7,9 +7,11 @@ from typing import Annotated
 import typer
 
 from cirbench.benchmark.cli.options import DataRoot, Device, Precision, Quiet, Seed, Track, Workers
+from cirbench.benchmark.cli.seeds import repeat_over_seeds
 from cirbench.benchmark.runtime.errors import UsageError
 
 
+@repeat_over_seeds
 def train_combiner(
     task: Annotated[str, typer.Option("--task", "-t", help="fashion-iq, cirr or emoji.")],
     backbone: Annotated[str, typer.Option("--backbone", "-b", help="bench ls backbones.")],
@@ -71,6 +73,7 @@ def train_combiner(
     print(f"{output}: {len(job.triplets)} triplets, best selection score {best:.2f}")
 
 
+@repeat_over_seeds
 def train_clip_sum(
     task: Annotated[str, typer.Option("--task", "-t", help="fashion-iq, cirr or emoji.")],
     backbone: Annotated[str, typer.Option("--backbone", "-b", help="What is fine-tuned.")],

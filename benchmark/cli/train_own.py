@@ -10,6 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from cirbench.benchmark.cli.options import DataRoot, Device, Precision, Quiet, Track, Workers
+from cirbench.benchmark.cli.seeds import repeat_over_seeds
 from cirbench.benchmark.runtime.errors import UsageError
 
 _SHARED: Mapping[str, tuple[Any, Any]] = {
@@ -92,7 +93,8 @@ def _make_command(name: str) -> Any:
     )
     train.__annotations__ = {key: kind for key, (kind, _) in options.items()}
     app = typer.Typer(add_completion=False, rich_markup_mode=None)
-    app.command(name, help=inspect.cleandoc(training.__doc__ or name))(train)
+    command = repeat_over_seeds(train) if "seed" in recipe else train
+    app.command(name, help=inspect.cleandoc(training.__doc__ or name))(command)
     return typer.main.get_command(app)
 
 

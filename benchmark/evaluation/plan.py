@@ -314,6 +314,27 @@ def plan_each(request: Request) -> list[Plan]:
     ]
 
 
+def plan_seeds(request: Request, seeds: Sequence[int]) -> list[Plan]:
+    """Plans of each seed in turn; {seed} in the path of a checkpoint is the seed.
+
+    Methods without weights are planned with the first seed alone: nothing of them is random.
+
+    Raises what `plan` does.
+    """
+    plans = []
+    for seed in seeds:
+        files = {
+            method: Path(str(path).replace("{seed}", str(seed)))
+            for method, path in request.checkpoints.items()
+        }
+        for one in plan_each(replace(request, seed=seed, checkpoints=files)):
+            again = seed != seeds[0]
+            methods = tuple(m for m in one.methods if m.checkpoint or not again)
+            if methods:
+                plans.append(replace(one, methods=methods))
+    return plans
+
+
 def _expand_protocol(task: str | Task, name: str | None) -> Sequence[str | None]:
     return list(_find_task(task).protocols) if name == "all" else [name]
 

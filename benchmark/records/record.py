@@ -55,6 +55,11 @@ class Record(_Stored):
         return f"{self.cell.method}{trained_on}{tier}{label}"
 
     @property
+    def seed_label(self) -> str:
+        """The seed as a table names it; nothing for the first."""
+        return f"seed {self.cell.seed}" if self.cell.seed else ""
+
+    @property
     def whole(self) -> bool:
         """Whether it has metrics, and of all queries and pictures."""
         return bool(self.metrics) and not self.run.partial

@@ -6,10 +6,12 @@ import math
 import string
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 from cirbench.benchmark.analysis.board_statistics import Statistics
 from cirbench.benchmark.analysis.boards import Board
 from cirbench.benchmark.analysis.published import DIFFERS, Verdict
+from cirbench.benchmark.analysis.seeds import list_seeds
 from cirbench.benchmark.analysis.series import collect_bars
 from cirbench.benchmark.api.values import Interval
 
@@ -126,8 +128,8 @@ def _y_axis(top: float) -> tuple[Scale, tuple[Tick, ...]]:
 def make_bars(board: Board, names: Sequence[str]) -> Chart:
     """Chart a metric per group and on average, one bar a record."""
     count = min(len(names), SERIES)
-    lined = [i for i, r in enumerate(board.records[:count]) if not r.method.zero_shot]
-    series = collect_bars(board, board.records[:count])
+    lined = [i for i, r in enumerate(board.rows[:count]) if not r.method.zero_shot]
+    series = collect_bars(board, board.rows[:count])
     y, y_ticks = _y_axis(series.top)
     slot = (WIDTH - LEFT - RIGHT) / len(series.at)
     width = min(0.86 * slot / count, 48.0)
@@ -223,12 +225,12 @@ def _move_apart(heights: Sequence[float]) -> list[float]:
 
 
 def count_seconds(board: Board) -> list[float]:
-    """Add up what each record took to compose and rank its queries.
+    """Add up what each row took to compose and rank its queries, on average over its seeds.
 
     Embedding the pictures is left out: it is shared by all methods of a run, or read from a store.
     """
-    stages = [record.run.seconds for record in board.records]
-    return [s.get("compose", 0) + s.get("rank", 0) for s in stages]
+    stages = [[one.run.seconds for one in list_seeds(row)] for row in board.rows]
+    return [fmean(s.get("compose", 0) + s.get("rank", 0) for s in own) for own in stages]
 
 
 def make_cost(board: Board, shown: Statistics, names: Sequence[str]) -> Chart | None:

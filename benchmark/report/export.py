@@ -17,6 +17,7 @@ from cirbench.benchmark.report.tables import (
     Value,
     format_interval,
     format_signed_interval,
+    format_spread,
     is_number,
 )
 from cirbench.benchmark.runtime.paths import to_line
@@ -65,7 +66,7 @@ def _format_markdown(value: Value) -> str:
             return f"{i.value:+.1f} {format_signed_interval(i)}"
         case Measured(interval=i):
             number = f"**{i.value:.1f}**" if value.best else f"{i.value:.1f}"
-            return f"{number} {format_interval(i)}"
+            return f"{number}{format_spread(value)} {format_interval(i)}"
         case SignedNumber():
             return f"{value:+.2f}"
         case float():
@@ -82,34 +83,41 @@ def escape_markdown(name: str) -> str:
 def as_csv(table: Table) -> str:
     """Write CSV; a number takes four columns: value, low, high, and its standing.
 
-    A difference takes three. Numbers have four decimals.
+    A difference takes three, and a column in which one is of several seeds another, for their
+    standard deviation. Numbers have four decimals.
     """
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
+    columns = list(zip(*table.rows, strict=True))
+    spread = [any(isinstance(v, Measured) and v.sd is not None for v in own) for own in columns]
     kinds = table.rows[0] if table.rows else ()
-    writer.writerow(
-        [name for h, v in zip(table.headers, kinds, strict=True) for name in _name_columns(h, v)]
+    named = zip(table.headers, kinds, spread, strict=True)
+    writer.writerow([name for column in named for name in _name_columns(*column)])
+    writer.writerows(
+        [field for cell in zip(row, spread, strict=True) for field in _format_csv(*cell)]
+        for row in table.rows
     )
-    writer.writerows([field for value in row for field in _format_csv(value)] for row in table.rows)
     return buffer.getvalue()
 
 
-def _name_columns(header: str, value: Value) -> list[str]:
+def _name_columns(header: str, value: Value, spread: bool) -> list[str]:
     match value:
         case MeasuredDifference():
             return [header, f"{header} low", f"{header} high"]
         case Measured():
-            return [header, f"{header} low", f"{header} high", f"{header} standing"]
+            sd = [f"{header} sd"] * spread
+            return [header, f"{header} low", f"{header} high", f"{header} standing", *sd]
         case _:
             return [header]
 
 
-def _format_csv(value: Value) -> list[str]:
+def _format_csv(value: Value, spread: bool) -> list[str]:
     match value:
         case MeasuredDifference(interval=i):
             return [f"{x:.4f}" for x in (i.value, i.low, i.high)]
         case Measured(interval=i):
-            return [*(f"{x:.4f}" for x in (i.value, i.low, i.high)), _name_standing(value)]
+            sd = ["" if value.sd is None else f"{value.sd:.4f}"] * spread
+            return [*(f"{x:.4f}" for x in (i.value, i.low, i.high)), _name_standing(value), *sd]
         case float():
             return [f"{value:.4f}"]
         case _:
@@ -168,6 +176,7 @@ def _format_latex(value: Value) -> str:
             return f"${i.value:+.1f}$ {{\\scriptsize ${format_signed_interval(i)}$}}"
         case Measured(interval=i):
             number = rf"\textbf{{{i.value:.1f}}}" if value.best else f"{i.value:.1f}"
+            number += format_spread(value).replace("±", r"$\pm$")
             tie = r"$^\approx$" if value.tied else ""
             return f"{number} {{\\scriptsize {format_interval(i)}}}{tie}"
         case SignedNumber():

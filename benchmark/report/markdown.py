@@ -10,23 +10,32 @@ from tabulate import tabulate
 from cirbench.benchmark.analysis.boards import Board
 from cirbench.benchmark.analysis.composition import audit_board
 from cirbench.benchmark.analysis.published import Published, verify
+from cirbench.benchmark.analysis.seeds import find_spread
 from cirbench.benchmark.records.record import Record, label_records
 from cirbench.benchmark.report.audit import describe_audit
 from cirbench.benchmark.report.export import as_markdown, escape_markdown
-from cirbench.benchmark.report.tables import make_leaderboard_tables
+from cirbench.benchmark.report.tables import SEEDS, make_leaderboard_tables
 from cirbench.benchmark.runtime.paths import to_line
 
 
 def format_lines(records: Sequence[Record]) -> str:
-    """Format records of one board for a terminal, best first: averages, no intervals."""
+    """Format records of one board for a terminal, best first: averages, no intervals.
+
+    Behind ± stands the standard deviation over seeds, where a record is a mean over these.
+    """
     protocol = records[0].protocol
 
     def value(record: Record, metric: str) -> float:
         return record.metrics["average"][metric].value
 
     best_first = sorted(records, key=lambda record: -value(record, protocol.headline))
+
+    def cell(record: Record, metric: str) -> str:
+        sd = find_spread(record, "average", metric)
+        return f"{value(record, metric):.1f}" + ("" if sd is None else f" ± {sd:.1f}")
+
     rows = [
-        [to_line(label), *(f"{value(record, m):.1f}" for m in protocol.metrics)]
+        [to_line(label), *(cell(record, metric) for metric in protocol.metrics)]
         for label, record in zip(label_records(best_first), best_first, strict=True)
     ]
     align = ["left", *["right"] * len(protocol.metrics)]
@@ -79,6 +88,7 @@ def _render_footnote(board: Board) -> str:
         f"({board.first.bootstrap.resamples:,} resamples); differences are paired. "
         f"Best values are bold. "
         f"Supervised methods were trained on triplets, zero-shot ones were not.",
+        *([SEEDS] if len(board.rows) < len(board.records) else []),
         *([escape_markdown(describe_audit(audit))] if audit else []),
         f"Records: {links}.",
         *(

@@ -24,6 +24,7 @@ from cirbench.benchmark.report import charts
 from cirbench.benchmark.report.audit import describe_audit
 from cirbench.benchmark.report.charts import Chart
 from cirbench.benchmark.report.tables import (
+    SEEDS,
     Measured,
     MeasuredDifference,
     SignedNumber,
@@ -31,6 +32,7 @@ from cirbench.benchmark.report.tables import (
     Value,
     format_interval,
     format_signed_interval,
+    format_spread,
     name_board,
 )
 
@@ -52,7 +54,7 @@ class Section:
     """A board as the page shows it.
 
     Attributes:
-        audit: what the composition audit says of its queries, in a sentence or two.
+        notes: what a reader should know of the tables: the composition audit, seeds.
         gallery: the file name of its gallery.
     """
 
@@ -62,8 +64,8 @@ class Section:
     counts: Counts
     resamples: int
     headline: str
+    notes: tuple[str, ...]
     tied: tuple[str, ...]
-    audit: str
     tables: tuple[Table, ...]
     charts: tuple[Chart, ...]
     sources: tuple[Source, ...]
@@ -78,7 +80,7 @@ def make_section(
     gallery: str,
 ) -> Section:
     """Gather everything about one board; `verdicts` are those of this board's records."""
-    names = label_records(board.records)
+    names = label_records(board.rows)
     drawn = [
         charts.make_bars(board, names),
         charts.make_curves(shown, names),
@@ -93,11 +95,14 @@ def make_section(
         counts=board.first.counts,
         resamples=board.first.bootstrap.resamples,
         headline=board.headline,
+        notes=(
+            *([describe_audit(audit)] if audit else []),
+            *([SEEDS] if len(board.rows) < len(board.records) else []),
+        ),
         tied=tuple(n for n, s in zip(names, headline, strict=True) if s.best or s.tied),
-        audit=describe_audit(audit) if audit else "",
         tables=tuple(tables),
         charts=tuple(chart for chart in drawn if chart is not None),
-        sources=tuple(map(_make_source, names, board.records)),
+        sources=tuple(map(_make_source, label_records(board.records), board.records)),
         gallery=gallery,
     )
 
@@ -174,7 +179,10 @@ def _environment() -> Environment:
     )
     made.globals["inlined"] = _inline
     made.filters.update(
-        kind=_name_kind, interval=format_interval, signed_interval=format_signed_interval
+        kind=_name_kind,
+        interval=format_interval,
+        signed_interval=format_signed_interval,
+        spread=format_spread,
     )
     return made
 

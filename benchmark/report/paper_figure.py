@@ -118,7 +118,7 @@ def draw_paper_figure(board: Board, figure: PaperFigure) -> Figure:
     Raises:
         UsageError: panels are groups, and the task has one.
     """
-    named = list(zip(map(to_line, label_records(board.records)), board.records, strict=True))
+    named = list(zip(map(to_line, label_records(board.rows)), board.rows, strict=True))
     labels, records = zip(*sorted(named, key=lambda n: not n[1].method.zero_shot), strict=True)
     series = figure.by(board, records)
     if series.at == ("average",):
@@ -206,7 +206,7 @@ def _find_published(board: Board, panels: Sequence[str]) -> dict[tuple[str, str]
     """
     found: dict[tuple[str, str], float] = {}
     whole = "average" if len(board.groups) > 1 else board.groups[0]
-    for verdict in verify(read_published(), board.records):
+    for verdict in verify(read_published(), board.rows):
         row = verdict.published
         if verdict.measured is None or verdict.record is None:
             continue

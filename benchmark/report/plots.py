@@ -34,7 +34,7 @@ MOST = len(COLOURS) * len(HATCHES)
 
 def draw_bars(board: Board) -> Figure:
     """Draw a metric per group and on average, one bar a record."""
-    drawn = _choose_records(board)
+    drawn = _choose_rows(board)
     series = collect_bars(board, list(drawn.values()))
     figure, axes = _make_figure(max(6.0, 1.2 + 0.28 * len(series.at) * len(drawn)))
     width = 0.84 / len(drawn)
@@ -63,7 +63,7 @@ def draw_bars(board: Board) -> Figure:
 def draw_curves(board: Board) -> Figure:
     """Draw recall at every k that was kept, averaged over groups, with its band."""
     figure, axes = _make_figure(6.0)
-    drawn = _choose_records(board)
+    drawn = _choose_rows(board)
     series = collect_curves(board, list(drawn.values()))
     k = series.at
     for i, (label, curve) in enumerate(zip(drawn, series.values, strict=True)):
@@ -93,7 +93,7 @@ def _finish(
     axes.set_ylim(bottom=0)
     axes.grid(axis="y", linewidth=0.4, alpha=0.5)
     axes.set_axisbelow(True)
-    shown, of = len(_choose_records(board)), len(board.records)
+    shown, of = len(_choose_rows(board)), len(board.rows)
     axes.set_title(to_line(board.title), loc="left", fontsize=9)
     handles, labels = axes.get_legend_handles_labels()
     figure.legend(
@@ -108,20 +108,9 @@ def _finish(
     return figure
 
 
-def _choose_records(board: Board) -> dict[str, Record]:
-    """Choose records, best first; where more than fit, those of each method's first seed."""
-    named = dict(zip(map(to_line, label_records(board.records)), board.records, strict=True))
-    if len(named) <= MOST:
-        return named
-    by_seed = sorted(board.records, key=lambda record: -record.cell.seed)
-    first = {_but_for_seed(record): record.cell.seed for record in by_seed}
-    kept = [(n, r) for n, r in named.items() if r.cell.seed == first[_but_for_seed(r)]]
-    return dict(kept[:MOST])
-
-
-def _but_for_seed(record: Record) -> tuple[str | None, ...]:
-    cell = record.cell
-    return cell.method, cell.trained_on, cell.backbone, cell.label
+def _choose_rows(board: Board) -> dict[str, Record]:
+    """Choose a board's rows, best first, as many as look different."""
+    return dict(list(zip(map(to_line, label_records(board.rows)), board.rows, strict=True))[:MOST])
 
 
 def _colour(index: int) -> str:

@@ -9,15 +9,21 @@ from cirbench.benchmark.analysis.board_statistics import Standing, Statistics
 from cirbench.benchmark.analysis.boards import Board, name_row
 from cirbench.benchmark.analysis.composition import SUBSETS, Audit, audit_board
 from cirbench.benchmark.analysis.published import Verdict
+from cirbench.benchmark.analysis.seeds import find_spread
 from cirbench.benchmark.api.values import Interval
 from cirbench.benchmark.records.fields import slug
 
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """A number with its interval, and whether it is the best of its column or tied with it."""
+    """A number with its interval, and whether it is the best of its column or tied with it.
+
+    Attributes:
+        sd: over seeds; None where there is one.
+    """
 
     interval: Interval
+    sd: float | None = None
     best: bool = False
     tied: bool = False
 
@@ -35,6 +41,8 @@ class Printed(str):
     """A number as somebody printed it."""
 
 
+SEEDS = "± is the standard deviation over seeds; value and interval are those of their mean."
+"""What a page says where a row is of several seeds."""
 Value = str | float | Measured
 """A float is a plain number, written with two decimals."""
 
@@ -112,7 +120,7 @@ def make_leaderboard_tables(board: Board, verdicts: Sequence[Verdict]) -> list[T
             MeasuredDifference(interval=d, best=d.value == d.low == d.high == 0)
             for d in board.differences(average)
         ]
-        tables.append(_make_average_table(board, average, columns, range(len(board.records))))
+        tables.append(_make_average_table(board, average, columns, range(len(board.rows))))
     if len(board.groups) > 1:
         by_group = {
             group: _make_printed_column(board, group, board.group_metric) for group in board.groups
@@ -136,20 +144,20 @@ def make_audit_table(audit: Audit, metric: str, subsets: Sequence[str] = tuple(S
         columns[f"{subset}, minus the best"] = [
             MeasuredDifference(interval=s.difference, best=s.best, tied=s.tied) for s in scores
         ]
-    order = range(len(audit.board.records))
+    order = range(len(audit.board.rows))
     title = f"{metric} by composition audit"
     return _make_table(audit.board, f"audit {metric}", title, columns, order)
 
 
 def _make_column(scores: Iterable[Standing]) -> list[Measured]:
-    return [Measured(interval=s.value, best=s.best, tied=s.tied) for s in scores]
+    return [Measured(interval=s.value, sd=s.sd, best=s.best, tied=s.tied) for s in scores]
 
 
 def _make_printed_column(board: Board, row: str, metric: str) -> list[Measured]:
     """Make a column in which whatever rounds to the best is the best."""
-    column = [record.metrics[row][metric] for record in board.records]
-    best = max(round(interval.value, 1) for interval in column)
-    return [Measured(interval=v, best=round(v.value, 1) == best) for v in column]
+    column = [(r.metrics[row][metric], find_spread(r, row, metric)) for r in board.rows]
+    best = max(round(interval.value, 1) for interval, _ in column)
+    return [Measured(interval=v, sd=sd, best=round(v.value, 1) == best) for v, sd in column]
 
 
 def _make_average_table(
@@ -160,7 +168,7 @@ def _make_average_table(
 
 
 def _make_group_table(board: Board, columns: Mapping[str, Sequence[Value]]) -> Table:
-    order = range(len(board.records))
+    order = range(len(board.rows))
     return _make_table(board, "groups", f"{board.group_metric} by group", columns, order)
 
 
@@ -171,7 +179,7 @@ def _make_table(
     columns: Mapping[str, Sequence[Value]],
     order: Iterable[int],
 ) -> Table:
-    """Make a row for each record in `order`; a column has a value for each record."""
+    """Make a row for each of the board's in `order`; a column has a value for each."""
     return Table(
         stem=f"{name_board(board)}--{slug(name)}",
         title=title,
@@ -179,7 +187,7 @@ def _make_table(
         headers=(*NAMES, *columns),
         names=len(NAMES),
         rows=tuple(
-            (*name_row(board, board.records[i]), *(column[i] for column in columns.values()))
+            (*name_row(board, board.rows[i]), *(column[i] for column in columns.values()))
             for i in order
         ),
     )
@@ -217,6 +225,11 @@ def _make_published_tables(board: Board, verdicts: Sequence[Verdict]) -> list[Ta
 def format_interval(interval: Interval) -> str:
     """`[58.9, 63.4]`"""
     return f"[{interval.low:.1f}, {interval.high:.1f}]"
+
+
+def format_spread(value: Measured) -> str:
+    """` ± 0.4`, or nothing for one seed."""
+    return "" if value.sd is None else f" ± {value.sd:.1f}"
 
 
 def format_signed_interval(interval: Interval) -> str:

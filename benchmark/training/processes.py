@@ -64,7 +64,8 @@ def join_processes(device: str) -> Processes:
         )
     rank = int(environment.get("RANK") or environment.get("SLURM_PROCID") or 0)
     backend = "nccl" if device.startswith("cuda") else "gloo"
-    dist.init_process_group(backend, rank=rank, world_size=count)
+    if not dist.is_initialized():  # by the training of another seed
+        dist.init_process_group(backend, rank=rank, world_size=count)
     return Processes(rank=rank, count=count)
 
 

@@ -185,7 +185,7 @@ def test_plots_have_the_same_bytes_each_time(tmp_path):
 def test_bars_of_supervised_methods_have_lines_and_the_legend_says_so(tmp_path):
     for i in range(5):
         store(tmp_path, f"m{i}", 0.1 * i)
-        store(tmp_path, SUPERVISED, 0.1 * i + 0.05, seed=i)
+        store(tmp_path, SUPERVISED, 0.1 * i + 0.05, label=str(i))
     [board] = read_boards(tmp_path)
     figure = draw(board)["bars"]
     hatches = [bars.patches[0].get_hatch() or "" for bars in figure.axes[0].containers[1::2]]
