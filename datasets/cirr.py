@@ -14,7 +14,8 @@ reference really removed (its released code compares full paths with bare names,
 stops); `clip4cir` is ABaldrati/CLIP4Cir with targetpad and the raw sum; `searle` and `lincir` add
 the prompts of miccunifi/SEARLE and navervision/lincir, the latter with Hugging Face's
 preprocessing, the references' pixels rounded to half precision, and its own prompt for Pic2Word
-too; version 1 had neither of these two. `soft` is how Cuberick-Orion/CIRPLANT and naver/artemis
+too; version 1 had neither of these two; `context-i2w` is that of Pter61/context-i2w: as `pic2word`,
+with long texts cut and no subset recall. `soft` is how Cuberick-Orion/CIRPLANT and naver/artemis
 report the val split: SR@k is the greatest grade, by the annotations' soft targets, among the first
 k, so it is no R@k.
 """
@@ -79,6 +80,12 @@ LINCIR = replace(
     preprocess="clip-hf",
     reference_preprocess="clip-hf-float16",
     templates={**SEARLE.templates, "pseudo-word": SEARLE.templates["that"]},
+)
+CONTEXT_I2W = replace(
+    PIC2WORD,
+    name="context-i2w",
+    metrics=("R@1", "R@5", "R@10", "R@50", "R@100"),
+    overlong_text="truncate",
 )
 SOFT = replace(
     PIC2WORD,
@@ -150,7 +157,8 @@ class CIRR(Task):
     splits: ClassVar[tuple[str, ...]] = ("val", "test1")
     default_backbone: ClassVar[str] = "ViT-L-14/openai"
     protocols: ClassVar[Mapping[str, EvaluationProtocol]] = {
-        protocol.name: protocol for protocol in (PIC2WORD, CLIP4CIR, SEARLE, LINCIR, SOFT)
+        protocol.name: protocol
+        for protocol in (PIC2WORD, CLIP4CIR, SEARLE, LINCIR, CONTEXT_I2W, SOFT)
     }
     places: ClassVar[Sequence[Place]] = PLACES
     released: ClassVar[Mapping[str, Released]] = {

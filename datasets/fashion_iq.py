@@ -16,6 +16,8 @@ searle    miccunifi/SEARLE: as clip4cir, with both orders of the captions for ps
 lincir    navervision/lincir: as searle, with Hugging Face's preprocessing, the references' pixels
           rounded to half precision, and its own prompts for Pic2Word too (version 1 had neither
           of these two).
+context-i2w  Pter61/context-i2w: as pic2word, with its marker (CLIP's token "jekyll") in place of
+          the star in the text-only row, and long texts cut.
 val       as pic2word, with the smaller gallery of VAL and CoSMo: images that occur in triplets.
 maaf      the 2020 code of yahoo/maaf: the whole split without the reference, and the captions, as
           they are, joined by a marker word.
@@ -115,6 +117,12 @@ LINCIR = replace(
         "pseudo-word-reversed": SEARLE.templates["that-reversed"],
     },
 )
+CONTEXT_I2W = replace(
+    PIC2WORD,
+    name="context-i2w",
+    templates={**PIC2WORD.templates, "text": "a photo of jekyll , {second} and {first}"},
+    overlong_text="truncate",
+)
 VAL = replace(PIC2WORD, name="val", gallery=TRIPLETS)
 MAAF = replace(
     PIC2WORD,
@@ -208,7 +216,10 @@ class FashionIQ(Task):
     default_backbone: ClassVar[str] = "ViT-L-14/openai"
     protocols: ClassVar[Mapping[str, EvaluationProtocol]] = {
         protocol.name: protocol
-        for protocol in (PIC2WORD, CLIP4CIR, VAL, SEARLE, LINCIR, MAAF, ARTEMIS, COSMO)
+        for protocol in (
+            *(PIC2WORD, CLIP4CIR, VAL, SEARLE, LINCIR, CONTEXT_I2W),
+            *(MAAF, ARTEMIS, COSMO),
+        )
     }
     places: ClassVar[Sequence[Place]] = PLACES
     released: ClassVar[Mapping[str, Released]] = {

@@ -8,7 +8,8 @@ class in the domain; a query that has none counts as 0. The average is the plain
 domains.
 
 Which pictures take part is what the folders hold; where the released lists lie in the data root
-too, both must agree. The order of the gallery, which decides ties alone, is that of the sorted
+too, both must agree. Protocol `context-i2w`, of Pter61/context-i2w, is the same (its texts may be
+cut, but none is so long). The order of the gallery, which decides ties alone, is that of the sorted
 paths in both cases, so that both give one and the same task.
 """
 
@@ -48,6 +49,8 @@ PROTOCOL = EvaluationProtocol(
     headline="R@10",
     recall_epsilon=1e-5,
 )
+
+CONTEXT_I2W = replace(PROTOCOL, name="context-i2w", overlong_text="truncate")
 
 LISTS = {
     "imgnet_real_query.txt": "cd19c2d76f7fee0c47afba6dfc182c3fd5dbf800c0a80149feca6e0547936d1e",
@@ -178,12 +181,14 @@ class ImageNetR(Task):
     name: ClassVar[str] = "imagenet-r"
     splits: ClassVar[tuple[str, ...]] = ("test",)
     default_backbone: ClassVar[str] = "ViT-L-14/openai"
-    protocols: ClassVar[Mapping[str, EvaluationProtocol]] = {PROTOCOL.name: PROTOCOL}
+    protocols: ClassVar[Mapping[str, EvaluationProtocol]] = {
+        protocol.name: protocol for protocol in (PROTOCOL, CONTEXT_I2W)
+    }
     places: ClassVar[Sequence[Place]] = PLACES
     released: ClassVar[Mapping[str, Released]] = {
         "test": Released(
             queries=dict.fromkeys(DOMAINS, 10_000),
-            gallery={"pic2word": 16_983},
+            gallery=dict.fromkeys(protocols, 16_983),
             annotations_sha256="0efddf6ab44363dac2537d7e2cb26e3b5ffde80de644e1898ea231e8f7e21320",
         )
     }

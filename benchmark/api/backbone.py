@@ -108,6 +108,32 @@ class FileDecoder(Protocol):
         ...
 
 
+@runtime_checkable
+class TokenTower(Protocol):
+    """What a backbone may have besides: all tokens of a picture, and its table's own words.
+
+    Attributes:
+        vision_width: V, of a picture's token; 0 where the image tower has no tokens.
+    """
+
+    vision_width: int
+
+    def encode_image_tokens(self, pixels: Tensor) -> Tensor:
+        """(B, 3, S, S) as for `encode_images` → (B, 1 + P, V) float32, the class token first.
+
+        They are what the last block of a vision transformer gives, before its last norm.
+        """
+        ...
+
+    def embed_word(self, word: str) -> Tensor:
+        """A word of the vocabulary → (W,) float32, its row of the table.
+
+        Raises:
+            UsageError: it is several tokens there.
+        """
+        ...
+
+
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 
 

@@ -47,6 +47,18 @@ class Queries(Protocol):
         """
         ...
 
+    @property
+    def reference_tokens(self) -> Tensor:
+        """(B, 1 + P, V) float32, as the backbone's `encode_image_tokens` gives them.
+
+        Each distinct picture of the batch is read, decoded and encoded once, and nothing is kept.
+
+        Raises:
+            UsageError: the backbone has no tokens of pictures.
+            MissingData, CorruptData: as `reference_pixels`.
+        """
+        ...
+
     def text_features(self, family: str = "text") -> Tensor:
         """(B, C) float32, not normalised; each distinct text is encoded once for all methods."""
         ...
@@ -87,6 +99,9 @@ class Method(ABC):
     zero_shot: ClassVar[bool] = True
     """False where training saw composed-retrieval triplets."""
     needs_checkpoint: ClassVar[bool] = False
+    reads_pictures: ClassVar[bool] = False
+    """Whether it asks for pixels or tokens of references: queries of one picture then come one
+    after the other, so that the picture is seldom read twice."""
 
     @classmethod
     def build(cls, *, backbone: Backbone, checkpoint: Checkpoint | None) -> Self:

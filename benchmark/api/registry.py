@@ -142,6 +142,11 @@ _METHODS = {
         "SEARLE's network trained on text alone (Gu et al., CVPR 2024); needs a checkpoint",
         needs_checkpoint=True,
     ),
+    "context-i2w": _built_in(
+        "cirbench.methods.context_i2w.method:ContextI2W",
+        "a pseudo-word that the text chooses (Tang et al., AAAI 2024); needs a checkpoint",
+        needs_checkpoint=True,
+    ),
 }
 
 _TRAININGS = {

@@ -114,11 +114,14 @@ class ImageTower:
         return self.model.state_dict()
 
     def encode_images(self, pixels: Tensor) -> Tensor:
+        return self._encode_pixels(self.image_tower, pixels)
+
+    def _encode_pixels(self, tower: Callable[[Tensor], Tensor], pixels: Tensor) -> Tensor:
         if self.device.type == "cuda" and not pixels.is_cuda:
             pixels = pixels.pin_memory()  # from there a copy does not wait for the GPU
         pixels = pixels.to(self.device, self._precision.weights, non_blocking=True)
         with self._set_arithmetic():
-            return self.image_tower(pixels.contiguous(memory_format=_LAYOUT)).float()
+            return tower(pixels.contiguous(memory_format=_LAYOUT)).float()
 
     @contextmanager
     def _set_arithmetic(self) -> Iterator[None]:
@@ -174,6 +177,8 @@ class TorchBackbone(ImageTower):
         causal: whether a text's embedding is read at its end, where nothing behind it was looked
             at; its padding is then left out.
         own_preprocess: how the model itself resizes pictures, and by which interpolation.
+        token_tower: (B, 3, S, S) → (B, 1 + P, V), as `TokenTower` has it; None: it has no tokens.
+        vision_width: V, 0 where there is no `token_tower`.
     """
 
     text_tower: Callable[[Tensor], Tensor]
@@ -187,6 +192,8 @@ class TorchBackbone(ImageTower):
     logit_scale: float
     causal: bool = False
     own_preprocess: str = CLIP_RESIZE
+    token_tower: Callable[[Tensor], Tensor] | None = None
+    vision_width: int = 0
     tokenizer_sha256: str = field(init=False)
 
     def __post_init__(self) -> None:
@@ -239,6 +246,16 @@ class TorchBackbone(ImageTower):
     @property
     def token_width(self) -> int:
         return self.token_embedding.embedding_dim
+
+    def encode_image_tokens(self, pixels: Tensor) -> Tensor:
+        assert self.token_tower is not None  # vision_width says whether there is one
+        return self._encode_pixels(self.token_tower, pixels)
+
+    def embed_word(self, word: str) -> Tensor:
+        ids = self.tokenize([word])[0][1:-1]
+        if len(ids) != 1:
+            raise UsageError(f"{word!r} must be one token of {self.name}, it is {len(ids)}")
+        return self.token_embedding.weight[ids[0]].float()
 
     def encode_texts(self, texts: Sequence[str], *, truncate: bool = False) -> Tensor:
         return self._encode_by_length(

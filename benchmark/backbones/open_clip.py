@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import open_clip
 import torch
+from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 
 from cirbench.benchmark.api.backbone import ImageSpec
@@ -149,6 +150,8 @@ def from_model(
             mean=read_channels(name, "mean", visual.image_mean),
             std=read_deviations(name, visual.image_std),
         ),
+        token_tower=_make_token_tower(visual),
+        vision_width=_find_vision_width(visual),
         own_preprocess=", ".join(str(own.get(part, default)) for part, default in _OWN.items()),
         logit_scale=float(scale.detach().exp()),
         device=torch.device(device),
@@ -190,6 +193,30 @@ class _TextTower(nn.Module):
         }
         found: Tensor = torch.func.functional_call(self, shorter, (ids,))
         return found
+
+
+def _find_vision_width(visual: Any) -> int:
+    """The width of a picture's tokens; 0 where the tower has none, or no class token among them."""
+    has_tokens = isinstance(visual, VisionTransformer) and visual.attn_pool is None
+    return int(visual.transformer.width) if has_tokens else 0
+
+
+def _make_token_tower(visual: Any) -> Callable[[Tensor], Tensor] | None:
+    if not _find_vision_width(visual):
+        return None
+
+    def encode(pixels: Tensor) -> Tensor:
+        found = visual.forward_intermediates(
+            pixels,
+            indices=1,  # the last block
+            intermediates_only=True,
+            output_fmt="NLC",
+            output_extra_tokens=True,
+        )
+        [patches], [first] = found["image_intermediates"], found["image_intermediates_prefix"]
+        return torch.cat([first, patches], dim=1)
+
+    return encode
 
 
 def _find_pool(model: Any, text: Any) -> str | None:

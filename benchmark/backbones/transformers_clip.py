@@ -138,6 +138,8 @@ def from_model(
             else (1.0, 1.0, 1.0),
         ),
         own_preprocess=_describe(own),
+        token_tower=lambda pixels: model.vision_model(pixel_values=pixels).last_hidden_state,
+        vision_width=model.config.vision_config.hidden_size,
         logit_scale=float(model.logit_scale.detach().exp()),
         device=torch.device(device),
         precision=precision,

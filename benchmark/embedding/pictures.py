@@ -11,7 +11,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from cirbench.benchmark.api.backbone import Backbone, FileDecoder
+from cirbench.benchmark.api.backbone import Backbone, FileDecoder, TokenTower
 from cirbench.benchmark.api.values import Box, ImageRef, Mode
 from cirbench.benchmark.embedding.contents import ContentHashes, fingerprint_pictures
 from cirbench.benchmark.embedding.folders import find_open_folders
@@ -189,6 +189,39 @@ def read_pixels(
     loaded = prefetch(jobs, workers=workers, ahead=2 * workers)
     row_of = {name: row for name, (row, _) in zip(distinct, loaded, strict=True)}
     return fill_tower(backbone, preprocess, [row_of[ref.id] for ref in refs])
+
+
+def find_token_tower(backbone: Backbone) -> TokenTower:
+    """The backbone as one that has tokens of pictures.
+
+    Raises:
+        UsageError: it has none.
+    """
+    if not isinstance(backbone, TokenTower) or not backbone.vision_width:
+        raise UsageError(
+            f"{backbone.name} must have a vision transformer with a class token, whose tokens are "
+            f"looked at, and has not; choose one such as ViT-L-14/openai"
+        )
+    return backbone
+
+
+def read_tokens(
+    refs: Sequence[ImageRef], preprocess: str, backbone: Backbone, workers: int
+) -> Tensor:
+    """Read and encode pictures, each distinct one once, into (len(refs), 1 + P, V) tokens.
+
+    Args:
+        preprocess, workers: as `read_pixels`.
+
+    Raises:
+        UsageError: the backbone has no tokens of pictures.
+        MissingData, CorruptData: as `read_pixels`.
+    """
+    tower = find_token_tower(backbone)
+    distinct = {ref.id: ref for ref in refs}
+    pixels = read_pixels(list(distinct.values()), preprocess, backbone, workers)
+    rows = {name: row for row, name in enumerate(distinct)}
+    return tower.encode_image_tokens(pixels)[[rows[ref.id] for ref in refs]]
 
 
 @dataclass(frozen=True, kw_only=True)

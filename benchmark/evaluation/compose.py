@@ -16,6 +16,7 @@ from cirbench.benchmark.embedding.pictures import (
     BatchSize,
     ImageFeatures,
     read_pixels,
+    read_tokens,
     work_in_batches,
 )
 from cirbench.benchmark.embedding.texts import TextFeatures
@@ -42,6 +43,12 @@ class QueryBatch:
         refs = [query.reference for query in self.queries]
         preprocess = self.protocol.preprocess_of_references
         return read_pixels(refs, preprocess, self.encoder.backbone, self.workers)
+
+    @property
+    def reference_tokens(self) -> Tensor:
+        refs = [query.reference for query in self.queries]
+        preprocess = self.protocol.preprocess_of_references
+        return read_tokens(refs, preprocess, self.encoder.backbone, self.workers)
 
     def text_features(self, family: str = "text") -> Tensor:
         with self._name_query(family):
@@ -98,14 +105,23 @@ def compose(
         )
         return method.compose(batch).float().cpu()
 
+    order = _sort_by_reference(queries) if method.reads_pictures else list(range(len(queries)))
     with torch.inference_mode():
         vectors = []
-        for part in work_in_batches(queries, size, work):
+        for part in work_in_batches([queries[i] for i in order], size, work):
             vectors.append(part)
             stage.advance(len(part))
-    composed = torch.cat(vectors)
+    composed = torch.cat(vectors)[torch.tensor(order).argsort()]
     _check_vectors(composed, method, queries)
     return composed
+
+
+def _sort_by_reference(queries: Sequence[Query]) -> list[int]:
+    """The places of the queries, those of one reference next to each other."""
+    first: dict[str, int] = {}
+    for i, query in enumerate(queries):
+        first.setdefault(query.reference.id, i)
+    return sorted(range(len(queries)), key=lambda i: first[queries[i].reference.id])
 
 
 def _check_vectors(vectors: Tensor, method: Method, queries: Sequence[Query]) -> None:

@@ -24,6 +24,7 @@ from cirbench.benchmark.embedding.pictures import (
     embed_with,
     make_way,
     read_pixels,
+    read_tokens,
 )
 from cirbench.benchmark.embedding.texts import TextFeatures
 from cirbench.benchmark.evaluation.released import is_released_name, read_weights
@@ -280,6 +281,12 @@ class _OneQuery:
         self._check_pictures()
         preprocess = self.protocol.preprocess
         return read_pixels(self.query.images, preprocess, self.encoder.backbone, self.workers)
+
+    @property
+    def reference_tokens(self) -> Tensor:
+        self._check_pictures()
+        preprocess = self.protocol.preprocess
+        return read_tokens(self.query.images, preprocess, self.encoder.backbone, self.workers)
 
     def _check_pictures(self) -> None:
         if not self.query.images:

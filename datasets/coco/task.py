@@ -11,6 +11,8 @@ and the record holds its sha256. Two lists that others published hold other obje
 4,765 images; 4,766 is their number of lines with the header, and whether any list has as many rows
 is not known here. Both counts are taken for released ones.
 
+Protocol `context-i2w`, of Pter61/context-i2w, is the same with long texts cut.
+
 A box narrower than a pixel gives a black query, as in the released code; the record's remarks count
 them.
 """
@@ -18,6 +20,7 @@ them.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -45,6 +48,7 @@ PROTOCOL = EvaluationProtocol(
     metrics=("R@1", "R@5", "R@10", "R@50", "R@100"),
     headline="R@1",
 )
+CONTEXT_I2W = replace(PROTOCOL, name="context-i2w", overlong_text="truncate")
 PLACES = (
     Place(name="images", candidates=("coco/val2017", "COCO/val2017", "val2017")),
     Place(
@@ -63,13 +67,17 @@ class Coco(Task):
     name: ClassVar[str] = "coco"
     splits: ClassVar[tuple[str, ...]] = ("val2017",)
     default_backbone: ClassVar[str] = "ViT-L-14/openai"
-    protocols: ClassVar[Mapping[str, EvaluationProtocol]] = {PROTOCOL.name: PROTOCOL}
+    protocols: ClassVar[Mapping[str, EvaluationProtocol]] = {
+        protocol.name: protocol for protocol in (PROTOCOL, CONTEXT_I2W)
+    }
     places: ClassVar[Sequence[Place]] = PLACES
     released: ClassVar[Mapping[str, Released]] = {
         "val2017": Released(
             queries={"all": 4766},  # table 4's caption
-            gallery={"pic2word": 4766},
-            others=(Released(queries={"all": 4765}, gallery={"pic2word": 4765}),),  # public lists
+            gallery=dict.fromkeys(protocols, 4766),
+            others=(  # public lists
+                Released(queries={"all": 4765}, gallery=dict.fromkeys(protocols, 4765)),
+            ),
         )
     }
     how_to_get: ClassVar[str] = (

@@ -44,6 +44,16 @@ DROPOUT = 0.1
 """Always 0.1 in the released code, whose --droprate is never passed on."""
 
 
+def make_blocks(widths: Sequence[int], dropout: float = DROPOUT) -> nn.Sequential:
+    """Blocks of Linear, Dropout, ReLU from each width to the next."""
+    return nn.Sequential(
+        *(
+            nn.Sequential(nn.Linear(before, after), nn.Dropout(dropout), nn.ReLU())
+            for before, after in pairwise(widths)
+        )
+    )
+
+
 class MappingNetwork(nn.Module):
     """`layers` blocks of Linear, Dropout, ReLU, and a linear output: (B, C) → (B, W).
 
@@ -62,13 +72,7 @@ class MappingNetwork(nn.Module):
         self.widths = (embedding_width, token_width)
         self.dropout, self.block_widths = dropout, [middle] * layers
         self.fc_out = nn.Linear(middle, token_width)
-        widths = [embedding_width, *[middle] * layers]
-        self.layers = nn.Sequential(
-            *(
-                nn.Sequential(nn.Linear(before, after), nn.Dropout(dropout), nn.ReLU())
-                for before, after in pairwise(widths)
-            )
-        )
+        self.layers = make_blocks([embedding_width, *[middle] * layers], dropout)
 
     def forward(self, embeddings: Tensor, masks: Sequence[Tensor] | None = None) -> Tensor:
         """(B, C) raw image embeddings → (B, W) pseudo-words.

@@ -1,0 +1,1 @@
+"""Context-I2W: its network, and its queries."""
