@@ -34,9 +34,12 @@ def complete(kind: str) -> Callable[[str], list[str]]:
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on stdout.")]
 AsMarkdown = Annotated[bool, typer.Option("--markdown", help="Markdown, for a page.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
 Devices = Annotated[
-    str, typer.Option(help="auto, cpu, cuda, cuda:N, or several: cuda:0,cuda:1 share the pictures.")
+    str,
+    typer.Option(
+        help="auto, cpu, cuda, cuda:N or mps, or several: cuda:0,cuda:1 share the pictures."
+    ),
 ]
 Precision = Annotated[
     str,

@@ -131,6 +131,11 @@ class Plan:
         return self.devices[0]
 
     @property
+    def ranking_device(self) -> str:
+        """Where the gallery is ranked: exact scores need float64, which Apple's GPUs lack."""
+        return "cpu" if self.device.startswith("mps") else self.device
+
+    @property
     def pictures(self) -> int:
         """How many pictures the image tower sees at most: what is stored is not encoded again."""
         return len(self.data.pictures)
@@ -162,17 +167,19 @@ IMPORTED = "imported"
 
 
 def choose_device(name: str) -> str:
-    """`auto` is the first GPU where there is one.
+    """`auto` is the first GPU where there is one: of CUDA, else Apple's (mps).
 
     Raises:
-        UsageError: CUDA is asked for and can't be used.
+        UsageError: the one that is asked for can't be used.
     """
     if name == "cpu":
         return name
     import torch  # takes seconds, which a plan on the CPU does without
 
     if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        if torch.cuda.is_available():
+            return "cuda"
+        return "mps" if torch.backends.mps.is_available() else "cpu"
     try:
         torch.ones(1, device=name).item()  # "meta" holds no numbers
     except (RuntimeError, AssertionError) as error:

@@ -151,6 +151,8 @@ def _rank_method(
             )
         texts.flush()
     with clock.stage("rank"), torch.inference_mode():
+        where, depth = plan.ranking_device, find_depth(plan.protocol)
         gallery = make_gallery(method, images.of(plan.data.gallery), plan.device)
-        depth, score = find_depth(plan.protocol), method.own_score
-        return rank_queries(plan.data, vectors.to(plan.device), gallery, depth, score)
+        if where == "cpu":
+            gallery = gallery.cpu()
+        return rank_queries(plan.data, vectors.to(where), gallery, depth, method.own_score)

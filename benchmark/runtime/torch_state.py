@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import torch
 
@@ -11,13 +11,26 @@ import torch
 @contextmanager
 def seeded(seed: int, device: torch.device | str = "cpu") -> Iterator[None]:
     """Seed torch's generators of the CPU and of `device` in a block."""
-    gpus = [torch.device(device)] if torch.device(device).type == "cuda" else []
-    with torch.random.fork_rng(devices=gpus):
+    kind = torch.device(device).type
+    gpus = [torch.device(device)] if kind == "cuda" else []
+    apple = _seeded_mps(seed) if kind == "mps" else nullcontext()
+    with torch.random.fork_rng(devices=gpus), apple:
         torch.default_generator.manual_seed(seed)
         for gpu in gpus:
             with torch.cuda.device(gpu):
                 torch.cuda.manual_seed(seed)
         yield
+
+
+@contextmanager
+def _seeded_mps(seed: int) -> Iterator[None]:
+    """What torch's own block lacks for Apple's GPU."""
+    before = torch.mps.get_rng_state()
+    torch.mps.manual_seed(seed)
+    try:
+        yield
+    finally:
+        torch.mps.set_rng_state(before)
 
 
 @contextmanager
