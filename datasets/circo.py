@@ -27,7 +27,7 @@ from typing import Any, ClassVar
 from cirbench.benchmark.api.per_query import PerQuery
 from cirbench.benchmark.api.protocol import EvaluationProtocol
 from cirbench.benchmark.api.task import Download, Place, Task
-from cirbench.benchmark.api.values import ImageRef, Query, Released, TaskData
+from cirbench.benchmark.api.values import ImageRef, MadeData, Query, Released, TaskData
 from cirbench.benchmark.data.annotations import (
     check_rows,
     find_absent,
@@ -166,6 +166,11 @@ class Circo(Task):
             for query, rows in zip(data.queries, ranking.top.tolist(), strict=True)
         }
         return {"circo.json": format_server_file(answers, names, min(ANSWERS, len(names)))}
+
+    def make(self, *, full: bool, seed: int) -> MadeData:
+        from cirbench.datasets.made.circo import make
+
+        return make(ASPECTS, full=full, seed=seed)
 
     def training_images(self, *, data_root: Path | None) -> Sequence[ImageRef]:
         raise MissingData("circo has no training images here; its images are those it ranks")

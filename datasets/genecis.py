@@ -30,6 +30,7 @@ from cirbench.benchmark.api.task import Download, Place, Task
 from cirbench.benchmark.api.values import (
     Collection,
     ImageRef,
+    MadeData,
     Query,
     Released,
     Surroundings,
@@ -88,7 +89,7 @@ GENOME = Place(
 """Two archives make two folders; a picture is taken from whichever has it."""
 VAL2017 = Place(
     name="val2017 images",
-    candidates=tuple(f"{root}val2017" for root in ("coco/", "COCO/", *ROOTS)),
+    candidates=tuple(f"{root}val2017" for root in (*ROOTS[:2], "coco/", "COCO/", "")),
 )
 PLACES = (
     *(Place(name=g, candidates=tuple(f"{root}{g}.json" for root in ROOTS)) for g in GROUPS),
@@ -164,6 +165,11 @@ class GeneCIS(Task):
             Collection(name=name, found=len(_list_jpegs(own)), missing=(), expected=expected)
             for name, (own, expected) in folders.items()
         ]
+
+    def make(self, *, full: bool, seed: int) -> MadeData:
+        from cirbench.datasets.made.genecis import make
+
+        return make(full=full, seed=seed)
 
     def training_images(self, *, data_root: Path | None) -> Sequence[ImageRef]:
         raise MissingData("genecis has no training images here; its images are those it ranks")

@@ -21,9 +21,11 @@ from cirbench.benchmark.data.made import MARK, is_made, write_made
 from cirbench.benchmark.evaluation.plan import Request, plan
 from cirbench.benchmark.runtime.progress import Reporter
 from cirbench.benchmark.training.selection import find_supervision
+from cirbench.datasets.circo import ASPECTS, SEARLE, Circo
 from cirbench.datasets.cirr import CIRR
 from cirbench.datasets.coco.prepare import Photo, read_photos
 from cirbench.datasets.fashion_iq import ALL_IMAGES, FashionIQ
+from cirbench.datasets.genecis import GROUPS, GeneCIS
 from cirbench.datasets.imagenet_r import ImageNetR, read_lists
 
 MAKERS = [name for name in tasks() if find_task(name).make is not Task.make]
@@ -62,7 +64,8 @@ def run(bench, root, results, *options, task="cirr"):
 
 
 def test_each_licensed_task_can_be_made():
-    assert {"imagenet-r", "fashion-iq", "cirr", "coco"} <= set(MAKERS)
+    licensed = {"imagenet-r", "fashion-iq", "cirr", "coco", "circo", "genecis"}
+    assert licensed <= set(MAKERS)
 
 
 @pytest.mark.parametrize("task", MAKERS)
@@ -263,3 +266,80 @@ def test_coco_of_full_size_gives_as_many_queries_as_the_paper_has(tmp_path):
     photos, _ = read_photos(path)
     assert len(made.pictures) == 5_000
     assert sum(bool(Photo.candidates(photo)) for photo in photos) == 4_766
+
+
+def test_circo_of_full_size_has_the_released_counts():
+    made, known = make_full(Circo), Circo.released["val"]
+    val, test = (read(made, f"CIRCO/annotations/{split}.json") for split in ("val", "test"))
+    assert (len(val), len(test)) == (known.queries["all"], 800)
+    for aspect, count in ASPECTS.items():
+        assert sum(aspect in row["semantic_aspects"] for row in val) == count
+    found = {len(row["gt_img_ids"]) for row in val}
+    assert (min(found), max(found) <= 14) == (1, True)
+    root = "CIRCO/COCO2017_unlabeled"
+    listed = read(made, f"{root}/annotations/image_info_unlabeled2017.json")["images"]
+    assert len({row["id"] for row in listed}) == known.gallery["searle"]
+    assert {f"{root}/unlabeled2017/{row['file_name']}" for row in listed} == set(made.pictures)
+    assert not {"target_img_id", "gt_img_ids", "semantic_aspects"} & set(test[0])
+
+
+def test_every_picture_that_answers_a_made_query_of_circo_is_known_to(world):
+    """Pictures of one thing in one style are the answers of one query, or of none."""
+    made = Circo().make(full=False, seed=0)
+    data = Circo().load(protocol=SEARLE, split="val", data_root=world)
+    draws = [
+        made.pictures[f"CIRCO/COCO2017_unlabeled/unlabeled2017/{int(ref.id):012}.jpg"]
+        for ref in data.gallery
+    ]
+    shown = [draw.args[0] for draw in draws]
+    for query in data.queries:
+        asked = shown[query.target]
+        assert {row for row, emoji in enumerate(shown) if emoji == asked} == set(query.positives)
+        assert asked.name in query.fields["caption"]
+        assert query.reference.id not in {data.gallery[row].id for row in query.positives}
+
+
+def test_genecis_of_full_size_has_the_released_counts():
+    made = make_full(GeneCIS)
+    counts = {"focus_attribute": 2_000, "change_attribute": 2_112}
+    for group, count in (counts | dict(GeneCIS.released["test"].queries)).items():
+        rows = read(made, f"genecis/{group}.json")
+        assert len(rows) == count
+        distractors = 9 if group == "focus_attribute" else 14
+        assert {len(row["gallery"]) for row in rows} == {distractors}
+        for row in rows:
+            names = [json.dumps(image) for image in (row["reference"], row["target"])]
+            assert len({*names, *map(json.dumps, row["gallery"])}) == distractors + 2
+    folders = [str(Path(path).parent) for path in made.pictures]
+    assert folders.count("genecis/VG_100K_all") == 108_249
+    assert folders.count("genecis/val2017") == 5_000
+
+
+def test_only_the_target_of_a_made_query_of_genecis_answers_it():
+    made = GeneCIS().make(full=False, seed=0)
+
+    def show(image):
+        """The emoji on a picture; of an object its box must be the emoji's."""
+        if "val_image_id" in image:
+            draw = made.pictures[f"genecis/val2017/{image['val_image_id']:012}.jpg"]
+            return [sticker.emoji for sticker in draw.args[0]]
+        [sticker] = made.pictures[f"genecis/VG_100K_all/{image['image_id']}.jpg"].args[0]
+        side = sticker.side
+        assert image["instance_bbox"] == [sticker.left, sticker.top, side, side]
+        return [sticker.emoji]
+
+    def answers(group, row, image):
+        shown, reference = show(image), show(row["reference"])
+        if group == "focus_attribute":
+            return shown[0].style == reference[0].style
+        if group == "change_attribute":
+            [wanted] = show(row["target"])
+            return (shown[0].code, shown[0].style) == (reference[0].code, wanted.style)
+        return row["condition"] in {emoji.name for emoji in shown}
+
+    for group in GROUPS:
+        for row in read(made, f"genecis/{group}.json"):
+            assert answers(group, row, row["target"])
+            assert not any(answers(group, row, image) for image in row["gallery"])
+            there = row["condition"] in {emoji.name for emoji in show(row["reference"])}
+            assert there == (group == "focus_object")
