@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -13,11 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from cirbench.benchmark.api.backbone import ImageSpec
+from cirbench.benchmark.backbones.foreign import find_inner
 from cirbench.benchmark.backbones.loading import check_weights
 from cirbench.benchmark.backbones.text import (
     PRECISIONS,
     Precision,
     check_context,
+    check_places,
     check_precision,
     find_placeholders,
     substitute_embeddings,
@@ -61,7 +64,7 @@ PROBES = (
 )
 """Texts that no two of them may have the same tokens."""
 CLIP_RESIZE = "shortest, bicubic"
-_UNUSED_ROWS = 1024
+_UNUSED_ROWS = 2048
 """Tables of tokens are padded to a round number; none has so many rows that stand for nothing."""
 _LENGTHS = 8
 """Texts are padded to a multiple of it: fewer lengths make larger batches."""
@@ -174,6 +177,9 @@ class TorchBackbone(ImageTower):
         vocabulary: one more than its highest token.
         end_of_text: the token where the tower reads a text's embedding; None: the highest one.
         pad_id: fills a row after its end of text.
+        carriers: two words that stand in for a placeholder which the tokenizer has no token for.
+        reads_last: whether the tower reads a text's embedding at the last place of the context,
+            whatever token is there.
         causal: whether a text's embedding is read at its end, where nothing behind it was looked
             at; its padding is then left out.
         own_preprocess: how the model itself resizes pictures, and by which interpolation.
@@ -190,6 +196,8 @@ class TorchBackbone(ImageTower):
     pad_id: int
     context_length: int
     logit_scale: float
+    carriers: tuple[str, ...] = ()
+    reads_last: bool = False
     causal: bool = False
     own_preprocess: str = CLIP_RESIZE
     token_tower: Callable[[Tensor], Tensor] | None = None
@@ -230,13 +238,14 @@ class TorchBackbone(ImageTower):
                 f"{wrong}it gives token {max(map(max, rows))}, the tower's table has "
                 f"{self.token_embedding.num_embeddings}"
             )
-        for row in rows:
+        for row in rows if not self.reads_last else ():
             read = max(row) if self.end_of_text is None else self.end_of_text
             if [i for i, token in enumerate(row) if token == read] != [len(row) - 1]:
                 raise CorruptData(f"{wrong}a text must end in the token {read}, got {row[-1]}")
-        special = {rows[0][0], rows[0][-1], self.pad_id}
-        placeholder = self.tokenize(["*"])[0]
-        if len(placeholder) != 3 or placeholder[1] in special or rows[0][0] == rows[0][-1]:
+        marks, placeholder = self.tokenize(["", "*"])
+        inner = find_inner(self.tokenize, "*")
+        plain = len(inner) == 1 and inner[0] not in {*marks, self.pad_id}
+        if len(set(marks)) < len(marks) or not (plain or self.carriers):
             raise CorruptData(f"{wrong}* must be one token between start and end of text")
         if len(set(map(tuple, rows))) < len(rows):
             raise CorruptData(f"{wrong}different texts must have different tokens")
@@ -252,7 +261,7 @@ class TorchBackbone(ImageTower):
         return self._encode_pixels(self.token_tower, pixels)
 
     def embed_word(self, word: str) -> Tensor:
-        ids = self.tokenize([word])[0][1:-1]
+        ids = find_inner(self.tokenize, word)
         if len(ids) != 1:
             raise UsageError(f"{word!r} must be one token of {self.name}, it is {len(ids)}")
         return self.token_embedding.weight[ids[0]].float()
@@ -271,12 +280,10 @@ class TorchBackbone(ImageTower):
         truncate: bool = False,
         every: bool = False,
     ) -> Tensor:
-        rows = self._tokenize_rows(prompts, truncate)
-        placeholder_id = self.tokenize([placeholder])[0][1]
         if words.dim() == 2:
             words = words.unsqueeze(1)
         count = None if every else words.shape[1]
-        places = find_placeholders(rows, placeholder_id, prompts, count)
+        rows, places = self._find_places(prompts, placeholder, truncate, count)
 
         def encode(part: Tensor, ids: Tensor) -> Tensor:
             chosen = [places[i] for i in part.tolist()]
@@ -285,11 +292,34 @@ class TorchBackbone(ImageTower):
 
         return self._encode_by_length(rows, encode)
 
-    def _tokenize_rows(self, texts: Sequence[str], truncate: bool) -> list[list[int]]:
-        """Token ids of each text; a cut one keeps its end-of-text token."""
+    def _find_places(
+        self, prompts: Sequence[str], placeholder: str, truncate: bool, count: int | None
+    ) -> tuple[list[list[int]], list[list[int]]]:
+        """Token ids of each prompt, and the places of its first `count` placeholders; None: all."""
+        if not self.carriers:
+            rows = self._tokenize_rows(prompts, truncate)
+            [own] = find_inner(self.tokenize, placeholder)
+            return rows, find_placeholders(rows, own, prompts, count)
+        star = re.compile(rf"(?<!\S){re.escape(placeholder)}(?!\S)")
+        carried = [[star.sub(word, p, count or 0) for p in prompts] for word in self.carriers]
+        rows, others = (self._tokenize_rows(texts, truncate, prompts) for texts in carried)
+        differ = [
+            [i for i, (a, b) in enumerate(zip(one, other, strict=True)) if a != b]
+            for one, other in zip(rows, others, strict=True)
+        ]
+        return rows, check_places(differ, prompts, count)
+
+    def _tokenize_rows(
+        self, texts: Sequence[str], truncate: bool, told: Sequence[str] | None = None
+    ) -> list[list[int]]:
+        """Token ids of each text; a cut one keeps its end-of-text token.
+
+        Args:
+            told: what a person wrote instead of the texts.
+        """
         rows = self.tokenize(texts)
         if not truncate:
-            check_context([len(row) for row in rows], texts, self.context_length)
+            check_context([len(row) for row in rows], told or texts, self.context_length)
         most = self.context_length
         return [row if len(row) <= most else [*row[: most - 1], row[-1]] for row in rows]
 

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import open_clip
 import torch
+from open_clip.tokenizer import HFTokenizer
 from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 
 from cirbench.benchmark.api.backbone import ImageSpec
 from cirbench.benchmark.backbones.base import TorchBackbone
+from cirbench.benchmark.backbones.foreign import ForeignTokenizer
 from cirbench.benchmark.backbones.loading import (
     check_folder,
     check_report,
@@ -54,28 +56,51 @@ def _check_names(architecture: str, tag: str) -> None:
             f"open_clip has no weights {tag!r} for {architecture}; "
             f"it has: {', '.join(tags) or 'none'}"
         )
-    _check_text_tower(architecture, open_clip.get_model_config(architecture))
+    _read_text_settings(architecture, open_clip.get_model_config(architecture))
 
 
-def _check_text_tower(name: str, settings: Any) -> None:
-    """Refuse, from a model's settings alone, texts that are tokenized by another library.
+def _read_text_settings(name: str, settings: Any) -> Mapping[str, Any]:
+    """A text tower's settings, of a model's; one of another library is refused.
 
     Raises:
-        UsageError: they are.
+        UsageError: it is one.
         CorruptData: the settings are not those of a model.
     """
     if not isinstance(settings, dict) or not isinstance(settings.get("text_cfg"), dict):
         raise CorruptData(f"the configuration of {name} must have model_cfg with text_cfg")
-    text = settings["text_cfg"]
-    if foreign := text.get("hf_tokenizer_name") or text.get("hf_model_name"):
-        raise _refuse_tokenizer(name, foreign)
+    text: Mapping[str, Any] = settings["text_cfg"]
+    if foreign := text.get("hf_model_name"):
+        raise UsageError(
+            f"the text tower of {name} must be open_clip's own, which pseudo-words need, got "
+            f"{foreign}"
+        )
+    return text
 
 
-def _refuse_tokenizer(name: str, tokenizer: str) -> UsageError:
-    return UsageError(
-        f"{name} tokenizes with {tokenizer}; only CLIP's own byte-pair tokenizer is supported, "
-        f"since pseudo-words need its tokens"
-    )
+def _read_tokenizer(name: str, tokenizer: Any) -> dict[str, Any]:
+    """What a backbone has to know of its tokenizer, CLIP's own or one of transformers.
+
+    Raises:
+        UsageError: it is another one, or works in a way that we do not follow.
+    """
+    context = int(tokenizer.context_length)
+    if isinstance(tokenizer, open_clip.SimpleTokenizer):
+        return {
+            "tokenize": _make_tokenize(tokenizer),
+            "tokenizer_content": _describe_tokenizer(tokenizer),
+            "vocabulary": max(tokenizer.encoder.values()) + 1,
+            "pad_id": 0,
+            "context_length": context,
+        }
+    if not isinstance(tokenizer, HFTokenizer) or tokenizer.tokenizer_mode:
+        raise UsageError(
+            f"the tokenizer of {name} must be CLIP's or a plain one of transformers, got "
+            f"{type(tokenizer).__name__} {getattr(tokenizer, 'tokenizer_mode', '')}"
+        )
+    own = tokenizer.tokenizer
+    zeroed = own.sep_token_id if tokenizer.strip_sep_token else None
+    foreign = ForeignTokenizer(own=own, clean=tokenizer.clean_fn, zeroed=zeroed)
+    return {**foreign.describe(name, context), "context_length": context}
 
 
 def needs_quick_gelu(architecture: str, tag: str | None) -> bool:
@@ -91,6 +116,7 @@ _NEEDED = {
     "a configuration": ("open_clip_config.json",),
     "weights": ("*.safetensors", "*.bin", "*.pt", "*.pth"),
 }
+_TOKENIZER = {"a tokenizer": ("tokenizer.json", "vocab.txt", "vocab.json", "*.model")}
 
 
 def _wrap(
@@ -101,7 +127,9 @@ def _wrap(
     if folder is not None:
         check_folder(name, folder, _NEEDED)
         whole = read_json(folder / "open_clip_config.json")
-        _check_text_tower(name, whole.get("model_cfg") if isinstance(whole, dict) else None)
+        settings = whole.get("model_cfg") if isinstance(whole, dict) else None
+        if _read_text_settings(name, settings).get("hf_tokenizer_name"):
+            check_folder(name, folder, _TOKENIZER)  # there, whatever its name
     with translate_errors(name, folder) as log:
         model = open_clip.create_model(
             model_name,
@@ -126,8 +154,6 @@ def from_model(
     visual: Any = model.visual
     if not hasattr(text, "token_embedding"):
         raise UsageError(f"{name} must have a CLIP text tower, which pseudo-words need")
-    if not isinstance(tokenizer, open_clip.SimpleTokenizer):
-        raise _refuse_tokenizer(name, type(tokenizer).__name__)
     scale: Any = model.logit_scale
     tower = _TextTower(model)
     own = getattr(visual, "preprocess_cfg", {})
@@ -138,12 +164,9 @@ def from_model(
         text_tower=tower.encode if tower.causal else tower,
         causal=tower.causal,
         token_embedding=text.token_embedding,
-        tokenize=_make_tokenize(tokenizer),
-        tokenizer_content=_describe_tokenizer(tokenizer),
-        vocabulary=max(tokenizer.encoder.values()) + 1,
+        **_read_tokenizer(name, tokenizer),
         end_of_text=_find_end_of_text(model, text),
-        pad_id=0,
-        context_length=int(tokenizer.context_length),
+        reads_last=_find_pool(model, text) == "last",
         embedding_width=_read_width(text),
         image_spec=ImageSpec(
             size=read_square_side(name, visual.image_size),

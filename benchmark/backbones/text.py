@@ -53,6 +53,17 @@ def find_placeholders(
         UsageError: a row has fewer.
     """
     found = [[i for i, token in enumerate(row) if token == placeholder_id] for row in rows]
+    return check_places(found, prompts, count)
+
+
+def check_places(
+    found: list[list[int]], prompts: Sequence[str], count: int | None
+) -> list[list[int]]:
+    """The first `count` places of each prompt's placeholders; None: all.
+
+    Raises:
+        UsageError: a prompt has fewer.
+    """
     if count is None:
         return found
     for prompt, places in zip(prompts, found, strict=True):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from cirbench.benchmark.api.backbone import CLIP_MEAN, CLIP_STD, ImageSpec
 from cirbench.benchmark.backbones.base import TorchBackbone
+from cirbench.benchmark.backbones.foreign import ForeignTokenizer, describe_tokenizer
 from cirbench.benchmark.backbones.loading import (
     check_folder,
     check_report,
@@ -29,13 +29,16 @@ _NEEDED = {
     "weights": ("*.safetensors", "*.bin"),
     "a tokenizer": ("tokenizer.json", "vocab.json"),
 }
+_KINDS = {"clip": "CLIP", "metaclip_2": "MetaClip2", "siglip": "Siglip"}
+"""A model's type → its classes; SigLIP 2 has SigLIP's, but for pictures of any shape (siglip2)."""
 _RESAMPLING = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}
 """Pillow's numbers, as the files have them."""
 
 
 def load(name: str, *, device: str, precision: str) -> TorchBackbone:
     """A transformers CLIP with its own tokenizer, mean and standard deviation."""
-    from transformers import AutoTokenizer, CLIPConfig, CLIPImageProcessor, CLIPModel
+    import transformers
+    from transformers import AutoTokenizer, CLIPImageProcessor
     from transformers.utils import logging as chatter
 
     source = name.removeprefix("hf:")
@@ -43,13 +46,15 @@ def load(name: str, *, device: str, precision: str) -> TorchBackbone:
     if folder is not None:
         check_folder(name, folder, _NEEDED)
     with translate_errors(name, folder), _silence_library(chatter):
-        kind = CLIPConfig.get_config_dict(source)[0].get("model_type")
-        if kind != "clip":
-            raise CorruptData(f"{name} must be a CLIP with both towers, got {kind!r}")
-        config: Any = CLIPConfig.from_pretrained(source)
+        kind = transformers.CLIPConfig.get_config_dict(source)[0].get("model_type")
+        if kind not in _KINDS:
+            raise CorruptData(
+                f"{name} must be a CLIP with both towers ({', '.join(_KINDS)}), got {kind!r}"
+            )
+        config: Any = getattr(transformers, f"{_KINDS[kind]}Config").from_pretrained(source)
         vision = config.vision_config
         vision.image_size = read_square_side(name, vision.image_size)
-        loaded: Any = CLIPModel.from_pretrained(
+        loaded: Any = getattr(transformers, f"{_KINDS[kind]}Model").from_pretrained(
             source, config=config, output_loading_info=True, ignore_mismatched_sizes=True
         )
         model, report = loaded
@@ -93,18 +98,22 @@ def from_model(
     device: str = "cpu",
     precision: str = "fp32",
 ) -> TorchBackbone:
-    """Wrap a `transformers.CLIPModel`.
+    """Wrap a `transformers.CLIPModel`, `MetaClip2Model` or `SiglipModel`.
 
     Args:
         own: its image processor's settings.
     """
-    own = own or {}
+    kind, text = model.config.model_type, model.config.text_config
+    siglip = kind == "siglip"
+    own = own or ({"image_mean": [0.5] * 3, "image_std": [0.5] * 3} if siglip else {})
 
     def image_tower(pixels: Tensor) -> Tensor:
-        return model.visual_projection(model.vision_model(pixel_values=pixels).pooler_output)  # type: ignore[no-any-return]  # model is Any
+        found = model.vision_model(pixel_values=pixels).pooler_output
+        return found if siglip else model.visual_projection(found)  # type: ignore[no-any-return]  # model is Any
 
     def text_tower(ids: Tensor) -> Tensor:
-        return model.text_projection(model.text_model(input_ids=ids).pooler_output)  # type: ignore[no-any-return]  # model is Any
+        found = model.text_model(input_ids=ids).pooler_output
+        return found if siglip else model.text_projection(found)  # type: ignore[no-any-return]  # model is Any
 
     def tokenize(texts: Sequence[str]) -> list[list[int]]:
         return tokenizer(list(texts))["input_ids"]  # type: ignore[no-any-return]  # tokenizer is Any
@@ -114,20 +123,27 @@ def from_model(
         raise UsageError(f"the preprocessing of {name} must scale pixels to 0 to 1 (by 1/255)")
     if tokenizer.pad_token_id is None:
         raise CorruptData(f"the tokenizer of {name} must have a padding token")
+    tokens: dict[str, Any] = {
+        "tokenize": tokenize,
+        "tokenizer_content": describe_tokenizer(tokenizer),
+        "vocabulary": max(tokenizer.get_vocab().values()) + 1,
+        "pad_id": tokenizer.pad_token_id,
+    }
+    if kind != "clip":
+        foreign = ForeignTokenizer(own=tokenizer)
+        tokens = foreign.describe(name, text.max_position_embeddings)
     return TorchBackbone(
         name=name,
         model=model,
         image_tower=image_tower,
         text_tower=text_tower,
         token_embedding=model.text_model.embeddings.token_embedding,
-        tokenize=tokenize,
-        tokenizer_content=_describe_tokenizer(tokenizer),
-        vocabulary=max(tokenizer.get_vocab().values()) + 1,
-        end_of_text=_find_end_of_text(model.config.text_config),
-        pad_id=tokenizer.pad_token_id,
-        causal=True,
-        context_length=model.config.text_config.max_position_embeddings,
-        embedding_width=model.config.projection_dim,
+        **tokens,
+        end_of_text=_find_end_of_text(kind, text),
+        reads_last=siglip,
+        causal=not siglip,
+        context_length=text.max_position_embeddings,
+        embedding_width=text.projection_size if siglip else model.config.projection_dim,
         image_spec=ImageSpec(
             size=model.config.vision_config.image_size,
             mean=read_channels(name, "mean", own.get("image_mean") or CLIP_MEAN)
@@ -139,16 +155,16 @@ def from_model(
         ),
         own_preprocess=_describe(own),
         token_tower=lambda pixels: model.vision_model(pixel_values=pixels).last_hidden_state,
-        vision_width=model.config.vision_config.hidden_size,
+        vision_width=0 if siglip else model.config.vision_config.hidden_size,
         logit_scale=float(model.logit_scale.detach().exp()),
         device=torch.device(device),
         precision=precision,
     )
 
 
-def _find_end_of_text(config: Any) -> int | None:
-    """Where the library's text tower reads; 2 stands in old files for the highest token."""
-    return None if config.eos_token_id == 2 else int(config.eos_token_id)
+def _find_end_of_text(kind: str, config: Any) -> int | None:
+    """Where its text tower reads; 2 stands in a CLIP's old files for the highest token."""
+    return None if kind == "clip" and config.eos_token_id == 2 else int(config.eos_token_id)
 
 
 def _describe(own: Mapping[str, Any]) -> str:
@@ -156,12 +172,3 @@ def _describe(own: Mapping[str, Any]) -> str:
     squash = isinstance(size, Mapping) and "height" in size
     resample = _RESAMPLING.get(own.get("resample", 3), "another interpolation")
     return f"{'squash' if squash else 'shortest'}, {resample}"
-
-
-def _describe_tokenizer(tokenizer: Any) -> str:
-    """All that a tokenizer is made of, as text."""
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is not None:
-        return str(backend.to_str())
-    vocabulary = json.dumps(tokenizer.get_vocab(), sort_keys=True)
-    return f"{type(tokenizer).__qualname__} {vocabulary}"

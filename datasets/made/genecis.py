@@ -104,7 +104,8 @@ class _Objects:
         stickers = [
             Sticker(
                 concepts[t][CORE_STYLES[s]],
-                *(int(rng.integers(extent - side + 1)) for extent in _GENOME_SIZE),
+                int(rng.integers(_GENOME_SIZE[0] - side + 1)),
+                int(rng.integers(_GENOME_SIZE[1] - side + 1)),
                 side,
             )
             for t, s, side in zip(thing.tolist(), style.tolist(), sides, strict=True)

@@ -97,9 +97,14 @@ HF = {
         "JSON",
     ),
     "another kind of model": (
+        lambda f: edit_json(f / "config.json", model_type="siglip2"),
+        4,
+        "'siglip2'",
+    ),
+    "a CLIP that says it is a SigLIP": (
         lambda f: edit_json(f / "config.json", model_type="siglip"),
         4,
-        "'siglip'",
+        "missing from its files",
     ),
     "a vocabulary of another model": (
         lambda f: (f / "vocab.json").write_text(
@@ -292,8 +297,8 @@ OPEN_CLIP = {
                 "text_cfg": {"width": 16, "heads": 2, "layers": 1, "hf_tokenizer_name": "none"},
             },
         ),
-        2,
-        "tokenizes with none",
+        3,
+        "must hold a tokenizer",
     ),
     "a pickle that calls": (open_clip_pickle, 4, "never run"),
 }
@@ -332,7 +337,7 @@ NAMES = {
     "emoji-clop": "did you mean emoji-clip",
     "ViT-B-33/openai": "no architecture",
     "ViT-B-32/nothing": "no weights",
-    "ViT-B-16-SigLIP2/webli": "tokenizer",
+    "roberta-ViT-B-32/laion2b_s12b_b32k": "must be open_clip's own",
     "emoji-clip=fake": "is a backbone of its own",
     "x=": "unknown backbone",
     "x=emoji-clop": "did you mean emoji-clip",

@@ -8,7 +8,12 @@ from functools import cache
 import open_clip
 import torch
 from safetensors.torch import save_file
-from transformers import CLIPConfig, CLIPModel
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel, WordPiece
+from tokenizers.normalizers import Lowercase
+from tokenizers.pre_tokenizers import BertPreTokenizer, Whitespace
+from tokenizers.processors import TemplateProcessing
+from transformers import CLIPConfig, CLIPModel, PreTrainedTokenizerFast
 
 WIDTH, SIZE = 16, 32
 
@@ -52,9 +57,41 @@ def write_hf(folder):
     return folder
 
 
-def write_open_clip(folder, *, text_cfg=None, vision_cfg=None, preprocess_cfg=None):
-    """An open_clip model with random weights."""
-    folder.mkdir(parents=True)
+WORDS = (
+    *("a", "photo", "of", "dog", "cat", "car", "house", "red", "blue", "that", "is", "it"),
+    *("two", "cars", "night", "amp", "2", "x", "beside"),
+)
+
+
+def write_tokenizer(folder, kind):
+    """A small tokenizer of transformers, of the kind that SigLIP, CLIPA or MetaCLIP 2 has."""
+    marks = {
+        "siglip": ["<pad>", "</s>", "<unk>"],
+        "bert": ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "*", ","],
+        "xlm": ["<s>", "<pad>", "</s>", "<unk>", "*", ","],
+    }[kind]
+    vocabulary = {word: i for i, word in enumerate((*marks, *WORDS))}
+    if kind == "bert":
+        own = Tokenizer(WordPiece(vocabulary, unk_token="[UNK]"))
+        own.normalizer, own.pre_tokenizer = Lowercase(), BertPreTokenizer()
+        names = {"pad_token": "[PAD]", "unk_token": "[UNK]"}
+        names |= {"cls_token": "[CLS]", "sep_token": "[SEP]"}
+        frame = "[CLS] $A [SEP]"
+    else:
+        own = Tokenizer(WordLevel(vocabulary, unk_token="<unk>"))
+        own.pre_tokenizer = Whitespace()
+        names = {"pad_token": "<pad>", "unk_token": "<unk>", "eos_token": "</s>"}
+        names |= {"bos_token": "<s>"} if kind == "xlm" else {"pad_token": "</s>"}
+        frame = "<s> $A </s>" if kind == "xlm" else "$A </s>"
+    ids = [(mark, vocabulary[mark]) for mark in marks if mark in frame]
+    own.post_processor = TemplateProcessing(single=frame, special_tokens=ids)
+    PreTrainedTokenizerFast(tokenizer_object=own, **names).save_pretrained(folder)
+    return len(vocabulary)
+
+
+def write_open_clip(folder, *, text_cfg=None, vision_cfg=None, preprocess_cfg=None, custom=False):
+    """An open_clip model with random weights; a `custom` one has its text tower apart."""
+    folder.mkdir(parents=True, exist_ok=True)
     config = {
         "embed_dim": WIDTH,
         "vision_cfg": {
@@ -67,12 +104,18 @@ def write_open_clip(folder, *, text_cfg=None, vision_cfg=None, preprocess_cfg=No
         },
         "text_cfg": {"width": WIDTH, "heads": 2, "layers": 1, **(text_cfg or {})},
     }
+    if custom:
+        config["custom_text"] = True
     torch.manual_seed(0)
-    model = open_clip.CLIP(
+    model = (open_clip.CustomTextCLIP if custom else open_clip.CLIP)(
         WIDTH,
         open_clip.CLIPVisionCfg(**config["vision_cfg"]),
         open_clip.CLIPTextCfg(
-            **{k: v for k, v in config["text_cfg"].items() if k != "tokenizer_kwargs"}
+            **{
+                k: v
+                for k, v in config["text_cfg"].items()
+                if not k.startswith(("tokenizer_", "hf_"))
+            }
         ),
     )
     save_file(model.state_dict(), folder / "open_clip_model.safetensors")
