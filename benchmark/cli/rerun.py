@@ -42,9 +42,9 @@ def rerun(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Make records again from their own fingerprints, and compare.
+    """Make records again, from their own fingerprints.
 
-    Says first what is not as it was. Other weights, data or protocols end in exit code 1, and so
+    Says first what is not as it was, then compares. Other weights, data or protocols end in exit code 1, and so
     does a metric that differs by more than 0.05 points.
     """
     from cirbench.benchmark.evaluation import rerun as again

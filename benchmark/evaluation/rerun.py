@@ -122,7 +122,7 @@ def _find_weights(record: Record, given: Path | None) -> dict[str, Path]:
 def _differ(record: Record, found: Plan, backbone: Backbone) -> Iterator[Difference]:
     then, protocol = record.fingerprints, found.protocol
     file = found.methods[0].checkpoint
-    now = {
+    now: dict[str, tuple[str | None, str | None]] = {
         "protocol": (record.protocol.hash, protocol.hash),
         "annotations": (then.annotations, found.data.annotations_sha256),
         "backbone's weights": (then.weights, backbone.weights_sha256),

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from cirbench.benchmark.api.registry import is_embedded
 from cirbench.benchmark.api.training import Training, TrainingRequest
 from cirbench.benchmark.runtime.files import check_weights_path
 from cirbench.benchmark.runtime.progress import Reporter
-from cirbench.methods.lincir.recipe import EMOJI, LincirRecipe
+from cirbench.methods.lincir.recipe import EMBEDDED, LincirRecipe
 
 
 class LincirTraining(Training):
@@ -23,7 +24,7 @@ class LincirTraining(Training):
     recipe = LincirRecipe
 
     def default_recipe(self, source: str) -> LincirRecipe:
-        return EMOJI if source == "emoji" else LincirRecipe()
+        return replace(EMBEDDED, select_on=source) if is_embedded(source) else LincirRecipe()
 
     def train(self, request: TrainingRequest, reporter: Reporter, *, resume: bool) -> None:
         from cirbench.methods.lincir.self_masking import make_job, train

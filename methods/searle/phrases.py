@@ -64,7 +64,7 @@ class Phrases:
     def draw(self, concepts: Sequence[str], rng: np.random.Generator) -> list[str]:
         """A random phrase of each concept."""
         said = [self.by_concept[concept] for concept in concepts]
-        return [own[rng.integers(len(own))] for own in said]
+        return [own[int(rng.integers(len(own)))] for own in said]
 
 
 def hide(phrase: str, concept: str, count: int = -1) -> str:

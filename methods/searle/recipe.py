@@ -70,7 +70,7 @@ class SearleRecipe(PhiRecipe):
             raise UsageError(f"ema must be below 1, got {self.ema}")
 
 
-EMOJI = SearleRecipe(
+EMBEDDED = SearleRecipe(
     inversion_steps=20,
     inversion_batch=128,
     ema=0.8,
@@ -78,3 +78,4 @@ EMOJI = SearleRecipe(
     learning_rate=1e-3,
     hidden=256,
 )
+"""For a tiny CLIP."""

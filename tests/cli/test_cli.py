@@ -394,12 +394,12 @@ def test_waiting_threads_sleep_soon_unless_told_otherwise(bench, monkeypatch, gi
 
 
 def test_ctrl_c_ends_in_130(bench, folder_task, monkeypatch):
-    from cirbench.benchmark.evaluation import run
+    from cirbench.benchmark.evaluation import embed
 
     def interrupted(*_args, **_kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(run, "embed_with", interrupted)
+    monkeypatch.setattr(embed, "embed_with", interrupted)
     code, _, err = bench("run", "-m", "image-only", "-t", "folder")
     assert code == 130
     assert "0 of 1 records are stored" in err

@@ -83,4 +83,4 @@ def test_what_it_does_not_take_is_refused(bench, own_training, wrong):
 
 
 def test_a_training_that_nobody_registered_is_no_command(bench):
-    assert bench("train", "searle", "--help")[0] == 2
+    assert bench("train", "nobodys", "--help")[0] == 2

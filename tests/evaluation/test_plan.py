@@ -38,5 +38,5 @@ def test_apples_gpu_is_refused_where_there_is_none():
 @pytest.mark.parametrize(("device", "ranked_on"), [("mps", "cpu"), ("cuda:1", "cuda:1")])
 def test_apples_gpu_lacks_the_numbers_that_ranking_needs(device, ranked_on):
     made = plan(Request(methods=("image-only",), task="emoji", backbone="fake", limit=2))
-    vars(made)["device"] = device  # as a machine with that GPU chose it
+    vars(made)["devices"] = (device,)  # as a machine with that GPU chose it
     assert made.ranking_device == ranked_on
