@@ -16,6 +16,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from cirbench.benchmark.analysis.boards import Board
 from cirbench.benchmark.analysis.composition import SOLVABLE, Pool
+from cirbench.benchmark.data.answers import strip_zeros
 from cirbench.benchmark.runtime.errors import CorruptData, MissingData, UsageError
 from cirbench.benchmark.runtime.files import sha256_of_file
 from cirbench.benchmark.runtime.parsing import read_text
@@ -60,11 +61,7 @@ _ROW = TypeAdapter(_Row)
 
 def _make_key(group: str | None, query: str, reference: str) -> tuple[str, ...]:
     """What a query is known by; a number is the same with and without leading zeros."""
-    return ("" if group is None else group, *map(_strip_zeros, (query, reference)))
-
-
-def _strip_zeros(name: str) -> str:
-    return str(int(name)) if re.fullmatch("[0-9]+", name) else name
+    return ("" if group is None else group, *map(strip_zeros, (query, reference)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,7 +133,8 @@ def _read(path: Path) -> Iterator[tuple[str, Any]]:
         for number, row in enumerate(read.to_dict("records"), start=1):
             yield f"{to_text(path)}, row {number}", {k: v for k, v in row.items() if not pd.isna(v)}
         return
-    for number, line in enumerate(read_text(path).splitlines(), start=1):
+    # a caption may hold characters that str.splitlines takes for the end of a line
+    for number, line in enumerate(read_text(path).rstrip("\n").split("\n"), start=1):
         place = f"{to_text(path)}, line {number}"
         try:
             yield place, json.loads(line)

@@ -8,6 +8,7 @@ from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import TypeAdapter
 
 from cirbench.benchmark.analysis.boards import Board
 from cirbench.benchmark.analysis.composition import Pool, find_pool
@@ -18,6 +19,7 @@ from cirbench.benchmark.records.record import label_records
 from cirbench.benchmark.report.page import render
 from cirbench.benchmark.report.pictures import Album, find_credit
 from cirbench.benchmark.runtime.errors import UsageError
+from cirbench.benchmark.runtime.kept import keep
 
 QUERIES = 200
 METHODS = 8
@@ -34,6 +36,7 @@ FACETS = {
 }
 """Names of `sort_queries` → what a person calls the queries that have one of them."""
 _SEED = 0
+_NAMES = TypeAdapter(list[str])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,9 +181,14 @@ class QueryViews:
 
 def sort_queries(pool: Pool) -> NDArray[np.str_]:
     """Name for each of (Q,) queries what of it is enough to find a target."""
-    image, text, composed = (pool.found[side] for side in ("image", "text", "composed"))
-    alone = [image & text, image, text]
-    return np.select([*alone, composed], ["either", "image", "text", "composition"], "nothing")
+
+    def sort() -> list[str]:
+        image, text, composed = (pool.found[side] for side in ("image", "text", "composed"))
+        found = [image & text, image, text, composed]
+        names = ["either", "image", "text", "composition"]
+        return list(map(str, np.select(found, names, "nothing")))
+
+    return np.array(keep(_NAMES, ("facets", *pool.identity), sort))
 
 
 def render_gallery(board: Board, data: TaskData | None) -> str:

@@ -265,6 +265,15 @@ def test_labels_that_were_written_decide_the_same_when_they_are_read(bench, worl
     assert f"by the labels theirs.{kind} (sha256 " in out
 
 
+def test_a_caption_may_hold_any_character(bench, world):
+    root, board, _ = world
+    rows = [{**r, "query_text": "a\u2028b"} for r in export(bench, root, root / "labels.jsonl")]
+    path = root / "theirs.jsonl"
+    text = "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows)
+    path.write_text(text, encoding="utf-8")
+    assert read_labels(path, board).category.tolist() == find_pool(board).category.tolist()
+
+
 def test_a_row_says_what_decided_it(world):
     _, board, ranks = world
     pool = find_pool(board)
