@@ -477,7 +477,7 @@ def info(
     as_json: AsJson = False,
     markdown: AsMarkdown = False,
 ) -> None:
-    """Describe a task with its protocols, a method, or a backbone."""
+    """Describe a task, a method or a backbone."""
     from cirbench.benchmark.cli.describe import as_markdown, describe
 
     description = describe(name)

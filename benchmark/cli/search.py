@@ -62,7 +62,7 @@ def search(
     workers: Workers = 2,
     quiet: Quiet = False,
 ) -> None:
-    """Search a folder or a task's gallery with pictures and a text.
+    """Search a folder or a gallery with pictures and a text.
 
     Several --image and --text pair by position; one --image goes with every --text. A text with two
     placeholders takes two pictures. Exit 4 if a gallery picture can't be read.
