@@ -44,8 +44,8 @@ def rerun(
 ) -> None:
     """Make records again, from their own fingerprints.
 
-    Says first what is not as it was, then compares. Other weights, data or protocols end in exit code 1, and so
-    does a metric that differs by more than 0.05 points.
+    Says first what is not as it was, then compares. Other weights, data or protocols end in exit
+    code 1, and so does a metric that differs by more than 0.05 points.
     """
     from cirbench.benchmark.evaluation import rerun as again
     from cirbench.benchmark.records.record import read_record

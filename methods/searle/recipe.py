@@ -1,4 +1,4 @@
-"""The numbers of a training of SEARLE: the paper's, and those for `emoji`."""
+"""The numbers of a training of SEARLE: the paper's, and those for embedded tasks."""
 
 from __future__ import annotations
 
