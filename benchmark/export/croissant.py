@@ -90,8 +90,8 @@ def choose_tasks(names: Sequence[str]) -> dict[str, list[File]]:
 
 def find_files(name: str) -> list[File]:
     """Find what a task's data set consists of, as far as it can be described."""
-    task = registry.find_task(name)
-    if registry.tasks()[name].embedded and task.credit:
+    task, entry = registry.find_task(name), registry.tasks().get(name)
+    if entry and entry.embedded and task.credit:
         folder = Path(str(files(task.__module__.rpartition(".")[0])))
         return [
             File(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -84,7 +84,7 @@ class Log:
 def write_every_eval(
     boards: Sequence[Board], folder: Path, data_root: Path | None, provider: Provider
 ) -> Iterator[Path]:
-    """Write two files a record, and yield their paths; none of made data.
+    """Write two files a record, both or neither, and yield their paths.
 
     Raises:
         UsageError, MissingData, CorruptData: as `find_answers`.
@@ -93,17 +93,23 @@ def write_every_eval(
         answers = find_answers(board, data_root)
         for record, arrays in zip(board.records, board.per_query, strict=True):
             log = Log(record=record, provider=provider)
-            samples, rows = folder / log.samples_path, 0
-            with write_whole(samples) as temporary, temporary.open("w", encoding="ascii") as file:
-                for line in format_samples(log, arrays, answers):
-                    file.write(line)
-                    rows += 1
-            yield samples
-            content = make_log(log, {"checksum": sha256_of_file(samples), "total_rows": rows})
-            with write_whole(folder / log.path) as temporary:
-                temporary.write_text(f"{json.dumps(content, indent=2)}\n", encoding="ascii")
-            yield folder / log.path
+            paths = folder / log.samples_path, folder / log.path
+            with write_whole(paths[1]) as whole, write_whole(paths[0]) as samples:
+                rows = _write_lines(samples, format_samples(log, arrays, answers))
+                content = make_log(log, {"checksum": sha256_of_file(samples), "total_rows": rows})
+                whole.write_text(f"{json.dumps(content, indent=2)}\n", encoding="ascii")
+            yield from paths
         vars(board).pop("per_query")  # what the board has cached; a large task's is gigabytes
+
+
+def _write_lines(path: Path, lines: Iterable[str]) -> int:
+    """Write lines, and return how many there were."""
+    count = 0
+    with path.open("w", encoding="ascii", newline="\n") as file:
+        for line in lines:
+            file.write(line)
+            count += 1
+    return count
 
 
 def make_log(log: Log, samples: dict[str, Any]) -> dict[str, Any]:

@@ -79,10 +79,14 @@ def make_tokens(names: Sequence[str]) -> list[str]:
     seen: Counter[str] = Counter()
     tokens = []
     for name in names:
-        token = re.sub(r"[\s%\0]", lambda found: quote(found[0]), name) or "%"
+        token = re.sub(r"[\s%\0\ud800-\udfff]", _quote, name) or "%"
         seen[token] += 1
         tokens.append(token if seen[token] == 1 else f"{token}%#{seen[token]}")
     return tokens
+
+
+def _quote(found: re.Match[str]) -> str:
+    return quote(found[0], errors="surrogatepass")  # half a character, of a name that is no UTF-8
 
 
 def make_falling(scores: NDArray[np.float32]) -> NDArray[np.float32]:

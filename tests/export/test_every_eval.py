@@ -11,6 +11,7 @@ import pytest
 from jsonschema import Draft7Validator
 from jsonschema.exceptions import ValidationError
 
+from cirbench.benchmark.export import every_eval
 from cirbench.benchmark.export.every_eval import Provider, write_every_eval
 
 SCHEMAS = Path(__file__).parent / "every_eval_ever"
@@ -110,3 +111,10 @@ def test_records_of_made_data_are_left_out_or_refused(bench, world, tmp_path):
     code, out, error = bench(*arguments)
     assert (code, out) == (2, "")
     assert "made data must not be exported" in error
+
+
+def test_a_record_that_breaks_off_leaves_neither_file(world, tmp_path, monkeypatch):
+    monkeypatch.setattr(every_eval, "make_log", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        list(write_every_eval(world.boards(), tmp_path / "out", None, PROVIDER))
+    assert not [path for path in (tmp_path / "out").rglob("*") if path.is_file()]

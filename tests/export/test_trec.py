@@ -68,8 +68,8 @@ def test_ties_several_positives_and_odd_ids_come_out_the_same(world, tmp_path):
 
 
 def test_ids_are_one_field_each_and_stay_apart():
-    tokens = make_tokens(["a b", "a%20b", "a\tb", "a", "a", "é", ""])
-    assert tokens == ["a%20b", "a%2520b", "a%09b", "a", "a%#2", "é", "%"]
+    tokens = make_tokens(["a b", "a%20b", "a\tb", "a", "a", "é", "", "\udcff"])
+    assert tokens == ["a%20b", "a%2520b", "a%09b", "a", "a%#2", "é", "%", "%ED%B3%BF"]
 
 
 def test_ids_that_look_like_a_second_of_their_name_stay_apart():
