@@ -19,6 +19,7 @@ from cirbench.benchmark.api import registry
 from cirbench.benchmark.api.per_query import PerQuery
 from cirbench.benchmark.api.values import Interval
 from cirbench.benchmark.export.answers import find_answers
+from cirbench.benchmark.export.origin import describe_origin
 from cirbench.benchmark.records.fields import slug
 from cirbench.benchmark.records.record import Record
 from cirbench.benchmark.runtime.files import sha256_of_file, write_whole
@@ -116,6 +117,7 @@ def make_log(log: Log, samples: dict[str, Any]) -> dict[str, Any]:
     """Make the log of a record; `samples` says what its rows' file has."""
     record = log.record
     version = record.environment.packages.get("cirbench", "unknown")
+    library = {"name": "cirbench", "version": version}
     source = _describe_source(record)
     return {
         "schema_version": SCHEMA,
@@ -128,15 +130,17 @@ def make_log(log: Log, samples: dict[str, Any]) -> dict[str, Any]:
             "evaluator_relationship": "other",
         },
         "eval_library": {
-            "name": "cirbench",
-            "version": version,
-            "additional_details": {"commit": record.environment.code.commit or "unknown"},
+            **library,
+            "additional_details": {
+                "commit": record.environment.code.commit or "unknown",
+                "origin": describe_origin(record),
+            },
         },
         "model_info": {
             "name": f"{record.method_label}, {record.cell.backbone}",
             "id": log.model_id,
             "developer": DEVELOPER,
-            "inference_engine": {"name": "cirbench", "version": version},
+            **({} if record.imported else {"inference_engine": library}),
             "additional_details": {
                 "deployment_type": "self_deployed",
                 "model_availability": "unknown",

@@ -14,6 +14,7 @@ from pathlib import Path
 from huggingface_hub import EvalResult, EvalResultEntry, ModelCardData, eval_result_entries_to_yaml
 from huggingface_hub.utils import yaml_dump  # type: ignore[attr-defined]  # their own writer
 
+from cirbench.benchmark.export.origin import describe_origin
 from cirbench.benchmark.records.fields import slug
 from cirbench.benchmark.records.record import Record
 from cirbench.benchmark.runtime.files import write_whole
@@ -62,8 +63,8 @@ def make_entries(record: Record, namespace: str) -> list[EvalResultEntry]:
             value=interval.value,
             notes=(
                 f"{metric} in percent, average over groups, {record.bootstrap.level:.0%} interval "
-                f"{interval.low:.2f} to {interval.high:.2f}, {interval.n} queries; cirbench commit "
-                f"{record.environment.code.commit or 'unknown'}"
+                f"{interval.low:.2f} to {interval.high:.2f}, {interval.n} queries; "
+                f"{describe_origin(record)} commit {record.environment.code.commit or 'unknown'}"
             ),
         )
         for metric, interval in record.metrics["average"].items()

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from cirbench.benchmark.export.origin import describe_origin
 from cirbench.benchmark.records.record import Record, read_record
 from cirbench.benchmark.runtime.errors import MissingData
 from cirbench.benchmark.runtime.files import sha256_of_file, write_whole
@@ -103,6 +104,7 @@ def describe_record(record: Record) -> dict[str, str]:
     if record.metrics:
         best = record.metrics["average"][metric]
         said = [f"{metric} {best.value:.2f} ({best.low:.2f} to {best.high:.2f})"]
+    said.append(describe_origin(record))
     said += ["MADE DATA"] if record.made else []
     said += ["PARTIAL: queries or pictures are left out"] if record.run.partial else []
     return {

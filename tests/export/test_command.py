@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from places import RESULTS
 
+from cirbench.benchmark.records.fields import Imported
 from cirbench.benchmark.runtime.errors import UsageError
 from cirbench.benchmark.scoring.metrics import parse_metric
 
@@ -47,3 +49,17 @@ def test_mteb_is_refused_with_the_reason(bench, arguments):
 def test_no_protocol_has_mtebs_metric():
     with pytest.raises(UsageError):
         parse_metric("nDCG@10")
+
+
+@pytest.mark.parametrize("name", [*FORMATS, ["ro-crate"]])
+def test_what_was_imported_says_so_in_every_format(bench, world, name):
+    producer = "Jo's server"
+    world.write(method="answers", imported=Imported(kind="ranking", files={}, producer=producer))
+    chosen = [] if name == ["ro-crate"] else ["-m", "answers"]
+    code, out, error = bench("export", *name, *chosen, "--output", world.root)
+    assert code == 0, error
+    texts = [Path(path).read_text(encoding="utf-8") for path in out.splitlines()]
+    marked = {text for text in texts if "imported" in text}
+    assert marked
+    if name != ["trec"]:
+        assert any(f"imported ranking of {producer}" in " ".join(t.split()) for t in marked)
