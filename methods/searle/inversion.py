@@ -123,7 +123,8 @@ def invert_part(images: Tensor, rows: Sequence[int], language: Language) -> Tens
     rng = np.random.default_rng((recipe.seed, rows[0]))
     with seeded(recipe.seed * 1_000_003 + rows[0]):
         first = _FIRST_DEVIATION * torch.randn(len(rows), backbone.token_width)
-    network = nn.ParameterDict({"words": first.to(backbone.device)})
+    words = nn.Parameter(first.to(backbone.device))
+    network = nn.ParameterDict({"words": words})
     learner = Learner(
         network=network,
         optimizer=torch.optim.AdamW(
@@ -131,7 +132,7 @@ def invert_part(images: Tensor, rows: Sequence[int], language: Language) -> Tens
         ),
         scaler=make_loss_scaler(backbone),
     )
-    words, images = network["words"], images.to(backbone.device)
+    images = images.to(backbone.device)
     average = words.detach().clone()
     for step in range(recipe.inversion_steps):
         loss = compute_loss(words, images, rows, language, rng)
