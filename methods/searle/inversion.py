@@ -92,7 +92,8 @@ def find_near_concepts(
         return normalize(found.view(len(part), len(templates), -1).mean(dim=1), dim=-1).cpu()
 
     said = torch.cat([embed(part) for part in split_into_chunks(concepts, _CONCEPTS_AT_ONCE)])
-    parts = (normalize(part, dim=-1) @ said.T for part in torch.split(images, _PICTURES_AT_ONCE))
+    starts = range(0, len(images), _PICTURES_AT_ONCE)
+    parts = (normalize(images[i : i + _PICTURES_AT_ONCE], dim=-1) @ said.T for i in starts)
     return torch.cat([part.topk(min(most, len(concepts))).indices for part in parts])
 
 
@@ -138,8 +139,7 @@ def invert_part(images: Tensor, rows: Sequence[int], language: Language) -> Tens
         loss = compute_loss(words, images, rows, language, rng)
         take_step(learner, loss, f"step {step + 1} of the images from {rows[0] + 1}")
         average = recipe.ema * average + (1 - recipe.ema) * words.detach()
-    found: Tensor = average.cpu()
-    return found
+    return average.cpu()
 
 
 def words_path_of(output: Path) -> Path:
