@@ -74,7 +74,7 @@ EMBEDDED = SearleRecipe(
     inversion_steps=20,
     inversion_batch=128,
     ema=0.8,
-    epochs=12,
+    epochs=6,
     learning_rate=1e-3,
     hidden=256,
 )
