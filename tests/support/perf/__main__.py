@@ -12,7 +12,7 @@ from tabulate import tabulate
 
 from cirbench.benchmark.runtime.files import write_whole
 from cirbench.benchmark.runtime.provenance import describe_environment
-from perf import growth, ranks, records, towers
+from perf import circo, growth, ranks, records, towers
 from perf.measure import Row, unit_vectors
 
 PLOT = "perf-growth.svg"
@@ -33,6 +33,7 @@ def measured(folder: Path) -> Iterator[Row]:
     yield towers.loading_row(emoji, folder)
     yield ranks.bootstrap_row()
     yield from records.command_rows(folder)
+    yield from circo.circo_rows(folder)
     yield ranks.ranking_row(10_000, unit_vectors(16_983, ranks.WIDTH, 1), 200)
     yield ranks.ranking_row(10_000, unit_vectors(100_000, ranks.WIDTH, 1), 200)
     gallery = ranks.mapped_gallery(folder, 1_000_000)
