@@ -34,7 +34,7 @@ def test_no_format_imports_anything_heavy(name, tmp_path):
 
 
 def test_a_method_without_record_is_a_mistake(bench, tmp_path):
-    code, out, error = bench("export", "trec", "-m", "searle", "--output", RESULTS)
+    code, out, error = bench("export", "trec", "-m", "context-i2w", "--output", RESULTS)
     assert (code, out) == (2, "")
     assert "there are: emoji artemis" in error
 

@@ -302,12 +302,14 @@ NO_PART = (
     "embedding/encoding_code",
     "embedding/folders",
     "embedding/shard",
+    "embedding/share",
     "embedding/space",
     "embedding/store",
     "images/leftovers",
     "runtime/*",
 )
-"""Read by the modules that make a vector, and can't change one: names, errors, hashes, storage.
+"""Read by the modules that make a vector, and can't change one: names, errors, hashes, storage, and
+which pictures are whose, cut between batches.
 Weights are hashed when `checkpoints` has read them."""
 
 
