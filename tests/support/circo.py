@@ -43,5 +43,5 @@ def write_circo(
         (root / path).write_text(json.dumps(content, indent=4), encoding="utf-8")
     folder = root / coco / "unlabeled2017"
     folder.mkdir(parents=True, exist_ok=True)
-    for number, content in images.items():
-        (folder / names[number]).write_bytes(content)
+    for number, picture in images.items():
+        (folder / names[number]).write_bytes(picture)
