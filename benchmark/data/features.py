@@ -111,14 +111,14 @@ def _read_table(source: Path) -> Mapping[str, Reader]:
         raise MissingData(f"reading {to_text(source)} needs pyarrow; pip install pyarrow")
     with _explain_damage(to_text(source)):
         frame = pd.read_parquet(source, engine="pyarrow")
-    named = [name for name in frame if frame[name].map(type).eq(str).all()]
+    named = [name for name in frame if all(isinstance(value, str) for value in frame[name])]
     if len(named) != 1 or len(frame.columns) != 2 or not frame[named[0]].is_unique:
         raise CorruptData(
             f"{to_text(source)} must have a column of names, each once, and one of lists of "
             f"numbers, got the columns {', '.join(map(to_line, map(str, frame.columns)))}"
         )
     table = frame.set_index(named[0]).iloc[:, 0]
-    return {name: partial(np.asarray, vector) for name, vector in table.items()}
+    return {str(name): partial(np.asarray, vector) for name, vector in table.items()}
 
 
 def name_files(names: list[str], source: Path) -> dict[str, str]:
