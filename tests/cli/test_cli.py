@@ -420,7 +420,7 @@ def test_all_is_every_method_that_has_its_weights_here(tmp_path):
         }
 
     assert {"image-only", "pic2word"} <= chosen()
-    assert "searle" not in chosen()
+    assert "context-i2w" not in chosen()
     assert "pic2word" not in chosen(backbone="fake")
     weights = tmp_path / "a.pt"
     weights.touch()

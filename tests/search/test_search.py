@@ -298,8 +298,8 @@ def test_the_backbone_is_the_one_asked_for_the_tasks_or_the_one_with_shipped_wei
     assert choose("fake", "emoji-clip", ["pic2word"]) == "fake"
     assert choose(None, "ViT-L-14/openai", ["pic2word"]) == "ViT-L-14/openai"
     assert choose(None, None, ["image-only"]) == choose(None, None, ["pic2word"]) == "emoji-clip"
-    with pytest.raises(UsageError, match="searching a folder with searle needs --backbone"):
-        choose(None, None, ["searle"])
+    with pytest.raises(UsageError, match="searching a folder with context-i2w needs --backbone"):
+        choose(None, None, ["context-i2w"])
 
 
 def test_thumbnails_are_small_and_white_where_pictures_are_transparent():
