@@ -216,4 +216,4 @@ def test_the_committed_tables_fit_a_small_laptop(visited):
     )
     cut = "[...document.querySelectorAll('.scroll')].filter(e => e.scrollWidth > e.clientWidth)"
     assert page.evaluate(f"{cut}.length") == 0
-    assert page.locator("tbody th", has_text="image-text").first.bounding_box()["height"] < 45
+    assert page.locator("tbody th", has_text="image-text").first.bounding_box()["height"] < 50
