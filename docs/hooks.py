@@ -18,7 +18,7 @@ from cirbench.benchmark.cli.main import app
 ROOT = Path(__file__).parents[1]
 TAKEN = (
     *("*.md", "NOTICE", "LICENSE", "slurm/README.md", "methods/weights/README.md"),
-    *("datasets/emoji/*.md", "datasets/emoji/clip/README.md", "results/**/*"),
+    *("datasets/*/*.md", "datasets/*/clip/README.md", "results/**/*"),
 )
 """What pages link to, by its place in the repository."""
 EACH = {"METHOD": registry.methods, "TASK": registry.tasks}
