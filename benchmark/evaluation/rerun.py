@@ -18,7 +18,7 @@ from cirbench.benchmark.evaluation.run import run
 from cirbench.benchmark.evaluation.weights import shipped_checkpoints
 from cirbench.benchmark.records.record import Record
 from cirbench.benchmark.records.reruns import DIFFERENT, IDENTICAL, WITHIN, Rerun
-from cirbench.benchmark.runtime.errors import CheckFailed, MissingData
+from cirbench.benchmark.runtime.errors import CheckFailed, MissingData, UsageError
 from cirbench.benchmark.runtime.files import sha256_of_file
 from cirbench.benchmark.runtime.progress import Reporter
 from cirbench.benchmark.runtime.provenance import Environment, describe_environment
@@ -71,9 +71,15 @@ def prepare(
 
     Raises:
         MissingData: weights or data are not here; says which.
-        UsageError: method, task, split or protocol are not known any more.
+        UsageError: the record was imported, or its method, task, split or protocol are not known
+            any more.
     """
     cell, made = record.cell, record.run
+    if record.imported:
+        raise UsageError(
+            f"{record.path.name} was imported, and what was computed elsewhere cannot be made "
+            f"again here; bench import scores its file anew"
+        )
     loaded = load_backbone(
         backbone or cell.backbone, device=choose_device(device), precision=made.precision
     )
@@ -179,12 +185,16 @@ def rerun(prepared: Prepared, *, by: str, reporter: Reporter) -> Rerun:
         pairs = {name: (getattr(then, name), getattr(now, name)) for name in names}
         _refuse(_list(pairs, decides=True), record)
         same = _equal(record.read_per_query(), again.read_per_query())
-    largest = max(
+    moves = [
         abs(again.metrics[group][metric].value - value.value)
         for group, values in record.metrics.items()
         for metric, value in values.items()
-    )
-    verdict = IDENTICAL if same and largest == 0 else WITHIN if largest <= TOLERANCE else DIFFERENT
+    ]
+    largest = max(moves, default=0.0)  # a split without public labels has no metrics
+    if same and largest == 0:
+        verdict = IDENTICAL
+    else:
+        verdict = WITHIN if moves and largest <= TOLERANCE else DIFFERENT
     return Rerun(
         by=by,
         environment=again.environment,

@@ -111,3 +111,30 @@ def test_a_damaged_line_is_told(stored):
     path_of_reruns(stored).write_text("{}\n", encoding="utf-8")
     with pytest.raises(CorruptData, match="a line each"):
         read_reruns(stored, "any")
+
+
+def test_what_was_imported_is_refused(bench, stored):
+    run = stored.parent / "a.trec"
+    data = read_record(stored).read_per_query()
+    run.write_text(
+        "".join(
+            f"{query} Q0 {data.gallery[row]} {rank} {-rank} tag\n"
+            for query, rows in zip(data.query, data.top, strict=True)
+            for rank, row in enumerate(rows)
+        ),
+        encoding="utf-8",
+    )
+    asked = ("-t", "kin", "--split", "val", "--producer", "me", "--output", stored.parent / "out")
+    code, _, error = bench("import", run, *asked, "-q", "--json")
+    assert code == 0, error
+    [imported] = (stored.parent / "out").glob("*/*.json")
+    code, _, error = bench("rerun", imported, "-q")
+    assert code == 2
+    assert "was imported" in error
+
+
+def test_a_split_without_public_labels_is_compared_query_by_query(bench, stored):
+    edit(stored, lambda data: data.update(metrics={}))
+    code, out, _ = bench("rerun", stored, "-q")
+    assert code == 0
+    assert "identical" in out
